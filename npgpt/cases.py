@@ -1,0 +1,162 @@
+"""What `npgpt gradcheck` and the tests check: for every op at least one case, and whole two-block GPTs.
+
+Arguments are random, of order one, in odd and unequal shapes: under small weights, weights of one or equal sides a
+wrong gradient can look right.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from npgpt.config import GPTConfig
+from npgpt.model import gpt_backward, gpt_forward
+from npgpt.ops import Ops
+from npgpt.parameters import parameter_shapes, zero_parameters
+
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to call an op: `X_forward(*args(rng), **options())`.
+
+    options are made anew for each call, so that a generator in them starts at its seed every time.
+    """
+
+    layer: str
+    note: str
+    args: Callable[[Rng], tuple]
+    options: Callable[[], dict[str, Any]] = field(default=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.layer} {self.note}".strip()
+
+    def pair(self, ops: Ops) -> tuple[Callable, Callable]:
+        """Return the op's forward, with the options, and its backward."""
+        forward = getattr(ops, f"{self.layer}_forward")
+        return lambda *args: forward(*args, **self.options()), getattr(ops, f"{self.layer}_backward")
+
+    def names(self, ops: Ops) -> list[str]:
+        """Return the names of the forward's arguments."""
+        code = getattr(ops, f"{self.layer}_forward").__code__
+        return list(code.co_varnames[: code.co_argcount])
+
+
+def _attention(rng: Rng) -> tuple:
+    return (rng.standard_normal((2, 5, 18)),)
+
+
+def _x(rng: Rng) -> tuple:
+    return (2 * rng.standard_normal((3, 7)),)
+
+
+def _layernorm(rng: Rng) -> tuple:
+    return 1 + 2 * rng.standard_normal((2, 3, 5)), rng.standard_normal(5), rng.standard_normal(5)
+
+
+def _linear(rng: Rng) -> tuple:
+    return rng.standard_normal((2, 3, 5)), rng.standard_normal((5, 4)), rng.standard_normal(4)
+
+
+def _mlp(rng: Rng) -> tuple:
+    shapes = (2, 3, 5), (5, 7), (7,), (7, 5), (5,)
+    return tuple(rng.standard_normal(shape) for shape in shapes)
+
+
+def _cross_entropy(rng: Rng) -> tuple:
+    targets = rng.integers(0, 7, (2, 5))
+    targets[0, 1] = targets[1, 4] = -100
+    return 2 * rng.standard_normal((2, 5, 7)), targets
+
+
+LAYERS = [
+    Case("attention", "", _attention, lambda: {"n_head": 3}),
+    Case("attention", "one head", _attention, lambda: {"n_head": 1}),
+    Case("attention", "dropout", _attention, lambda: _dropped(n_head=2)),
+    Case("attention", "T=1", lambda rng: (rng.standard_normal((3, 1, 12)),), lambda: {"n_head": 2}),
+    Case("causal_softmax", "", lambda rng: (2 * rng.standard_normal((2, 3, 5, 5)),)),
+    Case("causal_softmax", "earlier keys", lambda rng: (rng.standard_normal((2, 3, 5)),)),
+    Case("cross_entropy", "", _cross_entropy),
+    Case("cross_entropy", "V=1", lambda rng: (rng.standard_normal((3, 1)), np.zeros(3, int))),
+    Case("dropout", "", _x, lambda: _dropped()),
+    Case("dropout", "off", _x, lambda: {"p": 0.3, "rng": None}),
+    Case("embedding", "", lambda rng: (rng.integers(0, 4, (3, 5)), rng.standard_normal((6, 3)))),
+    Case("gelu", "", _x),
+    Case("gelu_new", "", _x),
+    Case("layernorm", "", _layernorm),
+    Case("layernorm", "no bias", lambda rng: (*_layernorm(rng)[:2], None)),
+    Case("linear", "", _linear),
+    Case("linear", "no bias", lambda rng: (*_linear(rng)[:2], None)),
+    Case("mlp", "", _mlp),
+    Case("mlp", "gelu", _mlp, lambda: {"activation": "gelu"}),
+    Case("mlp", "no bias", lambda rng: tuple(a if a.ndim > 1 else None for a in _mlp(rng))),
+]
+
+
+def _dropped(**options: Any) -> dict[str, Any]:
+    return {"p": 0.3, "rng": np.random.default_rng(7)} | options
+
+
+@dataclass(frozen=True)
+class GPTCase:
+    """A two-block GPT as a function of every parameter, from ids to logits."""
+
+    note: str
+    config: GPTConfig
+    layer: str = "gpt"
+
+    @property
+    def name(self) -> str:
+        return f"gpt {self.note}"
+
+    def args(self, rng: Rng) -> tuple:
+        # wider embeddings: where dropout leaves little of one, layer norm bends too sharply for a difference
+        shapes = parameter_shapes(self.config)
+        scales = {name: 2.0 if name in ("wte.weight", "wpe.weight") else 0.6 for name in shapes}
+        return tuple(scales[name] * rng.standard_normal(shape) for name, shape in shapes.items())
+
+    def names(self, ops: Ops) -> list[str]:
+        return list(parameter_shapes(self.config))
+
+    def pair(self, ops: Ops) -> tuple[Callable, Callable]:
+        ids = np.array([[0, 3, 3, 1], [2, 0, 4, 3]])  # repeated, so that their gradients must add up
+
+        def forward(*arrays: np.ndarray) -> tuple[np.ndarray, tuple]:
+            params = zero_parameters(self.config, arrays[0].dtype.name)
+            params |= dict(zip(params, arrays, strict=True))
+            return gpt_forward(params, ids, self.config, ops, np.random.default_rng(7))
+
+        def backward(dlogits: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+            return tuple(gpt_backward(dlogits, cache).values())
+
+        return forward, backward
+
+
+def _config(**changes: Any) -> GPTConfig:
+    sizes = {
+        "vocab_size": 5,
+        "n_positions": 6,
+        "n_embd": 6,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_inner": 7,
+    }
+    return GPTConfig(**(sizes | changes))
+
+
+_DROPOUT = {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2}
+
+MODELS = [
+    GPTCase("tied", _config()),
+    GPTCase("untied", _config(tie_word_embeddings=False)),
+    GPTCase("dropout", _config(**_DROPOUT)),
+    GPTCase(
+        "untied no bias gelu",
+        _config(tie_word_embeddings=False, bias=False, activation_function="gelu"),
+    ),
+]
+
+CASES: list[Case | GPTCase] = [*LAYERS, *MODELS]

@@ -1,0 +1,182 @@
+"""The configurations, GPTConfig and TrainConfig, and the presets. Every field is a flag of `npgpt train`."""
+
+import dataclasses
+import difflib
+import math
+import numbers
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+ACTIVATION_FUNCTIONS = ("gelu_new", "gelu")
+DTYPES = ("float32", "float64")
+OPS = ("fast", "reference")
+
+
+def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A field whose help line and choices the command line shows."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclasses.dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT, under the field names of Hugging Face's GPT2Config.
+
+    Beside them stands `bias`: without it the linear layers and layer norms have no bias. Raises ValueError, with
+    the field and its value, for a shape that cannot be.
+    """
+
+    vocab_size: int = option(50257, "tokens in the vocabulary, V")
+    n_positions: int = option(1024, "longest context in tokens, T")
+    n_embd: int = option(768, "channels, C")
+    n_layer: int = option(12, "blocks")
+    n_head: int = option(12, "attention heads, H; they must divide n_embd")
+    n_inner: int | None = option(None, "channels inside the MLP; 4 * n_embd if not given")
+    activation_function: str = option("gelu_new", "the MLP's activation", ACTIVATION_FUNCTIONS)
+    resid_pdrop: float = option(0.0, "dropout on what attention and MLP add to the residual stream")
+    embd_pdrop: float = option(0.0, "dropout on the embeddings")
+    attn_pdrop: float = option(0.0, "dropout on the attention weights")
+    layer_norm_epsilon: float = option(1e-5, "added to the variance in layer norm")
+    initializer_range: float = option(0.02, "standard deviation of the initial weights")
+    tie_word_embeddings: bool = option(True, "use the token embedding as the head too")
+    bias: bool = option(True, "biases in linear layers and layer norms")
+    bos_token_id: int | None = option(None, "id of the token that begins a text, if there is one")
+    eos_token_id: int | None = option(None, "id of the token that ends a text, if there is one")
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _at_least(self, 1, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+        if self.n_inner is not None:
+            _at_least(self, 1, "n_inner")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_head={self.n_head} does not divide n_embd={self.n_embd}")
+        for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
+        _positive(self, "layer_norm_epsilon", "initializer_range")
+
+    @property
+    def mlp_width(self) -> int:
+        return self.n_inner or 4 * self.n_embd
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How to train; the defaults are nanoGPT's recipe for a CPU.
+
+    Raises ValueError, with the field and its value, for what cannot be.
+    """
+
+    tokenizer: str = option("chars", "how text becomes tokens", ("chars", "bytes"))
+    batch_size: int = option(12, "sequences in a batch, B")
+    gradient_accumulation_steps: int = option(1, "batches whose gradients make one step")
+    max_steps: int = option(2000, "optimizer steps")
+    learning_rate: float = option(1e-3, "highest learning rate, reached after the warm-up")
+    min_lr: float = option(1e-4, "learning rate at the end of the cosine decay")
+    warmup_steps: int = option(100, "steps over which the learning rate rises linearly")
+    weight_decay: float = option(0.1, "decoupled weight decay, on matrices only")
+    beta1: float = option(0.9, "AdamW's decay of the gradient's mean")
+    beta2: float = option(0.99, "AdamW's decay of the gradient's mean square")
+    adam_epsilon: float = option(1e-8, "AdamW's term against division by zero")
+    grad_clip: float = option(1.0, "largest global norm of the gradient; 0 is no limit")
+    eval_every: int = option(250, "steps between evaluations on validation batches")
+    eval_batches: int = option(20, "validation batches an evaluation")
+    save_every: int = option(250, "steps between saves of the training state")
+    sample_tokens: int = option(200, "tokens of the sample printed at the end; 0 for none")
+    seed: int = option(1337, "seed of initialisation, batches and dropout")
+    threads: int = option(0, "CPU threads; 0 for all cores")
+    dtype: str = option("float32", "precision of weights and arithmetic", DTYPES)
+    ops: str = option("fast", "compiled ops, or the plain NumPy definitions", OPS)
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        _at_least(self, 1, "batch_size", "gradient_accumulation_steps", "max_steps")
+        _at_least(self, 1, "eval_every", "eval_batches", "save_every")
+        _at_least(self, 0, "warmup_steps", "weight_decay", "grad_clip", "min_lr")
+        _at_least(self, 0, "seed", "threads", "sample_tokens")
+        _positive(self, "learning_rate", "adam_epsilon")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
+        if self.min_lr > self.learning_rate:
+            raise ValueError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64},
+    "small": {"n_layer": 6, "n_head": 6, "n_embd": 384, "n_positions": 256},
+    "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024},
+    "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024, "n_positions": 1024},
+    "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280, "n_positions": 1024},
+    "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600, "n_positions": 1024},
+}
+
+
+def preset(name: str, **changes: Any) -> GPTConfig:
+    """Return the GPTConfig of that name, with the given fields changed.
+
+    Raises ValueError for an unknown name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}{nearest(name, PRESETS)}")
+    return GPTConfig(**(PRESETS[name] | changes))
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Return '; did you mean ...?' with the word that is most like it, or the list of all of them."""
+    words = list(words)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(words)}"
+
+
+def field_types(config: type) -> dict[str, tuple[type, bool]]:
+    """Return {field: (type, whether None is allowed)} of a config class."""
+    types = {}
+    for name, hint in typing.get_type_hints(config).items():
+        parts = typing.get_args(hint) or (hint,)
+        types[name] = (parts[0], type(None) in parts)
+    return types
+
+
+def split_fields(values: Mapping[str, Any], *configs: type, also: Iterable[str] = ()) -> list[dict]:
+    """Sort values into one dict a config class by field name, and a last one for the names in `also`.
+
+    Raises ValueError for a name that none of them knows, with the nearest one that is known.
+    """
+    groups = [{f.name for f in dataclasses.fields(config)} for config in configs] + [set(also)]
+    known = sorted(set().union(*groups))
+    for name in values:
+        if name not in known:
+            raise ValueError(f"unknown key {name!r}{nearest(name, known)}")
+    return [{k: v for k, v in values.items() if k in group} for group in groups]
+
+
+def _check_types(config: Any) -> None:
+    types = field_types(type(config))
+    for field in dataclasses.fields(config):
+        name, value = field.name, getattr(config, field.name)
+        type_, optional = types[name]
+        if value is None and optional:
+            continue
+        abstract = {int: numbers.Integral, float: numbers.Real}.get(type_, type_)
+        if not isinstance(value, abstract) or (isinstance(value, bool) and type_ is not bool):
+            raise ValueError(f"{name}={value!r} must be of type {type_.__name__}")
+        value = type_(value)  # 1 for 1.0, and NumPy's numbers, become Python's own
+        object.__setattr__(config, name, value)
+        if type_ is float and not math.isfinite(value):
+            raise ValueError(f"{name}={value} must be finite")
+        choices = field.metadata["choices"]
+        if choices and value not in choices:
+            raise ValueError(f"{name}={value!r} is unknown{nearest(value, choices)}")
+
+
+def _at_least(config: Any, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < least:
+            raise ValueError(f"{name}={getattr(config, name)} must be at least {least}")
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name}={getattr(config, name)} must be above 0")

@@ -1,0 +1,40 @@
+"""The definition of correct: every layer as plain NumPy, its backward directly below its forward.
+
+`out, cache = X_forward(...)` and `d... = X_backward(dout, cache)`: the gradients come in the order of the
+forward's array arguments, in their shapes and dtype. No layer writes into what it is given. Results are new
+arrays, except that dropout, when it is off, hands on the array it is given.
+"""
+
+from npgpt.layers.attention import attention_backward, attention_forward
+from npgpt.layers.causal_softmax import causal_softmax_backward, causal_softmax_forward
+from npgpt.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from npgpt.layers.dropout import dropout_backward, dropout_forward
+from npgpt.layers.embedding import embedding_backward, embedding_forward
+from npgpt.layers.gelu import gelu_backward, gelu_forward
+from npgpt.layers.gelu_new import gelu_new_backward, gelu_new_forward
+from npgpt.layers.layernorm import layernorm_backward, layernorm_forward
+from npgpt.layers.linear import linear_backward, linear_forward
+from npgpt.layers.mlp import mlp_backward, mlp_forward
+
+__all__ = [
+    "attention_backward",
+    "attention_forward",
+    "causal_softmax_backward",
+    "causal_softmax_forward",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "embedding_backward",
+    "embedding_forward",
+    "gelu_backward",
+    "gelu_forward",
+    "gelu_new_backward",
+    "gelu_new_forward",
+    "layernorm_backward",
+    "layernorm_forward",
+    "linear_backward",
+    "linear_forward",
+    "mlp_backward",
+    "mlp_forward",
+]

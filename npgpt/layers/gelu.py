@@ -1,0 +1,33 @@
+"""GELU, the exact form: `activation_function="gelu"`."""
+
+import math
+
+import numpy as np
+
+# NumPy has no erf. The standard library's is exact to the last bit or so; an element at a time is slow, and
+# GPT-2 itself uses gelu_new.
+erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def gelu_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """Gate x by the normal distribution: `out = x * Phi(x)`, `Phi(x) = (1 + erf(x / sqrt(2))) / 2`.
+
+    x, out  (...)
+
+    Source: Hendrycks, Gimpel, "Gaussian Error Linear Units", arXiv:1606.08415.
+    """
+    Phi = ((1 + erf(x / math.sqrt(2))) / 2).astype(x.dtype)
+    out = x * Phi
+    return out, (x, Phi)
+
+
+def gelu_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
+    """Return `dx = dout * (Phi(x) + x * phi(x))`, phi the normal density.
+
+    dout, dx  (...)
+    """
+    x, Phi = cache
+    # out = x * Phi, and dPhi/dx is the density
+    phi = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    dx = dout * (Phi + x * phi)
+    return dx

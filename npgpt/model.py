@@ -1,0 +1,215 @@
+"""The GPT: gpt_forward, gpt_backward (its mirror image), and a thin class over them.
+
+Pre-norm blocks on a residual stream, as in GPT-2: `x + attention(layernorm(x))`, then `x + mlp(layernorm(x))`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npgpt.config import GPTConfig
+from npgpt.ops import REFERENCE, Ops, get_ops
+from npgpt.parameters import Parameters, init_parameters
+
+Rng = np.random.Generator | None
+Grads = dict[str, np.ndarray]
+
+
+def pair(params: Parameters, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return a layer's weight and bias; the bias is None in a model without biases."""
+    return params[f"{name}.weight"], params.get(f"{name}.bias")
+
+
+def named(name: str, dweight: np.ndarray, dbias: np.ndarray | None) -> Grads:
+    """Name a layer's gradients as `pair` found its parameters."""
+    grads = {f"{name}.weight": dweight}
+    return grads if dbias is None else grads | {f"{name}.bias": dbias}
+
+
+def block_forward(
+    x: np.ndarray, params: Parameters, h: str, config: GPTConfig, ops: Ops, rng: Rng
+) -> tuple[np.ndarray, tuple]:
+    """Run block `h` ("h.0", "h.1", ...): x (B, T, C) -> (B, T, C)."""
+    eps, p = config.layer_norm_epsilon, config.resid_pdrop
+    y, ln_1 = ops.layernorm_forward(x, *pair(params, f"{h}.ln_1"), eps)
+    qkv, c_attn = ops.linear_forward(y, *pair(params, f"{h}.attn.c_attn"))
+    y, attn = ops.attention_forward(qkv, config.n_head, config.attn_pdrop, rng)
+    y, c_proj = ops.linear_forward(y, *pair(params, f"{h}.attn.c_proj"))
+    y, drop_1 = ops.dropout_forward(y, p, rng)
+    x = x + y
+    y, ln_2 = ops.layernorm_forward(x, *pair(params, f"{h}.ln_2"), eps)
+    c_fc, c_mlp_proj = pair(params, f"{h}.mlp.c_fc"), pair(params, f"{h}.mlp.c_proj")
+    y, mlp = ops.mlp_forward(y, *c_fc, *c_mlp_proj, config.activation_function)
+    y, drop_2 = ops.dropout_forward(y, p, rng)
+    x = x + y
+    return x, (h, ops, ln_1, c_attn, attn, c_proj, drop_1, ln_2, mlp, drop_2)
+
+
+def block_backward(dx: np.ndarray, cache: tuple) -> tuple[np.ndarray, Grads]:
+    """Return dx (B, T, C) at the block's input and the gradients of its parameters."""
+    h, ops, ln_1, c_attn, attn, c_proj, drop_1, ln_2, mlp, drop_2 = cache
+    # x = x + y: the residual stream carries dx past the branch, and the branch adds its own
+    dy = ops.dropout_backward(dx, drop_2)
+    dy, dfc_weight, dfc_bias, dproj_weight, dproj_bias = ops.mlp_backward(dy, mlp)
+    grads = named(f"{h}.mlp.c_fc", dfc_weight, dfc_bias)
+    grads |= named(f"{h}.mlp.c_proj", dproj_weight, dproj_bias)
+    dy, *dln_2 = ops.layernorm_backward(dy, ln_2)
+    grads |= named(f"{h}.ln_2", *dln_2)
+    dx = dx + dy
+    dy = ops.dropout_backward(dx, drop_1)
+    dy, *dc_proj = ops.linear_backward(dy, c_proj)
+    grads |= named(f"{h}.attn.c_proj", *dc_proj)
+    dqkv = ops.attention_backward(dy, attn)
+    dy, *dc_attn = ops.linear_backward(dqkv, c_attn)
+    grads |= named(f"{h}.attn.c_attn", *dc_attn)
+    dy, *dln_1 = ops.layernorm_backward(dy, ln_1)
+    grads |= named(f"{h}.ln_1", *dln_1)
+    dx = dx + dy
+    return dx, grads
+
+
+def features_forward(
+    params: Parameters, ids: np.ndarray, config: GPTConfig, ops: Ops = REFERENCE, rng: Rng = None
+) -> tuple[np.ndarray, tuple]:
+    """Run everything below the head: ids (B, T) -> hidden (B, T, C), after the final layer norm."""
+    tokens, wte = ops.embedding_forward(ids, params["wte.weight"])
+    positions, wpe = ops.embedding_forward(np.arange(ids.shape[1]), params["wpe.weight"])
+    x, drop = ops.dropout_forward(tokens + positions, config.embd_pdrop, rng)
+    blocks = []
+    for i in range(config.n_layer):
+        x, block = block_forward(x, params, f"h.{i}", config, ops, rng)
+        blocks.append(block)
+    hidden, ln_f = ops.layernorm_forward(x, *pair(params, "ln_f"), config.layer_norm_epsilon)
+    return hidden, (ops, wte, wpe, drop, blocks, ln_f)
+
+
+def features_backward(dhidden: np.ndarray, cache: tuple) -> Grads:
+    """Return the gradients of every parameter below the head."""
+    ops, wte, wpe, drop, blocks, ln_f = cache
+    dx, *dln_f = ops.layernorm_backward(dhidden, ln_f)
+    grads = named("ln_f", *dln_f)
+    for block in reversed(blocks):
+        dx, dblock = block_backward(dx, block)
+        grads |= dblock
+    dx = ops.dropout_backward(dx, drop)
+    # x = tokens + positions: the positions were broadcast over the batch, so their gradient is summed over it
+    grads["wpe.weight"] = ops.embedding_backward(dx.sum(axis=0), wpe)
+    grads["wte.weight"] = ops.embedding_backward(dx, wte)
+    return grads
+
+
+def gpt_forward(
+    params: Parameters, ids: np.ndarray, config: GPTConfig, ops: Ops = REFERENCE, rng: Rng = None
+) -> tuple[np.ndarray, tuple]:
+    """Run the model: ids (B, T) -> logits (B, T, V).
+
+    The head is the token embedding where they are tied. rng draws the dropout masks; None switches dropout off.
+    """
+    hidden, features = features_forward(params, ids, config, ops, rng)
+    name = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
+    logits, head = ops.linear_forward(hidden, params[name].T, None)
+    return logits, (params, name, ops, features, head)
+
+
+def gpt_backward(dlogits: np.ndarray, cache: tuple) -> Parameters:
+    """Return the gradients of every parameter, the mirror of params: same names and shapes, one new buffer."""
+    params, name, ops, features, head = cache
+    dhidden, dhead_t, _ = ops.linear_backward(dlogits, head)
+    grads = params.empty_like()
+    grads |= features_backward(dhidden, features)
+    # logits = hidden @ head.T; a tied embedding was used at both ends, and the two gradients add up
+    if name == "wte.weight":
+        grads[name] += dhead_t.T
+    else:
+        grads[name] = dhead_t.T
+    return grads
+
+
+class GPT:
+    """A GPT-2: a config, its parameters, and a table of ops.
+
+    >>> model = GPT(GPTConfig(vocab_size=65, n_positions=64, n_embd=128, n_layer=4, n_head=4), seed=0)
+    >>> loss, grads = model.loss_and_grads(ids, targets)
+
+    ids and targets are integers of shape (B, T), T at most n_positions. A method raises ValueError for ids of
+    another shape or outside the vocabulary, TypeError for ids that are not integers.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        seed: int = 0,
+        dtype: str = "float32",
+        ops: str | Ops = "fast",
+        params: Parameters | None = None,
+    ) -> None:
+        self.config = config
+        self.ops = get_ops(ops)
+        self.params = init_parameters(config, seed, dtype) if params is None else params
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.params.flat.dtype
+
+    def features(self, ids: np.ndarray) -> np.ndarray:
+        """Return the hidden states after the final layer norm, (B, T, C)."""
+        return features_forward(self.params, self._checked(ids), self.config, self.ops)[0]
+
+    def logits(self, ids: np.ndarray) -> np.ndarray:
+        """Return the next token's unnormalised log-probabilities at every position, (B, T, V)."""
+        return gpt_forward(self.params, self._checked(ids), self.config, self.ops)[0]
+
+    def loss(self, ids: np.ndarray, targets: np.ndarray) -> float:
+        """Return the mean cross-entropy in nats over the targets that are not -100."""
+        ids, targets = self._checked(ids), self._targets(ids, targets)
+        logits, _ = gpt_forward(self.params, ids, self.config, self.ops)
+        return float(self.ops.cross_entropy_forward(logits, targets)[0])
+
+    def loss_and_grads(
+        self, ids: np.ndarray, targets: np.ndarray, rng: Rng = None, dloss: float = 1.0
+    ) -> tuple[float, Parameters]:
+        """Return the mean cross-entropy in nats over the targets that are not -100, and every parameter's gradient.
+
+        rng    switches dropout on and draws its masks
+        dloss  the gradients are those of dloss * loss: a part of a batch passes its share of the counted targets
+        """
+        ids, targets = self._checked(ids), self._targets(ids, targets)
+        logits, cache = gpt_forward(self.params, ids, self.config, self.ops, rng)
+        loss, loss_cache = self.ops.cross_entropy_forward(logits, targets)
+        dlogits = self.ops.cross_entropy_backward(dloss, loss_cache)
+        return float(loss), gpt_backward(dlogits, cache)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, generation_config.json and model.safetensors, as `transformers` reads them."""
+        from npgpt.pretrained import save_model
+
+        save_model(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, dtype: str = "float32", ops: str | Ops = "fast") -> "GPT":
+        """Read a GPT-2 from a folder, or by its name on the Hugging Face hub (with the `hub` extra).
+
+        Raises FileNotFoundError or ValueError, naming the file, for what is not there or not a whole GPT-2.
+        """
+        from npgpt.pretrained import load_model
+
+        return load_model(name, dtype, ops)
+
+    def _checked(self, ids: Any) -> np.ndarray:
+        ids = np.asarray(ids)
+        if ids.dtype.kind not in "iu":
+            raise TypeError(f"ids must be integers, got {ids.dtype}")
+        if ids.ndim != 2 or 0 in ids.shape:
+            raise ValueError(f"ids must have the shape (B, T), both at least 1, got {ids.shape}")
+        if ids.shape[1] > self.config.n_positions:
+            raise ValueError(f"{ids.shape[1]} tokens are longer than n_positions={self.config.n_positions}")
+        return ids
+
+    def _targets(self, ids: Any, targets: Any) -> np.ndarray:
+        targets = np.asarray(targets)
+        if targets.dtype.kind not in "iu":
+            raise TypeError(f"targets must be integers, got {targets.dtype}")
+        if targets.shape != np.shape(ids):
+            raise ValueError(f"targets {targets.shape} must have the shape of ids {np.shape(ids)}")
+        return targets

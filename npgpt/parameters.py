@@ -1,0 +1,106 @@
+"""Parameters: named views into one flat buffer, so that optimizer, reduction and checkpoint see one array."""
+
+import math
+from collections.abc import Mapping, MutableMapping
+
+import numpy as np
+
+from npgpt.config import GPTConfig
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Parameters(dict[str, np.ndarray]):
+    """{name: array}, every array a view into the one-dimensional buffer `flat`.
+
+    The matrices come first in the buffer, `flat[:n_decayed]`, because weight decay is for them alone.
+    Assigning to a name copies into its view, so the views and the buffer can never come apart.
+    """
+
+    def __init__(self, shapes: Shapes, flat: np.ndarray) -> None:
+        size = sum(map(math.prod, shapes.values()))
+        if flat.shape != (size,):
+            raise ValueError(f"the shapes need a buffer of {size} elements, got {flat.shape}")
+        matrices = [name for name in shapes if len(shapes[name]) >= 2]
+        vectors = [name for name in shapes if len(shapes[name]) < 2]
+        views, start = {}, 0
+        for name in matrices + vectors:
+            stop = start + math.prod(shapes[name])
+            views[name] = flat[start:stop].reshape(shapes[name])
+            start = stop
+        super().__init__((name, views[name]) for name in shapes)
+        self.flat = flat
+        self.shapes = shapes
+        self.n_decayed = sum(math.prod(shapes[name]) for name in matrices)
+
+    def __setitem__(self, name: str, value: np.ndarray) -> None:
+        self[name][...] = value
+
+    update = MutableMapping.update
+
+    def __ior__(self, other: Mapping[str, np.ndarray]) -> "Parameters":  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> tuple:
+        # copy.deepcopy and pickle would take the views apart from the buffer
+        return Parameters, (self.shapes, self.flat)
+
+    def empty_like(self) -> "Parameters":
+        """Return parameters of the same names and shapes over a new buffer that is not filled."""
+        return Parameters(self.shapes, np.empty_like(self.flat))
+
+
+def parameter_shapes(config: GPTConfig) -> Shapes:
+    """Return {name: shape} for every parameter of the model, names and layouts as in GPT-2 on the Hugging Face hub."""
+    C, F = config.n_embd, config.mlp_width
+    shapes: Shapes = {"wte.weight": (config.vocab_size, C), "wpe.weight": (config.n_positions, C)}
+    for i in range(config.n_layer):
+        h = f"h.{i}"
+        shapes |= {
+            f"{h}.ln_1.weight": (C,),
+            f"{h}.ln_1.bias": (C,),
+            f"{h}.attn.c_attn.weight": (C, 3 * C),
+            f"{h}.attn.c_attn.bias": (3 * C,),
+            f"{h}.attn.c_proj.weight": (C, C),
+            f"{h}.attn.c_proj.bias": (C,),
+            f"{h}.ln_2.weight": (C,),
+            f"{h}.ln_2.bias": (C,),
+            f"{h}.mlp.c_fc.weight": (C, F),
+            f"{h}.mlp.c_fc.bias": (F,),
+            f"{h}.mlp.c_proj.weight": (F, C),
+            f"{h}.mlp.c_proj.bias": (C,),
+        }
+    shapes |= {"ln_f.weight": (C,), "ln_f.bias": (C,)}
+    if not config.tie_word_embeddings:
+        shapes["lm_head.weight"] = (config.vocab_size, C)
+    if not config.bias:
+        shapes = {name: shape for name, shape in shapes.items() if not name.endswith(".bias")}
+    return shapes
+
+
+def zero_parameters(config: GPTConfig, dtype: str = "float32") -> Parameters:
+    """Return the model's parameters, all zero."""
+    shapes = parameter_shapes(config)
+    return Parameters(shapes, np.zeros(sum(map(math.prod, shapes.values())), dtype))
+
+
+def init_parameters(config: GPTConfig, seed: int = 0, dtype: str = "float32") -> Parameters:
+    """Draw GPT-2's initial parameters; the same seed gives the same numbers in both dtypes.
+
+    Matrices are normal with standard deviation initializer_range, those that write to the residual stream
+    with 1 / sqrt(2 n_layer) of it; biases are 0, layer norm weights 1.
+
+    Source: Radford et al., "Language Models are Unsupervised Multitask Learners" (GPT-2), section 2.3.
+    """
+    params = zero_parameters(config, dtype)
+    rng = np.random.default_rng(seed)
+    for name, shape in params.shapes.items():
+        if len(shape) == 2:
+            std = config.initializer_range
+            if name.endswith("c_proj.weight"):
+                std /= math.sqrt(2 * config.n_layer)
+            params[name] = std * rng.standard_normal(shape, np.float32)
+        elif name.endswith("weight"):
+            params[name].fill(1)
+    return params

@@ -1,0 +1,32 @@
+"""Shared fixtures. HYPOTHESIS_PROFILE=fuzz draws more examples, and new ones each time."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("fuzz", max_examples=300, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def shared_text():
+    """Return a function that reads one of the real texts, or skips the test where they are absent."""
+
+    def read(name: str) -> str:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"{path} is not on this machine")
+        return path.read_text(encoding="utf-8")
+
+    return read

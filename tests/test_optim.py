@@ -1,0 +1,94 @@
+"""AdamW by hand, the parts of it one at a time, clipping, and the schedule."""
+
+import math
+
+import numpy as np
+import pytest
+
+from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at
+from npgpt.parameters import Parameters
+
+SHAPES = {"matrix": (2, 3), "vector": (3,)}
+
+
+def parameters(values=None):
+    flat = np.arange(1.0, 10.0) if values is None else np.asarray(values, float)
+    return Parameters(SHAPES, flat.copy())
+
+
+def test_adamw_by_hand():
+    params = parameters()
+    optimizer = AdamW(params, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.1)
+    rng = np.random.default_rng(0)
+    want, m, v = params.flat.copy(), np.zeros(9), np.zeros(9)
+    for t in range(1, 6):
+        grads = parameters(rng.standard_normal(9))
+        optimizer.step(grads, lr=0.01 * t)
+        for i, g in enumerate(grads.flat):
+            decay = 0.1 if i < 6 else 0.0  # the matrix has six elements
+            m[i] = 0.9 * m[i] + 0.1 * g
+            v[i] = 0.99 * v[i] + 0.01 * g * g
+            want[i] -= 0.01 * t * decay * want[i]
+            want[i] -= 0.01 * t * (m[i] / (1 - 0.9**t)) / (math.sqrt(v[i] / (1 - 0.99**t)) + 1e-8)
+    np.testing.assert_allclose(params.flat, want, rtol=1e-13)
+
+
+def test_the_first_step_has_the_length_of_the_learning_rate():
+    # bias correction makes the first averages the gradient itself, so the step is lr * sign(gradient)
+    params = parameters(np.zeros(9))
+    AdamW(params, weight_decay=0).step(parameters([3, -3, 1e-3, -1e-3, 5, 5, 5, 5, 5]), lr=0.5)
+    np.testing.assert_allclose(params.flat, [-0.5, 0.5, -0.5, 0.5] + [-0.5] * 5, rtol=1e-4)
+
+
+def test_weight_decay_is_for_matrices_alone():
+    params = parameters()
+    AdamW(params, weight_decay=0.5).step(parameters(np.zeros(9)), lr=0.1)
+    np.testing.assert_allclose(params["matrix"].ravel(), np.arange(1.0, 7.0) * 0.95, rtol=1e-15)
+    np.testing.assert_array_equal(params["vector"], [7, 8, 9])
+
+
+def test_adamw_leaves_gradients_and_dtype_alone():
+    params = Parameters(SHAPES, np.ones(9, np.float32))
+    grads = Parameters(SHAPES, np.full(9, 2, np.float32))
+    optimizer = AdamW(params)
+    optimizer.step(grads, lr=0.1)
+    np.testing.assert_array_equal(grads.flat, 2)
+    assert params.flat.dtype == optimizer.exp_avg.dtype == optimizer.exp_avg_sq.dtype == np.float32
+
+
+def test_clipping_scales_to_the_norm_and_returns_the_old_one():
+    grads = parameters([3, 4, 0, 0, 0, 0, 0, 0, 12])
+    assert clip_grad_norm(grads, 6.5) == 13
+    np.testing.assert_allclose(np.linalg.norm(grads.flat), 6.5, rtol=1e-6)
+    np.testing.assert_allclose(grads.flat[:2], [1.5, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [13.0, 100.0, 0.0])
+def test_a_norm_within_the_limit_is_left_alone(limit):
+    grads = parameters([3, 4, 0, 0, 0, 0, 0, 0, 12])
+    assert clip_grad_norm(grads, limit) == 13
+    np.testing.assert_array_equal(grads.flat, [3, 4, 0, 0, 0, 0, 0, 0, 12])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_clipping_hides_no_nan(bad):
+    grads = parameters([bad, 1, 1, 1, 1, 1, 1, 1, 1])
+    with np.errstate(invalid="ignore"):
+        assert not math.isfinite(clip_grad_norm(grads, 1.0))
+    assert np.isnan(grads.flat).any()
+
+
+def test_schedule():
+    lr = [learning_rate_at(step, 1.0, 0.1, 10, 110) for step in range(110)]
+    np.testing.assert_allclose(lr[:10], np.arange(1, 11) / 11)
+    assert lr[10] == 1.0
+    assert lr[60] == pytest.approx(0.55)  # half way down the cosine
+    assert lr[35] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 4)) / 2)
+    assert (np.diff(lr[10:]) < 0).all()
+    assert lr[-1] == pytest.approx(0.1, abs=1e-3)
+    assert learning_rate_at(500, 1.0, 0.1, 10, 110) == pytest.approx(0.1)
+
+
+def test_schedule_without_warmup_or_shorter_than_it():
+    assert learning_rate_at(0, 1.0, 0.1, 0, 1) == 1.0
+    assert learning_rate_at(4, 1.0, 0.1, 100, 5) == pytest.approx(5 / 101)
