@@ -1,0 +1,95 @@
+"""Flags from the config dataclasses, and the order in which presets, files and flags decide."""
+
+import argparse
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from npgpt.config import PRESETS, GPTConfig, TrainConfig, field_types, nearest, split_fields
+
+DROPOUTS = ("embd_pdrop", "resid_pdrop", "attn_pdrop")
+DEFAULT_PRESET = "tiny"
+# what is not a field of a config, but may stand in a --config file too
+COMMAND_KEYS = ("data", "out", "preset", "dropout")
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for every field of TrainConfig and GPTConfig. One that is not given is not in the result."""
+    add_fields(parser.add_argument_group("training"), TrainConfig)
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--dropout",
+        type=float,
+        default=argparse.SUPPRESS,
+        metavar="FLOAT",
+        help="embd_pdrop, resid_pdrop and attn_pdrop at once",
+    )
+    defaults = {name: f"{PRESETS[DEFAULT_PRESET][name]}, or the preset's" for name in PRESETS[DEFAULT_PRESET]}
+    add_fields(group, GPTConfig, defaults | {"vocab_size": "the tokenizer's"})
+
+
+def add_fields(group: Any, config: type, defaults: Mapping[str, str] | None = None) -> None:
+    """Add the fields of one config class; `defaults` says what to show in place of the field's own default."""
+    types = field_types(config)
+    for field in dataclasses.fields(config):
+        type_, _ = types[field.name]
+        default = (defaults or {}).get(field.name, field.default)
+        flag: dict[str, Any] = {
+            "help": f"{field.metadata['help']} (default: {default})",
+            "default": argparse.SUPPRESS,
+        }
+        if type_ is bool:
+            flag["action"] = argparse.BooleanOptionalAction
+        elif field.metadata["choices"]:
+            flag["choices"] = field.metadata["choices"]
+        else:
+            flag |= {"type": type_, "metavar": type_.__name__.upper()}
+        group.add_argument(f"--{field.name.replace('_', '-')}", **flag)
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """Read a --config file: the flags' names, with _ or -, and their values.
+
+    Raises FileNotFoundError, or ValueError naming the file for one that is not TOML or has an unknown key.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = {key.replace("-", "_"): value for key, value in content.items()}
+        split_fields(values, TrainConfig, GPTConfig, also=COMMAND_KEYS)
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors too
+        raise ValueError(f"{path}: {error}") from None
+    for key in ("out", "preset"):
+        if not isinstance(values.get(key, ""), str):
+            raise ValueError(f"{path}: {key}={values[key]!r} must be a string")
+    if isinstance(values.get("data"), str):
+        values["data"] = [values["data"]]
+    data = values.get("data", [])
+    if not isinstance(data, list) or not all(isinstance(name, str) for name in data):
+        raise ValueError(f"{path}: data={data!r} must be a string or a list of strings")
+    return values
+
+
+def merge(flags: Mapping[str, Any], file: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all settings: a flag beats the --config file, which beats what a resumed run was started with.
+
+    Below them all stands the preset, which the nearest of the three names. Raises ValueError for an unknown one.
+    """
+    given = _spread(saved) | _spread(file) | _spread(flags)
+    preset = given.pop("preset", None) or DEFAULT_PRESET
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
+    return PRESETS[preset] | given
+
+
+def _spread(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace dropout by the three fields that it sets, where they are not set themselves."""
+    spread = dict(values)
+    if "dropout" in spread:
+        dropout = spread.pop("dropout")
+        spread = dict.fromkeys(DROPOUTS, dropout) | spread
+    return spread

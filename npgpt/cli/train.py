@@ -1,0 +1,237 @@
+"""Train a GPT on UTF-8 text files: 90% of each to train on, the rest to validate. Writes a run folder that
+`npgpt sample` and Hugging Face's transformers open."""
+
+import argparse
+import dataclasses
+import hashlib
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from npgpt.cli.options import add_config_flags, merge, read_toml
+from npgpt.config import PRESETS, GPTConfig, TrainConfig, split_fields
+
+if TYPE_CHECKING:
+    from npgpt.model import GPT
+    from npgpt.tokenizer import Tokenizer
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", nargs="+", metavar="FILE", help="UTF-8 text files")
+    parser.add_argument("--out", metavar="RUN", help="the run folder (default: runs/1, or the next number free)")
+    parser.add_argument("--preset", help=f"sizes of the model: {', '.join(PRESETS)} (default: tiny)")
+    parser.add_argument("--config", metavar="FILE.toml", help="settings by the flags' names; a flag beats the file")
+    parser.add_argument("--resume", action="store_true", help="go on where the run in --out stopped")
+    add_config_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    flags = {k: v for k, v in vars(args).items() if k not in ("command", "config", "resume") and v is not None}
+    file = read_toml(args.config) if args.config else {}
+    out = flags.get("out") or file.get("out")
+    if args.resume and out is None:
+        raise ValueError("--resume needs --out RUN, the folder of the run to go on with")
+    folder = Path(out) if out else next_free(Path("runs"))
+    saved = read_saved(folder) if args.resume else {}
+    fields = split_fields(
+        merge(flags, file, {**saved.get("model", {}), **saved.get("train", {})}),
+        GPTConfig,
+        TrainConfig,
+        also=("data", "out"),
+    )
+    gpt_fields, train_fields, other = fields
+    config = TrainConfig(**train_fields)
+    GPTConfig(**gpt_fields)  # says what is wrong with the sizes before any file is read
+    data = other.get("data") or saved.get("data", {}).get("files")
+    if not data:
+        raise ValueError("give the text to train on: --data FILE")
+
+    from npgpt.data import encode_split, read_text
+
+    texts = [read_text(name) for name in data]
+    if args.resume:
+        model, tokenizer = resumed(folder, saved, texts, config, gpt_fields)
+    else:
+        model, tokenizer = started(folder, texts, config, gpt_fields)
+    train_ids, val_ids = encode_split(texts, tokenizer.encode, model.config.n_positions)
+    if not args.resume:
+        tokenizer.save_pretrained(folder)
+    write_saved(folder, data, texts, model.config, config)
+    print(
+        f"{folder}: {model.params.flat.size:,} parameters, {tokenizer.vocab_size:,} tokens in the vocabulary, "
+        f"{len(train_ids):,} to train on, {len(val_ids):,} to validate"
+    )
+    finished = train_with_progress(model, train_ids, val_ids, config, folder, args.resume)
+    if not finished:
+        print(f"stopped; go on with: npgpt train --resume --out {folder}")
+        return 130
+    if config.sample_tokens:
+        print_sample(folder, tokenizer, int(train_ids[0]), config)
+    print(f"\nwrite more with: npgpt sample {folder}")
+    return 0
+
+
+def started(
+    folder: Path, texts: Sequence[str], config: TrainConfig, gpt_fields: dict[str, Any]
+) -> tuple["GPT", "Tokenizer"]:
+    """Make a new model and its tokenizer for a folder that holds no run yet."""
+    from npgpt.checkpoint import refuse_existing
+    from npgpt.model import GPT
+    from npgpt.tokenizer import ByteTokenizer, CharTokenizer
+
+    refuse_existing(folder)
+    tokenizer = CharTokenizer(texts) if config.tokenizer == "chars" else ByteTokenizer()
+    gpt_config = GPTConfig(**{"vocab_size": tokenizer.vocab_size} | gpt_fields)
+    if gpt_config.vocab_size < tokenizer.vocab_size:
+        raise ValueError(f"vocab_size={gpt_config.vocab_size} is smaller than the tokenizer's {tokenizer.vocab_size}")
+    return GPT(gpt_config, config.seed, config.dtype, config.ops), tokenizer
+
+
+def resumed(
+    folder: Path,
+    saved: dict[str, Any],
+    texts: Sequence[str],
+    config: TrainConfig,
+    gpt_fields: dict[str, Any],
+) -> tuple["GPT", "Tokenizer"]:
+    """Open the run in folder; raise ValueError for a change that would make it another run."""
+    from npgpt.model import GPT
+    from npgpt.tokenizer import Tokenizer
+
+    model = GPT.from_pretrained(folder, config.dtype, config.ops)
+    for name, value in gpt_fields.items():
+        if value != saved["model"].get(name, value):
+            raise ValueError(
+                f"{name} is {saved['model'][name]!r} in {folder} and cannot become {value!r} with --resume"
+            )
+    for name in ("tokenizer", "dtype"):
+        if saved["train"].get(name) != getattr(config, name):
+            raise ValueError(f"{name} is {saved['train'].get(name)!r} in {folder} and cannot change with --resume")
+    if digest(texts) != saved["data"].get("sha256"):
+        raise ValueError(f"the text is not the one that {folder} was trained on; start a new run for it")
+    return model, Tokenizer.from_pretrained(folder)
+
+
+def train_with_progress(
+    model: "GPT", train_ids: Any, val_ids: Any, config: TrainConfig, folder: Path, resume: bool
+) -> bool:
+    """Train under a progress bar. Return False if Ctrl-C ended the run early, its state saved."""
+    from tqdm import tqdm
+
+    from npgpt.train import train
+
+    loss, bar, finished = 0.0, None, False
+    with stop_on_interrupt() as stopped:
+        records = train(model, train_ids, val_ids, config, folder, resume, lambda: bool(stopped))
+        for record in records:
+            step = record["step"]
+            if bar is None:
+                bar = tqdm(initial=step - 1, total=config.max_steps, unit="step", disable=None)
+            if record.get("whole"):
+                bar.close()
+                print(f"validation loss {record['val_loss']:.4f} nats a token on the whole text (step {step})")
+                finished = True
+            elif "val_loss" in record:
+                bar.write(f"step {step:>6}  loss {loss:.4f}  validation {record['val_loss']:.4f}")
+            else:
+                loss = record["loss"]
+                bar.set_postfix_str(f"loss {loss:.3f}, {record['tokens_per_s']:,.0f} tokens/s", refresh=False)
+                bar.update()
+    if bar is not None:
+        bar.close()
+    return finished
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[list[int]]:
+    """Give a list that is empty until Ctrl-C: the step in hand is finished and saved. A second one interrupts."""
+    stopped: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        stopped.append(number)
+        print("\nfinishing this step ...", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def print_sample(folder: Path, tokenizer: "Tokenizer", first: int, config: TrainConfig) -> None:
+    """Print a sample of the best model, from a line end or, if the text has none, from its first token."""
+    from npgpt.cli.sample import default_prompt, print_text
+    from npgpt.generate import generate
+    from npgpt.model import GPT
+
+    model = GPT.from_pretrained(folder, config.dtype, config.ops)
+    prompt = default_prompt(tokenizer, first)
+    tokens = generate(
+        model,
+        prompt,
+        config.sample_tokens,
+        temperature=0.8,
+        seed=config.seed,
+        vocab_size=tokenizer.vocab_size,
+    )
+    print("\na sample:")
+    print_text(tokenizer, tokens)
+
+
+def next_free(parent: Path) -> Path:
+    """Return parent/1, or the next number after the largest in parent."""
+    taken = [int(p.name) for p in parent.glob("*") if p.name.isdecimal()] if parent.is_dir() else []
+    return parent / str(max(taken, default=0) + 1)
+
+
+def digest(texts: Sequence[str]) -> str:
+    """Return the SHA-256 of the texts, one after another with their lengths."""
+    sha = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8")
+        sha.update(f"{len(data)} ".encode() + data)
+    return sha.hexdigest()
+
+
+def write_saved(
+    folder: Path,
+    data: Sequence[str],
+    texts: Sequence[str],
+    gpt_config: GPTConfig,
+    config: TrainConfig,
+) -> None:
+    """Write train.json, from which --resume knows the run."""
+    from npgpt import __version__
+    from npgpt.files import write_json
+
+    files = [str(Path(name).resolve()) for name in data]
+    content = {
+        "npgpt_version": __version__,
+        "data": {"files": files, "sha256": digest(texts)},
+        "model": dataclasses.asdict(gpt_config),
+        "train": dataclasses.asdict(config),
+    }
+    write_json(folder / "train.json", content)
+
+
+def read_saved(folder: Path) -> dict[str, Any]:
+    """Read train.json. Raises FileNotFoundError or ValueError where --resume cannot go on from it."""
+    from npgpt.files import read_json
+
+    path = folder / "train.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is not a run folder: it has no train.json")
+    saved = read_json(path)
+    for part, config in (("model", GPTConfig), ("train", TrainConfig), ("data", None)):
+        if not isinstance(saved.get(part), dict):
+            raise ValueError(f"{path}: {part!r} is missing")
+        if config:
+            try:
+                split_fields(saved[part], config)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+    return saved

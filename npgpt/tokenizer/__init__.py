@@ -1,0 +1,7 @@
+"""Tokenizers: text to ids and back, saved as a Hugging Face tokenizer.json."""
+
+from npgpt.tokenizer.base import Tokenizer
+from npgpt.tokenizer.bytes import ByteTokenizer
+from npgpt.tokenizer.chars import CharTokenizer
+
+__all__ = ["ByteTokenizer", "CharTokenizer", "Tokenizer"]

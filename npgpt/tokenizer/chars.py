@@ -1,0 +1,84 @@
+"""Characters: every code point of the training text is a token."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from npgpt.tokenizer.base import Tokenizer, id_array, to_utf8
+
+
+class CharTokenizer(Tokenizer):
+    """Every character (code point) is a token; the ids are the characters in the order of their code points.
+
+    A combining mark is a character of its own. A character outside the vocabulary cannot be encoded.
+    """
+
+    def __init__(self, characters: Iterable[str]) -> None:
+        """Take the vocabulary from all characters of the given strings. Raises ValueError where there is none."""
+        self.characters = sorted(set().union(*characters))
+        if not self.characters:
+            raise ValueError("a character vocabulary needs at least one character")
+        codes = _code_points("".join(self.characters))
+        self._ids = np.full(int(codes[-1]) + 1, -1, dtype=np.int32)  # code point -> id, -1 for unknown
+        self._ids[codes] = np.arange(len(codes), dtype=np.int32)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.characters)
+
+    def encode(self, text: str) -> np.ndarray:
+        codes = _code_points(text)
+        known = codes < len(self._ids)
+        ids = np.where(known, self._ids[np.where(known, codes, 0)], -1)
+        unknown = np.flatnonzero(ids < 0)
+        if unknown.size:
+            where = int(unknown[0])
+            character = text[where]
+            raise ValueError(
+                f"character {character!r} (U+{ord(character):04X}) at position {where} is not among the "
+                f"{self.vocab_size} characters that the tokenizer knows"
+            )
+        return ids
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return "".join(self.characters[i] for i in id_array(ids, self.vocab_size)).encode("utf-8")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [],
+            "normalizer": None,
+            # one word a character, line ends included
+            "pre_tokenizer": {
+                "type": "Split",
+                "pattern": {"Regex": "[\\s\\S]"},
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            "post_processor": None,
+            "decoder": {"type": "Fuse"},
+            "model": {
+                "type": "WordLevel",
+                "vocab": {character: i for i, character in enumerate(self.characters)},
+                # not in the vocabulary, so an unknown character is an error there as it is here
+                "unk_token": "[UNK]",
+            },
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "CharTokenizer | None":
+        """Return the tokenizer if content is such a tokenizer.json, else None."""
+        model = content.get("model")
+        vocab = model.get("vocab") if isinstance(model, dict) else None
+        if not isinstance(vocab, dict) or not vocab or any(len(key) != 1 for key in vocab):
+            return None
+        tokenizer = cls(vocab)
+        return tokenizer if content == tokenizer.to_json() else None
+
+
+def _code_points(text: str) -> np.ndarray:
+    to_utf8(text)  # names a lone surrogate
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4").astype(np.int64)

@@ -1,0 +1,125 @@
+"""The training loop: batches, gradients, AdamW, evaluations, and a run folder that is whole at every moment."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from npgpt.checkpoint import append_metrics, cut_metrics, load_state, save_state
+from npgpt.config import TrainConfig
+from npgpt.evaluate import estimate_loss, random_batch, whole_loss
+from npgpt.model import GPT
+from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at
+from npgpt.parameters import Parameters
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+def train(
+    model: GPT,
+    train_ids: np.ndarray,
+    val_ids: np.ndarray,
+    config: TrainConfig,
+    folder: Path,
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[dict[str, Any]]:
+    """Train the model in place, and yield each record that goes to metrics.jsonl.
+
+    A step's record has step, loss, lr, grad_norm and tokens_per_s; an evaluation's has step and val_loss. The last one
+    is that of the best model on the whole validation text, marked whole. The best model by validation loss is kept in
+    the folder's model.safetensors, the last one in its training state.
+
+    resume       go on from the folder's training state: to the same bits as a run that never stopped
+    should_stop  asked after every step; when it says so, the state is saved and the run ends without the last record
+
+    Raises FloatingPointError when loss or gradient is no longer finite; what was saved before stays.
+    """
+    optimizer = AdamW(model.params, config.beta1, config.beta2, config.adam_epsilon, config.weight_decay)
+    progress: dict[str, Any] = {"step": 0, "best_step": 0, "best_val_loss": None}
+    if resume:
+        progress = load_state(folder, model, optimizer)
+        cut_metrics(folder, progress["step"])
+    else:
+        model.save_pretrained(folder)
+        save_state(folder, model, optimizer, progress)
+
+    def log(record: dict[str, Any]) -> dict[str, Any]:
+        append_metrics(folder, record)
+        return record
+
+    with threadpool_limits(limits=config.threads or None):
+        for step in range(progress["step"], config.max_steps):
+            yield log(train_step(model, optimizer, train_ids, config, step))
+            done = progress["step"] = step + 1
+            last = done == config.max_steps
+            if done % config.eval_every == 0 or last:
+                val_loss = estimate_loss(model, val_ids, config.batch_size, config.eval_batches, config.seed)
+                yield log({"step": done, "val_loss": val_loss})
+                best = progress["best_val_loss"]
+                if best is None or val_loss < best:
+                    progress |= {"best_step": done, "best_val_loss": val_loss}
+                    model.save_pretrained(folder)
+            stop = not last and should_stop()
+            if done % config.save_every == 0 or last or stop:
+                save_state(folder, model, optimizer, progress)
+            if stop:
+                return
+        best_model = model
+        if progress["best_step"] != progress["step"]:
+            best_model = GPT.from_pretrained(folder, model.dtype.name, model.ops)
+        loss = whole_loss(best_model, val_ids)
+        yield log({"step": progress["best_step"], "val_loss": loss, "whole": True})
+
+
+def train_step(model: GPT, optimizer: AdamW, train_ids: np.ndarray, config: TrainConfig, step: int) -> dict[str, Any]:
+    """Take one optimizer step and return its record. Everything random in it follows from the seed and the step."""
+    start = time.perf_counter()
+    rng = np.random.default_rng((config.seed, step))
+    T = model.config.n_positions
+    batches = [random_batch(train_ids, config.batch_size, T, rng) for _ in range(config.gradient_accumulation_steps)]
+    loss, grads = accumulate_grads(model, batches, rng)
+    grad_norm = clip_grad_norm(grads, config.grad_clip)
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise FloatingPointError(
+            f"training went astray at step {step + 1}: loss {loss}, gradient norm {grad_norm}; "
+            "try a smaller --learning-rate or --grad-clip"
+        )
+    lr = learning_rate_at(step, config.learning_rate, config.min_lr, config.warmup_steps, config.max_steps)
+    optimizer.step(grads, lr)
+    tokens = sum(ids.size for ids, _ in batches)
+    return {
+        "step": step + 1,
+        "loss": loss,
+        "lr": lr,
+        "grad_norm": grad_norm,
+        "tokens_per_s": round(tokens / (time.perf_counter() - start), 1),
+    }
+
+
+def accumulate_grads(
+    model: GPT, batches: Sequence[Batch], rng: np.random.Generator | None = None
+) -> tuple[float, Parameters]:
+    """Return the mean loss over the counted targets of all batches together, and its gradients.
+
+    Each batch weighs by its counted targets: the mean of the batches' means would be another loss where some targets
+    are masked.
+    """
+    counts = [int((targets != -100).sum()) for _, targets in batches]
+    total = max(1, sum(counts))
+    loss, grads = 0.0, None
+    for (ids, targets), count in zip(batches, counts, strict=True):
+        share = count / total
+        part_loss, part = model.loss_and_grads(ids, targets, rng, dloss=share)
+        loss += share * part_loss
+        if grads is None:
+            grads = part
+        else:
+            grads.flat += part.flat
+    if grads is None:
+        raise ValueError("there is no batch to take gradients of")
+    return loss, grads

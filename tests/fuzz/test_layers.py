@@ -1,0 +1,68 @@
+"""Every layer's gradient at sizes that hypothesis draws, from 1 up."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from npgpt import layers
+from npgpt.gradcheck import check_backward
+
+size = st.integers(1, 4)
+seed = st.integers(0, 2**32 - 1)
+
+
+def check(name, *args, **options):
+    forward, backward = getattr(layers, f"{name}_forward"), getattr(layers, f"{name}_backward")
+    report = check_backward(lambda *a: forward(*a, **options), backward, *args, tolerance=1e-7)
+    assert report, report
+
+
+def normal(seed, *shapes):
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(shape) for shape in shapes]
+
+
+@given(seed, size, size, size, size)
+def test_linear(seed, B, T, n_in, n_out):
+    check("linear", *normal(seed, (B, T, n_in), (n_in, n_out), (n_out,)))
+
+
+@given(seed, size, size, st.integers(2, 5))
+def test_layernorm(seed, B, T, C):
+    # eps of 0.1: with the usual one a row whose numbers happen to be alike bends too sharply for a difference
+    check("layernorm", *normal(seed, (B, T, C), (C,), (C,)), eps=0.1)
+
+
+@given(seed, size, size, size, size)
+def test_attention(seed, B, T, H, D):
+    check("attention", *normal(seed, (B, T, 3 * H * D)), n_head=H)
+
+
+@given(seed, size, size, st.integers(0, 3))
+def test_causal_softmax(seed, B, Tq, earlier):
+    check("causal_softmax", *normal(seed, (B, Tq, Tq + earlier)))
+
+
+@given(seed, size, size, size)
+def test_embedding(seed, B, T, V):
+    ids = np.random.default_rng(seed).integers(0, V, (B, T))
+    check("embedding", ids, *normal(seed, (V, 2)))
+
+
+@given(seed, size, size, size, st.sampled_from(["gelu", "gelu_new"]))
+def test_mlp(seed, B, C, F, activation):
+    check("mlp", *normal(seed, (B, C), (C, F), (F,), (F, C), (C,)), activation=activation)
+
+
+@given(seed, size, size, size, st.floats(0, 1))
+def test_cross_entropy(seed, B, T, V, ignored):
+    rng = np.random.default_rng(seed)
+    targets = np.where(rng.random((B, T)) < ignored, -100, rng.integers(0, V, (B, T)))
+    check("cross_entropy", *normal(seed, (B, T, V)), targets)
+
+
+@given(seed, size, size, st.floats(0, 0.9))
+def test_dropout(seed, B, C, p):
+    forward = lambda x: layers.dropout_forward(x, p, np.random.default_rng(seed))  # noqa: E731, anew each call
+    report = check_backward(forward, layers.dropout_backward, *normal(seed, (B, C)))
+    assert report, report

@@ -1,0 +1,149 @@
+"""Sampling: the cache against the whole model, and each rule by itself."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from npgpt import GPT, GPTConfig, generate
+from npgpt.generate import KVCache, apply_temperature, draw, keep_top_k, keep_top_p, softmax
+
+LOGITS = np.log([0.4, 0.1, 0.3, 0.15, 0.05])
+
+
+def model(**changes):
+    sizes = {"vocab_size": 9, "n_positions": 8, "n_embd": 12, "n_layer": 2, "n_head": 3}
+    gpt = GPT(GPTConfig(**(sizes | changes)), dtype="float64")
+    rng = np.random.default_rng(2)
+    for name, array in gpt.params.items():
+        gpt.params[name] = 0.8 * rng.standard_normal(array.shape)
+    return gpt
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False}, {"bias": False}])
+@pytest.mark.parametrize("chunks", [[8], [1] * 8, [3, 1, 4], [1, 7]])
+def test_cache_gives_the_whole_models_logits(changes, chunks):
+    gpt = model(**changes)
+    ids = [3, 1, 4, 1, 5, 8, 2, 6]
+    want = gpt.logits([ids])[0]
+    cache, start = KVCache(gpt), 0
+    for size in chunks:
+        got = cache.advance(ids[start : start + size])
+        start += size
+        np.testing.assert_allclose(got, want[start - 1], rtol=1e-11)
+
+
+@pytest.mark.parametrize("prompt", [[1], [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2]])
+def test_greedy_takes_the_likeliest_and_the_context_slides(prompt):
+    gpt, context = model(), list(prompt)
+    for token in generate(gpt, prompt, 20, temperature=0):
+        assert token == gpt.logits([context[-8:]])[0, -1].argmax()
+        context.append(token)
+    assert len(context) == len(prompt) + 20
+
+
+def test_a_seed_gives_the_same_tokens():
+    gpt = model()
+    one, two, three = (list(generate(gpt, [1], 30, temperature=2.0, seed=seed)) for seed in (3, 3, 4))
+    assert one == two != three
+
+
+def test_tokens_come_one_at_a_time():
+    calls = []
+    gpt = model()
+    advance = KVCache.advance
+
+    def counting(self, ids):
+        calls.append(len(ids))
+        return advance(self, ids)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KVCache, "advance", counting)
+        list(itertools.islice(generate(gpt, [1, 2, 3], 100), 3))
+    assert calls == [3, 1, 1]  # the prompt at once, then a token at a time, and none that nobody asked for
+
+
+def test_draws_follow_the_distribution():
+    rng = np.random.default_rng(0)
+    counts = np.bincount([draw(LOGITS, rng) for _ in range(20000)], minlength=5) / 20000
+    # the standard deviation of a share is at most sqrt(0.25 / 20000) = 0.0035
+    np.testing.assert_allclose(counts, np.exp(LOGITS), atol=0.015)
+
+
+def test_temperature():
+    np.testing.assert_allclose(softmax(apply_temperature(LOGITS, 1.0)), np.exp(LOGITS))
+    half = np.exp(LOGITS) ** 2
+    np.testing.assert_allclose(softmax(apply_temperature(LOGITS, 0.5)), half / half.sum())
+    np.testing.assert_array_equal(softmax(apply_temperature(LOGITS, 0)), [1, 0, 0, 0, 0])
+    np.testing.assert_allclose(softmax(apply_temperature(LOGITS, 1e-300)), [1, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(("k", "kept"), [(1, [0]), (2, [0, 2]), (4, [0, 1, 2, 3]), (5, range(5)), (99, range(5))])
+def test_top_k(k, kept):
+    found = keep_top_k(LOGITS, k)
+    assert list(np.flatnonzero(np.isfinite(found))) == list(kept)
+    np.testing.assert_array_equal(found[list(kept)], LOGITS[list(kept)])
+
+
+@pytest.mark.parametrize(
+    ("p", "kept"), [(1e-9, [0]), (0.39, [0]), (0.41, [0, 2]), (0.69, [0, 2]), (0.71, [0, 2, 3]), (1.0, range(5))]
+)
+def test_top_p(p, kept):
+    assert list(np.flatnonzero(np.isfinite(keep_top_p(LOGITS, p)))) == list(kept)
+
+
+def test_equal_logits_keep_the_first():
+    assert list(np.flatnonzero(np.isfinite(keep_top_k(np.zeros(4), 2)))) == [0, 1]
+    assert apply_temperature(np.zeros(4), 0).argmax() == 0
+
+
+def test_rules_after_one_another():
+    # top-k leaves 0.4 and 0.3; of what is left, 0.4 / 0.7 = 0.57 is enough for p = 0.5
+    gpt = model()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KVCache, "advance", lambda self, ids: np.append(LOGITS, np.full(4, -np.inf)))
+        assert set(generate(gpt, [1], 50, top_k=2)) == {0, 2}
+        assert set(generate(gpt, [1], 50, top_k=2, top_p=0.5)) == {0}
+
+
+def test_it_stops_after_the_end_of_text():
+    gpt = model()
+    tokens = list(generate(gpt, [1], 50, temperature=3.0))
+    ending = model(eos_token_id=tokens[5])
+    assert list(generate(ending, [1], 50, temperature=3.0)) == tokens[: tokens.index(tokens[5]) + 1]
+
+
+def test_padded_vocabulary_is_not_drawn_from():
+    assert max(generate(model(), [1], 200, temperature=5.0, vocab_size=4)) == 3
+
+
+def test_logits_that_are_nan_are_no_text():
+    gpt = model()
+    gpt.params["ln_f.bias"][3] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        list(generate(gpt, [1], 5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"ids": []}, "prompt is empty"),
+        ({"ids": [9]}, "outside the vocabulary of 9"),
+        ({"ids": [-1]}, "outside"),
+        ({"max_new_tokens": -1}, "max_new_tokens=-1"),
+        ({"temperature": -0.1}, "temperature=-0.1"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"top_k": 0}, "top_k=0"),
+        ({"top_p": 0.0}, "top_p=0"),
+        ({"top_p": 1.1}, "top_p=1.1"),
+        ({"vocab_size": 10}, "vocab_size=10"),
+        ({"vocab_size": 0}, "vocab_size=0"),
+    ],
+)
+def test_arguments_out_of_range_are_named_at_once(changes, match):
+    with pytest.raises(ValueError, match=match):
+        generate(model(), **({"ids": [1]} | changes))  # without asking for a token
+
+
+def test_no_new_tokens():
+    assert list(generate(model(), [1], 0)) == []
