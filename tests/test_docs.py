@@ -1,0 +1,111 @@
+"""What README and docs show is what happens: snippets, scripts, the tree, the links, the commands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+SCRIPTS = sorted([*ROOT.glob("examples/*.py"), *ROOT.glob("docs/layers/*.py")])
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```(?:\n```\n(.*?)```)?", README, re.DOTALL)
+
+
+def run(*args, cwd):
+    result = subprocess.run(
+        [sys.executable, *map(str, args)], cwd=cwd, capture_output=True, encoding="utf-8", env=environment()
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return result.stdout
+
+
+def environment():
+    import os
+
+    return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "PYTHONWARNINGS": "error"}
+
+
+def unrounded(text):
+    """Blank out relative errors of finite differences: their last digits are the machine's."""
+    return re.sub(r"\d\.\de-1\d", "x.xe-1x", text)
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_readme_snippet(number, tmp_path):
+    code, shown = SNIPPETS[number]
+    printed = run("-c", code, cwd=tmp_path)
+    if shown:
+        assert unrounded(printed) == unrounded(shown)
+
+
+def test_the_first_snippet_is_ten_lines():
+    assert len(SNIPPETS[0][0].strip().splitlines()) <= 10
+    assert SNIPPETS[0][1]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_script(script, tmp_path):
+    printed = run(script, cwd=tmp_path)
+    assert printed
+    page = script.with_suffix(".md")
+    if page.exists():  # it quotes the numbers
+        assert f"```\n{printed}```" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("script", sorted(ROOT.glob("examples/*.py")), ids=lambda path: path.name)
+def test_examples_are_short(script):
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 60
+
+
+def test_the_trained_example_knows_its_text(tmp_path):
+    printed = run(ROOT / "examples" / "train_on_a_string.py", cwd=tmp_path)
+    assert "红豆生南国，春来发几枝。" in printed
+
+
+def test_the_example_with_a_slip_finds_it(tmp_path):
+    slip, right = run(ROOT / "examples" / "check_a_gradient.py", cwd=tmp_path).split("rmsnorm_backward:")
+    assert re.search(r"^x +4x3 +fail ", slip, re.MULTILINE)
+    assert re.search(r"^weight +3 +pass ", slip, re.MULTILINE)
+    assert re.search(r"^x +4x3 +pass ", right, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_tree_is_true():
+    tree = README.split("## What is where")[1].split("```")[1]
+    named = {path.strip("/") for path in re.findall(r"^ *(\S+\.py|\w+/) ", tree, re.MULTILINE)}
+    package = ROOT / "npgpt"
+    there = {path.name for path in package.iterdir() if path.name not in ("__main__.py", "__pycache__")}
+    there |= {path.name for path in (package / "layers").glob("*.py")}
+    assert there - named == set()
+    assert named - there == {"docs", "examples", "tests"}
+
+
+def test_ci_runs_the_readmes_test_command():
+    (command,) = [line for line in README.splitlines() if line.endswith("bin/pytest")]
+    assert command.startswith("python3 -m venv .venv && ")
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "grep -m 1 'bin/pytest$' README.md" in script
+
+
+def test_the_first_command_names_files_that_are_there():
+    (command,) = [line for line in README.splitlines() if line.startswith("python3") and "npgpt train" in line]
+    data = command.split("--data ")[1].split(" --")[0].split()
+    assert all(list(ROOT.glob(pattern)) for pattern in data)
+
+
+def test_derivations_quote_the_layers_code():
+    for name in ("layernorm", "attention"):
+        code = (ROOT / "npgpt" / "layers" / f"{name}.py").read_text(encoding="utf-8")
+        page = (ROOT / "docs" / "layers" / f"{name}.md").read_text(encoding="utf-8")
+        quoted = page.split("## The result in NumPy")[1].split("```python\n")[1].split("```")[0]
+        for line in quoted.splitlines():
+            assert line.strip() in code, line
