@@ -82,11 +82,13 @@ class AdamW:
 def clip_grad_norm(grads: Parameters, max_norm: float) -> float:
     """Scale the gradients in place so that their global norm is at most max_norm; return the norm before.
 
-    max_norm 0 is no limit. The factor is min(1, max_norm / (norm + 1e-6)), as in PyTorch, so that runs compare.
+    max_norm 0 is no limit. The factor is min(max_norm / (norm + 1e-6), 1), as in PyTorch, so that runs compare.
     """
-    norm = float(np.linalg.norm(grads.flat))
-    if max_norm and not norm <= max_norm:  # a norm that is NaN reaches the gradients, and is seen
-        grads.flat *= min(1.0, max_norm / (norm + 1e-6))
+    with np.errstate(over="ignore"):  # a norm that overflows is returned as infinity
+        norm = float(np.linalg.norm(grads.flat))
+    if max_norm:
+        # in this order min() hands on a NaN, so that one NaN is seen in every gradient
+        grads.flat *= min(max_norm / (norm + 1e-6), 1.0)
     return norm
 
 

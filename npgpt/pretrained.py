@@ -3,11 +3,11 @@
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
 from npgpt.config import GPTConfig
@@ -157,9 +157,13 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-    except (SafetensorError, TypeError, ValueError, AttributeError) as error:
-        # TypeError and AttributeError: a dtype that NumPy does not have, as bfloat16
+            bfloat16 = any(file.get_slice(name).get_dtype() == "BF16" for name in file.keys())  # noqa: SIM118
+            if not bfloat16:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        if bfloat16:
+            tensors = dict(_with_bfloat16(path.read_bytes()))
+    except (SafetensorError, TypeError, ValueError, AttributeError, KeyError) as error:
+        # TypeError and AttributeError: a dtype that NumPy does not have
         raise ValueError(f"{path}: not a whole safetensors file that NumPy can read: {error}") from None
     for name, tensor in tensors.items():
         if tensor.dtype.kind not in "fbu":
@@ -168,6 +172,17 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if written is not None and written != checksum(tensors, metadata):
         raise ValueError(f"{path}: its checksum does not match: the file was damaged or changed after it was written")
     return tensors, metadata
+
+
+def _with_bfloat16(data: bytes) -> Iterator[tuple[str, np.ndarray]]:
+    """Read a safetensors file whose tensors NumPy cannot hold all: bfloat16 is the upper half of float32."""
+    for name, tensor in deserialize(data):
+        if tensor["dtype"] == "BF16":
+            wide = np.frombuffer(tensor["data"], "<u2").astype(np.uint32) << 16
+            yield name, wide.view(np.float32).reshape(tensor["shape"])
+        else:
+            dtype = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BOOL": "?", "U8": "u1"}[tensor["dtype"]]
+            yield name, np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
 
 
 def checksum(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

@@ -52,7 +52,8 @@ def train(
         append_metrics(folder, record)
         return record
 
-    with threadpool_limits(limits=config.threads or None):
+    # a run that diverges is reported by the check in train_step, not by warnings on the way there
+    with threadpool_limits(limits=config.threads or None), np.errstate(over="ignore", invalid="ignore"):
         for step in range(progress["step"], config.max_steps):
             yield log(train_step(model, optimizer, train_ids, config, step))
             done = progress["step"] = step + 1

@@ -20,7 +20,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
-        """Return the ids of text, a one-dimensional integer array.
+        """Return the ids of text, one-dimensional and int32.
 
         Raises ValueError, naming the character and where it is, for one that the tokenizer does not know.
         """
@@ -70,7 +70,7 @@ class Tokenizer(ABC):
         path = path / "tokenizer.json" if path.is_dir() else path
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; a run folder holds a tokenizer.json")
-        content = read_json(path)
+        content = normalised(read_json(path))
         for kind in (ByteTokenizer, CharTokenizer):
             tokenizer = kind.from_json(content)
             if tokenizer is not None:
@@ -80,6 +80,22 @@ class Tokenizer(ABC):
         raise ValueError(
             f"{path}: a tokenizer of the kind {json.dumps(name)} that is neither npgpt's bytes nor its characters"
         )
+
+
+def normalised(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a tokenizer.json says without what does not change the ids of a text.
+
+    transformers saves the last call's truncation and padding, and a template that adds no tokens.
+    """
+    content = content | {"truncation": None, "padding": None}
+    template = content.get("post_processor")
+    if (
+        isinstance(template, dict)
+        and template.get("type") == "TemplateProcessing"
+        and template.get("special_tokens") == {}
+    ):
+        content["post_processor"] = None
+    return content
 
 
 def id_array(ids: Iterable[int], vocab_size: int) -> np.ndarray:

@@ -33,7 +33,7 @@ class ByteTokenizer(Tokenizer):
         return 256
 
     def encode(self, text: str) -> np.ndarray:
-        return np.frombuffer(to_utf8(text), dtype=np.uint8)
+        return np.frombuffer(to_utf8(text), dtype=np.uint8).astype(np.int32)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return id_array(ids, 256).astype(np.uint8).tobytes()
