@@ -125,7 +125,7 @@ class GPTCase:
         ids = np.array([[0, 3, 3, 1], [2, 0, 4, 3]])  # repeated, so that their gradients must add up
 
         def forward(*arrays: np.ndarray) -> tuple[np.ndarray, tuple]:
-            params = zero_parameters(self.config, arrays[0].dtype.name)
+            params = zero_parameters(self.config, np.result_type(*arrays).name)
             params |= dict(zip(params, arrays, strict=True))
             return gpt_forward(params, ids, self.config, ops, np.random.default_rng(7))
 

@@ -18,7 +18,8 @@ CORE = {"numpy", "numba", "regex"}
 # what each part may import: (outside the standard library, inside npgpt)
 ALLOWED = {
     "layers": ({"numpy"}, {"layers"}),
-    "gradcheck": ({"numpy"}, {"gradcheck"}),
+    # matplotlib for pictures, pytest in the plugin: both only where they are asked for, as a test below holds
+    "gradcheck": ({"numpy", "matplotlib", "pytest"}, {"gradcheck"}),
     "tokenizer": (CORE, {"tokenizer", "files"}),
     "config.py": (set(), set()),
     "files.py": (set(), set()),
@@ -26,7 +27,7 @@ ALLOWED = {
     "ops.py": (CORE, {"layers"}),
     "model.py": (CORE, {"config", "ops", "parameters", "pretrained"}),
     "optim.py": (CORE, {"parameters"}),
-    "generate.py": (CORE, {"model"}),
+    "sampling.py": (CORE, {"model"}),
     "evaluate.py": (CORE, {"model"}),
     "data": (CORE, {"data"}),
     "cases.py": (CORE, {"config", "model", "ops", "parameters"}),
@@ -127,6 +128,19 @@ def test_public_names_are_there_and_lazy():
     subprocess.run([sys.executable, "-c", script], check=True)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         npgpt.nothing  # noqa: B018, the access is the test
+
+
+def test_no_module_hides_a_public_name():
+    """Importing npgpt.x makes x an attribute of npgpt: a module may not bear a public function's name."""
+    assert not set(npgpt.__all__) & {path.stem for path in ROOT.iterdir()}
+
+
+def test_the_checker_needs_numpy_alone():
+    script = (
+        "import sys, npgpt.gradcheck\n"
+        "assert not {'matplotlib', 'pytest', 'torch', 'jax', 'numba', 'npgpt.layers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_help_imports_nothing_heavy():

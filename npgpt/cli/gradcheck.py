@@ -1,4 +1,4 @@
-"""Check backward passes against finite differences: npgpt's own layers and a two-block GPT, or your own pair of
+"""Check backward passes against numerical derivatives: npgpt's own layers and a two-block GPT, or your own pair of
 functions in a module that has make_args() to give the arguments. Exit code 0 only if all pass."""
 
 import argparse
@@ -7,10 +7,13 @@ import json
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from npgpt.gradcheck import Report
+
+LINE = "{:<10} {:<29}{:<14}{:<11} {:<7} {:<9} {}"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -21,69 +24,72 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="a layer of npgpt or gpt (default: all of them), or your own pair: out, cache = FORWARD(*args) and "
         "gradients = BACKWARD(dout, cache), with args = MODULE.make_args()",
     )
-    parser.add_argument("--ops", default="reference", choices=("reference", "fast"), help="(default: reference)")
+    parser.add_argument("--ops", choices=("reference", "fast"), help="of npgpt's layers (default: each that differs)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of arguments and cotangent (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the reports as JSON")
+    parser.add_argument("--html", metavar="FILE", help="write the reports to a page of HTML too")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed} must be at least 0")
-    if args.target and ":" in args.target:
-        checks = check_own(args.target, args.seed)
-        whole = True
-    else:
-        checks = check_layers(args.target, args.ops, args.seed)
-        whole = args.target is not None
-    if not whole and not args.json:
-        print(f"{'check':<29}{'verdict':<14}rel. error, the largest")
-    reports = {}
-    for name, report in checks:
-        reports[name] = report
-        if not args.json:
-            print(f"{name}\n{report}\n" if whole else summary(name, report), flush=True)
-            if not whole and not report:
-                print(report)
-    verdicts = [report.verdict for report in reports.values()]
+    own = bool(args.target and ":" in args.target)
+    checks = check_own(args.target, args.seed) if own else check_layers(args.target, args.ops, args.seed)
+    overview = args.target is None and not args.json
+    if overview:
+        print(LINE.format("ops", "check", "verdict", "rel. error", "bar", "arguments", "the worst"))
+    reports: dict[tuple[str, str], Report] = {}
+    for ops, name, report in checks:
+        reports[ops, name] = report
+        if overview:
+            print(summary(ops, name, report), flush=True)
+        if not args.json and (not overview or not report):
+            print(f"{name}{f' ({ops})' if ops else ''}\n{report}\n", flush=True)
+    passed = [report.verdict for report in reports.values()].count("pass")
     if args.json:
-        checked = {name: json.loads(report.to_json()) for name, report in reports.items()}
-        print(json.dumps({"pass": all(reports.values()), "checks": checked}, indent=2))
-    elif len(verdicts) > 1:
-        print(f"{verdicts.count('pass')} of {len(verdicts)} pass")
-    return 0 if all(reports.values()) else 1
+        checked = [{"ops": ops, "name": name, **json.loads(r.to_json())} for (ops, name), r in reports.items()]
+        print(json.dumps({"pass": passed == len(reports), "checks": checked}, indent=2))
+    elif len(reports) > 1:
+        print(f"{passed} of {len(reports)} pass")
+    if args.html:
+        from npgpt.files import write_text
+
+        write_text(Path(args.html), "<hr>".join(report.to_html() for report in reports.values()))
+    return 0 if passed == len(reports) else 1
 
 
-def summary(name: str, report: "Report") -> str:
+def summary(ops: str, name: str, report: "Report") -> str:
     """Return a line for a whole check: that of its worst argument."""
     worst = max(report.arguments, key=lambda argument: argument.relative_error)
-    return (
-        f"{name:<29}{report.verdict:<14}{report.relative_error:.1e}  "
-        f"{len(report.arguments):>3} arguments, worst {worst.name}"
-    )
+    error, bar = f"{report.relative_error:.1e}", f"{report.error_bar:.0e}"
+    return LINE.format(ops, name, report.verdict, error, bar, len(report.arguments), worst.name)
 
 
-def check_layers(layer: str | None, ops: str, seed: int) -> Iterator[tuple[str, "Report"]]:
-    """Check the cases of one layer, or all."""
+def check_layers(layer: str | None, ops: str | None, seed: int) -> Iterator[tuple[str, str, "Report"]]:
+    """Check the cases of one layer, or all, on each table of ops in which they are other functions."""
     import numpy as np
 
     from npgpt.cases import CASES
     from npgpt.config import nearest
     from npgpt.gradcheck import check_backward
-    from npgpt.ops import get_ops
+    from npgpt.ops import FAST, REFERENCE, get_ops
 
     layers = {case.layer for case in CASES}
     if layer is not None and layer not in layers:
         raise ValueError(f"unknown layer {layer!r}{nearest(layer, sorted(layers))}")
-    table = get_ops(ops)
-    for case in CASES:
-        if layer in (None, case.layer):
-            rng = np.random.default_rng(seed)
-            forward, backward = case.pair(table)
-            report = check_backward(forward, backward, *case.args(rng), rng=rng, names=case.names(table))
-            yield case.name, report
+    names = [ops] if ops else ["reference", "fast"] if vars(FAST) != vars(REFERENCE) else ["reference"]
+    for name in names:
+        table = get_ops(name)
+        for case in CASES:
+            if layer in (None, case.layer):
+                rng = np.random.default_rng(seed)
+                forward, backward = case.pair(table)
+                arguments = case.args(rng)
+                report = check_backward(forward, backward, *arguments, rng=rng, names=case.names(table))
+                yield name, case.name, report
 
 
-def check_own(target: str, seed: int) -> Iterator[tuple[str, "Report"]]:
+def check_own(target: str, seed: int) -> Iterator[tuple[str, str, "Report"]]:
     """Check a user's pair, package.module:forward,backward."""
     import numpy as np
 
@@ -110,15 +116,16 @@ def check_own(target: str, seed: int) -> Iterator[tuple[str, "Report"]]:
     forward, backward, make_args = found
     try:
         args = make_args()
-        args = args if isinstance(args, tuple) else (args,)
+        args = tuple(args) if isinstance(args, tuple | list) else (args,)
         report = check_backward(forward, backward, *args, rng=np.random.default_rng(seed))
     except Exception as error:
-        raise ValueError(f"{target}: {where(error)}") from error
-    yield target, report
+        raise ValueError(f"{target}: {where(error, module.__file__)}") from error
+    yield "", target, report
 
 
-def where(error: Exception) -> str:
-    """Return an error with the line of the user's code that raised it, if it was theirs."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = "" if "npgpt" in frame.filename else f" ({frame.filename}:{frame.lineno})"
+def where(error: Exception, file: str | None = None) -> str:
+    """Return an error with the line that it came from: the last one in the given file, or in any but Python's own."""
+    frames = list(traceback.extract_tb(error.__traceback__))
+    frames = [f for f in frames if f.filename == file or (file is None and not f.filename.startswith("<"))]
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{place}"

@@ -1,11 +1,25 @@
-"""Check a hand-written backward pass against finite differences. NumPy alone; nothing here knows of a GPT.
+"""Check a hand-written backward pass against numerical derivatives. NumPy alone; nothing here knows of a GPT.
 
 >>> report = check_backward(forward, backward, x, weight)   # out, cache = forward(x, weight)
 >>> print(report)                                           # dx, dweight = backward(dout, cache)
 """
 
+from npgpt.gradcheck.adapters import check_autograd_function, check_gradient, check_layer, check_vjp
 from npgpt.gradcheck.check import check_backward
 from npgpt.gradcheck.numeric import numerical_gradient
 from npgpt.gradcheck.report import ArgumentReport, Report, table
+from npgpt.gradcheck.second import check_adjoint, check_float32
 
-__all__ = ["ArgumentReport", "Report", "check_backward", "numerical_gradient", "table"]
+__all__ = [
+    "ArgumentReport",
+    "Report",
+    "check_adjoint",
+    "check_autograd_function",
+    "check_backward",
+    "check_float32",
+    "check_gradient",
+    "check_layer",
+    "check_vjp",
+    "numerical_gradient",
+    "table",
+]

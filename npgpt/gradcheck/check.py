@@ -1,17 +1,24 @@
 """check_backward: hold a backward pass against the numerical gradient of its forward."""
 
-import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.numeric import STEP, numerical_gradient, steps
+from npgpt.gradcheck.contract import check_contract
+from npgpt.gradcheck.elements import Numeric, check_directions, check_elements, sample
+from npgpt.gradcheck.hints import hint, shape_hint
+from npgpt.gradcheck.numeric import EPS, fourth_differences, one_sided
+from npgpt.gradcheck.problem import Leaf, Problem, argument_names
 from npgpt.gradcheck.report import ArgumentReport, Report
+from npgpt.gradcheck.second import Taylor, taylor_test
+from npgpt.gradcheck.tree import is_tree, leaf_at, map_leaves, same_structure
 
-# The largest relative error that passes. In float64 a correct smooth gradient comes out near 1e-11, and a slip in the
-# formula changes it by far more than 1e-7. In float32 the gradient itself is rounded: some hundred times 6e-8.
-TOLERANCE = {"float64": 1e-7, "float32": 1e-5}
+SMALL = 1000  # elements: an array of at most so many is looked at as a whole
+SAMPLED = 64  # elements that are looked at one by one in a larger one, besides its edges
+WIDE = 1e-4  # a relative error bar beyond which a wrong gradient could hide in it
+MANY_KINKS = 0.1  # the share of elements at kinks beyond which the rest proves little
 
 
 def check_backward(
@@ -23,153 +30,302 @@ def check_backward(
     dtype: Any = np.float64,
     tolerance: float | None = None,
     names: Sequence[str] | None = None,
+    mode: str = "auto",
 ) -> Report:
-    """Compare a backward pass with finite differences of its forward under a random cotangent.
+    """Compare a backward pass with numerical derivatives of its forward, each with an error bar of its own.
 
-    forward    `out, cache = forward(*args)`, out an array or a number
-    backward   `gradients = backward(dout, cache)`, one for each argument of forward, or one for each that is checked;
-               None for an argument that has none. A single gradient need not be in a tuple.
-    wrt        the arguments to check, by position or name; by default every array of floats
-    rng        draws the cotangent `dout`; by default seeded with 0
-    dtype      float arguments are converted to it for forward and backward. The differences are taken in float64 in
-               any case, because in float32 they prove nothing
-    tolerance  the largest relative error, by norm over an argument, that passes; by default 1e-7, in float32 1e-5
+    forward    `out, cache = forward(*args)`. out is an array or a number, or a dict, tuple or list of them
+    backward   `gradients = backward(dout, cache)`, dout in the structure of out: one gradient for each argument of
+               forward, or for each that is checked, in the argument's structure; None for an argument that has none.
+               A single gradient need not be in a tuple
+    args       arrays, or dicts, tuples and lists of them. Ids, masks, numbers and None are handed on as they are
+    wrt        the arguments to check, by position or name; by default every one with floats in it
+    rng        draws the cotangent dout, directions and samples; by default seeded with 0
+    dtype      float arguments are converted to it for forward and backward; the derivatives are taken in float64
+    tolerance  none by default: the verdict follows from the error bars. If given, the largest relative error, by norm
+               over an array, that passes
     names      the arguments' names in the report; by default those of forward's signature
+    mode       "elements" looks at every element, "directions" at random directions and a sample, "auto" takes elements
+               for arrays of at most 1000
 
-    The function differentiated is `sum(dout * out)`. Normal random dout, because under ones many gradients are zero
-    whatever the code says: softmax's, and layer norm's.
+    The function differentiated is `sum(dout * out)` with a random normal dout. The verdict is "fail" where an element
+    is further from its numerical derivative than the error bar, where a gradient has the wrong shape or is missing, or
+    where the backward breaks its contract (writes into what it is given, keeps state, is not linear in dout);
+    "inconclusive" where noise, overflow or kinks leave the error bar too wide; else "pass".
 
     Raises ValueError or TypeError for a wrt that names nothing, or a backward whose results are not gradients.
     """
+    if mode not in ("auto", "elements", "directions"):
+        raise ValueError(f"mode={mode!r} is not one of auto, elements, directions")
     rng = np.random.default_rng(0) if rng is None else rng
-    tolerance = TOLERANCE[np.dtype(dtype).name] if tolerance is None else tolerance
-    values = [_convert(arg, dtype) for arg in args]
-    exact = [_convert(value, np.float64) for value in values]
-    names = _names(forward, len(args)) if names is None else list(names)
-    chosen = _chosen(values, wrt, names)
+    single = np.dtype(dtype) == np.float32
+    names = argument_names(forward, len(args)) if names is None else names
+    args = tuple(map_leaves(lambda leaf: _narrow(leaf, dtype), arg) for arg in args)
+    problem = Problem(forward, args, names, wrt, rng)
+    problem.single = problem.single or single
 
-    out, cache = forward(*map(_fresh, values))
-    out = np.asarray(out)
-    dout = np.asarray(rng.standard_normal(out.shape), dtype=out.dtype)
-    gradients = _gradients(backward(dout.copy()[()], cache), len(args), chosen, names)
+    def match(result: Any) -> list[Any]:
+        return _match(result, problem)
 
-    again = np.asarray(forward(*map(_fresh, values))[0])
-    unsteady = "" if np.array_equal(out, again, equal_nan=True) else "two calls of forward differ"
+    def gradients_of(inputs: list[Any], dout: Any) -> list[Any]:
+        trees = match(backward(dout, forward(*inputs)[1]))
+        pairs = zip(problem.chosen, trees, strict=True)
+        flat = {i: list(leaf_at(problem.args[i], tree)) for i, tree in pairs}
+        return [flat[leaf.position][_rank(problem, leaf)] for leaf in problem.leaves]
 
-    magnitude = float(np.sum(np.abs(dout * out)))
+    dout = map_leaves(lambda leaf: np.array(leaf, dtype=dtype)[()] if single else np.array(leaf)[()], problem.dout)
+    gradients = gradients_of(problem.copies(dtype), dout)
+    shapes_right = all(
+        g is not None and np.shape(g) == leaf.x.shape for g, leaf in zip(gradients, problem.leaves, strict=True)
+    )
+
+    contract = check_contract(problem, backward, match) if shapes_right else []
+    contract += _dtype_errors(problem, gradients, single)
+    unsteady = [sentence for sentence in contract if sentence.startswith("two calls of forward differ")]
+    if not math.isfinite(problem.magnitude):
+        unsteady = ["overflow: the forward is infinite or NaN at these arguments"]
+    if unsteady:  # nothing else can be said of it, least of all that the gradient is wrong
+        reports = [_verdictless(leaf, "inconclusive", unsteady[0]) for leaf in problem.leaves]
+        return Report(tuple(reports), tolerance=tolerance)
+
+    problem.prepare(rng)
+    allowances = _allowances(problem, gradients_of, dout, gradients, dtype) if shapes_right else [None] * len(gradients)
     reports = []
-    for position in chosen:
-
-        def f(x: np.ndarray, position: int = position) -> float:
-            inputs = [x.copy() if i == position else _fresh(v) for i, v in enumerate(exact)]
-            return float(np.sum(dout * np.asarray(forward(*inputs)[0])))
-
-        x = exact[position]
-        # Where the function bends sharply the first step is too long, and a right gradient looks wrong by some
-        # 1e-7: an eighth of it divides that error by 8^4. A wrong gradient stays as wrong as it was.
-        for step in (STEP, STEP / 8):
-            numeric = numerical_gradient(f, x, step)
-            # what rounding alone can make of a difference of numbers of this magnitude
-            noise = 4 * np.finfo(np.float64).eps * magnitude * np.linalg.norm(1 / steps(x, step))
-            gradient = gradients[position]
-            report = _compare(names[position], x.shape, gradient, numeric, noise, tolerance, unsteady)
-            if report.verdict == "pass":
-                break
-        reports.append(report)
-    return Report(tuple(reports), tolerance)
+    for leaf, gradient, allowance in zip(problem.leaves, gradients, allowances, strict=True):
+        reports.append(_check_leaf(problem, leaf, gradient, allowance, mode, tolerance, rng))
+    finite = shapes_right and all(np.isfinite(g).all() for g in gradients)
+    taylor = taylor_test(problem, gradients, rng) if finite and not single else Taylor((), "pass")
+    return Report(tuple(reports), tuple(contract), str(taylor) if finite else "", taylor.verdict, tolerance)
 
 
-def _compare(
-    name: str,
-    shape: tuple[int, ...],
-    analytic: Any,
-    numeric: np.ndarray,
-    noise: float,
-    tolerance: float,
-    unsteady: str,
+def _check_leaf(
+    problem: Problem,
+    leaf: Leaf,
+    gradient: Any,
+    allowance: np.ndarray | None,
+    mode: str,
+    tolerance: float | None,
+    rng: np.random.Generator,
 ) -> ArgumentReport:
-    nan, inf = float("nan"), float("inf")
-    if analytic is None:
-        return ArgumentReport(name, shape, "fail", inf, None, nan, nan, "backward returned None")
-    analytic = np.asarray(analytic)
+    shape = leaf.x.shape
+    if gradient is None:
+        return _verdictless(leaf, "fail", "backward returned None")
+    analytic = np.asarray(gradient)
     if analytic.shape != shape:
         reason = f"the gradient's shape {analytic.shape} is not the argument's {shape}"
-        return ArgumentReport(name, shape, "fail", inf, None, nan, nan, reason)
+        return _verdictless(leaf, "fail", reason, shape_hint(analytic, shape))
     if analytic.size == 0:
-        return ArgumentReport(name, shape, "pass", 0.0, None, nan, nan)
-
-    with np.errstate(invalid="ignore", over="ignore"):
-        distance = np.abs(analytic - numeric)
-    # NaN counts as the largest distance: argmax would pass over some of them otherwise
-    flat = int(np.argmax(np.where(np.isnan(distance), np.inf, distance)))
-    index = tuple(int(i) for i in np.unravel_index(flat, shape))
-    error, scale = float(np.linalg.norm(distance)), float(np.linalg.norm(numeric))
-    scale = max(scale, float(np.linalg.norm(analytic)))
-
-    verdict, reason, relative = "pass", "", error / scale if scale > 0 else 0.0
-    if unsteady:
-        verdict, reason = "inconclusive", f"{unsteady}: seed what is random in it"
-    elif not np.isfinite(numeric).all():
-        verdict, reason = "inconclusive", "the forward overflows or gives NaN near these arguments"
-    elif not np.isfinite(analytic).all():
-        verdict, reason = "fail", "the gradient is not finite"
-    elif scale <= noise:
-        relative = 0.0  # zero on both sides, as far as a difference can tell
-    elif not error <= tolerance * scale + noise:
-        verdict, reason = "fail", f"relative error {relative:.1e} at worst element {index}"
-    values = float(analytic[index]), float(numeric[index])
-    return ArgumentReport(name, shape, verdict, relative, index, *values, reason)
+        return ArgumentReport(leaf.name, shape, "pass", 0.0, 0.0, None, math.nan, math.nan)
+    analytic = analytic.astype(np.float64)
+    allowance = np.zeros(shape) if allowance is None else allowance
+    found = Numeric.blank(shape)
+    if mode == "elements" or (mode == "auto" and leaf.x.size <= SMALL):
+        check_elements(problem, leaf, analytic, allowance, np.arange(leaf.x.size), found)
+        if found.kinks.sum() > 1 and not found.wrong.any():
+            # each may be right by itself, and together they claim more than there is: two that tie for a maximum
+            _check_kinks(problem, leaf, analytic, allowance, rng, found)
+    else:
+        chosen = sample(shape, [arg for arg in problem.args if not is_tree(arg)], SAMPLED, rng)
+        check_elements(problem, leaf, analytic, allowance, chosen, found)
+        check_directions(problem, leaf, analytic, allowance, rng, found)
+    return _judge(problem, leaf, analytic, found, tolerance)
 
 
-def _convert(arg: Any, dtype: Any) -> Any:
-    """Convert what can be differentiated; leave ids, masks, numbers, None and everything else as it is."""
-    is_floats = isinstance(arg, np.ndarray | np.floating) and np.issubdtype(arg.dtype, np.floating)
-    return np.array(arg, dtype=dtype, order="K") if is_floats else arg
+def _judge(
+    problem: Problem, leaf: Leaf, analytic: np.ndarray, found: Numeric, tolerance: float | None
+) -> ArgumentReport:
+    """Turn what was found into a verdict."""
+    counted = found.looked_at & ~found.kinks
+    a, n = analytic[counted], found.value[counted]
+    with np.errstate(all="ignore"):
+        distance = np.where(counted, np.abs(analytic - found.value), -1.0)
+    distance = np.where(found.wrong, np.where(np.isnan(distance), np.inf, np.maximum(distance, 0)), distance)
+    distance = np.where(np.isnan(distance), np.inf, distance)
+    flat = int(np.argmax(np.where(found.wrong.any() & ~found.wrong, -1.0, distance)))
+    index = tuple(int(i) for i in np.unravel_index(flat, leaf.x.shape))
+    with np.errstate(all="ignore"):
+        size = float(max(np.linalg.norm(a), np.linalg.norm(n))) if a.size else 0.0
+        error = float(np.linalg.norm(a - n)) if a.size else 0.0
+        bar = float(np.linalg.norm(found.error[counted])) if a.size else 0.0
+    relative = max(error / size, found.mismatch) if size > 0 else 0.0
+    relative_bar = bar / size if size > 0 else 0.0
 
-
-def _fresh(value: Any) -> Any:
-    """Every call gets its own copy, so that a forward that writes into its input cannot mislead the check."""
-    return value.copy() if isinstance(value, np.ndarray) else value
-
-
-def _names(forward: Callable, count: int) -> list[str]:
-    try:
-        parameters = list(inspect.signature(forward).parameters.values())
-    except (TypeError, ValueError):  # some built-in callables have no signature
-        parameters = []
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [parameter.name for parameter in parameters if parameter.kind in kinds]
-    return [names[i] if i < len(names) else f"args[{i}]" for i in range(count)]
-
-
-def _chosen(values: list, wrt: Sequence[int | str] | None, names: Sequence[str]) -> list[int]:
-    floats = [i for i, v in enumerate(values) if isinstance(v, np.ndarray) and v.dtype.kind == "f"]
-    if wrt is None:
-        if not floats:
-            raise ValueError("no argument is an array of floats: there is nothing to differentiate")
-        return floats
-    wrt = [wrt] if isinstance(wrt, int | str) else wrt
-    chosen = []
-    for key in wrt:
-        position = names.index(key) if key in names else key
-        if position not in floats:
-            known = ", ".join(f"{i} ({names[i]})" for i in floats)
-            raise ValueError(f"wrt={key!r} is not an array of floats; those are: {known}")
-        chosen.append(int(position))
-    if not chosen:
-        raise ValueError("wrt is empty: there is nothing to check")
-    return chosen
-
-
-def _gradients(result: Any, count: int, chosen: list[int], names: Sequence[str]) -> dict[int, Any]:
-    """Give each checked argument its gradient, whether backward returned one for each or only for those."""
-    results = list(result) if isinstance(result, tuple | list) else [result]
-    if len(results) == count:
-        return {i: results[i] for i in chosen}
-    if len(results) == len(chosen):
-        return dict(zip(chosen, results, strict=True))
-    wanted = ", ".join(names[i] for i in chosen)
-    raise ValueError(
-        f"backward returned {len(results)} gradients; expected {count}, one for each argument of forward, "
-        f"or {len(chosen)}, for {wanted}"
+    # beside the function itself this would be seen, were it not zero
+    natural = problem.natural(leaf)
+    zero = (size <= bar and bar <= 1e-6 * natural) or size <= 64 * EPS * natural
+    verdict, reason = "pass", ""
+    if found.wrong.any():
+        verdict, reason = "fail", f"{int(found.wrong.sum())} of {int(found.looked_at.sum())} elements are wrong"
+        reason += "".join(f"; {note}" for note in found.notes[:2])
+    elif not np.isfinite(n).all():
+        verdict, reason = "inconclusive", "overflow: the forward is infinite or NaN near these arguments"
+    elif found.kinks.sum() > MANY_KINKS * found.looked_at.sum():
+        verdict, reason = "inconclusive", f"kinks: {int(found.kinks.sum())} of {int(found.looked_at.sum())} elements"
+    elif zero:
+        relative = relative_bar = 0.0
+    elif tolerance is not None:
+        if relative > tolerance:
+            verdict = "fail" if relative - relative_bar > tolerance else "inconclusive"
+            reason = f"relative error {relative:.1e}"
+        elif relative_bar > tolerance:
+            verdict, reason = "inconclusive", "noise: the error bar is wider than the tolerance"
+    elif relative_bar > WIDE or not math.isfinite(relative_bar):
+        verdict, reason = "inconclusive", "noise: the numerical derivative is too uncertain"
+    suggestion = ""
+    if verdict == "fail":
+        suggestion = hint(analytic, np.where(found.kinks, np.nan, found.value), found.wrong, problem.args)
+    return ArgumentReport(
+        leaf.name,
+        leaf.x.shape,
+        verdict,
+        relative,
+        relative_bar,
+        index,
+        float(analytic[index]),
+        float(found.value[index]),
+        reason,
+        suggestion,
+        int(found.looked_at.sum()),
+        leaf.x.size,
+        int(found.kinks.sum()),
+        _escape(leaf, found) if verdict == "pass" else "",
+        "complex step" if problem.complex_safe else "differences",
+        np.abs(analytic - found.value),
     )
+
+
+def _check_kinks(
+    problem: Problem, leaf: Leaf, analytic: np.ndarray, allowance: np.ndarray, rng: np.random.Generator, found: Numeric
+) -> None:
+    """Move all elements at kinks together, along random directions: is the gradient between the slopes?"""
+    for _ in range(8):
+        v = np.where(found.kinks, leaf.scale * rng.standard_normal(leaf.x.shape), 0.0)
+        low, high, error = one_sided(problem.line(leaf, v), 1.0, leaf.noise)
+        claimed = float(np.sum(analytic * v))
+        bar = error + 4 * float(np.linalg.norm(allowance * v)) + 1e-7 * max(abs(low), abs(high))
+        if not low - bar <= claimed <= high + bar and math.isfinite(error):
+            found.notes.append(f"together the kinks claim a slope of {claimed:.6g}, not in {low:.6g} to {high:.6g}")
+            found.wrong |= found.kinks
+            found.kinks[...] = False
+            return
+
+
+def _allowances(
+    problem: Problem, gradients_of: Callable, dout: Any, gradients: list[Any], dtype: Any
+) -> list[np.ndarray]:
+    """Return for each leaf how far rounding may put a right gradient from the exact one, element by element.
+
+    A gradient is a sum over outputs: under random signs of dout its terms do not cancel, and show how large they are.
+    Its own rounding shows in its fourth differences, and what its arguments' rounding does to it in its first.
+    """
+    rng = np.random.default_rng(3)
+    unit = float(np.finfo(np.float32).eps) if problem.single else EPS
+    sizes = [np.array(np.abs(np.asarray(g, dtype=np.float64))) for g in gradients]
+    for _ in range(3):
+        flipped = map_leaves(
+            lambda leaf: np.asarray(leaf * rng.choice([-1.0, 1.0], np.shape(leaf)), np.asarray(leaf).dtype)[()], dout
+        )
+        for size, g in zip(sizes, gradients_of(problem.copies(dtype), flipped), strict=True):
+            np.maximum(size, np.abs(g), out=size)
+    by_number = {leaf.number: leaf for leaf in problem.leaves}
+    directions = {number: rng.choice([-1.0, 1.0], leaf.x.shape) for number, leaf in by_number.items()}
+
+    def moved(step: float) -> list[np.ndarray]:
+        """Return the gradients with every argument a little to the side, by step times its own size."""
+        numbers = iter(range(10**9))
+
+        def move(leaf: Any) -> Any:
+            number = next(numbers)
+            if number in by_number:
+                return np.array(leaf * (1 + step * directions[number]), dtype=dtype)
+            return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+
+        with np.errstate(all="ignore"):
+            found = gradients_of([map_leaves(move, arg) for arg in problem.args], dout)
+        return [np.asarray(g, dtype=np.float64) for g in found]
+
+    # close by, and far enough that the rounding of a number near 1 shows in what it leaves when 1 is taken away
+    near, far = ([moved(k * step) for k in range(-4, 5)] for step in (64 * unit, 2.0**-22))
+    limit = 1e-12 if not problem.single else 100 * unit
+    found = []
+    for i, (size, g) in enumerate(zip(sizes, gradients, strict=True)):
+        with np.errstate(all="ignore"):
+            noise = np.maximum(*(fourth_differences([values[i] for values in at]) for at in (near, far)))
+            move = np.abs(near[5][i] - np.asarray(g, dtype=np.float64)) / 16
+        # what is a good part of the gradient itself is no rounding: it has jumped over a kink
+        if problem.precise:
+            # double precision loses some last places of the largest number at hand, and not half of its digits
+            noise = np.minimum(noise, 100 * EPS * (float(np.max(size, initial=0.0)) + problem.largest_dout))
+        whole = np.abs(np.asarray(g, dtype=np.float64)) + size
+        noise = np.where(np.isfinite(noise) & (noise <= 1e-3 * whole), noise, 0.0)
+        move = np.where(np.isfinite(move) & (move <= 1e-3 * whole), move, 0.0)
+        largest = float(np.max(size, initial=0.0))
+        floor = (1e-15 if not problem.single else unit) * largest + 16 * EPS * problem.natural(problem.leaves[i])
+        found.append(limit * size + 20 * noise + 8 * move + floor)
+    return found
+
+
+def _narrow(leaf: Any, dtype: Any) -> Any:
+    """Round floats to dtype, so that the derivatives in float64 are taken at the very same numbers."""
+    is_floats = isinstance(leaf, np.ndarray | np.floating) and np.issubdtype(leaf.dtype, np.floating)
+    return np.array(leaf, dtype=dtype, order="K") if is_floats else leaf
+
+
+def _rank(problem: Problem, leaf: Leaf) -> int:
+    """Return the leaf's place among all leaves of its argument, those that are not floats included."""
+    first = next(n for n, (i, _, _) in enumerate(problem._all_leaves()) if i == leaf.position)
+    return leaf.number - first
+
+
+def _escape(leaf: Leaf, found: Numeric) -> str:
+    """Say what could have escaped where not every element was looked at."""
+    looked = int(found.looked_at.sum())
+    if looked == leaf.x.size:
+        return ""
+    # if a share s of the elements were wrong, none of n random ones would be with probability (1 - s)^n
+    share = 1 - 0.05 ** (1 / max(looked, 1))
+    return (
+        f"{looked} of {leaf.x.size} elements looked at, and {found.directions} directions through all: at 95%, at most "
+        f"{share:.1%} of the elements are wrong, and together by at most {found.blind:.0e} of the gradient's norm"
+    )
+
+
+def _verdictless(leaf: Leaf, verdict: str, reason: str, suggestion: str = "") -> ArgumentReport:
+    bad = math.inf if verdict == "fail" else math.nan
+    return ArgumentReport(leaf.name, leaf.x.shape, verdict, bad, 0.0, None, math.nan, math.nan, reason, suggestion)
+
+
+def _dtype_errors(problem: Problem, gradients: list[Any], single: bool) -> list[str]:
+    errors = []
+    for leaf, gradient in zip(problem.leaves, gradients, strict=True):
+        if gradient is None:
+            continue
+        kind = np.asarray(gradient).dtype
+        least = np.dtype(np.float32 if problem.single or single else np.float64)
+        if kind.kind != "f":
+            errors.append(f"the gradient of {leaf.name} is {kind}, not floats")
+        elif kind.itemsize < least.itemsize:
+            errors.append(f"the gradient of {leaf.name} is {kind}, where argument and output are {least}")
+    return errors
+
+
+def _match(result: Any, problem: Problem) -> list[Any]:
+    """Return one gradient tree for each checked argument, whether backward returned one for each or only for those."""
+    chosen, names, args = problem.chosen, problem.names, problem.args
+    if len(chosen) == 1 and is_tree(args[chosen[0]]) and same_structure(args[chosen[0]], result) and result is not None:
+        return [result]
+    results = list(result) if isinstance(result, tuple | list) else [result]
+    if len(results) == len(args):
+        found = [results[i] for i in chosen]
+    elif len(results) == len(chosen):
+        found = results
+    else:
+        wanted = ", ".join(names[i] for i in chosen)
+        raise ValueError(
+            f"backward returned {len(results)} gradients; expected {len(args)}, one for each argument of forward, "
+            f"or {len(chosen)}, for {wanted}"
+        )
+    for position, gradient in zip(chosen, found, strict=True):
+        if not same_structure(args[position], gradient):
+            raise ValueError(f"the gradient of {names[position]} does not have the structure of its argument")
+    return found

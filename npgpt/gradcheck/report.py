@@ -2,28 +2,50 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
 class ArgumentReport:
     """The verdict on the gradient of one argument, with its worst element.
 
-    relative_error  |analytic - numeric| / max(|analytic|, |numeric|), by Euclidean norm over the argument;
-                    0 where both are zero within the rounding error of the difference
+    relative_error  |analytic - numeric| / max(|analytic|, |numeric|), by Euclidean norm over what was looked at;
+                    0 where both are zero within the error bar
+    error_bar       how far numeric itself may be off, on the same scale
     index           the element where the two differ most, with its two values
     reason          why, unless the verdict is "pass"
+    hint            the slip that the pattern of a wrong gradient suggests
+    checked, size   how many elements were looked at one by one, of how many
+    kinks           how many of them were set aside, because the slopes of the two sides differ there
+    escape          what could have escaped, where not every element was looked at
+    method          "complex step" or "differences"
     """
 
     name: str
     shape: tuple[int, ...]
     verdict: str
     relative_error: float
+    error_bar: float
     index: tuple[int, ...] | None
     analytic: float
     numeric: float
     reason: str = ""
+    hint: str = ""
+    checked: int = 0
+    size: int = 0
+    kinks: int = 0
+    escape: str = ""
+    method: str = ""
+    difference: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def ratio(self) -> float:
+        """Return analytic / numeric at the worst element."""
+        with np.errstate(all="ignore"):
+            return float(np.float64(self.analytic) / np.float64(self.numeric))
 
     def row(self) -> tuple[str, ...]:
         """Return the cells of its line in the table."""
@@ -33,49 +55,109 @@ class ArgumentReport:
             "x".join(map(str, self.shape)) or "scalar",
             self.verdict,
             f"{self.relative_error:.1e}",
+            f"{self.error_bar:.0e}",
             at,
             f"{self.analytic:.9g}",
             f"{self.numeric:.9g}",
+            f"{self.ratio:.6g}",
         )
 
+    def remarks(self) -> list[str]:
+        """Return what is to be said besides its line: reason, hint, kinks, and what could have escaped."""
+        found = []
+        if self.reason:
+            found.append(f"{self.verdict}: {self.reason}")
+        if self.hint:
+            found.append(f"hint: {self.hint}")
+        if self.kinks:
+            found.append(f"{self.kinks} of {self.checked} elements set aside: they are at a kink")
+        if self.escape:
+            found.append(self.escape)
+        return [f"{self.name}: {remark}" for remark in found]
 
-HEADER = ("argument", "shape", "verdict", "rel. error", "worst at", "analytic", "numeric")
+    def to_dict(self) -> dict[str, Any]:
+        names = [name for name in self.__dataclass_fields__ if name != "difference"]
+        return {name: getattr(self, name) for name in names} | {"ratio": self.ratio}
+
+
+HEADER = ("argument", "shape", "verdict", "rel. error", "bar", "worst at", "analytic", "numeric", "ratio")
 
 
 @dataclass(frozen=True)
 class Report:
-    """The verdicts on all arguments. True only if every one passed; `str` is the table."""
+    """The verdicts on all arguments, and on the contract. True only if all passed; `str` is the table.
+
+    contract  what the backward does not keep to, a sentence each; such a backward fails
+    taylor    the second opinion: how fast the remainder of a Taylor expansion falls, and its verdict
+    """
 
     arguments: tuple[ArgumentReport, ...]
-    tolerance: float
+    contract: tuple[str, ...] = ()
+    taylor: str = ""
+    taylor_verdict: str = "pass"
+    tolerance: float | None = None
 
     @property
     def verdict(self) -> str:
-        """Return "fail" if any argument fails, else "inconclusive" if any is, else "pass"."""
+        """Return "fail" if anything fails, else "inconclusive" if anything is, else "pass"."""
         verdicts = {argument.verdict for argument in self.arguments}
-        return next((v for v in ("fail", "inconclusive") if v in verdicts), "pass")
+        if self.contract or "fail" in verdicts:
+            return "fail"
+        return "inconclusive" if verdicts != {"pass"} else "pass"
 
     @property
     def relative_error(self) -> float:
         """Return the largest relative error of an argument."""
         return max(argument.relative_error for argument in self.arguments)
 
+    @property
+    def error_bar(self) -> float:
+        """Return the widest error bar of an argument."""
+        return max(argument.error_bar for argument in self.arguments)
+
     def __bool__(self) -> bool:
         return self.verdict == "pass"
 
     def __str__(self) -> str:
-        lines = [table(HEADER, [argument.row() for argument in self.arguments])]
-        lines += [f"{a.name}: {a.verdict}: {a.reason}" for a in self.arguments if a.reason]
-        lines.append(f"{self.verdict} (relative error at most {self.tolerance:g} allowed)")
-        return "\n".join(lines)
+        lines = [table(HEADER, [argument.row() for argument in self.arguments]), *self.remarks()]
+        allowed = "" if self.tolerance is None else f" (relative error at most {self.tolerance:g} allowed)"
+        return "\n".join([*lines, f"{self.verdict}{allowed}"])
+
+    def remarks(self) -> list[str]:
+        """Return the lines below the table."""
+        found = [remark for argument in self.arguments for remark in argument.remarks()]
+        found += [f"contract: {sentence}" for sentence in self.contract]
+        if self.taylor and (self.taylor_verdict != "pass" or self.verdict != "pass"):
+            found.append(f"Taylor test: {self.taylor_verdict}: {self.taylor}")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
-        arguments = [asdict(argument) for argument in self.arguments]
-        return {"verdict": self.verdict, "tolerance": self.tolerance, "arguments": arguments}
+        return {
+            "verdict": self.verdict,
+            "tolerance": self.tolerance,
+            "contract": list(self.contract),
+            "taylor": {"verdict": self.taylor_verdict, "text": self.taylor},
+            "arguments": [argument.to_dict() for argument in self.arguments],
+        }
 
     def to_json(self) -> str:
         """Return the report as JSON; numbers that are not finite are null."""
         return json.dumps(_finite(self.to_dict()))
+
+    def to_html(self) -> str:
+        """Return the report as a page of HTML that stands by itself, with a picture of each wrong gradient."""
+        from npgpt.gradcheck.html import page
+
+        return page(self)
+
+    def plot(self, argument: str | None = None) -> Any:
+        """Return a matplotlib figure of |analytic - numeric| over the array, so that a wrong stripe or corner is seen.
+
+        argument  its name; by default the one that is most wrong. Needs the extra `plot`.
+        """
+        from npgpt.gradcheck.html import figure
+
+        return figure(self, argument)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -21,7 +21,7 @@ def layernorm_forward(
     xhat = centred * rstd
     out = xhat * weight
     if bias is not None:
-        out += bias
+        out = out + bias
     return out, (xhat, rstd, weight, bias is not None)
 
 

@@ -13,7 +13,7 @@ def linear_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -
     """
     out = x @ weight
     if bias is not None:
-        out += bias
+        out = out + bias
     return out, (x, weight, bias is not None)
 
 

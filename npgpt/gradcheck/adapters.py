@@ -1,0 +1,179 @@
+"""One-line checks for code that is not a pair of functions: layer objects, scalar functions, PyTorch and JAX.
+
+Neither library is imported here: a function's own tensors lead to it, and everything passes through NumPy arrays.
+"""
+
+import copy
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from npgpt.gradcheck.check import check_backward
+from npgpt.gradcheck.report import Report
+from npgpt.gradcheck.tree import leaves, map_leaves
+
+
+def check_layer(
+    layer: Any,
+    *inputs: Any,
+    params: Mapping[str, np.ndarray] | None = None,
+    grads: Callable[[Any], Mapping[str, np.ndarray]] | None = None,
+    accumulates: bool = False,
+    **options: Any,
+) -> Report:
+    """Check an object with `out = layer.forward(*inputs)` and `dinputs = layer.backward(dout)`, its cache inside.
+
+    params       {name: array}, the layer's own arrays; by default `layer.params` if it is a dict, else every attribute
+                 that is an array of floats and whose gradient is there after backward, as `dname`, `grad_name` or
+                 `layer.grads[name]`
+    grads        a function from the layer to {name: gradient} after backward, where the names do not tell
+    accumulates  whether backward adds to the gradients that are there, as in PyTorch, or overwrites them. Which of the
+                 two it does is checked
+    options      those of check_backward
+
+    A copy of the layer is checked; the given one is left as it is.
+    """
+    layer = copy.deepcopy(layer)
+    found = _params(layer, inputs) if params is None else dict(params)
+    read = grads or (lambda other: {name: _gradient(other, name) for name in found})
+
+    def forward(*args: Any) -> tuple[Any, Any]:
+        fresh = copy.deepcopy(layer)
+        for name, value in zip(found, args[len(inputs) :], strict=True):
+            _set(fresh, name, value)
+        return fresh.forward(*args[: len(inputs)]), fresh
+
+    def backward(dout: Any, cache: Any) -> tuple[Any, ...]:
+        fresh = copy.deepcopy(cache)
+        dinputs = fresh.backward(dout)
+        dinputs = dinputs if isinstance(dinputs, tuple) else (dinputs,)
+        return (*dinputs, *(np.array(read(fresh)[name]) for name in found))
+
+    names = [f"input {i}" if len(inputs) > 1 else "input" for i in range(len(inputs))]
+    report = check_backward(forward, backward, *inputs, *found.values(), names=[*names, *found], **options)
+    broken = _accumulation(layer, inputs, list(found), read, accumulates)
+    if not broken:
+        return report
+    return Report(report.arguments, (*report.contract, broken), report.taylor, report.taylor_verdict, report.tolerance)
+
+
+def check_gradient(f: Callable, gradient: Callable, x: np.ndarray, *args: Any, **options: Any) -> Report:
+    """Check `gradient(x, *args)` of a scalar function `f(x, *args)`, in the style of scipy.optimize.
+
+    options  those of check_backward
+    """
+    # a closure, because args may be of any kind and are not differentiated
+    return check_backward(
+        lambda x: (f(x, *args), x), lambda dout, x: dout * np.asarray(gradient(x, *args)), x, **options
+    )
+
+
+def check_vjp(vjp: Callable, *args: Any, **options: Any) -> Report:
+    """Check a function that returns an output and its pullback: `out, pull = vjp(*args)`, `gradients = pull(dout)`.
+
+    For a JAX function f with a custom_vjp: `check_vjp(lambda *args: jax.vjp(f, *args), *args)`. To be of use, JAX needs
+    `jax_enable_x64`; in float32 give `dtype=np.float32`. Arrays go in and out as NumPy's.
+    """
+
+    def forward(*arrays: Any) -> tuple[Any, Any]:
+        out, pull = vjp(*arrays)
+        return _to_numpy(out), pull
+
+    return check_backward(forward, lambda dout, pull: _to_numpy(pull(dout)), *args, **_named(options, len(args)))
+
+
+def check_autograd_function(function: Any, *args: Any, **options: Any) -> Report:
+    """Check a torch.autograd.Function: `function.apply(*args)` forward, and its own backward, in float64.
+
+    args are NumPy arrays, and whatever else apply takes. PyTorch is the one that the function's module has imported.
+    """
+    torch = sys.modules[function.__mro__[-2].__module__.split(".")[0]]
+    apply = function.apply
+
+    def forward(*arrays: Any) -> tuple[Any, Any]:
+        def enter(leaf: Any) -> Any:
+            if not isinstance(leaf, np.ndarray | np.floating):
+                return leaf
+            tensor = torch.tensor(np.array(leaf))
+            return tensor.requires_grad_() if tensor.is_floating_point() else tensor
+
+        tensors = [map_leaves(enter, array) for array in arrays]
+        out = apply(*tensors)
+        return _to_numpy(out), (out, tensors)
+
+    def backward(dout: Any, cache: Any) -> list[Any]:
+        out, tensors = cache
+        outs = [leaf for _, leaf in leaves(out)]
+        douts = [torch.as_tensor(np.array(leaf)) for _, leaf in leaves(dout)]
+        inputs = [t if torch.is_tensor(t) and t.requires_grad else None for t in tensors]
+        wanted = [t for t in inputs if t is not None]
+        found = iter(torch.autograd.grad(outs, wanted, douts, retain_graph=True, allow_unused=True))
+        return [None if t is None else _to_numpy(next(found)) for t in inputs]
+
+    return check_backward(forward, backward, *args, **_named(options, len(args)))
+
+
+def _named(options: dict[str, Any], count: int) -> dict[str, Any]:
+    return {"names": [f"args[{i}]" for i in range(count)]} | options
+
+
+def _to_numpy(tree: Any) -> Any:
+    def leave(leaf: Any) -> Any:
+        if leaf is None or isinstance(leaf, np.ndarray | np.number | float | int):
+            return leaf
+        return np.array(leaf.detach() if hasattr(leaf, "detach") else leaf)
+
+    return map_leaves(leave, tree)
+
+
+def _params(layer: Any, inputs: tuple) -> dict[str, np.ndarray]:
+    """Find the layer's parameters: run it once, and see for which of its arrays there is a gradient."""
+    own = getattr(layer, "params", None)
+    if isinstance(own, dict):
+        return dict(own)
+    trial = copy.deepcopy(layer)
+    out = trial.forward(*inputs)
+    trial.backward(map_leaves(lambda leaf: np.ones_like(leaf, dtype=np.float64)[()], out))
+    arrays = {k: v for k, v in vars(layer).items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
+    return {name: value for name, value in arrays.items() if _gradient(trial, name) is not None}
+
+
+def _gradient(layer: Any, name: str) -> Any:
+    grads = getattr(layer, "grads", None)
+    if isinstance(grads, dict):
+        return grads.get(name, grads.get(f"d{name}"))
+    for other in (f"d{name}", f"grad_{name}", f"{name}_grad"):
+        if isinstance(getattr(layer, other, None), np.ndarray):
+            return getattr(layer, other)
+    return None
+
+
+def _set(layer: Any, name: str, value: np.ndarray) -> None:
+    own = getattr(layer, "params", None)
+    if isinstance(own, dict) and name in own:
+        own[name] = value
+    else:
+        setattr(layer, name, value)
+
+
+def _accumulation(layer: Any, inputs: tuple, names: list[str], read: Callable, accumulates: bool) -> str:
+    """Run forward and backward twice on one object, and see whether the gradients have doubled."""
+    if not names:
+        return ""
+    trial = copy.deepcopy(layer)
+    rng = np.random.default_rng(0)
+    dout = None
+    seen = []
+    for _ in range(2):
+        out = trial.forward(*inputs)
+        dout = map_leaves(lambda leaf: rng.standard_normal(np.shape(leaf)), out) if dout is None else dout
+        trial.backward(dout)
+        seen.append({name: np.array(read(trial)[name]) for name in names})
+    wanted, verb = (2.0, "add to") if accumulates else (1.0, "overwrite")
+    for name in names:
+        first, second = seen[0][name], seen[1][name]
+        if not np.allclose(second, wanted * first, rtol=1e-6, atol=1e-12 * float(np.max(np.abs(first), initial=0))):
+            return f"a second backward does not {verb} the gradient of {name}"
+    return ""

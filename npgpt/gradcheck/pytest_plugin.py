@@ -1,0 +1,51 @@
+"""The pytest plugin: the fixture `gradcheck`, and the marker that sets its options.
+
+    @pytest.mark.gradcheck(seed=3)
+    def test_my_layer(gradcheck):
+        gradcheck(forward, backward, x, weight)
+
+A check that does not pass fails the test, with the report as the failure's text. It comes with npgpt; nothing is
+imported before a test asks for it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "gradcheck(seed=0, **options): options of the fixture gradcheck, those of npgpt.check_backward"
+    )
+
+
+@pytest.fixture
+def gradcheck(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Return npgpt.check_backward, made to fail the test unless the check passes; it returns the report.
+
+    `gradcheck.layer`, `gradcheck.gradient`, `gradcheck.vjp` and `gradcheck.autograd_function` do the same for the other
+    checks of npgpt.gradcheck.
+    """
+    import numpy as np
+
+    from npgpt import gradcheck as library
+
+    marker = request.node.get_closest_marker("gradcheck")
+    marked = dict(marker.kwargs) if marker else {}
+    seed = marked.pop("seed", 0)
+
+    def passing(check: Callable) -> Callable:
+        def run(*args: Any, **options: Any) -> Any:
+            __tracebackhide__ = True
+            report = check(*args, **({"rng": np.random.default_rng(seed)} | marked | options))
+            if not report:
+                pytest.fail(str(report), pytrace=False)
+            return report
+
+        return run
+
+    checked = passing(library.check_backward)
+    for name in ("layer", "gradient", "vjp", "autograd_function"):
+        setattr(checked, name, passing(getattr(library, f"check_{name}")))
+    return checked

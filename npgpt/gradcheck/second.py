@@ -1,0 +1,123 @@
+"""Second opinions without a step size: the Taylor test, the adjoint test, and float32 code against float64."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from npgpt.gradcheck.numeric import EPS
+from npgpt.gradcheck.problem import Problem
+from npgpt.gradcheck.tree import leaves, map_leaves
+
+
+@dataclass(frozen=True)
+class Taylor:
+    """How fast the remainder `f(x + h v) - f(x) - h <gradient, v>` falls as h is halved: like h^slope.
+
+    slopes   2 for a right gradient, 1 for a wrong one; none where all remainders are rounding
+    verdict  "pass", "fail", or "inconclusive" where the slopes are neither
+    """
+
+    slopes: tuple[float, ...]
+    verdict: str
+
+    def __str__(self) -> str:
+        if not self.slopes:
+            return "the function is a straight line along a random direction, and the gradient is its slope"
+        return "remainders fall with slopes " + " ".join(f"{slope:.2f}" for slope in self.slopes)
+
+
+def taylor_test(problem: Problem, gradients: list[np.ndarray], rng: np.random.Generator) -> Taylor:
+    """Move all checked arguments at once along a random direction, in ever smaller steps.
+
+    Source: Farrell et al., "Automated derivation of the adjoint of high-level transient finite element programs",
+    SIAM J. Sci. Comput. 35 (2013), section 6: the convergence of the Taylor remainder.
+    """
+    slopes: list[float] = []
+    for leaf, gradient in zip(problem.leaves, gradients, strict=True):
+        if leaf.x.size == 0:
+            continue
+        direction = leaf.scale * rng.standard_normal(leaf.x.shape)
+        line, slope = problem.line(leaf, direction), float(np.sum(gradient * direction))
+        found = _slopes(line, slope, leaf.noise)
+        # the worst leaf speaks for all
+        if found and (not slopes or np.median(found) < np.median(slopes)):
+            slopes = found
+    middle = float(np.median(slopes)) if slopes else 2.0
+    verdict = "pass" if middle > 1.7 else "fail" if abs(middle - 1) < 0.1 and len(slopes) >= 3 else "inconclusive"
+    return Taylor(tuple(slopes), verdict)
+
+
+def _slopes(line: Callable, slope: float, noise: float) -> list[float]:
+    start = line(0.0)
+    floor = 30 * (noise + EPS * float(np.max(np.abs(start), initial=0.0)))
+    remainders = []
+    for k in range(8, 20):
+        h = 2.0**-k
+        with np.errstate(all="ignore"):
+            remainder = abs(float(np.sum(line(h) - start)) - h * slope)
+        if not math.isfinite(remainder) or remainder <= floor + 30 * EPS * abs(h * slope):
+            break
+        remainders.append(remainder)
+    found = [math.log2(a / b) for a, b in itertools.pairwise(remainders)]
+    return found[-4:]
+
+
+def check_adjoint(
+    forward: Callable[[Any], Any], adjoint: Callable[[Any], Any], x: np.ndarray, rng: np.random.Generator | None = None
+) -> float:
+    """Return the relative error of `<forward(v), w> = <v, adjoint(w)>` for a linear function and its adjoint.
+
+    forward, adjoint  functions of one array; the adjoint is the backward of a linear layer
+    x                 gives the shape and dtype of v
+    returns           |left - right| / (|forward(v)| |w|): some 1e-16 for a right adjoint in float64, else of order 1
+
+    Source: Claerbout, "Earth Soundings Analysis" (1992), the dot-product test.
+    """
+    rng = np.random.default_rng(0) if rng is None else rng
+    v = rng.standard_normal(np.shape(x))
+    out = np.asarray(forward(v))
+    w = rng.standard_normal(out.shape)
+    left, right = float(np.sum(out * w)), float(np.sum(v * np.asarray(adjoint(w))))
+    scale = float(np.linalg.norm(out) * np.linalg.norm(w))
+    return abs(left - right) / scale if scale else abs(left - right)
+
+
+def check_float32(
+    forward: Callable,
+    backward: Callable,
+    *args: Any,
+    reference: tuple[Callable, Callable] | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Return how far float32 results are from float64: for out and each gradient the relative error by norm.
+
+    reference  another pair that is the truth in float64; by default the same one
+
+    Good float32 code is within some tens of 6e-8. More says that it loses digits, and where.
+    """
+    rng = np.random.default_rng(seed)
+    true_forward, true_backward = reference or (forward, backward)
+    single = [map_leaves(lambda leaf: _cast(leaf, np.float32), arg) for arg in args]
+    double = [map_leaves(lambda leaf: _cast(leaf, np.float64), arg) for arg in single]
+    out, cache = forward(*single)
+    true_out, true_cache = true_forward(*double)
+    dout = map_leaves(lambda leaf: np.asarray(rng.standard_normal(np.shape(leaf)), np.float32)[()], out)
+    grads = backward(dout, cache)
+    true_grads = true_backward(map_leaves(lambda leaf: np.asarray(leaf, np.float64)[()], dout), true_cache)
+    found = {}
+    for name, got, want in (("out", out, true_out), ("gradients", grads, true_grads)):
+        for (leaf_name, a), (_, b) in zip(leaves(got, name), leaves(want, name), strict=True):
+            if a is not None:
+                norm = float(np.linalg.norm(np.asarray(b)))
+                error = float(np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b)))
+                found[leaf_name] = error / norm if norm else error
+    return found
+
+
+def _cast(leaf: Any, dtype: Any) -> Any:
+    is_floats = isinstance(leaf, np.ndarray | np.floating) and np.issubdtype(leaf.dtype, np.floating)
+    return np.asarray(leaf, dtype) if is_floats else leaf
