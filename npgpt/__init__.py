@@ -7,10 +7,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from npgpt.config import GPTConfig, TrainConfig
-    from npgpt.generate import generate
     from npgpt.gradcheck import check_backward, numerical_gradient
     from npgpt.model import GPT
     from npgpt.optim import AdamW
+    from npgpt.sampling import generate
     from npgpt.tokenizer import Tokenizer
 
 _HOME = {
@@ -20,7 +20,7 @@ _HOME = {
     "Tokenizer": "npgpt.tokenizer",
     "TrainConfig": "npgpt.config",
     "check_backward": "npgpt.gradcheck",
-    "generate": "npgpt.generate",
+    "generate": "npgpt.sampling",
     "numerical_gradient": "npgpt.gradcheck",
 }
 

@@ -7,19 +7,29 @@ metrics.jsonl                a line a step, and a line an evaluation
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from npgpt.files import write_text
+from npgpt.files import write_atomically
 from npgpt.model import GPT
 from npgpt.optim import AdamW
 from npgpt.parameters import Parameters
 from npgpt.pretrained import load_model, read_tensors, save_tensors
 
 STATE = "training_state.safetensors"
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "train.json", "metrics.jsonl", STATE)
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "train.json",
+    "metrics.jsonl",
+    STATE,
+)
 
 
 def refuse_existing(folder: Path) -> None:
@@ -29,6 +39,16 @@ def refuse_existing(folder: Path) -> None:
     for name in FILES:
         if (folder / name).exists():
             raise ValueError(f"{folder} already holds a run ({name}): go on with --resume, or choose another --out")
+
+
+def remove_unstarted(folder: Path) -> None:
+    """Remove what a run that never got as far as its first training state has left in its folder."""
+    if (folder / STATE).exists() or not folder.is_dir():
+        return
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def save_state(folder: Path, model: GPT, optimizer: AdamW, progress: dict[str, Any]) -> None:
@@ -48,30 +68,39 @@ def load_state(folder: Path, model: GPT, optimizer: AdamW | None = None) -> dict
     """
     path = folder / STATE
     tensors, metadata = read_tensors(path)
+    progress = _progress(path, metadata)
     for prefix, flat in _buffers(model, optimizer).items():
         for name, view in Parameters(model.params.shapes, flat).items():
             tensor = tensors.get(prefix + name)
             if tensor is None or tensor.shape != view.shape or tensor.dtype != view.dtype:
                 raise ValueError(f"{path}: {prefix}{name} is missing, or not {view.shape} of {view.dtype}")
             view[...] = tensor
+    if optimizer is not None:
+        optimizer.steps = progress["optimizer_steps"]
+    return progress
+
+
+def _progress(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """Read how far the run had come, and believe no number that cannot be."""
     try:
         progress = json.loads(metadata["progress"])
-        steps = int(progress["optimizer_steps"])
-        progress = {
-            "step": int(progress["step"]),
-            "best_step": int(progress["best_step"]),
-        } | progress
+        counts = [progress[name] for name in ("step", "best_step", "optimizer_steps")]
+        best = progress["best_val_loss"]
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path}: it does not say at which step the run stopped") from None
-    if optimizer is not None:
-        optimizer.steps = steps
+        counts, best = [None], None
+    if not all(type(count) is int and count >= 0 for count in counts) or not (
+        best is None or (type(best) is float and math.isfinite(best))
+    ):
+        raise ValueError(f"{path}: it does not say at which step the run stopped")
     return progress
 
 
 def load_last(folder: Path, dtype: str = "float32") -> GPT:
     """Return the model of the last saved step; `GPT.from_pretrained` returns the best."""
-    state_dtype = read_tensors(folder / STATE)[0]["wte.weight"].dtype.name
-    model = load_model(folder, state_dtype, "fast")
+    tensors, _ = read_tensors(folder / STATE)
+    if "wte.weight" not in tensors:
+        raise ValueError(f"{folder / STATE}: wte.weight is missing")
+    model = load_model(folder, tensors["wte.weight"].dtype.name, "fast")
     load_state(folder, model)
     return GPT(model.config, params=Parameters(model.params.shapes, model.params.flat.astype(dtype)))
 
@@ -83,18 +112,23 @@ def append_metrics(folder: Path, record: dict[str, Any]) -> None:
 
 
 def cut_metrics(folder: Path, step: int) -> None:
-    """Drop the lines after step, and a line that is not whole: the run goes on from there and writes them anew."""
+    """Drop what a resumed run writes anew: the lines after step, and the last evaluation.
+
+    A line that is not whole, because writing it was cut short, goes too.
+    """
     path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if _step(line) <= step]
-    write_text(path, "".join(f"{line}\n" for line in kept))
+    content = path.read_bytes() if path.exists() else b""
+    kept = b"".join(line + b"\n" for line in content.splitlines() if _is_before(line, step))
+    if kept != content:
+        write_atomically(path, lambda part: part.write_bytes(kept))
 
 
-def _step(line: str) -> float:
+def _is_before(line: bytes, step: int) -> bool:
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        record = json.loads(line)
+        return record["step"] <= step and not record.get("whole")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _buffers(model: GPT, optimizer: AdamW | None) -> dict[str, np.ndarray]:

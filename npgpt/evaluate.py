@@ -1,5 +1,6 @@
 """How well a model predicts a text: over all of it, or over a few batches."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -51,6 +52,8 @@ def whole_loss(model: GPT, ids: np.ndarray) -> float:
     total = 0.0
     for inputs, targets in windows(ids, T, max(1, tokens // T)):
         total += model.loss(inputs, targets) * targets.size
+    if not math.isfinite(total):
+        raise ValueError(f"the loss is {total}: the model's weights are damaged, or training went astray")
     return total / (len(ids) - 1)
 
 

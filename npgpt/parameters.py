@@ -82,7 +82,10 @@ def parameter_shapes(config: GPTConfig) -> Shapes:
 def zero_parameters(config: GPTConfig, dtype: str = "float32") -> Parameters:
     """Return the model's parameters, all zero."""
     shapes = parameter_shapes(config)
-    return Parameters(shapes, np.zeros(sum(map(math.prod, shapes.values())), dtype))
+    size = sum(map(math.prod, shapes.values()))
+    if size > np.iinfo(np.intp).max // 16:  # NumPy's own words for it do not speak of memory
+        raise MemoryError(f"{size:,} parameters")
+    return Parameters(shapes, np.zeros(size, dtype))
 
 
 def init_parameters(config: GPTConfig, seed: int = 0, dtype: str = "float32") -> Parameters:

@@ -34,9 +34,6 @@ UNSUPPORTED = {
     "add_cross_attention": False,
 }
 
-# `gelu_pytorch_tanh` is what newer files call gelu_new
-ACTIVATION_ALIASES = {"gelu_pytorch_tanh": "gelu_new"}
-
 
 def save_model(model: GPT, folder: Path) -> None:
     """Write the model's three files into folder, each whole or not at all."""
@@ -80,8 +77,8 @@ def read_config(path: Path) -> GPTConfig:
     for key, value in UNSUPPORTED.items():
         if content.get(key, value) != value:
             raise ValueError(f"{path}: {key}={content[key]!r} is not supported, only {value!r}")
-    activation = content.get("activation_function", "gelu_new")
-    content["activation_function"] = ACTIVATION_ALIASES.get(activation, activation)
+    if content.get("activation_function") == "gelu_pytorch_tanh":  # what newer files call gelu_new
+        content["activation_function"] = "gelu_new"
     known = {field.name for field in dataclasses.fields(GPTConfig)}
     try:
         return GPTConfig(**{key: value for key, value in content.items() if key in known})
@@ -127,6 +124,8 @@ def check_shapes(tensors: dict[str, np.ndarray], config: GPTConfig, path: Path) 
     for name, tensor in tensors.items():
         if name not in shapes:
             raise ValueError(f"{path}: the tensor {name} does not belong to the model of config.json")
+        if tensor.dtype.kind != "f":
+            raise ValueError(f"{path}: {name} has the dtype {tensor.dtype}, expected floats")
         if tensor.shape != shapes[name]:
             raise ValueError(f"{path}: {name} has the shape {tensor.shape}, but config.json asks for {shapes[name]}")
 
@@ -165,9 +164,6 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     except (SafetensorError, TypeError, ValueError, AttributeError, KeyError) as error:
         # TypeError and AttributeError: a dtype that NumPy does not have
         raise ValueError(f"{path}: not a whole safetensors file that NumPy can read: {error}") from None
-    for name, tensor in tensors.items():
-        if tensor.dtype.kind not in "fbu":
-            raise ValueError(f"{path}: {name} has the dtype {tensor.dtype}, expected floats")
     written = metadata.pop(CHECKSUM, None)
     if written is not None and written != checksum(tensors, metadata):
         raise ValueError(f"{path}: its checksum does not match: the file was damaged or changed after it was written")

@@ -89,7 +89,8 @@ def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
     """Divide the logits; temperature 0 leaves the likeliest token alone, the first of several."""
     if temperature == 0:
         return np.where(np.arange(len(logits)) == logits.argmax(), 0.0, -np.inf)
-    return (logits - logits.max()) / temperature
+    with np.errstate(over="ignore"):  # -inf, a token that is ruled out
+        return (logits - logits.max()) / temperature
 
 
 def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:

@@ -43,6 +43,8 @@ def train(
     progress: dict[str, Any] = {"step": 0, "best_step": 0, "best_val_loss": None}
     if resume:
         progress = load_state(folder, model, optimizer)
+        if progress["step"] > config.max_steps:
+            raise ValueError(f"the run is at step {progress['step']} already, beyond max_steps={config.max_steps}")
         cut_metrics(folder, progress["step"])
     else:
         model.save_pretrained(folder)
@@ -52,21 +54,27 @@ def train(
         append_metrics(folder, record)
         return record
 
-    # a run that diverges is reported by the check in train_step, not by warnings on the way there
-    with threadpool_limits(limits=config.threads or None), np.errstate(over="ignore", invalid="ignore"):
+    with threadpool_limits(limits=config.threads or None):
         for step in range(progress["step"], config.max_steps):
             yield log(train_step(model, optimizer, train_ids, config, step))
             done = progress["step"] = step + 1
             last = done == config.max_steps
-            if done % config.eval_every == 0 or last:
-                val_loss = estimate_loss(model, val_ids, config.batch_size, config.eval_batches, config.seed)
+            stop = not last and should_stop()
+            evaluate = last or done % config.eval_every == 0
+            save = last or stop or done % config.save_every == 0
+            if evaluate:
+                val_loss = validation_loss(model, val_ids, config)
+                require_finite(done, validation_loss=val_loss)
+            elif save:
+                # finite parameters are not enough: of a model that is about to explode the next loss is not
+                require_finite(done, next_loss=training_loss(model, train_ids))
+            if evaluate:
                 yield log({"step": done, "val_loss": val_loss})
                 best = progress["best_val_loss"]
                 if best is None or val_loss < best:
                     progress |= {"best_step": done, "best_val_loss": val_loss}
                     model.save_pretrained(folder)
-            stop = not last and should_stop()
-            if done % config.save_every == 0 or last or stop:
+            if save:
                 save_state(folder, model, optimizer, progress)
             if stop:
                 return
@@ -77,6 +85,24 @@ def train(
         yield log({"step": progress["best_step"], "val_loss": loss, "whole": True})
 
 
+# a run that diverges is reported by require_finite, not by NumPy's warnings on the way there
+quietly = np.errstate(over="ignore", invalid="ignore")
+
+
+@quietly
+def validation_loss(model: GPT, val_ids: np.ndarray, config: TrainConfig) -> float:
+    """Return the mean loss over some validation batches, always the same ones."""
+    return estimate_loss(model, val_ids, config.batch_size, config.eval_batches, config.seed)
+
+
+@quietly
+def training_loss(model: GPT, train_ids: np.ndarray) -> float:
+    """Return the loss on the first window of the training text."""
+    window = train_ids[None, : model.config.n_positions + 1]
+    return model.loss(window[:, :-1], window[:, 1:])
+
+
+@quietly
 def train_step(model: GPT, optimizer: AdamW, train_ids: np.ndarray, config: TrainConfig, step: int) -> dict[str, Any]:
     """Take one optimizer step and return its record. Everything random in it follows from the seed and the step."""
     start = time.perf_counter()
@@ -85,11 +111,7 @@ def train_step(model: GPT, optimizer: AdamW, train_ids: np.ndarray, config: Trai
     batches = [random_batch(train_ids, config.batch_size, T, rng) for _ in range(config.gradient_accumulation_steps)]
     loss, grads = accumulate_grads(model, batches, rng)
     grad_norm = clip_grad_norm(grads, config.grad_clip)
-    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise FloatingPointError(
-            f"training went astray at step {step + 1}: loss {loss}, gradient norm {grad_norm}; "
-            "try a smaller --learning-rate or --grad-clip"
-        )
+    require_finite(step + 1, loss=loss, gradient_norm=grad_norm)
     lr = learning_rate_at(step, config.learning_rate, config.min_lr, config.warmup_steps, config.max_steps)
     optimizer.step(grads, lr)
     tokens = sum(ids.size for ids, _ in batches)
@@ -100,6 +122,16 @@ def train_step(model: GPT, optimizer: AdamW, train_ids: np.ndarray, config: Trai
         "grad_norm": grad_norm,
         "tokens_per_s": round(tokens / (time.perf_counter() - start), 1),
     }
+
+
+def require_finite(step: int, **numbers: float) -> None:
+    """Raise FloatingPointError if one of the numbers is not finite: nothing of such a step is saved."""
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise FloatingPointError(
+                f"training went astray at step {step}: the {name.replace('_', ' ')} is {number}; "
+                "try a smaller --learning-rate or --grad-clip"
+            )
 
 
 def accumulate_grads(

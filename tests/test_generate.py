@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, GPTConfig, generate
-from npgpt.generate import KVCache, apply_temperature, draw, keep_top_k, keep_top_p, softmax
+from npgpt.sampling import KVCache, apply_temperature, draw, keep_top_k, keep_top_p, softmax
 
 LOGITS = np.log([0.4, 0.1, 0.3, 0.15, 0.05])
 

@@ -22,7 +22,7 @@ COMMANDS = {
 MODULES = {"eval": "evaluate"}  # a module cannot be called eval without hiding the built-in
 
 # what a user can mend; anything else is a defect of npgpt, and its traceback is wanted
-USER_ERRORS = (ValueError, OSError, FloatingPointError)
+USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         return run(args)
     except BrokenPipeError:  # `npgpt sample RUN | head`: whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 141 if args.command == "train" else 0  # but a training that was cut short is no success
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -77,4 +77,6 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}"
     return " ".join(str(error).split()) or type(error).__name__

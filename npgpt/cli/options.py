@@ -60,9 +60,15 @@ def read_toml(path: str) -> dict[str, Any]:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
         values = {key.replace("-", "_"): value for key, value in content.items()}
+        twice = [key for key in content if "-" in key and key.replace("-", "_") in content]
+        if twice:
+            raise ValueError(f"{twice[0]} and {twice[0].replace('-', '_')} are the same key")
         split_fields(values, TrainConfig, GPTConfig, also=COMMAND_KEYS)
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors too
         raise ValueError(f"{path}: {error}") from None
+    dropout = values.get("dropout", 0.0)
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float):
+        raise ValueError(f"{path}: dropout={dropout!r} must be of type float")
     for key in ("out", "preset"):
         if not isinstance(values.get(key, ""), str):
             raise ValueError(f"{path}: {key}={values[key]!r} must be a string")

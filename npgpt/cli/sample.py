@@ -28,7 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from npgpt.generate import generate
+    from npgpt.sampling import generate
 
     model, tokenizer = open_run(args.run, args.last)
     if args.prompt is None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", nargs="+", metavar="FILE", help="UTF-8 text files")
+    parser.add_argument("--data", nargs="+", action="extend", metavar="FILE", help="UTF-8 text files")
     parser.add_argument("--out", metavar="RUN", help="the run folder (default: runs/1, or the next number free)")
     parser.add_argument("--preset", help=f"sizes of the model: {', '.join(PRESETS)} (default: tiny)")
     parser.add_argument("--config", metavar="FILE.toml", help="settings by the flags' names; a flag beats the file")
@@ -31,40 +31,54 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     flags = {k: v for k, v in vars(args).items() if k not in ("command", "config", "resume") and v is not None}
     file = read_toml(args.config) if args.config else {}
-    out = flags.get("out") or file.get("out")
+    out = flags.get("out", file.get("out"))
+    if out == "":
+        raise ValueError("--out is empty: give a folder, or leave it out")
     if args.resume and out is None:
         raise ValueError("--resume needs --out RUN, the folder of the run to go on with")
+    if args.resume and ("preset" in flags or "preset" in file):
+        name = flags.get("preset", file.get("preset"))
+        raise ValueError(f"--preset {name} gives the sizes of a new model; with --resume they are those of the run")
     folder = Path(out) if out else next_free(Path("runs"))
     saved = read_saved(folder) if args.resume else {}
-    fields = split_fields(
+    gpt_fields, train_fields, other = split_fields(
         merge(flags, file, {**saved.get("model", {}), **saved.get("train", {})}),
         GPTConfig,
         TrainConfig,
         also=("data", "out"),
     )
-    gpt_fields, train_fields, other = fields
     config = TrainConfig(**train_fields)
     GPTConfig(**gpt_fields)  # says what is wrong with the sizes before any file is read
     data = other.get("data") or saved.get("data", {}).get("files")
     if not data:
         raise ValueError("give the text to train on: --data FILE")
 
+    from npgpt.checkpoint import remove_unstarted
     from npgpt.data import encode_split, read_text
 
     texts = [read_text(name) for name in data]
-    if args.resume:
-        model, tokenizer = resumed(folder, saved, texts, config, gpt_fields)
-    else:
-        model, tokenizer = started(folder, texts, config, gpt_fields)
+    open_model = resumed if args.resume else started
+    model, tokenizer = open_model(folder, saved, texts, config, gpt_fields)
     train_ids, val_ids = encode_split(texts, tokenizer.encode, model.config.n_positions)
-    if not args.resume:
-        tokenizer.save_pretrained(folder)
-    write_saved(folder, data, texts, model.config, config)
+    settings = {
+        "data": {"files": [str(Path(name).resolve()) for name in data], "sha256": digest(texts)},
+        "model": dataclasses.asdict(model.config),
+        "train": dataclasses.asdict(config),
+    }
     print(
         f"{folder}: {model.params.flat.size:,} parameters, {tokenizer.vocab_size:,} tokens in the vocabulary, "
-        f"{len(train_ids):,} to train on, {len(val_ids):,} to validate"
+        f"{len(train_ids):,} to train on, {len(val_ids):,} to validate",
+        flush=True,
     )
-    finished = train_with_progress(model, train_ids, val_ids, config, folder, args.resume)
+    try:
+        if not args.resume:
+            tokenizer.save_pretrained(folder)
+            write_saved(folder, settings)
+        finished = train_with_progress(model, train_ids, val_ids, config, folder, args.resume, settings)
+    except BaseException:
+        if not args.resume:
+            remove_unstarted(folder)
+        raise
     if not finished:
         print(f"stopped; go on with: npgpt train --resume --out {folder}")
         return 130
@@ -75,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def started(
-    folder: Path, texts: Sequence[str], config: TrainConfig, gpt_fields: dict[str, Any]
+    folder: Path, saved: dict[str, Any], texts: Sequence[str], config: TrainConfig, gpt_fields: dict[str, Any]
 ) -> tuple["GPT", "Tokenizer"]:
     """Make a new model and its tokenizer for a folder that holds no run yet."""
     from npgpt.checkpoint import refuse_existing
@@ -112,11 +126,20 @@ def resumed(
             raise ValueError(f"{name} is {saved['train'].get(name)!r} in {folder} and cannot change with --resume")
     if digest(texts) != saved["data"].get("sha256"):
         raise ValueError(f"the text is not the one that {folder} was trained on; start a new run for it")
-    return model, Tokenizer.from_pretrained(folder)
+    tokenizer = Tokenizer.from_pretrained(folder)
+    if tokenizer.kind != config.tokenizer or tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(f"{folder}: tokenizer.json is not the tokenizer that the run was trained with")
+    return model, tokenizer
 
 
 def train_with_progress(
-    model: "GPT", train_ids: Any, val_ids: Any, config: TrainConfig, folder: Path, resume: bool
+    model: "GPT",
+    train_ids: Any,
+    val_ids: Any,
+    config: TrainConfig,
+    folder: Path,
+    resume: bool,
+    settings: dict[str, Any],
 ) -> bool:
     """Train under a progress bar. Return False if Ctrl-C ended the run early, its state saved."""
     from tqdm import tqdm
@@ -129,6 +152,8 @@ def train_with_progress(
         for record in records:
             step = record["step"]
             if bar is None:
+                if resume:  # the run has been found whole; from here on it is one with these settings
+                    write_saved(folder, settings)
                 bar = tqdm(initial=step - 1, total=config.max_steps, unit="step", disable=None)
             if record.get("whole"):
                 bar.close()
@@ -165,8 +190,8 @@ def stop_on_interrupt() -> Iterator[list[int]]:
 def print_sample(folder: Path, tokenizer: "Tokenizer", first: int, config: TrainConfig) -> None:
     """Print a sample of the best model, from a line end or, if the text has none, from its first token."""
     from npgpt.cli.sample import default_prompt, print_text
-    from npgpt.generate import generate
     from npgpt.model import GPT
+    from npgpt.sampling import generate
 
     model = GPT.from_pretrained(folder, config.dtype, config.ops)
     prompt = default_prompt(tokenizer, first)
@@ -197,25 +222,12 @@ def digest(texts: Sequence[str]) -> str:
     return sha.hexdigest()
 
 
-def write_saved(
-    folder: Path,
-    data: Sequence[str],
-    texts: Sequence[str],
-    gpt_config: GPTConfig,
-    config: TrainConfig,
-) -> None:
+def write_saved(folder: Path, settings: dict[str, Any]) -> None:
     """Write train.json, from which --resume knows the run."""
     from npgpt import __version__
     from npgpt.files import write_json
 
-    files = [str(Path(name).resolve()) for name in data]
-    content = {
-        "npgpt_version": __version__,
-        "data": {"files": files, "sha256": digest(texts)},
-        "model": dataclasses.asdict(gpt_config),
-        "train": dataclasses.asdict(config),
-    }
-    write_json(folder / "train.json", content)
+    write_json(folder / "train.json", {"npgpt_version": __version__, **settings})
 
 
 def read_saved(folder: Path) -> dict[str, Any]:
@@ -234,4 +246,7 @@ def read_saved(folder: Path) -> dict[str, Any]:
                 split_fields(saved[part], config)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
+    files = saved["data"].get("files")
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        raise ValueError(f"{path}: data.files={files!r} must be a list of strings")
     return saved

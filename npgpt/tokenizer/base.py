@@ -11,7 +11,12 @@ import numpy as np
 
 
 class Tokenizer(ABC):
-    """Text to ids and back: `tokenizer.decode(tokenizer.encode(text)) == text`."""
+    """Text to ids and back: `tokenizer.decode(tokenizer.encode(text)) == text`.
+
+    kind  its name for --tokenizer
+    """
+
+    kind: str
 
     @property
     @abstractmethod
@@ -72,7 +77,10 @@ class Tokenizer(ABC):
             raise FileNotFoundError(f"{path}: no such file; a run folder holds a tokenizer.json")
         content = normalised(read_json(path))
         for kind in (ByteTokenizer, CharTokenizer):
-            tokenizer = kind.from_json(content)
+            try:
+                tokenizer = kind.from_json(content)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
             if tokenizer is not None:
                 return tokenizer
         model = content.get("model")

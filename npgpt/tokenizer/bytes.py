@@ -28,6 +28,8 @@ def byte_characters() -> list[str]:
 class ByteTokenizer(Tokenizer):
     """Every byte of the UTF-8 text is a token, and its value the id. Knows every text; 中 is three tokens."""
 
+    kind = "bytes"
+
     @property
     def vocab_size(self) -> int:
         return 256

@@ -14,6 +14,8 @@ class CharTokenizer(Tokenizer):
     A combining mark is a character of its own. A character outside the vocabulary cannot be encoded.
     """
 
+    kind = "chars"
+
     def __init__(self, characters: Iterable[str]) -> None:
         """Take the vocabulary from all characters of the given strings. Raises ValueError where there is none."""
         self.characters = sorted(set().union(*characters))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, generate
-from npgpt.generate import KVCache
+from npgpt.sampling import KVCache
 
 from .helpers import (
     TOLERANCES,

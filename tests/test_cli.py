@@ -1,0 +1,405 @@
+"""The commands sample, eval, info and gradcheck, and what all commands have in common."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import npgpt
+from npgpt import GPT, AdamW, GPTConfig, __version__
+from npgpt.cases import LAYERS
+from npgpt.checkpoint import save_state
+from npgpt.cli import COMMANDS, main
+from npgpt.cli.info import flops_per_token
+from npgpt.ops import REFERENCE
+from npgpt.tokenizer import ByteTokenizer, CharTokenizer
+
+TEXT = "白日依山盡，\n黃河入海流。\ne\u0301🙂"
+SIZES = {"n_positions": 8, "n_embd": 12, "n_layer": 2, "n_head": 3}
+
+
+def command(capsys, *argv) -> tuple[int, str, str]:
+    """Run a command line and return its exit code, standard output and standard error."""
+    try:
+        code = main([str(word) for word in argv])
+    except SystemExit as stop:  # argparse's way out
+        code = stop.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def start(*argv, **options) -> subprocess.Popen:
+    """Start the command in a process of its own, with pipes for its two outputs."""
+    environment = os.environ | {"PYTHONPATH": str(Path(npgpt.__file__).parents[1])} | options.pop("env", {})
+    words = [sys.executable, "-m", "npgpt", *map(str, argv)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, **options)
+
+
+def random_model(config: GPTConfig, seed: int) -> GPT:
+    """A model sharp enough that no two tokens are equally likely."""
+    model = GPT(config)
+    model.params.flat[:] = np.random.default_rng(seed).normal(0, 0.4, model.params.flat.size)
+    return model
+
+
+def make_run(folder, tokenizer, **changes) -> tuple[GPT, GPT]:
+    """Save a run whose best and last model differ, and return both."""
+    config = GPTConfig(**{"vocab_size": tokenizer.vocab_size, **SIZES, **changes})
+    best, last = random_model(config, 0), random_model(config, 1)
+    best.save_pretrained(folder)
+    save_state(folder, last, AdamW(last.params), {"step": 1, "best_step": 0, "best_val_loss": 1.0})
+    tokenizer.save_pretrained(folder)
+    return best, last
+
+
+@pytest.fixture(params=["chars", "bytes"])
+def run(request, tmp_path):
+    """A run folder, its models and tokenizer, with characters and with bytes."""
+    tokenizer = CharTokenizer([TEXT]) if request.param == "chars" else ByteTokenizer()
+    folder = tmp_path / "run"
+    model, last = make_run(folder, tokenizer)
+    return SimpleNamespace(folder=folder, tokenizer=tokenizer, model=model, last=last)
+
+
+def greedy(run, prompt: str, count: int, model=None) -> str:
+    """The likeliest continuation, computed from whole windows without a cache."""
+    model = model or run.model
+    ids = [int(i) for i in run.tokenizer.encode(prompt)]
+    start = len(ids)
+    for _ in range(count):
+        logits = model.logits(np.array([ids[-SIZES["n_positions"] :]]))[0, -1]
+        ids.append(int(logits[: run.tokenizer.vocab_size].argmax()))
+    return prompt + run.tokenizer.decode(ids[start:])
+
+
+@pytest.mark.parametrize("prompt", ["白日", "黃", "e\u0301🙂", TEXT, "\n"])
+def test_sample_goes_on_from_the_prompt(capsys, run, prompt):
+    """TEXT is longer than the context, and 20 tokens let the context slide."""
+    code, out, err = command(
+        capsys, "sample", run.folder, "--prompt", prompt, "--temperature", 0, "--max-new-tokens", 20
+    )
+    assert (code, err) == (0, "")
+    assert out == greedy(run, prompt, 20) + "\n"
+
+
+def test_sample_without_a_prompt_begins_after_a_line_end(capsys, run):
+    code, out, _ = command(capsys, "sample", run.folder, "--temperature", 0, "--max-new-tokens", 7)
+    assert code == 0
+    assert out == greedy(run, "\n", 7).removeprefix("\n") + "\n"
+
+
+def test_sample_without_a_prompt_works_where_no_line_end_is_known(capsys, tmp_path):
+    make_run(tmp_path, CharTokenizer(["abc"]))
+    code, out, _ = command(capsys, "sample", tmp_path, "--max-new-tokens", 5)
+    assert code == 0
+    assert len(out) == 6
+    assert set(out) <= set("abc\n")
+
+
+def test_sample_takes_the_same_draws_for_the_same_seed(capsys, run):
+    outs = [
+        command(capsys, "sample", run.folder, "--seed", seed, "--max-new-tokens", 40, "--temperature", 1.5)[1]
+        for seed in (0, 0, 1)
+    ]
+    assert outs[0] == outs[1] != outs[2]
+
+
+@pytest.mark.parametrize(
+    "flags", [("--top-k", 1), ("--top-p", 1e-9), ("--temperature", 1e-5), ("--temperature", 1e-320)]
+)
+def test_sample_with_one_token_left_is_greedy(capsys, run, flags):
+    code, out, err = command(capsys, "sample", run.folder, "--prompt", "白", *flags, "--max-new-tokens", 20)
+    assert (code, err) == (0, "")
+    assert out == greedy(run, "白", 20) + "\n"
+
+
+def test_sample_of_no_token_is_the_prompt(capsys, run):
+    assert command(capsys, "sample", run.folder, "--prompt", "白日", "--max-new-tokens", 0) == (0, "白日\n", "")
+
+
+def test_sample_and_eval_take_the_last_model_where_asked(capsys, run, tmp_path):
+    flags = "--prompt", "日", "--temperature", 0, "--max-new-tokens", 9
+    best_out, last_out = (command(capsys, "sample", run.folder, *flags, *more)[1] for more in ((), ("--last",)))
+    assert best_out == greedy(run, "日", 9) + "\n"
+    assert last_out == greedy(run, "日", 9, run.last) + "\n" != best_out
+    (tmp_path / "a.txt").write_text(TEXT)
+    best_out, last_out = (
+        command(capsys, "eval", run.folder, "--data", tmp_path / "a.txt", *more)[1] for more in ((), ("--last",))
+    )
+    assert best_out.splitlines()[0] != last_out.splitlines()[0]
+
+
+class Watched:
+    """A standard output that keeps what was flushed apart from what was only written."""
+
+    def __init__(self):
+        self.written, self.flushed = "", ""
+
+    def write(self, text):
+        self.written += text
+
+    def flush(self):
+        self.flushed = self.written
+
+
+def test_sample_shows_each_token_before_the_next_is_computed(run, monkeypatch):
+    seen, out = [], Watched()
+
+    def slow(*args, **kwargs):
+        for token in run.tokenizer.encode("黃河"):
+            yield token
+            seen.append(out.flushed)
+
+    monkeypatch.setattr("npgpt.sampling.generate", slow)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["sample", str(run.folder), "--prompt", "日"]) == 0
+    expected = ["日黃", "日黃河"] if len(seen) == 2 else ["日", "日", "日黃", "日黃", "日黃", "日黃河"]
+    assert seen == expected, "a character of three bytes is shown when it is whole"
+
+
+def test_sample_into_a_pipe_that_closes_ends_quietly(run):
+    """As in `npgpt sample RUN | head -c 5`."""
+    with start("sample", run.folder, "--max-new-tokens", 1_000_000) as process:
+        assert len(process.stdout.read(5)) == 5
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 0
+
+
+def test_sample_to_a_terminal_without_unicode_shows_what_it_can(run):
+    argv = "sample", run.folder, "--prompt", "白日", "--max-new-tokens", 3
+    with start(*argv, env={"PYTHONIOENCODING": "ascii"}) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"")
+    assert out.startswith(b"??")
+
+
+def evaluation(out: str) -> dict[str, float]:
+    rows = [line.split() for line in out.splitlines()]
+    return {row[0]: float(row[1].replace(",", "")) for row in rows}
+
+
+def test_eval_is_the_mean_over_the_whole_text(capsys, run, tmp_path):
+    text = TEXT * 3
+    (tmp_path / "a.txt").write_bytes(text.encode("utf-8"))
+    code, out, err = command(capsys, "eval", run.folder, "--data", tmp_path / "a.txt")
+    assert (code, err) == (0, "")
+    ids, T, total = run.tokenizer.encode(text), SIZES["n_positions"], 0.0
+    for i in range(1, len(ids)):
+        logits = run.model.logits(np.array([ids[(i - 1) // T * T : i]]))[0, -1].astype(np.float64)
+        total += np.log(np.exp(logits).sum()) - logits[ids[i]]
+    count, rest = len(ids) - 1, run.tokenizer.decode_bytes(ids[1:])
+    found = evaluation(out)
+    assert found["loss"] == pytest.approx(total / count, abs=6e-5)  # four digits are printed
+    assert found["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-3)
+    assert found["bits/byte"] == pytest.approx(total / math.log(2) / len(rest), abs=6e-5)
+    assert found["tokens"] == count
+    assert f"({len(rest):,} bytes)" in out
+    assert len(rest) == len(text.encode()) - (3 if run.tokenizer.vocab_size < 256 else 1)
+
+
+def test_bits_a_byte_of_a_uniform_byte_model_are_eight(capsys, tmp_path):
+    model, _ = make_run(tmp_path, ByteTokenizer())
+    model.params.flat[:] = 0
+    model.save_pretrained(tmp_path)
+    (tmp_path / "a.txt").write_text(TEXT)
+    found = evaluation(command(capsys, "eval", tmp_path, "--data", tmp_path / "a.txt")[1])
+    assert (found["bits/byte"], found["perplexity"]) == (8, 256)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_eval_of_a_model_that_is_not_finite_is_an_error(capsys, run, tmp_path):
+    run.model.params.flat[:] = np.nan
+    run.model.save_pretrained(run.folder)
+    (tmp_path / "a.txt").write_text(TEXT)
+    code, _, err = command(capsys, "eval", run.folder, "--data", tmp_path / "a.txt")
+    assert code == 2
+    assert "nan" in err.lower()
+
+
+C, F, V, T, L = 96, 384, 256, 64, 2
+ATTENTION, MLP = C * 3 * C + C * C, C * F + F * C
+
+
+@pytest.mark.parametrize(
+    ("changes", "groups"),
+    [
+        ({}, {"attention": L * (ATTENTION + 4 * C), "MLP": L * (MLP + F + C), "layer norm": (2 * L + 1) * 2 * C}),
+        ({"bias": False}, {"attention": L * ATTENTION, "MLP": L * MLP, "layer norm": (2 * L + 1) * C}),
+        (
+            {"tie_word_embeddings": False},
+            {
+                "attention": L * (ATTENTION + 4 * C),
+                "MLP": L * (MLP + F + C),
+                "layer norm": (2 * L + 1) * 2 * C,
+                "head": V * C,
+            },
+        ),
+        ({"bias": False, "n_inner": 5}, {"attention": L * ATTENTION, "MLP": L * 10 * C, "layer norm": (2 * L + 1) * C}),
+    ],
+    ids=["tied", "no bias", "untied", "narrow"],
+)
+def test_info_counts_as_by_hand(capsys, tmp_path, changes, groups):
+    groups = {"token embedding": V * C, "position embedding": T * C} | groups
+    total = sum(groups.values())
+    config = GPTConfig(vocab_size=V, n_positions=T, n_embd=C, n_layer=L, n_head=3, **changes)
+    GPT(config).save_pretrained(tmp_path)
+    code, out, err = command(capsys, "info", tmp_path)
+    assert (code, err) == (0, "")
+    lines = {line[:22].strip(): line[22:].split() for line in out.splitlines()}
+    assert {name: int(lines[name][0].replace(",", "")) for name in groups} == groups
+    assert int(lines["total"][0].replace(",", "")) == total
+    assert ("head" in lines) == ("head" in groups)
+    assert all(lines[name][1] == f"{groups[name] / total:.1%}" for name in groups)
+    memory = out.split("memory")[1].splitlines()[1:3]
+    assert [line.split()[2] for line in memory] == [f"{4 * total / 1e6:.1f}", f"{16 * total / 1e6:.1f}"]
+    width = changes.get("n_inner", F)
+    products = L * (4 * C * C + 2 * C * width) + V * C  # the head multiplies, tied or not
+    products += L * sum(2 * C * (t + 1) for t in range(T)) // T  # token t sees t + 1 keys, and as many values
+    assert flops_per_token(config) == 2 * products
+    operations = out.split("operations")[1].splitlines()[1:3]
+    assert [line.split()[2] for line in operations] == [f"{2 * products / 1e6:.2f}", f"{6 * products / 1e6:.2f}"]
+
+
+def test_gradcheck_of_a_layer_prints_every_argument(capsys):
+    code, out, err = command(capsys, "gradcheck", "layernorm")
+    assert (code, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[0] for row in rows if len(row) > 3 and row[2] == "pass"] == ["x", "weight", "bias", "x", "weight"]
+    assert "2 of 2 pass" in out
+
+
+def test_gradcheck_without_a_target_checks_every_layer(capsys, monkeypatch):
+    monkeypatch.setattr("npgpt.cases.CASES", LAYERS)  # the whole GPTs, which take longer, are in test_gradcheck.py
+    code, out, err = command(capsys, "gradcheck")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[-1] == f"{len(LAYERS)} of {len(LAYERS)} pass"
+    for line, case in zip(lines[1:], LAYERS, strict=False):
+        assert line.split(maxsplit=1)[1].startswith(f"{case.name} ")
+        assert " pass " in line
+
+
+def test_gradcheck_finds_the_layer_that_is_wrong(capsys, monkeypatch):
+    right = REFERENCE.gelu_backward
+    monkeypatch.setattr(
+        "npgpt.cases.CASES", [case for case in LAYERS if "gelu" in case.layer or case.layer == "linear"]
+    )
+    monkeypatch.setattr(REFERENCE, "gelu_backward", lambda dout, cache: 1.001 * right(dout, cache))
+    code, out, _ = command(capsys, "gradcheck", "--ops", "reference")
+    assert code == 1
+    lines = [line.split() for line in out.splitlines() if line.startswith("reference ")]
+    verdicts = {line[1]: line[2] for line in lines}
+    assert verdicts.pop("gelu") == "fail"
+    assert "fail" not in verdicts.values()
+    assert "1.0e-03" in out
+    code, out, _ = command(capsys, "gradcheck", "--json")
+    report = json.loads(out)
+    assert (code, report["pass"]) == (1, False)
+    # now that the two tables differ both are checked, and the fast one is still right
+    wrong = [(check["ops"], check["name"]) for check in report["checks"] if check["verdict"] != "pass"]
+    assert wrong == [("reference", "gelu")]
+    assert {check["ops"] for check in report["checks"]} == {"reference", "fast"}
+
+
+PAIR = """
+import numpy as np
+
+def make_args():
+    return np.linspace(-1.5, 2, 6).reshape(2, 3), np.array([0.5, -1.0, 2.0])
+
+def forward(x, weight):
+    return x**2 * weight, (x, weight)
+
+def backward(dout, cache):
+    x, weight = cache
+    return 2 * x * weight * dout, (x**2 * dout).sum(axis=0)
+
+def wrong(dout, cache):
+    dx, dweight = backward(dout, cache)
+    return dx, 1.001 * dweight
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A current folder for the user's own modules, of which nothing is left behind in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("mine", "package"):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("path", ["mine.py", "package/inner/mine.py"])
+@pytest.mark.parametrize(("backward", "expected"), [("backward", 0), ("wrong", 1)])
+def test_gradcheck_of_ones_own_pair(capsys, here, path, backward, expected):
+    (here / path).parent.mkdir(parents=True, exist_ok=True)
+    (here / path).write_text(PAIR)
+    module = path.removesuffix(".py").replace("/", ".")
+    code, out, err = command(capsys, "gradcheck", f"{module}:forward,{backward}")
+    assert (code, err) == (expected, "")
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    assert rows["x"][2] == "pass"
+    assert rows["weight"][2] == ("pass", "fail")[expected]
+    code, out, _ = command(capsys, "gradcheck", f"{module}:forward,{backward}", "--json")
+    assert code == expected
+    assert json.loads(out)["pass"] is (expected == 0)
+
+
+def test_one_argument_need_not_be_in_a_tuple(capsys, here):
+    (here / "mine.py").write_text(
+        "import numpy as np\nmake_args = lambda: np.ones(3)\n"
+        "forward = lambda x: (x**3, x)\nbackward = lambda dout, x: 3 * x**2 * dout\n"
+    )
+    assert command(capsys, "gradcheck", "mine:forward,backward")[0] == 0
+
+
+def test_arguments_in_a_list_are_arguments_too(capsys, here):
+    (here / "mine.py").write_text(
+        PAIR.replace("return np.linspace", "return list(args())\n\ndef args():\n    return np.linspace")
+    )
+    assert command(capsys, "gradcheck", "mine:forward,backward")[0] == 0
+
+
+def test_a_gradient_of_the_wrong_shape_fails(capsys, here):
+    (here / "mine.py").write_text(PAIR + "\n\ndef short(dout, cache):\n    return dout[:, :2], cache[1]\n")
+    code, out, err = command(capsys, "gradcheck", "mine:forward,short")
+    assert (code, err) == (1, "")
+    assert "(2, 2)" in out
+
+
+def test_every_command_has_help(capsys):
+    code, out, err = command(capsys, "--help")
+    assert (code, err) == (0, "")
+    for name, help in COMMANDS.items():
+        assert name in out
+        assert help in " ".join(out.split())
+        code, sub_out, err = command(capsys, name, "--help")
+        assert (code, err) == (0, "")
+        assert sub_out.startswith(f"usage: npgpt {name}")
+
+
+def test_the_version_is_said(capsys):
+    assert command(capsys, "--version") == (0, f"npgpt {__version__}\n", "")
+
+
+def test_a_defect_of_npgpt_keeps_its_traceback(capsys, run, monkeypatch):
+    """Only what a user can mend becomes one line."""
+    monkeypatch.setattr("npgpt.cli.info.flops_per_token", lambda config: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["info", str(run.folder)])
+
+
+def test_a_traceback_is_shown_where_asked(monkeypatch):
+    monkeypatch.setenv("NPGPT_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        main(["info", "/nowhere"])

@@ -1,0 +1,412 @@
+"""`npgpt train`: flags, files and presets, what it writes, Ctrl-C, a full disk, and --resume."""
+
+import dataclasses
+import errno
+import json
+import os
+import re
+import resource
+import signal
+
+import numpy as np
+import pytest
+
+from npgpt import GPT, GPTConfig, Tokenizer, TrainConfig
+from npgpt.checkpoint import STATE, load_last, load_state
+from npgpt.cli.options import merge
+from npgpt.config import PRESETS
+from npgpt.pretrained import read_tensors
+from tests.test_cli import command, start
+
+TEXT = "the quick brown fox jumps over the lazy dog\n" * 20
+TINY = (
+    *("--n-layer", 1, "--n-head", 2, "--n-embd", 8, "--n-positions", 8, "--batch-size", 2, "--max-steps", 6),
+    *("--eval-every", 2, "--eval-batches", 1, "--save-every", 2, "--sample-tokens", 3, "--warmup-steps", 1),
+    *("--threads", 1),
+)
+FILES = {
+    *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    *("train.json", "metrics.jsonl", STATE),
+}
+
+
+@pytest.fixture
+def text(tmp_path, monkeypatch):
+    """A current folder with a text in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text(TEXT)
+    return tmp_path
+
+
+def train(capsys, *flags) -> tuple[int, str, str]:
+    return command(capsys, "train", "--data", "a.txt", "--out", "r", *TINY, *flags)
+
+
+def resume(capsys, *flags) -> tuple[int, str, str]:
+    return command(capsys, "train", "--resume", "--out", "r", *flags)
+
+
+def settings(folder) -> dict:
+    saved = json.loads((folder / "train.json").read_text())
+    return saved["model"] | saved["train"]
+
+
+def steps(folder) -> list[int]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if "loss" in line]
+
+
+def saved(folder) -> dict:
+    """Everything in a run but the times in its metrics and the order of names in its headers."""
+    found = {name: (folder / name).read_bytes() for name in FILES if name.endswith(".json")}
+    for name in ("model.safetensors", STATE):
+        tensors, found[name] = read_tensors(folder / name)
+        found |= {f"{name}: {key}": tensor.tobytes() for key, tensor in tensors.items()}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return found | {"metrics": [{k: v for k, v in line.items() if k != "tokens_per_s"} for line in lines]}
+
+
+def test_train_writes_a_run_and_says_what_it_did(capsys, text):
+    code, out, err = train(capsys)
+    assert (code, err) == (0, "")
+    assert {path.name for path in (text / "r").iterdir()} == FILES
+    model = GPT.from_pretrained("r")
+    assert model.config.vocab_size == len(set(TEXT))
+    assert f"{model.params.flat.size:,} parameters" in out
+    assert f"{int(0.9 * len(TEXT)):,} to train on, {len(TEXT) - int(0.9 * len(TEXT)):,} to validate" in out
+    assert [int(line.split()[1]) for line in out.splitlines() if line.startswith("step ")] == [2, 4, 6]
+    whole = json.loads((text / "r" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert f"validation loss {whole['val_loss']:.4f}" in out
+    sample = out.split("a sample:\n")[1].split("\n\nwrite more")[0]
+    assert len(sample.removesuffix("\n")) == 3
+    assert command(capsys, "sample", "r", "--max-new-tokens", 5)[0] == 0
+
+
+def test_runs_without_a_name_are_numbered(capsys, text):
+    for _ in range(2):
+        assert command(capsys, "train", "--data", "a.txt", *TINY, "--max-steps", 1)[0] == 0
+    (text / "runs" / "7").mkdir()
+    (text / "runs" / "notes").mkdir()
+    assert command(capsys, "train", "--data", "a.txt", *TINY, "--max-steps", 1)[0] == 0
+    assert sorted(p.name for p in (text / "runs").iterdir()) == ["1", "2", "7", "8", "notes"]
+
+
+@pytest.mark.parametrize("flags", [("--data", "a.txt", "b.txt"), ("--data", "a.txt", "--data", "b.txt")], ids=" ".join)
+def test_several_texts_are_each_split(capsys, text, flags):
+    (text / "b.txt").write_text("0123456789" * 9)
+    code, out, err = command(capsys, "train", *flags, "--out", "r", *TINY)
+    assert (code, err) == (0, "")
+    val = len(TEXT) - int(0.9 * len(TEXT)) + 9
+    assert f"{len(TEXT) + 90 - val:,} to train on, {val:,} to validate" in out
+    assert Tokenizer.from_pretrained("r").vocab_size == len(set(TEXT)) + 10
+
+
+OTHER = {  # a value that is not the default for every field
+    "vocab_size": 300,  # more than the 256 of bytes
+    "n_positions": 7,
+    "n_embd": 12,
+    "n_layer": 2,
+    "n_head": 3,
+    "n_inner": 5,
+    "activation_function": "gelu",
+    "resid_pdrop": 0.1,
+    "embd_pdrop": 0.2,
+    "attn_pdrop": 0.3,
+    "layer_norm_epsilon": 1e-3,
+    "initializer_range": 0.1,
+    "tie_word_embeddings": False,
+    "bias": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tokenizer": "bytes",
+    "batch_size": 3,
+    "gradient_accumulation_steps": 2,
+    "max_steps": 3,
+    "learning_rate": 0.01,
+    "min_lr": 0.001,
+    "warmup_steps": 1,
+    "weight_decay": 0.2,
+    "beta1": 0.8,
+    "beta2": 0.9,
+    "adam_epsilon": 1e-6,
+    "grad_clip": 0.5,
+    "eval_every": 2,
+    "eval_batches": 1,
+    "save_every": 2,
+    "sample_tokens": 0,
+    "seed": 7,
+    "threads": 1,
+    "dtype": "float64",
+    "ops": "reference",
+}
+FIELDS = [*dataclasses.fields(TrainConfig), *dataclasses.fields(GPTConfig)]
+
+
+def as_flag(name: str, value) -> list:
+    flag = f"--{name.replace('_', '-')}"
+    return [flag.replace("--", "--no-")] if value is False else [flag, value]
+
+
+def as_toml(values: dict, dashed: bool) -> str:
+    return "".join(f"{k.replace('_', '-') if dashed else k} = {json.dumps(v)}\n" for k, v in values.items())
+
+
+def test_every_field_has_another_value_to_try():
+    assert set(OTHER) == {field.name for field in FIELDS}
+    assert all(OTHER[field.name] != field.default for field in FIELDS)
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
+def test_every_field_is_a_flag_with_help_and_default(capsys, field):
+    out = command(capsys, "train", "--help")[1]
+    flag = f"--{field.name.replace('_', '-')}"
+    [text] = [" ".join(part.split()) for part in out.split("\n  --") if re.match(flag[2:] + r"[\s,]", part)]
+    assert field.metadata["help"] in text
+    default = PRESETS["tiny"].get(field.name, "the tokenizer's" if field.name == "vocab_size" else field.default)
+    assert f"(default: {default}" in text
+    assert all(choice in text for choice in field.metadata["choices"] or ())
+
+
+@pytest.mark.parametrize("way", ["flags", "file with _", "file with -"])
+def test_every_field_can_be_set(capsys, text, way):
+    flags = [word for name, value in OTHER.items() for word in as_flag(name, value)]
+    if way != "flags":
+        (text / "c.toml").write_text(as_toml(OTHER, dashed="-" in way))
+        flags = ["--config", "c.toml"]
+    code, _, err = command(capsys, "train", "--data", "a.txt", "--out", "r", *flags)
+    assert (code, err) == (0, "")
+    assert settings(text / "r") == OTHER
+    model = GPT.from_pretrained("r", "float64")
+    assert dataclasses.asdict(model.config).items() <= OTHER.items()
+    assert load_last(text / "r", "float64").dtype == "float64"
+    assert read_tensors(text / "r" / "model.safetensors")[0]["wte.weight"].dtype == "float64"
+    assert steps(text / "r") == [1, 2, 3]
+
+
+def test_a_config_file_may_name_everything(capsys, text):
+    (text / "b.txt").write_text(TEXT)
+    values = {"data": ["a.txt", "b.txt"], "out": "named", "preset": "small", "dropout": 0.2, "attn_pdrop": 0.3}
+    small = {"n_layer": 1, "n_embd": 12, "max_steps": 1, "batch_size": 1, "eval_batches": 1, "sample_tokens": 0}
+    (text / "c.toml").write_text(as_toml(values | small, dashed=False))
+    assert command(capsys, "train", "--config", "c.toml")[0] == 0
+    found = settings(text / "named")
+    assert (found["n_head"], found["n_positions"], found["n_embd"]) == (6, 256, 12), "the file beats its preset"
+    assert (found["resid_pdrop"], found["embd_pdrop"], found["attn_pdrop"]) == (0.2, 0.2, 0.3)
+    files = json.loads((text / "named" / "train.json").read_text())["data"]["files"]
+    assert files == [str(text / "a.txt"), str(text / "b.txt")]
+
+
+def test_a_single_text_in_a_config_file_need_not_be_a_list(capsys, text):
+    (text / "c.toml").write_text('data = "a.txt"\nout = "r"\n')
+    assert command(capsys, "train", "--config", "c.toml", *TINY)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "file", "saved", "expected"),
+    [
+        ({}, {}, {}, {"n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": 64}),
+        ({"preset": "gpt2-xl"}, {}, {}, {"n_embd": 1600, "n_layer": 48, "n_head": 25, "n_positions": 1024}),
+        ({"preset": "gpt2"}, {"preset": "small"}, {}, PRESETS["gpt2"]),
+        ({"preset": "small"}, {"n_embd": 12}, {}, {"n_embd": 12, "n_layer": 6}),
+        ({"n_embd": 6}, {"n_embd": 12, "preset": "small"}, {"n_embd": 24}, {"n_embd": 6, "n_layer": 6}),
+        ({}, {"n_embd": 12}, {"n_embd": 24, "seed": 3}, {"n_embd": 12, "seed": 3}),
+        ({"dropout": 0.1}, {"resid_pdrop": 0.3}, {}, dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.1)),
+        ({"resid_pdrop": 0.3}, {"dropout": 0.1}, {}, {"resid_pdrop": 0.3, "embd_pdrop": 0.1, "attn_pdrop": 0.1}),
+        ({"dropout": 0.1, "attn_pdrop": 0.0}, {}, {}, {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.0}),
+    ],
+)
+def test_a_flag_beats_the_file_beats_the_saved_run_beats_the_preset(flags, file, saved, expected):
+    merged = merge(flags, file, saved)
+    assert merged | expected == merged
+    assert "dropout" not in merged
+    assert "preset" not in merged
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_model(name):
+    assert GPTConfig(**merge({"preset": name}, {}, {})).mlp_width == 4 * PRESETS[name]["n_embd"]
+
+
+WRITINGS = {
+    "Chinese": "春眠不覺曉，處處聞啼鳥。夜來風雨聲，花落知多少。\n",
+    "emoji and combining marks": "e\u0301a\u0308 👩\u200d🚀🎉 ไม่ a\u0301\u0323\r\n",
+    "no line end": "abcd ef",
+    "one character": "aa",
+}
+
+
+@pytest.mark.parametrize("tokenizer", ["chars", "bytes"])
+@pytest.mark.parametrize("writing", WRITINGS)
+def test_any_writing_is_learned_by_heart(capsys, text, writing, tokenizer):
+    """A text repeated over and over comes back from its first characters, character for character."""
+    line = WRITINGS[writing]
+    (text / "a.txt").write_bytes((line * (400 // len(line))).encode("utf-8"))
+    flags = ("--learning-rate", 0.02, "--max-steps", 100, "--n-embd", 32, "--n-positions", 24, "--batch-size", 6)
+    flags += ("--eval-every", 1000, "--min-lr", 0, "--warmup-steps", 10, "--sample-tokens", 0)
+    assert train(capsys, "--tokenizer", tokenizer, *flags)[0] == 0
+    assert Tokenizer.from_pretrained("r").vocab_size == (256 if tokenizer == "bytes" else len(set(line)))
+    count = len(line.encode("utf-8") if tokenizer == "bytes" else line)
+    _, out, _ = command(capsys, "sample", "r", "--temperature", 0, "--prompt", line, "--max-new-tokens", count)
+    assert out == line * 2 + "\n"
+
+
+def test_a_real_chinese_text_trains_and_samples(capsys, text, shared_text):
+    (text / "a.txt").write_text(shared_text("tang.txt")[:20_000], encoding="utf-8")
+    code, out, err = train(capsys, "--max-steps", 3, "--sample-tokens", 20)
+    assert (code, err) == (0, "")
+    sample = out.split("a sample:\n")[1].split("\n\nwrite more")[0]
+    assert set(sample) <= set((text / "a.txt").read_text(encoding="utf-8"))
+
+
+def interrupt_after(monkeypatch, step: int) -> None:
+    """Press Ctrl-C while the line of that step is written."""
+    from npgpt.checkpoint import append_metrics
+
+    def pressing(folder, record):
+        append_metrics(folder, record)
+        if record["step"] == step and "loss" in record:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("npgpt.train.append_metrics", pressing)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+def test_ctrl_c_saves_and_resume_goes_on_to_the_same_bits(capsys, text, monkeypatch, step):
+    assert train(capsys, "--dropout", 0.1)[0] == 0
+    (text / "r").rename(text / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, step)
+        code, out, err = train(capsys, "--dropout", 0.1)
+    assert code == 130
+    assert "Traceback" not in err
+    assert "npgpt train --resume --out r" in out
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    model = GPT.from_pretrained("r")
+    assert load_state(text / "r", model)["step"] == step
+    assert resume(capsys)[0] == 0
+    assert saved(text / "r") == saved(text / "whole")
+
+
+def test_a_second_ctrl_c_ends_at_once(capsys, text, monkeypatch):
+    def twice(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("still running")
+
+    monkeypatch.setattr("npgpt.train.train_step", twice)
+    code, _, err = train(capsys)
+    assert code == 130
+    assert err.splitlines()[-1] == "interrupted"
+
+
+def test_ctrl_c_of_a_process_of_its_own(text, capsys):
+    with start("train", "--data", "a.txt", "--out", "r", *TINY, "--max-steps", 1_000_000) as process:
+        for line in process.stdout:
+            if line.startswith(b"step "):
+                break
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    assert b"--resume" in out
+    done = len(steps(text / "r"))
+    assert resume(capsys, "--max-steps", done + 2)[0] == 0
+    assert steps(text / "r") == list(range(1, done + 3))
+
+
+def test_output_that_nobody_reads_does_not_end_the_training_as_if_it_were_done(text):
+    """As in `npgpt train ... | head -1`: exit code 0 would promise a trained model."""
+    with start("train", "--data", "a.txt", "--out", "r", *TINY, "--max-steps", 50) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+        code = process.wait(timeout=60)
+    assert b"Traceback" not in err
+    assert code != 0 or steps(text / "r") == list(range(1, 51))
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fill_disk(monkeypatch, where: str, at: int) -> None:
+    """Let the nth write of one kind find the disk full, half of the file or line being written."""
+    calls = iter(range(1, 10**6))
+    if where == "metrics":
+
+        def append(folder, record):
+            with open(folder / "metrics.jsonl", "a") as file:
+                if next(calls) >= at:
+                    file.write('{"st')
+                    raise FULL
+                file.write(json.dumps(record) + "\n")
+
+        monkeypatch.setattr("npgpt.train.append_metrics", append)
+    else:
+        from safetensors.numpy import save_file
+
+        def save(tensors, path, metadata):
+            if where in path.name and next(calls) >= at:
+                path.write_bytes(b"half")
+                raise FULL
+            save_file(tensors, path, metadata)
+
+        monkeypatch.setattr("npgpt.pretrained.save_file", save)
+
+
+@pytest.mark.parametrize("where", ["model.safetensors", STATE, "metrics"])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_full_disk_is_one_line_and_what_was_saved_stays(capsys, text, monkeypatch, where, at):
+    assert train(capsys)[0] == 0
+    (text / "r").rename(text / "whole")
+    with monkeypatch.context() as patch:
+        fill_disk(patch, where, at)
+        code, _, err = train(capsys)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "No space left on device" in err
+    assert not list(text.rglob("*.part"))
+    # with room again the same command, or --resume if something had been saved, comes to the same end
+    again = resume(capsys) if (text / "r" / STATE).exists() else train(capsys)
+    assert (again[0], again[2]) == (0, "")
+    assert saved(text / "r") == saved(text / "whole")
+
+
+def test_a_limit_of_the_system_is_one_line(text):
+    """A real refusal to write, by a limit on the size of a file."""
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    with start("train", "--data", "a.txt", "--out", "r", *TINY, "--n-embd", 64, preexec_fn=limited) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert len(err.splitlines()) == 1
+    assert b"File too large" in err
+    assert not list(text.rglob("*.part"))
+
+
+@pytest.mark.parametrize("every", [1, 100])
+def test_a_run_that_diverges_ends_with_one_line(text, every):
+    """In a process of its own: NumPy's warnings would be lines too."""
+    flags = ("--learning-rate", 1e30, "--warmup-steps", 0, "--eval-every", every, "--save-every", every)
+    with start("train", "--data", "a.txt", "--out", "r", *TINY, *flags) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert len(err.splitlines()) == 1
+    assert b"--learning-rate" in err
+    assert np.isfinite(GPT.from_pretrained("r").params.flat).all()
+    assert np.isfinite(load_last(text / "r").params.flat).all()
+
+
+def test_resume_with_more_steps_and_other_settings_goes_on(capsys, text):
+    assert train(capsys)[0] == 0
+    assert resume(capsys, "--max-steps", 9, "--learning-rate", 0.01, "--batch-size", 3)[0] == 0
+    found = settings(text / "r")
+    assert (found["max_steps"], found["learning_rate"], found["batch_size"]) == (9, 0.01, 3)
+    assert steps(text / "r") == list(range(1, 10))
+
+
+def test_resume_finds_a_text_that_has_moved(capsys, text):
+    assert train(capsys)[0] == 0
+    (text / "a.txt").rename(text / "b.txt")
+    assert resume(capsys, "--data", "b.txt", "--max-steps", 7)[0] == 0

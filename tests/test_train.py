@@ -1,0 +1,391 @@
+"""The training loop: what it computes, what it keeps, and that a run that was stopped goes on to the same bits."""
+
+import errno
+import functools
+import itertools
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import npgpt.train
+from npgpt import GPT, AdamW, GPTConfig, TrainConfig
+from npgpt.checkpoint import STATE, load_last, load_state
+from npgpt.data import encode_split
+from npgpt.evaluate import estimate_loss, random_batch, whole_loss
+from npgpt.optim import learning_rate_at
+from npgpt.pretrained import read_tensors
+from npgpt.train import accumulate_grads, train
+
+GPT_CONFIG = GPTConfig(vocab_size=7, n_positions=6, n_embd=8, n_layer=2, n_head=2)
+STEPS = 11
+CONFIG = TrainConfig(
+    batch_size=3, max_steps=STEPS, eval_every=4, eval_batches=2, save_every=3, warmup_steps=2, learning_rate=1e-2
+)
+IDS = np.random.default_rng(8).integers(0, 7, 230)
+TRAIN_IDS, VAL_IDS = IDS[:200], IDS[200:]
+
+
+def changed(config, **changes):
+    return type(config)(**vars(config) | changes)
+
+
+def run(folder, config=CONFIG, gpt_config=GPT_CONFIG, stops=()) -> list[dict]:
+    """Train, stopping after each of the steps in `stops` and going on with another model object."""
+    done = 0
+    for stop in [*stops, None]:
+        model = GPT(gpt_config, 999 if done else config.seed, config.dtype)
+        asked = itertools.count(done + 1)
+        should_stop = functools.partial(lambda asked, stop: next(asked) == stop, asked, stop)
+        list(train(model, TRAIN_IDS, VAL_IDS, config, folder, done > 0, should_stop))
+        done = stop
+    return metrics(folder)
+
+
+def metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(records: list[dict]) -> list[dict]:
+    return [{key: value for key, value in record.items() if key != "tokens_per_s"} for record in records]
+
+
+def content(folder) -> dict:
+    """Every number that a run saves, to the bit, and how far it says that it is."""
+    found = {"config.json": (folder / "config.json").read_bytes()}
+    for name in ("model.safetensors", STATE):
+        tensors, found[name] = read_tensors(folder / name)
+        found |= {f"{name}: {key}": (tensor.dtype, tensor.tobytes()) for key, tensor in tensors.items()}
+    return found
+
+
+@functools.cache
+def uninterrupted(variant: str) -> tuple[dict, list[dict]]:
+    """What a run that never stops saves and logs."""
+    config, gpt_config = configs(variant)
+    with tempfile.TemporaryDirectory() as folder:
+        return timeless(run(Path(folder), config, gpt_config)), content(Path(folder))
+
+
+def naive_loss(model: GPT, ids) -> float:
+    """The mean loss over a text, one token at a time, each seeing those before it in its window."""
+    total, T = 0.0, model.config.n_positions
+    for i in range(1, len(ids)):
+        start = (i - 1) // T * T
+        logits = model.logits(np.array([ids[start:i]]))[0, -1].astype(np.float64)
+        total += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[ids[i]]
+    return total / (len(ids) - 1)
+
+
+VARIANTS = {
+    "plain": ({}, {}),
+    "dropout": ({}, {"resid_pdrop": 0.2, "embd_pdrop": 0.1, "attn_pdrop": 0.3}),
+    "accumulation": ({"gradient_accumulation_steps": 3, "batch_size": 2}, {"resid_pdrop": 0.2}),
+    "float64": ({"dtype": "float64"}, {}),
+    "untied": ({}, {"tie_word_embeddings": False, "bias": False, "activation_function": "gelu"}),
+    "no clipping": ({"grad_clip": 0, "warmup_steps": 0, "save_every": 100}, {}),
+}
+
+
+def configs(variant: str) -> tuple[TrainConfig, GPTConfig]:
+    train_changes, gpt_changes = VARIANTS[variant]
+    return changed(CONFIG, **train_changes), changed(GPT_CONFIG, **gpt_changes)
+
+
+@pytest.mark.parametrize("stops", [(1,), (4,), (STEPS - 1,), (2, 3, 9)], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, variant, stops):
+    records = run(tmp_path, *configs(variant), stops)
+    assert (timeless(records), content(tmp_path)) == uninterrupted(variant)
+
+
+@pytest.mark.parametrize("crash", range(1, STEPS))
+@pytest.mark.parametrize("end", ["", '{"step": 6, "lo'], ids=["whole line", "half a line"])
+def test_a_run_that_crashed_goes_on_from_its_last_save(tmp_path, crash, end):
+    """With the save at every third step and the best model at every fourth, they differ in age."""
+    records = train(GPT(GPT_CONFIG, CONFIG.seed), TRAIN_IDS, VAL_IDS, CONFIG, tmp_path)
+    while next(records)["step"] < crash:
+        pass
+    records.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(end)
+    list(train(GPT(GPT_CONFIG, 999), TRAIN_IDS, VAL_IDS, CONFIG, tmp_path, resume=True))
+    assert (timeless(metrics(tmp_path)), content(tmp_path)) == uninterrupted("plain")
+
+
+def test_a_finished_run_goes_on_to_more_steps(tmp_path):
+    run(tmp_path)
+    list(train(GPT(GPT_CONFIG, 999), TRAIN_IDS, VAL_IDS, changed(CONFIG, max_steps=15), tmp_path, resume=True))
+    records = metrics(tmp_path)
+    assert [r["step"] for r in records if "loss" in r] == list(range(1, 16))
+    assert [r["step"] for r in records if "val_loss" in r and "whole" not in r] == [4, 8, 11, 12, 15]
+    assert records[-1].get("whole")
+    assert load_state(tmp_path, GPT(GPT_CONFIG))["step"] == 15
+
+
+def test_a_finished_run_that_is_resumed_has_nothing_left_to_do(tmp_path):
+    before = run(tmp_path)
+    files = content(tmp_path)
+    list(train(GPT(GPT_CONFIG, 999), TRAIN_IDS, VAL_IDS, CONFIG, tmp_path, resume=True))
+    assert content(tmp_path) == files
+    assert metrics(tmp_path) == before
+
+
+def test_the_folder_is_whole_at_every_moment(tmp_path):
+    for record in train(GPT(GPT_CONFIG), TRAIN_IDS, VAL_IDS, CONFIG, tmp_path):
+        assert load_state(tmp_path, GPT(GPT_CONFIG))["step"] == (record["step"] - 1) // 3 * 3 or "val_loss" in record
+        GPT.from_pretrained(tmp_path)
+        load_last(tmp_path)
+        assert metrics(tmp_path)[-1] == record
+        assert not list(tmp_path.glob(".*"))
+
+
+def test_what_numpy_warns_of_between_records_is_the_callers_to_say(tmp_path):
+    with np.errstate(over="raise", invalid="raise"):
+        for _ in train(GPT(GPT_CONFIG), TRAIN_IDS, VAL_IDS, CONFIG, tmp_path):
+            assert (np.geterr()["over"], np.geterr()["invalid"]) == ("raise", "raise")
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
+    gpt_config = changed(GPT_CONFIG, attn_pdrop=0.2)
+    first = run(tmp_path / "a", CONFIG, gpt_config)
+    again = run(tmp_path / "b", CONFIG, gpt_config)
+    other = run(tmp_path / "c", changed(CONFIG, seed=4), gpt_config)
+    assert timeless(again) == timeless(first)
+    assert content(tmp_path / "b") == content(tmp_path / "a")
+    losses = [[r["loss"] for r in records if "loss" in r] for records in (first, other)]
+    assert all(a != b for a, b in zip(*losses, strict=True))
+
+
+def test_every_step_draws_other_windows_and_every_seed_too(tmp_path, monkeypatch):
+    drawn = []
+
+    def spy(*args):
+        ids, targets = random_batch(*args)
+        drawn.append(ids.tobytes())
+        return ids, targets
+
+    monkeypatch.setattr(npgpt.train, "random_batch", spy)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        list(train(GPT(GPT_CONFIG, 0), TRAIN_IDS, VAL_IDS, changed(CONFIG, seed=seed), tmp_path / name))
+    a, b, c = drawn[:STEPS], drawn[STEPS : 2 * STEPS], drawn[2 * STEPS :]
+    assert a == b
+    assert len({*a, *c}) == 2 * STEPS
+
+
+def test_a_line_a_step_says_what_the_step_did(tmp_path):
+    """With a text of one window every batch is known, so each step's loss, norm and rate can be computed beside it."""
+    ids = TRAIN_IDS[: GPT_CONFIG.n_positions + 1]
+    batch = np.tile(ids[:-1], (3, 1)), np.tile(ids[1:], (3, 1))
+    config = changed(CONFIG, dtype="float64", grad_clip=0.5)
+    model = GPT(GPT_CONFIG, 0, "float64")
+    records = train(model, ids, VAL_IDS, config, tmp_path)
+    for step in range(STEPS):
+        loss, grads = model.loss_and_grads(*batch)
+        record = next(records)
+        while "val_loss" in record:
+            assert set(record) == {"step", "val_loss"}
+            record = next(records)
+        assert set(record) == {"step", "loss", "lr", "grad_norm", "tokens_per_s"}
+        assert record["step"] == step + 1
+        assert record["loss"] == pytest.approx(loss, rel=1e-12)
+        norm = math.sqrt(sum(float((grad**2).sum()) for grad in grads.values()))
+        assert record["grad_norm"] == pytest.approx(norm, rel=1e-12), "the norm before clipping"
+        assert record["lr"] == learning_rate_at(step, 1e-2, 1e-4, 2, STEPS)
+        assert record["tokens_per_s"] > 0
+
+
+def test_the_last_line_is_the_loss_over_the_whole_validation_text(tmp_path):
+    records = run(tmp_path, changed(CONFIG, dtype="float64"))
+    model = GPT.from_pretrained(tmp_path, "float64")
+    assert records[-1] == {"step": records[-1]["step"], "val_loss": records[-1]["val_loss"], "whole": True}
+    assert records[-1]["val_loss"] == pytest.approx(naive_loss(model, VAL_IDS), rel=1e-12)
+
+
+@pytest.mark.parametrize("length", [2, 3, 6, 7, 8, 13, 14, 15])
+def test_whole_loss_counts_every_token_but_the_first_once(length):
+    model = GPT(GPT_CONFIG, 2, "float64")
+    model.params.flat *= 20  # predictions far from uniform, so that no token is like another
+    assert whole_loss(model, IDS[:length]) == pytest.approx(naive_loss(model, IDS[:length]), rel=1e-12)
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_a_text_with_nothing_to_predict_has_no_loss(length):
+    with pytest.raises(ValueError, match=f"{length} tokens"):
+        whole_loss(GPT(GPT_CONFIG), IDS[:length])
+
+
+def test_random_batches_reach_every_window_of_the_text(rng):
+    ids = np.arange(10, dtype=np.uint8)
+    inputs, targets = random_batch(ids, 400, 4, rng)
+    assert {tuple(row) for row in inputs.tolist()} == {tuple(range(s, s + 4)) for s in range(6)}
+    np.testing.assert_array_equal(targets, inputs + 1)
+
+
+def test_an_estimate_takes_the_same_windows_each_time():
+    model = GPT(GPT_CONFIG, 2)
+    model.params.flat *= 20
+    first = estimate_loss(model, VAL_IDS, 3, 2, seed=1)
+    assert estimate_loss(model, VAL_IDS, 3, 2, seed=1) == first
+    assert estimate_loss(model, VAL_IDS, 3, 2, seed=2) != first
+
+
+def test_the_best_model_is_kept_and_so_is_the_last(tmp_path):
+    """Learning a text by heart whose reverse is the validation text makes the first evaluation the best."""
+    train_ids = np.tile(np.arange(7), 10)
+    val_ids = train_ids[30::-1]
+    config = changed(CONFIG, learning_rate=0.05, eval_every=2)
+    model, at = GPT(GPT_CONFIG, 0), {}
+    for record in train(model, train_ids, val_ids, config, tmp_path):
+        at.setdefault(record["step"], model.params.flat.copy())
+    records = metrics(tmp_path)
+    val = {r["step"]: r["val_loss"] for r in records if "val_loss" in r and "whole" not in r}
+    best = min(val, key=val.get)
+    assert best < STEPS
+    assert records[-1]["step"] == best
+    np.testing.assert_array_equal(GPT.from_pretrained(tmp_path).params.flat, at[best])
+    np.testing.assert_array_equal(load_last(tmp_path).params.flat, at[STEPS])
+    assert records[-1]["val_loss"] == pytest.approx(naive_loss(GPT.from_pretrained(tmp_path), val_ids), rel=1e-5)
+
+
+@pytest.mark.parametrize(("losses", "best"), [((3, 1, 2), 8), ((1, 2, 3), 4), ((3, 2, 1), 11), ((2, 2, 2), 4)])
+def test_best_is_the_first_of_the_lowest_validation_losses(tmp_path, monkeypatch, losses, best):
+    given = iter(losses)
+    monkeypatch.setattr(npgpt.train, "estimate_loss", lambda *args: float(next(given)))
+    model, at = GPT(GPT_CONFIG, 0), {}
+    for record in train(model, TRAIN_IDS, VAL_IDS, CONFIG, tmp_path):
+        at.setdefault(record["step"], model.params.flat.copy())
+    np.testing.assert_array_equal(GPT.from_pretrained(tmp_path).params.flat, at[best])
+    assert metrics(tmp_path)[-1]["step"] == best
+
+
+def micro_batches(rng, masks) -> list[tuple]:
+    batches = []
+    for rows, masked in masks:
+        ids, targets = rng.integers(0, 7, (2, rows, 5))
+        targets[rng.permuted(np.arange(rows * 5) < masked).reshape(rows, 5)] = -100
+        batches.append((ids, targets))
+    return batches
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [[(4, 0)], [(2, 0), (2, 0)], [(2, 1), (2, 9), (2, 4)], [(1, 0), (3, 2)], [(2, 10), (2, 3)], [(2, 3), (2, 10)]],
+    ids=str,
+)
+def test_accumulated_gradients_are_those_of_the_full_batch(rng, masks):
+    model = GPT(GPT_CONFIG, 1, "float64")
+    model.params.flat *= 20
+    batches = micro_batches(rng, masks)
+    full = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    loss, grads = accumulate_grads(model, batches)
+    full_loss, full_grads = model.loss_and_grads(*full)
+    assert loss == pytest.approx(full_loss, rel=1e-13)
+    # a few hundred additions in another order: some 1e-15 of the norm
+    assert np.linalg.norm(grads.flat - full_grads.flat) < 1e-13 * np.linalg.norm(full_grads.flat)
+
+
+def test_batches_in_which_no_target_counts_have_no_gradient(rng):
+    loss, grads = accumulate_grads(GPT(GPT_CONFIG, 1), micro_batches(rng, [(2, 10), (1, 5)]))
+    assert loss == 0
+    assert not grads.flat.any()
+
+
+def test_no_batch_at_all_is_refused():
+    with pytest.raises(ValueError, match="no batch"):
+        accumulate_grads(GPT(GPT_CONFIG), [])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 5), (7, 1), (5, 2), (2, 13)], ids=str)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_one_batch_of_any_shape_is_learned_by_heart(shape, tied, rng):
+    B, T = shape
+    gpt_config = GPTConfig(
+        vocab_size=11, n_positions=T, n_embd=16, n_layer=2, n_head=2, tie_word_embeddings=tied, initializer_range=0.1
+    )
+    ids, targets = rng.integers(0, 11, (2, B, T))
+    ids[:, 0] = np.arange(B)  # rows that begin alike could not be told apart
+    model = GPT(gpt_config, 0)
+    optimizer = AdamW(model.params, weight_decay=0)
+    for _ in range(200):
+        loss, grads = model.loss_and_grads(ids, targets)
+        if loss < 0.01:
+            break
+        optimizer.step(grads, 0.02)
+    assert loss < 0.01
+    assert (model.logits(ids).argmax(-1) == targets).all()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's own, on infinity minus infinity
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_end_the_run_and_the_saved_ones_stay(tmp_path, value):
+    model = GPT(GPT_CONFIG, 0)
+    records = train(model, TRAIN_IDS, VAL_IDS, CONFIG, tmp_path)
+    while "val_loss" not in next(records):
+        pass
+    next(records)  # the best model of the evaluation is saved when the next record is asked for
+    before = content(tmp_path)
+    model.params["h.1.mlp.c_fc.weight"][2, 3] = value
+    with pytest.raises(FloatingPointError, match="step 6"):
+        list(records)
+    assert content(tmp_path) == before
+    assert np.isfinite(load_last(tmp_path).params.flat).all()
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("rate", [1e30, 1e12])
+@pytest.mark.parametrize("eval_every", [1, 100])
+def test_a_run_that_explodes_saves_nothing_that_is_not_finite(tmp_path, rate, eval_every):
+    """The step that explodes is followed by an evaluation and a save before any loss is seen to be NaN."""
+    config = changed(CONFIG, learning_rate=rate, warmup_steps=0, eval_every=eval_every, save_every=1, weight_decay=0)
+    with pytest.raises(FloatingPointError, match="learning-rate"):
+        list(train(GPT(GPT_CONFIG, 0), TRAIN_IDS, VAL_IDS, config, tmp_path))
+    best, last = GPT.from_pretrained(tmp_path), load_last(tmp_path)
+    assert np.isfinite(best.logits(np.array([[1, 2, 3]]))).all()
+    assert np.isfinite(last.logits(np.array([[1, 2, 3]]))).all()
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)  # NaN is no JSON
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("write", range(1, 12))
+def test_a_disk_that_fills_leaves_what_was_saved_before(tmp_path, monkeypatch, write):
+    """The nth file fails to be written; what is there then is whole, and the run goes on from it to the same bits."""
+    replace, count = os.replace, iter(range(1, 1000))
+
+    def full(source, target):
+        if next(count) == write:
+            raise FULL
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("npgpt.files.os.replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            list(train(GPT(GPT_CONFIG, CONFIG.seed), TRAIN_IDS, VAL_IDS, CONFIG, tmp_path))
+    assert not list(tmp_path.glob(".*"))
+    for path in tmp_path.glob("*.safetensors"):
+        assert load_file(path)
+    if (tmp_path / STATE).exists():
+        list(train(GPT(GPT_CONFIG, 999), TRAIN_IDS, VAL_IDS, CONFIG, tmp_path, resume=True))
+        assert (timeless(metrics(tmp_path)), content(tmp_path)) == uninterrupted("plain")
+    else:
+        assert write <= 4  # the first model's three files and the first state
+
+
+def test_each_text_is_split_by_position():
+    train_ids, val_ids = encode_split(["a" * 20, "b" * 10], lambda text: np.frombuffer(text.encode(), np.uint8), 4)
+    assert train_ids.tobytes() == b"a" * 18 + b"b" * 9
+    assert val_ids.tobytes() == b"a" * 2 + b"b"
+
+
+@pytest.mark.parametrize(("length", "n_positions"), [(9, 8), (20, 18), (2, 1), (0, 1), (10, 8)])
+def test_a_text_that_is_too_short_is_refused_with_what_it_takes(length, n_positions):
+    with pytest.raises(ValueError, match=f"too short.*n_positions={n_positions}"):
+        encode_split(["a" * length], lambda text: np.frombuffer(text.encode(), np.uint8), n_positions)
