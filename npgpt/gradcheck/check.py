@@ -127,7 +127,8 @@ def _check_leaf(
     else:
         chosen = sample(shape, [arg for arg in problem.args if not is_tree(arg)], SAMPLED, rng)
         check_elements(problem, leaf, analytic, allowance, chosen, found)
-        check_directions(problem, leaf, analytic, allowance, rng, found)
+        if not found.wrong.any():
+            check_directions(problem, leaf, analytic, allowance, rng, found)
     return _judge(problem, leaf, analytic, found, tolerance)
 
 

@@ -4,6 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class Leaf:
     noise: float = 0.0  # the standard error of sum(dout * out) when it moves a little
     complex_noise: float = 0.0  # that of a complex step's derivative, along a direction of length 1
 
-    @property
+    @cached_property
     def scale(self) -> np.ndarray:
         """Return for each element a step over which a function of it may begin to look different.
 
