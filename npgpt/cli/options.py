@@ -11,6 +11,7 @@ from npgpt.config import PRESETS, GPTConfig, TrainConfig, field_types, nearest, 
 
 DROPOUTS = ("embd_pdrop", "resid_pdrop", "attn_pdrop")
 DEFAULT_PRESET = "tiny"
+ALIASES = {"learning_rate": ("--lr",)}
 # what is not a field of a config, but may stand in a --config file too
 COMMAND_KEYS = ("data", "out", "preset", "dropout")
 
@@ -46,7 +47,7 @@ def add_fields(group: Any, config: type, defaults: Mapping[str, str] | None = No
             flag["choices"] = field.metadata["choices"]
         else:
             flag |= {"type": type_, "metavar": type_.__name__.upper()}
-        group.add_argument(f"--{field.name.replace('_', '-')}", **flag)
+        group.add_argument(f"--{field.name.replace('_', '-')}", *ALIASES.get(field.name, ()), **flag)
 
 
 def read_toml(path: str) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def read_toml(path: str) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
         values = {key.replace("-", "_"): value for key, value in content.items()}
         twice = [key for key in content if "-" in key and key.replace("-", "_") in content]
         if twice:

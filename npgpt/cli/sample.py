@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder, or a GPT-2 on the Hugging Face hub")
+    parser.add_argument("run", metavar="RUN", help="a run folder")
     parser.add_argument("--prompt", help="the text to go on from (default: a new line)")
     parser.add_argument("--max-new-tokens", type=int, default=500, metavar="N", help="(default: 500)")
     parser.add_argument(

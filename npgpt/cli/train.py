@@ -4,6 +4,7 @@
 import argparse
 import dataclasses
 import hashlib
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -70,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
         f"{len(train_ids):,} to train on, {len(val_ids):,} to validate",
         flush=True,
     )
+    if config.warmup_steps >= config.max_steps:
+        print(f"the warm-up of {config.warmup_steps} steps outlasts the run: the learning rate stays low")
     try:
         if not args.resume:
             tokenizer.save_pretrained(folder)
@@ -146,7 +149,7 @@ def train_with_progress(
 
     from npgpt.train import train
 
-    loss, bar, finished = 0.0, None, False
+    loss, bar, finished, nobody_reads = 0.0, None, False, False
     with stop_on_interrupt() as stopped:
         records = train(model, train_ids, val_ids, config, folder, resume, lambda: bool(stopped))
         for record in records:
@@ -155,19 +158,34 @@ def train_with_progress(
                 if resume:  # the run has been found whole; from here on it is one with these settings
                     write_saved(folder, settings)
                 bar = tqdm(initial=step - 1, total=config.max_steps, unit="step", disable=None)
-            if record.get("whole"):
-                bar.close()
-                print(f"validation loss {record['val_loss']:.4f} nats a token on the whole text (step {step})")
-                finished = True
-            elif "val_loss" in record:
-                bar.write(f"step {step:>6}  loss {loss:.4f}  validation {record['val_loss']:.4f}")
-            else:
+            finished = finished or bool(record.get("whole"))
+            if "val_loss" not in record:
                 loss = record["loss"]
                 bar.set_postfix_str(f"loss {loss:.3f}, {record['tokens_per_s']:,.0f} tokens/s", refresh=False)
                 bar.update()
+                continue
+            if finished:
+                bar.close()
+                line = f"validation loss {record['val_loss']:.4f} nats a token on the whole text (step {step})"
+            else:
+                line = f"step {step:>6}  loss {loss:.4f}  validation {record['val_loss']:.4f}"
+            try:
+                tqdm.write(line)
+                sys.stdout.flush()
+            except BrokenPipeError:  # as of `npgpt train | head`: stop, with the state saved
+                stopped.append(0)
+                nobody_reads = True
+                discard_output()
     if bar is not None:
         bar.close()
+    if nobody_reads:
+        raise BrokenPipeError
     return finished
+
+
+def discard_output() -> None:
+    """Send what is still to be printed nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -161,6 +161,35 @@ def _bisect(problem: Problem, leaf: Leaf, analytic: np.ndarray, v: np.ndarray) -
     return int(indices[0])
 
 
+def check_together(
+    problem: Problem, leaf: Leaf, analytic: np.ndarray, allowance: np.ndarray, rng: np.random.Generator, found: Numeric
+) -> None:
+    """Move many elements at once, by real differences: each may look right by itself, and together they claim too much.
+
+    So do two that tie for a maximum if each is given all of it. A complex step does not even see that there is a kink.
+    """
+    mask = found.kinks if found.kinks.sum() > 1 else np.ones(leaf.x.shape, dtype=bool)
+    for _ in range(8 if found.kinks.any() else 3):
+        v = np.where(mask, leaf.scale * rng.standard_normal(leaf.x.shape), 0.0)
+        claimed, length = float(np.sum(analytic * v)), float(np.linalg.norm(v))
+        line, allowed = problem.line(leaf, v), 4 * float(np.linalg.norm(allowance * v))
+        value, error = problem.derivative(line, 1.0, leaf, length, real=True)
+        if abs(claimed - value) <= error + allowed:
+            continue
+        low, high, error = one_sided(line, 1.0, leaf.noise)
+        bar = error + allowed + 1e-7 * max(abs(low), abs(high))
+        if math.isfinite(error) and not low - bar <= claimed <= high + bar:
+            found.notes.append(f"together they claim a slope of {claimed:.6g}, not in {low:.6g} to {high:.6g}")
+            for index in np.flatnonzero(mask):
+                value, error = _derivative(problem, leaf, int(index), real=True)
+                wrong = not abs(float(analytic.flat[index]) - value) <= error + float(allowance.flat[index])
+                found.wrong.flat[index] = wrong
+                found.value.flat[index] = value
+            found.wrong |= mask & (not found.wrong.any())
+            found.kinks[...] = False
+            return
+
+
 def sample(shape: tuple[int, ...], args: list, count: int, rng: np.random.Generator) -> np.ndarray:
     """Return flat indices to look at in an array that is too large to look at all of it.
 

@@ -169,11 +169,11 @@ class Problem:
         for leaf in self.leaves:
             if leaf.x.size == 0:
                 continue
-            # no element by more than its own size: many a function has an edge at 0
-            size = np.where(leaf.x == 0, leaf.scale, np.minimum(leaf.scale, np.abs(leaf.x)))
+            # no element by more than its own size, and one that is 0 not at all: many a function has an edge there
+            size = np.minimum(leaf.scale, np.abs(leaf.x)) if np.any(leaf.x) else leaf.scale
             direction = size * rng.standard_normal(leaf.x.shape)
             line = self.line(leaf, direction)
-            last = 64 * EPS * float(np.max(np.abs(leaf.x) / size))
+            last = 64 * EPS * float(np.max(np.abs(leaf.x) / np.where(size > 0, size, 1.0)))
             with np.errstate(all="ignore"):
                 found = noise_level(line, last)
             leaf.noise = found if np.isfinite(found) else EPS * self.magnitude

@@ -4,8 +4,8 @@
     def test_my_layer(gradcheck):
         gradcheck(forward, backward, x, weight)
 
-A check that does not pass fails the test, with the report as the failure's text. Installing npgpt is enough: pytest finds
-the plugin by its entry point.
+A check that does not pass fails the test, with the report as the failure's text. Installing npgpt is enough: pytest
+finds the plugin by its entry point.
 """
 
 from collections.abc import Callable
