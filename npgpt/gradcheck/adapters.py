@@ -47,6 +47,10 @@ def check_layer(
 
     def backward(dout: Any, cache: Any) -> tuple[Any, ...]:
         fresh = copy.deepcopy(cache)
+        if accumulates:  # from zero, because beside what is there already a small gradient would lose its digits
+            for held in read(fresh).values():
+                if isinstance(held, np.ndarray):
+                    held[...] = 0
         dinputs = fresh.backward(dout)
         dinputs = dinputs if isinstance(dinputs, tuple) else (dinputs,)
         return (*dinputs, *(np.array(read(fresh)[name]) for name in found))
@@ -123,7 +127,7 @@ def _to_numpy(tree: Any) -> Any:
     def leave(leaf: Any) -> Any:
         if leaf is None or isinstance(leaf, np.ndarray | np.number | float | int):
             return leaf
-        return np.array(leaf.detach() if hasattr(leaf, "detach") else leaf)
+        return leaf.detach().cpu().numpy() if hasattr(leaf, "detach") else np.array(leaf)
 
     return map_leaves(leave, tree)
 
@@ -165,15 +169,17 @@ def _accumulation(layer: Any, inputs: tuple, names: list[str], read: Callable, a
     trial = copy.deepcopy(layer)
     rng = np.random.default_rng(0)
     dout = None
-    seen = []
+    held = read(trial) if accumulates else {}
+    seen = [{name: 0.0 if held.get(name) is None else np.array(held[name]) for name in names}]
     for _ in range(2):
         out = trial.forward(*inputs)
         dout = map_leaves(lambda leaf: rng.standard_normal(np.shape(leaf)), out) if dout is None else dout
         trial.backward(dout)
         seen.append({name: np.array(read(trial)[name]) for name in names})
-    wanted, verb = (2.0, "add to") if accumulates else (1.0, "overwrite")
+    verb = "add to" if accumulates else "overwrite"
     for name in names:
-        first, second = seen[0][name], seen[1][name]
-        if not np.allclose(second, wanted * first, rtol=1e-6, atol=1e-12 * float(np.max(np.abs(first), initial=0))):
+        start, first, second = (step[name] for step in seen)
+        wanted = 2 * first - start if accumulates else first
+        if not np.allclose(second, wanted, rtol=1e-6, atol=1e-12 * float(np.max(np.abs(first), initial=0))):
             return f"a second backward does not {verb} the gradient of {name}"
     return ""

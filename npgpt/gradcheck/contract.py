@@ -68,9 +68,7 @@ def _linear(problem: Problem, backward: Callable, match: Callable) -> Iterator[s
     zero = run(map_leaves(lambda leaf: np.zeros_like(leaf)[()], problem.dout))
     if any(np.any(part != 0) for part in zero):
         yield "backward of a zero dout is not zero"
-    rng = np.random.default_rng(1)
-    one = problem.dout
-    other = map_leaves(lambda leaf: np.asarray(rng.standard_normal(np.shape(leaf)))[()], one)
+    one, other = problem.dout, problem.cotangent(np.random.default_rng(1))
     others = iter([leaf for _, leaf in leaves(other)])
     both = map_leaves(lambda leaf: 2.0 * leaf - 0.7 * next(others), one)
     parts = zip(run(one), run(other), strict=True)

@@ -69,22 +69,14 @@ def _factor(ratio: float, shape: tuple[int, ...]) -> str:
     """Name a factor: -1 as the sign, 1/N by the axis that has N, roots, else the number."""
     if abs(ratio + 1) < CLOSE:
         return "-1 (the sign)"
-    for size in sorted({n for n in (*shape, math.prod(shape)) if n > 2}):
-        for value, text in ((1 / size, f"1/{size}"), (size, f"{size}"), (math.sqrt(size), f"sqrt({size})")):
-            if abs(ratio / value - 1) < CLOSE:
-                return f"{text} ({size} is the size of an axis, or of the array)"
-        if abs(ratio * math.sqrt(size) - 1) < CLOSE:
-            return f"1/sqrt({size}) ({size} is the size of an axis, or of the array)"
-    for n in range(2, 65):
-        for value, text in (
-            (n, f"{n}"),
-            (1 / n, f"1/{n}"),
-            (math.sqrt(n), f"sqrt({n})"),
-            (1 / math.sqrt(n), f"1/sqrt({n})"),
-        ):
-            if abs(abs(ratio) / value - 1) < CLOSE:
-                return f"{'-' if ratio < 0 else ''}{text}"
-    return f"{ratio:.6g}"
+    sizes = {n for n in (*shape, math.prod(shape)) if n > 2}
+    forms = [(lambda n: n, "{}"), (lambda n: 1 / n, "1/{}"), (math.sqrt, "sqrt({})"), (lambda n: n**-0.5, "1/sqrt({})")]
+    for form, text in forms:
+        for n in sorted(sizes | set(range(2, 65))):
+            if abs(abs(ratio) / form(n) - 1) < 1e-9:
+                where = f" ({n} is the size of an axis, or of the array)" if n in sizes else ""
+                return f"{'-' if ratio < 0 else ''}{text.format(n)}{where}"
+    return f"{ratio:.9g}"
 
 
 def _arrangement(analytic: np.ndarray, numeric: np.ndarray) -> Iterator[str]:

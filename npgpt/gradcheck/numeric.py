@@ -118,7 +118,7 @@ def one_sided(line: Line, scale: float, noise: float) -> tuple[float, float, flo
     return low, high, left_error + right_error
 
 
-DELTAS = (2.0**-36, 2.0**-28, 2.0**-20)
+DELTAS = (2.0**-36, 2.0**-28, 2.0**-20, 2.0**-12)
 
 
 def noise_level(line: Line, smallest: float = 0.0) -> float:

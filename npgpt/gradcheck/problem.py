@@ -57,7 +57,7 @@ class Problem:
             kind = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
             raise TypeError(f"forward must return a pair, (out, cache), but returned {kind}")
         self.out = result[0]
-        self.dout = map_leaves(lambda leaf: cotangent(leaf, rng), self.out)
+        self.dout = self.cotangent(rng)
         self.leaves = [
             Leaf(name, position, number, leaf)
             for number, (position, name, leaf) in enumerate(self._all_leaves())
@@ -68,6 +68,10 @@ class Problem:
         self.magnitude = float(np.sum(np.abs(weighted)))
         self.single = any(np.asarray(leaf).dtype == np.float32 for _, leaf in leaves(self.out))
         self.complex_safe = False
+
+    def cotangent(self, rng: np.random.Generator) -> Any:
+        """Return a random dout in the structure of out."""
+        return map_leaves(lambda leaf: _cotangent(leaf, rng), self.out)
 
     def natural(self, leaf: Leaf) -> float:
         """Return the size that a gradient would have if the function doubled over the leaf's scale."""
@@ -211,7 +215,7 @@ def _shifted(line: Line, offset: float) -> Line:
     return lambda t: line(t + offset)
 
 
-def cotangent(out: Any, rng: np.random.Generator) -> Any:
+def _cotangent(out: Any, rng: np.random.Generator) -> Any:
     """Return a random dout for one output, in its dtype; zero for an output that is not floats.
 
     Normal numbers, because under ones many gradients are zero whatever the code says: softmax's, and layer norm's.

@@ -1,0 +1,532 @@
+"""Checks of what is not a pair of functions: objects, scalar functions, pullbacks, PyTorch, adjoints, float32."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from npgpt import gradcheck, layers
+from npgpt.gradcheck import (
+    check_adjoint,
+    check_autograd_function,
+    check_backward,
+    check_float32,
+    check_gradient,
+    check_layer,
+    check_vjp,
+)
+
+RNG = np.random.default_rng(21)
+X = RNG.standard_normal((5, 3))
+WEIGHT, BIAS = RNG.standard_normal((3, 4)), RNG.standard_normal(4)
+
+
+def verdicts(report):
+    return {argument.name: argument.verdict for argument in report.arguments}
+
+
+ALL_PASS = {"input": "pass", "W": "pass", "b": "pass"}
+
+# --- layer objects
+
+
+class Linear:
+    """W and dW, overwritten by each backward."""
+
+    def __init__(self):
+        self.W, self.b, self.name, self.calls = WEIGHT.copy(), BIAS.copy(), "linear", 0
+
+    def forward(self, x):
+        self.x = x
+        self.calls += 1
+        return x @ self.W + self.b
+
+    def backward(self, dout):
+        self.dW, self.db = self.x.T @ dout, dout.sum(axis=0)
+        return dout @ self.W.T
+
+
+class Accumulating(Linear):
+    def __init__(self):
+        super().__init__()
+        self.dW, self.db = np.zeros_like(self.W), np.zeros_like(self.b)
+
+    def backward(self, dout):
+        self.dW += self.x.T @ dout
+        self.db += dout.sum(axis=0)
+        return dout @ self.W.T
+
+
+class WrongWeight(Linear):
+    def backward(self, dout):
+        dx = super().backward(dout)
+        self.dW[1, 2] *= 1.01
+        return dx
+
+
+class WrongInput(Linear):
+    def backward(self, dout):
+        return -super().backward(dout)
+
+
+class Dicts:
+    """params and grads, two dicts with the same keys."""
+
+    prefix = ""
+
+    def __init__(self):
+        self.params, self.grads = {"W": WEIGHT.copy(), "b": BIAS.copy()}, {}
+
+    def forward(self, x):
+        self.x = x
+        return x @ self.params["W"] + self.params["b"]
+
+    def backward(self, dout):
+        self.grads[f"{self.prefix}W"] = self.x.T @ dout
+        self.grads[f"{self.prefix}b"] = dout.sum(axis=0)
+        return dout @ self.params["W"].T
+
+
+class PrefixedDicts(Dicts):
+    prefix = "d"
+
+
+class Named(Linear):
+    """Gradients under other names."""
+
+    def backward(self, dout):
+        self.grad_W, self.b_grad = self.x.T @ dout, dout.sum(axis=0)
+        return dout @ self.W.T
+
+
+@pytest.mark.parametrize("kind", [Linear, Dicts, PrefixedDicts, Named])
+def test_a_right_layer_passes_with_all_its_parameters(kind):
+    report = check_layer(kind(), X)
+    assert verdicts(report) == ALL_PASS
+    assert report.contract == ()
+    assert report.verdict == "pass"
+
+
+def test_a_layer_whose_params_dict_is_read_by_grads():
+    class Odd(Linear):
+        def backward(self, dout):
+            self.found = [self.x.T @ dout, dout.sum(axis=0)]
+            return dout @ self.W.T
+
+    layer = Odd()
+    report = check_layer(
+        layer,
+        X,
+        params={"W": layer.W, "b": layer.b},
+        grads=lambda layer: dict(zip("Wb", layer.found, strict=True)),
+    )
+    assert verdicts(report) == ALL_PASS
+    assert report.verdict == "pass"
+
+
+def test_a_wrong_gradient_of_a_parameter_is_named():
+    report = check_layer(WrongWeight(), X)
+    assert verdicts(report) == ALL_PASS | {"W": "fail"}
+    assert report.arguments[1].index == (1, 2)
+
+
+def test_a_wrong_gradient_of_the_input_is_named():
+    report = check_layer(WrongInput(), X)
+    assert verdicts(report) == ALL_PASS | {"input": "fail"}
+    assert "the sign" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("kind", "accumulates", "sentence"),
+    [
+        (Linear, False, None),
+        (Accumulating, True, None),
+        (Linear, True, "a second backward does not add to the gradient of W"),
+        (Accumulating, False, "a second backward does not overwrite the gradient of W"),
+    ],
+)
+def test_whether_it_accumulates_is_checked(kind, accumulates, sentence):
+    report = check_layer(kind(), X, accumulates=accumulates)
+    assert verdicts(report) == ALL_PASS
+    assert report.contract == (() if sentence is None else (sentence,))
+    assert report.verdict == ("pass" if sentence is None else "fail")
+
+
+def test_one_of_two_parameters_that_accumulates_is_named():
+    class Half(Linear):
+        def __init__(self):
+            super().__init__()
+            self.db = np.zeros_like(self.b)
+
+        def backward(self, dout):
+            self.dW = self.x.T @ dout
+            self.db = self.db + dout.sum(axis=0)
+            return dout @ self.W.T
+
+    assert check_layer(Half(), X).contract == ("a second backward does not overwrite the gradient of b",)
+    assert check_layer(Half(), X, accumulates=True).contract == ("a second backward does not add to the gradient of W",)
+
+
+def test_an_accumulating_layer_that_holds_gradients_already():
+    """A layer in use: the check must not take what was there before for a part of the gradient."""
+    layer = Accumulating()
+    layer.forward(X)
+    layer.backward(np.ones((5, 4)))
+    report = check_layer(layer, X, accumulates=True)
+    assert report.verdict == "pass", str(report)
+
+
+@pytest.mark.parametrize("kind", [Linear, Accumulating, Dicts, WrongWeight])
+def test_the_layer_is_left_unchanged(kind):
+    layer = kind()
+    before = copy.deepcopy(vars(layer))
+    x = X.copy()
+    check_layer(layer, x, accumulates=kind is Accumulating)
+    assert vars(layer).keys() == before.keys()
+    np.testing.assert_equal(vars(layer), before)
+    np.testing.assert_array_equal(x, X)
+
+
+class Product:
+    """Two inputs, two gradients, no parameters."""
+
+    def forward(self, x, y):
+        self.x, self.y = x, y
+        return x * y
+
+    def backward(self, dout):
+        return dout * self.y, dout * self.x
+
+
+class WrongProduct(Product):
+    def backward(self, dout):
+        return dout * self.y, dout * self.y
+
+
+def test_several_inputs():
+    assert verdicts(check_layer(Product(), X, X + 1)) == {"input 0": "pass", "input 1": "pass"}
+    assert verdicts(check_layer(WrongProduct(), X, X + 1)) == {"input 0": "pass", "input 1": "fail"}
+
+
+class Embedding:
+    def __init__(self):
+        self.params, self.grads = {"table": RNG.standard_normal((6, 3))}, {}
+
+    def forward(self, ids):
+        self.ids = ids
+        return self.params["table"][ids]
+
+    def backward(self, dout):
+        self.grads["table"] = np.zeros((6, 3))
+        np.add.at(self.grads["table"], self.ids, dout)
+
+
+def test_a_layer_of_ids_returns_no_gradient_of_them():
+    assert verdicts(check_layer(Embedding(), np.array([1, 4, 1]))) == {"table": "pass"}
+
+
+def test_buffers_without_a_gradient_are_no_parameters():
+    class Shifted(Linear):
+        def __init__(self):
+            super().__init__()
+            self.running_mean = np.ones(3)
+
+        def forward(self, x):
+            return super().forward(x - self.running_mean)
+
+    assert verdicts(check_layer(Shifted(), X)) == ALL_PASS
+
+
+def test_options_go_to_check_backward():
+    report = check_layer(WrongWeight(), X, tolerance=0.1)
+    assert report.tolerance == 0.1
+    assert verdicts(check_layer(Linear(), X, wrt=["W"])) == {"W": "pass"}
+    with pytest.raises(TypeError, match="colour"):
+        check_layer(Linear(), X, colour="red")
+
+
+def test_a_layer_in_float32_finds_its_parameters():
+    layer = Linear()
+    layer.W, layer.b = layer.W.astype(np.float32), layer.b.astype(np.float32)
+    assert verdicts(check_layer(layer, X)) == ALL_PASS
+
+
+# --- scalar functions with a gradient
+
+
+def rosenbrock(x):
+    return np.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def rosenbrock_gradient(x):
+    gradient = np.zeros_like(x)
+    gradient[1:] += 200 * (x[1:] - x[:-1] ** 2)
+    gradient[:-1] += -400 * x[:-1] * (x[1:] - x[:-1] ** 2) - 2 * (1 - x[:-1])
+    return gradient
+
+
+def test_a_scalar_function_with_its_gradient():
+    assert check_gradient(rosenbrock, rosenbrock_gradient, X[0]).verdict == "pass"
+    report = check_gradient(rosenbrock, lambda x: rosenbrock_gradient(x) + 2 * x, X[0])
+    assert report.verdict == "fail"
+    assert report.arguments[0].name == "x"
+
+
+def test_a_scalar_function_takes_further_arguments_of_any_kind():
+    def f(x, weight, power):
+        return float(np.sum(weight["w"] * x**power))
+
+    def gradient(x, weight, power):
+        return power * weight["w"] * x ** (power - 1)
+
+    report = check_gradient(f, gradient, X, {"w": np.full((5, 3), 2.0)}, 3)
+    assert verdicts(report) == {"x": "pass"}
+    assert check_gradient(f, lambda x, w, p: gradient(x, w, p + 1), X, {"w": np.ones((5, 3))}, 3).verdict == "fail"
+
+
+def test_a_gradient_that_is_a_list():
+    assert check_gradient(lambda x: x[0] * x[1], lambda x: [x[1], x[0]], np.array([2.0, 3.0])).verdict == "pass"
+
+
+def test_a_scalar_function_takes_options():
+    wrong = check_gradient(rosenbrock, lambda x: 1.001 * rosenbrock_gradient(x), X[0], tolerance=0.01)
+    assert wrong.verdict == "pass"  # because it was asked to
+    assert check_gradient(rosenbrock, rosenbrock_gradient, X[0], names=["theta"]).arguments[0].name == "theta"
+
+
+# --- pullbacks
+
+
+def tanh_product(x, y):
+    out = np.tanh(x * y)
+    return out, lambda dout: (dout * (1 - out**2) * y, dout * (1 - out**2) * x)
+
+
+def test_a_pullback_in_numpy():
+    assert verdicts(check_vjp(tanh_product, X, X + 1)) == {"args[0]": "pass", "args[1]": "pass"}
+
+    def wrong(x, y):
+        out, pull = tanh_product(x, y)
+        return out, lambda dout: (pull(dout)[0], dout * x)
+
+    assert verdicts(check_vjp(wrong, X, X + 1)) == {"args[0]": "pass", "args[1]": "fail"}
+    assert verdicts(check_vjp(tanh_product, X, X + 1, names=["x", "y"])) == {"x": "pass", "y": "pass"}
+
+
+def test_a_pullback_of_one_argument_and_of_a_dict():
+    assert check_vjp(lambda x: (x * x, lambda dout: (2 * dout * x,)), X).verdict == "pass"
+    report = check_vjp(
+        lambda p: (p["a"] * p["b"], lambda dout: ({"a": dout * p["b"], "b": dout * p["a"]},)), {"a": X, "b": X + 1}
+    )
+    assert verdicts(report) == {"args[0]['a']": "pass", "args[0]['b']": "pass"}
+
+
+JAX = """
+import numpy as np, jax, jax.numpy as jnp
+from npgpt.gradcheck import check_vjp
+jax.config.update("jax_enable_x64", True)
+
+def custom(factor):
+    @jax.custom_vjp
+    def f(x, y):
+        return {"out": jnp.sin(x) * y}
+    f.defvjp(lambda x, y: (f(x, y), (x, y)),
+             lambda c, d: (factor * d["out"] * jnp.cos(c[0]) * c[1], d["out"] * jnp.sin(c[0])))
+    return f
+
+x = np.random.default_rng(0).standard_normal((3, 4))
+for factor in (1.0, 1.001):
+    report = check_vjp(lambda *args: jax.vjp(custom(factor), *args), x, x + 1)
+    print(*(a.verdict for a in report.arguments), *report.contract)
+"""
+
+
+def test_a_custom_vjp_of_jax():
+    pytest.importorskip("jax")
+    # in a process of its own: jax_enable_x64 is for a whole process
+    result = subprocess.run([sys.executable, "-c", JAX], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["pass pass", "fail pass"]
+
+
+# --- torch.autograd.Function
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+def sine(torch, factor):
+    class Sine(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, power):
+            ctx.save_for_backward(x)
+            ctx.power = power
+            return torch.sin(x) ** power
+
+        @staticmethod
+        def backward(ctx, dout):
+            (x,) = ctx.saved_tensors
+            return factor * dout * ctx.power * torch.sin(x) ** (ctx.power - 1) * torch.cos(x), None
+
+    return Sine
+
+
+def test_an_autograd_function_with_an_argument_that_is_no_tensor(torch):
+    assert verdicts(check_autograd_function(sine(torch, 1), X, 3)) == {"args[0]": "pass"}
+    report = check_autograd_function(sine(torch, 1.001), X, 3)
+    assert verdicts(report) == {"args[0]": "fail"}
+    assert "every element is 1.001 times" in str(report)
+
+
+def test_an_autograd_function_with_two_outputs_and_two_inputs(torch):
+    def function(sign):
+        class SumAndProduct(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x, y):
+                ctx.save_for_backward(x, y)
+                return x + y, x * y
+
+            @staticmethod
+            def backward(ctx, dsum, dproduct):
+                x, y = ctx.saved_tensors
+                return dsum + dproduct * y, sign * dsum + dproduct * x
+
+        return SumAndProduct
+
+    assert verdicts(check_autograd_function(function(1), X, X + 1)) == {"args[0]": "pass", "args[1]": "pass"}
+    assert verdicts(check_autograd_function(function(-1), X, X + 1)) == {"args[0]": "pass", "args[1]": "fail"}
+
+
+def test_an_autograd_function_with_ids(torch):
+    class Lookup(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, table, ids):
+            ctx.save_for_backward(ids)
+            ctx.rows = table.shape[0]
+            return table[ids]
+
+        @staticmethod
+        def backward(ctx, dout):
+            (ids,) = ctx.saved_tensors
+            return torch.zeros(ctx.rows, dout.shape[-1], dtype=dout.dtype).index_add(0, ids, dout), None
+
+    report = check_autograd_function(Lookup, X, np.array([1, 4, 1]), names=["table", "ids"])
+    assert verdicts(report) == {"table": "pass"}
+
+
+def test_an_autograd_function_that_returns_none_for_a_tensor_fails(torch):
+    class Forgetful(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, y):
+            ctx.save_for_backward(x, y)
+            return x * y
+
+        @staticmethod
+        def backward(ctx, dout):
+            return dout * ctx.saved_tensors[1], None
+
+    assert verdicts(check_autograd_function(Forgetful, X, X + 1)) == {"args[0]": "pass", "args[1]": "fail"}
+
+
+def test_an_autograd_function_derived_from_another(torch):
+    class Derived(sine(torch, 1)):
+        pass
+
+    assert check_autograd_function(Derived, X, 2).verdict == "pass"
+
+
+def test_a_subset_of_an_autograd_functions_arguments(torch):
+    report = check_autograd_function(sine(torch, 1), X, 2, wrt=[0])
+    assert verdicts(report) == {"args[0]": "pass"}
+
+
+# --- no library is imported
+
+
+def test_nothing_but_numpy_is_imported():
+    code = (
+        "import sys, npgpt.gradcheck as g, numpy as np\n"
+        "report = g.check_backward(lambda x: (x * x, x), lambda d, x: 2 * d * x, np.ones(3))\n"
+        "str(report), report.to_json(), report.to_html()\n"
+        "print(sorted({n.split('.')[0] for n in sys.modules} & {'torch', 'jax', 'matplotlib', 'pytest', 'numba'}))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert result.stdout == "[]\n", result.stderr
+
+
+def test_the_public_names_are_there():
+    for name in gradcheck.__all__:
+        assert getattr(gradcheck, name).__doc__
+    assert gradcheck.check_backward is check_backward
+
+
+# --- the adjoint test
+
+
+def test_the_adjoint_of_a_matrix():
+    a = RNG.standard_normal((4, 7))
+    x = np.zeros(7)
+    assert check_adjoint(lambda v: a @ v, lambda w: a.T @ w, x) < 1e-15  # some tens of roundings of 1e-16
+    assert check_adjoint(lambda v: a @ v, lambda w: 1.001 * a.T @ w, x) > 1e-6
+    square = RNG.standard_normal((5, 5))
+    assert check_adjoint(lambda v: square @ v, lambda w: square @ w, np.zeros(5)) > 1e-3
+
+
+def test_the_adjoint_of_a_cumulative_sum_and_of_a_lookup():
+    x = np.zeros((3, 6))
+    right = lambda w: np.cumsum(w[:, ::-1], axis=1)[:, ::-1]  # noqa: E731, one expression a line to be read side by side
+    assert check_adjoint(lambda v: np.cumsum(v, axis=1), right, x) < 1e-15
+    assert check_adjoint(lambda v: np.cumsum(v, axis=1), lambda w: np.cumsum(w, axis=1), x) > 1e-3
+    ids = np.array([0, 2, 2])
+
+    def scatter(w):
+        out = np.zeros(4)
+        np.add.at(out, ids, w)
+        return out
+
+    assert check_adjoint(lambda v: v[ids], scatter, np.zeros(4)) < 1e-15
+    assert check_adjoint(lambda v: v[ids], lambda w: np.array([w[0], 0, w[2], 0]), np.zeros(4)) > 1e-3
+
+
+def test_the_adjoint_of_zero_and_the_generator():
+    assert check_adjoint(lambda v: 0 * v, lambda w: 0 * w, np.zeros(3)) == 0
+    assert check_adjoint(lambda v: 0 * v, lambda w: w, np.zeros(3)) > 0
+    seeds = [check_adjoint(lambda v: v, lambda w: 2 * w, np.zeros(3), np.random.default_rng(s)) for s in (1, 1, 2)]
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
+# --- float32 against float64
+
+
+def test_good_float32_code_is_within_some_roundings():
+    arguments = (RNG.standard_normal((6, 8)), RNG.standard_normal(8), RNG.standard_normal(8))
+    found = check_float32(layers.layernorm_forward, layers.layernorm_backward, *arguments)
+    assert list(found) == ["out", "gradients[0]", "gradients[1]", "gradients[2]"]
+    assert 0 < max(found.values()) < 100 * 6e-8
+
+
+def test_float32_code_that_loses_digits_is_seen():
+    def careless(x):  # var = mean(x^2) - mean(x)^2 cancels under an offset
+        mean = x.mean(axis=-1, keepdims=True)
+        var = (x * x).mean(axis=-1, keepdims=True) - mean * mean
+        return (x - mean) / np.sqrt(var + np.float32(1e-5)), x
+
+    x = 300 + RNG.standard_normal((6, 8))
+    # x^2 is near 1e5, whose rounding in float32 is some 1e-2 beside a variance of 1
+    assert check_float32(careless, lambda d, x: d, x)["out"] > 1e-4
+
+
+def test_another_pair_may_be_the_truth():
+    def slip(dout, x):
+        return 1.01 * dout * np.cos(x)
+
+    pair = (lambda x: (np.sin(x), x), lambda dout, x: dout * np.cos(x))
+    assert check_float32(pair[0], slip, X, reference=pair)["gradients"] == pytest.approx(0.01, rel=1e-3)
+    assert check_float32(*pair, X)["gradients"] < 1e-6
+    assert check_float32(pair[0], slip, X)["gradients"] < 1e-6  # against itself nothing is wrong
+    assert check_float32(*pair, X, seed=1) != check_float32(*pair, X, seed=2)

@@ -1,0 +1,533 @@
+"""The contract: each sentence is provoked by one slip, a right pair provokes none, and all kinds of arguments go."""
+
+import re
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import npgpt.gradcheck.contract
+from npgpt import check_backward
+
+X = np.random.default_rng(7).standard_normal((3, 4))
+W = np.random.default_rng(8).standard_normal(4)
+
+WRITES_ARGUMENTS = "forward writes into its arguments"
+DIFFERS = "two calls of forward differ: seed what is random in it"
+WRITES_DOUT = "backward writes into dout"
+WRITES_INPUTS = "backward writes into the arguments of forward"
+WRITES_CACHE = "backward writes into the cache"
+SECOND = "a second backward from the same cache gives another gradient: it adds up, or uses the cache up"
+LATER = "a later backward changes the gradients that an earlier one has returned"
+STATE = "backward gives another gradient when forward and backward are run again: it keeps state, or is random"
+ZERO = "backward of a zero dout is not zero"
+LINEAR = "backward is not linear in dout"
+LARGE = "backward is not linear in dout: not for a large one"
+SMALL = "backward is not linear in dout: not for a small one"
+LAYOUT = "backward gives another gradient for a dout that lies in memory in another way"
+BETWEEN = "backward depends on another forward that was run in between: it keeps state outside the cache"
+
+
+def square(x):
+    return x * x, x.copy()
+
+
+def right(dout, x):
+    return 2 * dout * x
+
+
+# --- one slip each. Functions that make a pair, because a pair with state must be fresh.
+
+
+def forward_in_place():
+    def forward(x):
+        np.multiply(x, x, out=x)
+        return x.copy(), np.sqrt(x)
+
+    return forward, lambda dout, root: 2 * dout * root
+
+
+def unseeded():
+    rng = np.random.default_rng(0)
+
+    def forward(x):
+        mask = rng.random(x.shape) < 0.5
+        return x * mask, mask
+
+    return forward, lambda dout, mask: dout * mask
+
+
+def writes_dout():
+    def backward(dout, x):
+        given = dout.copy()
+        dout *= 0
+        return 2 * given * x
+
+    return square, backward
+
+
+def writes_inputs():
+    def backward(dout, x):
+        dx = 2 * dout * x
+        x *= 1.5
+        return dx
+
+    return lambda x: (x * x, x), backward
+
+
+def writes_cache():
+    def backward(dout, cache):
+        x, seen = cache
+        seen += 1  # a counter that nothing reads
+        return 2 * dout * x
+
+    return lambda x: (x * x, (x.copy(), np.zeros(1))), backward
+
+
+def uses_the_cache_up():
+    class Cache:
+        def __init__(self, x):
+            self.x, self.used = x, 1
+
+        def take(self):
+            factor, self.used = self.used, 0
+            return self.x * factor
+
+    caches = {}
+
+    def forward(x):
+        caches[len(caches)] = Cache(x.copy())
+        return x * x, f"number {len(caches) - 1}"  # a handle: what is behind it is out of sight
+
+    return forward, lambda dout, handle: 2 * dout * caches[int(handle.split()[1])].take()
+
+
+def one_buffer():
+    buffer = np.empty(X.shape)
+
+    def backward(dout, x):
+        np.multiply(2 * dout, x, out=buffer)
+        return buffer
+
+    return square, backward
+
+
+def adds_up():
+    total = {}
+
+    def backward(dout, x):
+        total["dx"] = total.get("dx", 0) + 2 * dout * x
+        return total["dx"]
+
+    return square, backward
+
+
+def random_backward():
+    rng = np.random.default_rng(0)
+    return square, lambda dout, x: 2 * dout * x * (1 + 1e-6 * rng.standard_normal(x.shape))
+
+
+def constant_term():
+    return square, lambda dout, x: 2 * dout * x + 1e-3
+
+
+def squared_dout():
+    return square, lambda dout, x: 2 * dout * x * (1 + np.abs(dout))
+
+
+def clipped():
+    return square, lambda dout, x: 2 * np.clip(dout, -100, 100) * x
+
+
+def epsilon_added():
+    return square, lambda dout, x: 2 * dout * x * (np.abs(dout) / (np.abs(dout) + 1e-10))
+
+
+def memory_order():
+    def backward(dout, x):
+        return 2 * np.ravel(dout, order="K").reshape(x.shape) * x
+
+    return square, backward
+
+
+def state_outside():
+    last = {}
+
+    def forward(x):
+        last["x"] = x.copy()
+        return x * x, None
+
+    return forward, lambda dout, cache: 2 * dout * last["x"]
+
+
+SLIPS = [
+    (forward_in_place, WRITES_ARGUMENTS),
+    (writes_dout, WRITES_DOUT),
+    (writes_inputs, WRITES_INPUTS),
+    (writes_cache, WRITES_CACHE),
+    (uses_the_cache_up, SECOND),
+    (one_buffer, LATER),
+    (adds_up, STATE),
+    (random_backward, STATE),
+    (constant_term, ZERO),
+    (squared_dout, LINEAR),
+    (clipped, LARGE),
+    (epsilon_added, SMALL),
+    (memory_order, LAYOUT),
+    (state_outside, BETWEEN),
+]
+# what else must be said beside the sentence: these slips break more than one clause
+ALSO = {
+    adds_up: {SECOND, ZERO, LINEAR, LARGE, SMALL, LAYOUT, BETWEEN},
+    random_backward: {SECOND, LINEAR, LARGE, SMALL, LAYOUT, BETWEEN},
+    constant_term: {LINEAR, LARGE, SMALL},
+    squared_dout: {LARGE, SMALL},
+    writes_inputs: {SECOND},
+    uses_the_cache_up: set(),
+    one_buffer: {LINEAR},
+    epsilon_added: {LINEAR},
+    clipped: set(),
+}
+
+
+@pytest.mark.parametrize(("make", "sentence"), SLIPS, ids=[make.__name__ for make, _ in SLIPS])
+def test_each_sentence_is_provoked_by_its_slip(make, sentence):
+    report = check_backward(*make(), X)
+    assert sentence in report.contract
+    assert set(report.contract) - {sentence} <= ALSO.get(make, set())
+    assert report.verdict == "fail"
+    assert f"contract: {sentence}" in str(report)
+
+
+def test_an_unseeded_forward_is_inconclusive_and_not_failed():
+    report = check_backward(*unseeded(), X)
+    assert report.verdict == "inconclusive"
+    assert report.arguments[0].reason == DIFFERS
+
+
+def test_every_sentence_of_the_contract_is_tested():
+    source = Path(npgpt.gradcheck.contract.__file__).read_text(encoding="utf-8")
+    sentences = re.findall(r'yield f?"([^"]+)"', source)
+    tested = {sentence for _, sentence in SLIPS} | {DIFFERS}
+    assert len(sentences) == 13  # with the one for large and small
+    for sentence in sentences:
+        assert [s for s in tested if re.fullmatch(re.escape(sentence).replace(r"\{size\}", "(large|small)"), s)]
+
+
+RIGHT = {
+    "square": (square, right),
+    "a view of x in the cache": (lambda x: (x * x, x), right),
+    "an object as cache": (lambda x: (x * x, type("Cache", (), {"x": x.copy()})()), lambda d, c: 2 * d * c.x),
+    "a closure as cache": (lambda x: (x * x, lambda dout: 2 * dout * x), lambda dout, pull: pull(dout)),
+    "no cache": (lambda x: (3 * x, None), lambda dout, _: 3 * dout),
+    "dout handed through": (lambda x: (x + 1, None), lambda dout, _: dout),
+    "out is x": (lambda x: (x, None), lambda dout, _: dout),
+    "seeded noise": (
+        lambda x: (x * np.random.default_rng(0).standard_normal(x.shape), x.shape),
+        lambda dout, shape: dout * np.random.default_rng(0).standard_normal(shape),
+    ),
+    "sums in another order": (
+        lambda x: (np.full((), x.sum()), x.shape),
+        lambda dout, shape: np.broadcast_to(dout, shape),
+    ),
+    "a gradient that is zero but for rounding": (
+        lambda x: (x - x.mean(axis=0) + x.mean(axis=0), x.shape),
+        lambda dout, shape: dout - dout.mean(axis=0) + dout.mean(axis=0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_right_pair_breaks_nothing(name):
+    report = check_backward(*RIGHT[name], X)
+    assert report.contract == ()
+    assert report.verdict == "pass", str(report)
+
+
+def test_the_arguments_of_the_caller_are_left_alone():
+    x = X.copy()
+    for make, _ in SLIPS:
+        check_backward(*make(), x)
+    np.testing.assert_array_equal(x, X)
+
+
+# --- dtypes of gradients
+
+
+@pytest.mark.parametrize(
+    ("gradient", "sentence"),
+    [
+        (
+            lambda d, x: (2 * d * x).astype(np.float32),
+            "the gradient of x is float32, where argument and output are float64",
+        ),
+        (lambda d, x: (2 * d * x).astype(np.int64), "the gradient of x is int64, not floats"),
+        (lambda d, x: d * x > 0, "the gradient of x is bool, not floats"),
+    ],
+)
+def test_a_gradient_of_another_dtype_fails(gradient, sentence):
+    report = check_backward(square, gradient, X)
+    assert sentence in report.contract
+    assert report.verdict == "fail"
+
+
+def test_float32_is_the_dtype_asked_for():
+    seen = []
+
+    def forward(x):
+        seen.append(x.dtype)
+        return x * x, x
+
+    assert check_backward(forward, right, X, dtype=np.float32)
+    assert np.dtype(np.float32) in seen  # for backward; the derivatives are taken in float64
+    assert np.dtype(np.float64) in seen
+    # 1e-3 is far above float32's rounding of 6e-8, and so is 1e-5
+    assert not check_backward(square, lambda d, x: right(d, x) * np.float32(1.001), X, dtype=np.float32)
+    assert not check_backward(square, lambda d, x: right(d, x) * np.float32(1.00003), X, dtype=np.float32)
+
+
+def test_no_taylor_test_is_claimed_in_float32():
+    """It is not run there, so it has nothing to say about a gradient that is wrong."""
+    report = check_backward(square, lambda d, x: right(d, x) * np.float32(1.5), X, dtype=np.float32)
+    assert "the gradient is its slope" not in str(report)
+
+
+# --- trees of arguments and outputs
+
+
+def test_a_dict_of_parameters():
+    def forward(x, params):
+        return x @ params["weight"] + params["bias"], (x, params)
+
+    def backward(dout, cache):
+        x, params = cache
+        return dout @ params["weight"].T, {"weight": x.T @ dout, "bias": dout.sum(axis=0)}
+
+    params = {"weight": np.random.default_rng(1).standard_normal((4, 2)), "bias": np.ones(2)}
+    report = check_backward(forward, backward, X, params)
+    assert report.verdict == "pass"
+    assert [a.name for a in report.arguments] == ["x", "params['weight']", "params['bias']"]
+
+    def slip(dout, cache):
+        dx, dparams = backward(dout, cache)
+        return dx, dparams | {"bias": 2 * dparams["bias"]}
+
+    verdicts = {a.name: a.verdict for a in check_backward(forward, slip, X, params).arguments}
+    assert verdicts == {"x": "pass", "params['weight']": "pass", "params['bias']": "fail"}
+
+
+def test_keys_of_a_gradient_in_another_order():
+    report = check_backward(
+        lambda p: (p["a"] * p["b"], p), lambda d, p: {"b": d * p["a"], "a": d * p["b"]}, {"a": W, "b": W + 1}
+    )
+    assert report.verdict == "pass"
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_single_argument_that_is_a_sequence(kind):
+    def forward(pair):
+        return pair[0] * pair[1], pair
+
+    arguments = kind((W, W + 1))
+    assert check_backward(forward, lambda d, p: kind((d * p[1], d * p[0])), arguments)
+    assert check_backward(forward, lambda d, p: (kind((d * p[1], d * p[0])),), arguments)
+    assert not check_backward(forward, lambda d, p: kind((d * p[1], d * p[1])), arguments)
+
+
+def test_nested_arguments_and_outputs():
+    def forward(tree, y):
+        a, (b, c) = tree["a"], tree["bc"]
+        return {"sum": a + b * y, "rest": [c * y, a * a]}, (a, b, c, y)
+
+    def backward(dout, cache):
+        a, b, c, y = cache
+        dsum, (dcy, daa) = dout["sum"], dout["rest"]
+        return {"a": dsum + 2 * daa * a, "bc": (dsum * y, dcy * y)}, dsum * b + dcy * c
+
+    report = check_backward(forward, backward, {"a": W, "bc": (W + 1, W - 1)}, 2 * W)
+    assert report.verdict == "pass"
+    assert [a.name for a in report.arguments] == ["tree['a']", "tree['bc'][0]", "tree['bc'][1]", "y"]
+
+
+def test_a_named_tuple():
+    Params = namedtuple("Params", "a b")
+    report = check_backward(lambda p: (p.a * p.b, p), lambda d, p: Params(d * p.b, d * p.a), Params(W, W + 1))
+    assert report.verdict == "pass"
+
+
+def test_ids_and_none_within_a_tree_are_left_alone():
+    def forward(batch):
+        return batch["table"][batch["ids"]], batch
+
+    def backward(dout, batch):
+        return {"ids": None, "table": np.bincount(batch["ids"], dout, len(batch["table"])), "nothing": None}
+
+    report = check_backward(forward, backward, {"ids": np.array([0, 2, 2]), "table": W, "nothing": None})
+    assert report.verdict == "pass"
+    assert [a.name for a in report.arguments] == ["batch['table']"]
+
+
+def test_none_for_a_floating_argument_fails_and_wrt_leaves_it_out():
+    def forward(x, scale):
+        return x * scale, scale
+
+    def backward(dout, scale):
+        return dout * scale, None
+
+    report = check_backward(forward, backward, W, W + 1)
+    assert [a.verdict for a in report.arguments] == ["pass", "fail"]
+    assert report.arguments[1].reason == "backward returned None"
+    assert check_backward(forward, backward, W, W + 1, wrt="x").verdict == "pass"
+
+
+def test_none_for_a_branch_fails_for_all_its_leaves():
+    report = check_backward(
+        lambda x, p: (x * p["a"] * p["b"], (x, p)),
+        lambda d, c: (d * c[1]["a"] * c[1]["b"], None),
+        *(W, {"a": W, "b": W}),
+    )
+    assert [a.verdict for a in report.arguments] == ["pass", "fail", "fail"]
+
+
+@pytest.mark.parametrize(
+    "gradient",
+    [
+        lambda d: {"b": d},
+        lambda d: {"a": d, "b": d},
+        lambda d: d,
+        lambda d: {"a": {"a": d}},
+        lambda d: [d],
+    ],
+)
+def test_a_gradient_of_another_structure_names_the_argument(gradient):
+    with pytest.raises(ValueError, match="the gradient of params does not have the structure of its argument"):
+        check_backward(lambda x, params: (x * params["a"], None), lambda d, _: (d, gradient(d)), W, {"a": W})
+
+
+@pytest.mark.parametrize(
+    ("returned", "named"),
+    [
+        (lambda x: x, "ndarray"),
+        (lambda x: [x, x], "list"),
+        (lambda x: (x, x, x), "3 values"),
+        (lambda x: None, "NoneType"),
+    ],
+)
+def test_a_forward_that_returns_no_pair(returned, named):
+    with pytest.raises(TypeError, match=f"forward must return a pair, .out, cache., but returned {named}"):
+        check_backward(returned, lambda d, c: d, W)
+
+
+@pytest.mark.parametrize("result", [lambda d: (), lambda d: (d, d), lambda d: (d, d, d, d)])
+def test_a_backward_with_too_few_or_too_many_gradients(result):
+    with pytest.raises(ValueError, match=r"backward returned \d gradients; expected 3, .* or 3, for x, y, z"):
+        check_backward(lambda x, y, z: (x * y * z, None), lambda d, _: result(d), W, W, W)
+
+
+def test_names_that_are_too_few():
+    with pytest.raises(ValueError, match="names"):
+        check_backward(lambda x, y: (x * y, (x, y)), lambda d, c: (d * c[1], d * c[0]), W, W, names=["x"])
+
+
+def test_an_argument_without_a_name():
+    report = check_backward(lambda *args: (args[0] * args[1], args), lambda d, c: (d * c[1], d * c[0]), W, W + 1)
+    assert [a.name for a in report.arguments] == ["args[0]", "args[1]"]
+
+
+# --- arguments of every kind
+
+
+def cube(x):
+    return x**3, x
+
+
+def cube_backward(dout, x):
+    return 3 * dout * x * x
+
+
+SHAPES = {
+    "0-d": np.array(0.7),
+    "a NumPy number": np.float64(0.7),
+    "one element": np.array([0.7]),
+    "one element, three axes": np.full((1, 1, 1), 0.7),
+    "empty": np.zeros((0,)),
+    "empty, two axes": np.zeros((3, 0)),
+    "Fortran order": np.asfortranarray(X),
+    "every second row, backwards": np.repeat(X, 2, axis=0)[::-2],
+    "transposed": X.T,
+    "broadcast": np.broadcast_to(W, (3, 4)),
+    "float32": X.astype(np.float32),
+    "long double": X.astype(np.longdouble),
+    "big-endian": X.astype(">f8"),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_arguments_of_every_kind(name):
+    x = SHAPES[name]
+    before = np.array(x)
+    report = check_backward(cube, cube_backward, x)
+    assert report.verdict == "pass", str(report)
+    assert report.arguments[0].shape == np.shape(x)
+    np.testing.assert_array_equal(x, before)
+    if np.size(x):
+        assert check_backward(cube, lambda d, x: cube_backward(d, x) * 1.001, x).verdict == "fail"
+
+
+def test_a_read_only_argument():
+    x = X.copy()
+    x.flags.writeable = False
+    assert check_backward(cube, cube_backward, x).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    "other", [np.array([0, 2, 1, 3]), W > 0, 3, 2.5, None, "name", np.int64(2), np.zeros(0, int), object()]
+)
+def test_what_is_not_floats_is_handed_on_as_it_is(other):
+    seen = []
+
+    def forward(x, other):
+        seen.append(other)
+        return x * x, x
+
+    report = check_backward(forward, lambda d, x: (2 * d * x, None), W, other)
+    assert report.verdict == "pass"
+    assert [a.name for a in report.arguments] == ["x"]
+    assert {type(value) for value in seen} == {type(other)}
+    if isinstance(other, np.ndarray):
+        assert {value.dtype for value in seen} == {other.dtype}
+
+
+def test_an_output_that_is_not_floats_gets_a_dout_of_zeros():
+    douts = []
+
+    def backward(dout, x):
+        douts.append(dout[1])
+        return 2 * dout[0]
+
+    assert check_backward(lambda x: ((2 * x, np.argsort(x)), x), backward, W)
+    assert not np.any(douts)
+
+
+def test_an_output_that_is_empty_has_a_gradient_of_zeros():
+    assert check_backward(lambda x: (x[:0], x), lambda d, x: np.zeros_like(x), W).verdict == "pass"
+    assert check_backward(lambda x: (x[:0], x), lambda d, x: np.ones_like(x), W).verdict == "fail"
+
+
+def test_broadcasting_arguments():
+    def forward(x, w, c):
+        return x * w + c, (x, w)
+
+    def backward(dout, cache):
+        x, w = cache
+        return dout * w, (dout * x).sum(axis=0), dout.sum()
+
+    assert check_backward(forward, backward, X, W, np.array(0.3)).verdict == "pass"
+    report = check_backward(forward, lambda d, c: (d * c[1], d * c[0], d.sum()), X, W, np.array(0.3))
+    assert [a.verdict for a in report.arguments] == ["pass", "fail", "pass"]
+    assert "sum it over the leading axis 0" in str(report)
+
+
+def test_the_same_array_twice():
+    assert check_backward(lambda x, y: (x * y, (x, y)), lambda d, c: (d * c[1], d * c[0]), W, W).verdict == "pass"
