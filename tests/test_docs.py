@@ -86,7 +86,7 @@ def test_the_tree_is_true():
     there = {path.name for path in package.iterdir() if path.name not in ("__main__.py", "__pycache__")}
     there |= {path.name for path in (package / "layers").glob("*.py")}
     assert there - named == set()
-    assert named - there == {"docs", "examples", "tests"}
+    assert named - there == {"benchmarks", "docs", "examples", "tests"}
 
 
 def test_ci_runs_the_readmes_test_command():

@@ -62,6 +62,14 @@ def test_gelu_of_nothing():
     assert out.dtype == np.float32
 
 
+@pytest.mark.parametrize("layer", ["linear", "layernorm"])
+def test_a_complex_step_in_the_bias_alone_goes_through(layer):
+    weight = np.eye(3) if layer == "linear" else np.ones(3)
+    bias = np.array([1, 2 + 1e-20j, 3])  # the complex-step derivative: x and weight stay real
+    out, _ = getattr(layers, f"{layer}_forward")(np.array([[4.0, 5.0, 9.0]]), weight, bias)
+    np.testing.assert_array_equal(out.imag, [[0, 1e-20, 0]])
+
+
 SIZES = {"vocab_size": 7, "n_positions": 5, "n_embd": 6, "n_layer": 2, "n_head": 2, "n_inner": 9}
 IDS = np.array([[1, 2, 3, 1], [6, 0, 2, 2]])
 

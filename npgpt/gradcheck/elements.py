@@ -169,8 +169,10 @@ def check_together(
     So do two that tie for a maximum if each is given all of it. A complex step does not even see that there is a kink.
     """
     mask = found.kinks if found.kinks.sum() > 1 else np.ones(leaf.x.shape, dtype=bool)
-    for _ in range(8 if found.kinks.any() else 3):
-        v = np.where(mask, leaf.scale * rng.standard_normal(leaf.x.shape), 0.0)
+    for attempt in range(8 if found.kinks.any() else 3):
+        # first all by the same: those that tie go on doing so, and along that direction there is no kink
+        each = rng.standard_normal(leaf.x.shape) if attempt else np.ones(leaf.x.shape)
+        v = np.where(mask, leaf.scale * each, 0.0)
         claimed, length = float(np.sum(analytic * v)), float(np.linalg.norm(v))
         line, allowed = problem.line(leaf, v), 4 * float(np.linalg.norm(allowance * v))
         value, error = problem.derivative(line, 1.0, leaf, length, real=True)

@@ -531,3 +531,45 @@ def test_broadcasting_arguments():
 
 def test_the_same_array_twice():
     assert check_backward(lambda x, y: (x * y, (x, y)), lambda d, c: (d * c[1], d * c[0]), W, W).verdict == "pass"
+
+
+# --- the cotangent
+
+
+def test_the_numbers_of_a_backward_that_writes_into_dout_are_right():
+    """Only its contract is broken: the writing must not reach the checker's own dout."""
+
+    def backward(dout, x):
+        dout *= 2 * x
+        return dout
+
+    report = check_backward(square, backward, X)
+    assert report.contract == (WRITES_DOUT,)
+    assert [a.verdict for a in report.arguments] == ["pass"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_cotangent_is_not_what_the_users_generator_draws(seed):
+    """With dout equal to x, `dout.T @ x` is symmetric, and a transposed gradient passes."""
+    rng = np.random.default_rng(seed)
+    x, weight = rng.standard_normal((4, 3)), rng.standard_normal((3, 3))
+    report = check_backward(
+        lambda x, weight: (x @ weight, (x, weight)), lambda dout, c: (dout @ c[1].T, dout.T @ c[0]), x, weight
+    )
+    assert [a.verdict for a in report.arguments] == ["pass", "fail"]
+
+
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+@pytest.mark.parametrize(
+    "forward",
+    [lambda x: (x * (1 + 1j), x), lambda x: (np.argsort(x), x), lambda x: (x > 0, x)],
+    ids=["complex", "int", "bool"],
+)
+def test_nothing_passes_of_which_no_output_is_floats(forward):
+    """Its dout would be all zeros, under which every gradient is right."""
+    try:
+        report = check_backward(forward, lambda dout, x: 17.0 * np.real(dout), W)
+    except (TypeError, ValueError) as error:
+        assert "out" in str(error)  # noqa: PT017, refusing is as good as a verdict
+    else:
+        assert report.verdict != "pass"

@@ -130,7 +130,7 @@ def test_the_seed_does_not_matter(seed):
 
 
 def test_where_differences_alone_can_be_taken_an_element_is_found_too():
-    """np.maximum takes no complex numbers in a meaningful way: an absolute value does not either."""
+    """An absolute value is not analytic: its complex step is wrong, and must be noticed."""
 
     def forward(x):
         return np.sqrt(x * np.conj(np.abs(x)) * np.sign(x)) * 1.0 + np.abs(x), x
@@ -205,7 +205,7 @@ def test_the_error_that_is_printed_holds_for_the_directions():
     _, blind = parse(clean.escape)
     x = array(*shape)
     rng = np.random.default_rng(2)
-    missed, trials = 0, 60
+    missed, trials = 0, 40
     for seed in range(trials):
         error = rng.standard_normal(shape) * (rng.random(shape) < 0.5 ** rng.integers(0, 8))
         error.flat[rng.integers(error.size)] += 1
@@ -215,7 +215,7 @@ def test_the_error_that_is_printed_holds_for_the_directions():
             dx += error / np.linalg.norm(error) * 2 * blind * np.linalg.norm(dx)
 
         missed += bool(check_backward(sine, spoiled(change), x, mode="directions", rng=np.random.default_rng(seed)))
-    assert missed <= 8  # 5% of 60 is 3, with a standard error of 1.7: three of them
+    assert missed <= 6  # 5% of 40 is 2, with a standard error of 1.4: three of them
 
 
 # --- what is sampled

@@ -2,7 +2,12 @@
 
 import json
 import math
+import os
+import re
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -329,3 +334,43 @@ def test_the_picture_is_in_the_page():
     assert [image["alt"] for image in page.images] == ["x"]  # the one that failed
     assert page.images[0]["src"].startswith("data:image/png;base64,iVBOR")
     assert Page(RIGHT.to_html()).images == []
+
+
+# --- the page and the example that show it
+
+ROOT = Path(__file__).parents[2]
+
+
+def printed_by(*args, cwd=ROOT):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-W", "error", *args]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", env=environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_page_quotes_what_its_script_prints():
+    page = (ROOT / "docs" / "gradcheck.md").read_text(encoding="utf-8")
+    quoted = dict(re.findall(r"<!-- ([^>]+) -->\n```\n(.*?)```\n", page, re.DOTALL))
+    sections = printed_by("docs/gradcheck.py").split("\n## ")[1:]
+    printed = {name: text.rstrip() + "\n" for name, text in (section.split("\n", 1) for section in sections)}
+    assert list(quoted) == list(printed)  # in the order of the page
+    for name, text in printed.items():
+        assert quoted[name] == text, name
+    # and nothing is quoted as output that is not
+    assert len(re.findall(r"^```\n", re.sub(r"```(sh|python)\n.*?```", "", page, flags=re.DOTALL), re.MULTILINE)) == (
+        2 * len(quoted)
+    )
+
+
+def test_the_example_is_a_target_of_the_command():
+    out = printed_by("-m", "npgpt", "gradcheck", "check_your_own:forward,backward", cwd=ROOT / "examples")
+    assert out.splitlines()[0] == "check_your_own:forward,backward"
+    assert out.splitlines()[-2] == "pass"
+
+
+def test_the_example_finds_its_two_slips():
+    parts = printed_by("examples/check_your_own.py").strip().split("\n\n")
+    assert [part.splitlines()[-1] for part in parts] == ["pass", "fail", "pass", "fail"]
+    assert "every element is 1/7 times what it should be" in parts[1]
+    assert "one element is wrong, at (123, 45)" in parts[3]

@@ -1,0 +1,313 @@
+"""The numbers of docs/gradcheck.md, section by section.
+
+What is rounding differs from machine to machine: errors and bars below 1e-9 are shown as <1e-9, and of an argument that
+passes its worst element is left out.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from npgpt.gradcheck import Report, check_adjoint, check_backward, check_float32, check_gradient, check_layer, table
+from npgpt.gradcheck.report import HEADER
+
+rng = np.random.default_rng(1)
+X = rng.standard_normal((4, 3))
+WEIGHT = rng.standard_normal((3, 3))
+
+
+def title(name: str) -> None:
+    print(f"\n## {name}")
+
+
+def check(*args: Any, using: Callable = check_backward, **options: Any) -> Report:
+    return using(*args, rng=np.random.default_rng(2), **options)
+
+
+def show(report: Report) -> None:
+    rows = [a.row() if a.verdict == "fail" else (*a.row()[:5], "", "", "", "") for a in report.arguments]
+    # across a kink the Taylor test says one thing or another, by the direction that was drawn
+    remarks = [remark for remark in report.remarks() if report.verdict == "fail" or not remark.startswith("Taylor")]
+    text = "\n".join([table(HEADER, rows), *remarks, report.verdict])
+    print(re.sub(r"(?<![\d.])(0(\.0)?e\+00|\d(\.\d)?e-(09|[1-9]\d))", lambda found: "<1e-9".ljust(len(found[0])), text))
+
+
+# --- numerical derivatives. Python's own numbers, + - * / alone: the same bits everywhere
+
+
+def f(x: Any) -> Any:
+    return 1 / (1 + x * x)
+
+
+def central(g: Callable, x: Any, h: Any) -> Any:
+    return (g(x + h) - g(x - h)) / (2 * h)
+
+
+x = 0.7
+true = -2 * x / (1 + x * x) ** 2
+title("steps")
+print("h      one-sided  central  extrapolated")
+for k in range(1, 14):
+    h = 10.0**-k
+    one_sided = (f(x + h) - f(x)) / h
+    extrapolated = (4 * central(f, x, h / 2) - central(f, x, h)) / 3
+    errors = [abs(value / true - 1) for value in (one_sided, central(f, x, h), extrapolated)]
+    print(f"1e-{k:02}  {errors[0]:.0e}      {errors[1]:.0e}    {errors[2]:.0e}")
+error = abs(f(x + 1e-25j).imag / 1e-25 / true - 1)
+print(f"complex step, h = 1e-25: {'below 1e-15' if error < 1e-15 else error}")
+
+title("float32")
+print("h      float32  float64")
+for k in range(1, 8):
+    errors = []
+    for kind in (np.float32, np.float64):
+        at, h = kind(1.5), kind(10.0**-k)
+        errors.append(abs(float(central(lambda x: x * x * x, at, h)) / 6.75 - 1))
+    print(f"1e-{k:02}  {errors[0]:.0e}    {errors[1]:.0e}")
+
+# --- from one number to arrays
+
+
+def softmax(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    p = e / e.sum(axis=-1, keepdims=True)
+    return p, p
+
+
+def softmax_slip(dout: np.ndarray, p: np.ndarray) -> np.ndarray:
+    return dout - (dout * p).sum(axis=-1, keepdims=True)  # times p is missing
+
+
+title("ones as cotangent")
+p = softmax(X)[0]
+right = p * (1 - (1 * p).sum(axis=-1, keepdims=True))
+print(f"dout of ones: the right dx is {np.abs(right).max():.1f}, the wrong one {np.abs(softmax_slip(1, p)).max():.1f}")
+show(check(softmax, softmax_slip, X))
+
+# --- the report
+
+
+def rmsnorm(x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, tuple]:
+    rrms = 1 / np.sqrt((x * x).mean(axis=-1, keepdims=True))
+    return x * rrms * weight, (x, rrms, weight)
+
+
+def rmsnorm_slip(dout: np.ndarray, cache: tuple) -> tuple[np.ndarray, np.ndarray]:
+    x, rrms, weight = cache
+    return dout * weight * rrms, (dout * x * rrms).sum(axis=0)
+
+
+def rmsnorm_backward(dout: np.ndarray, cache: tuple) -> tuple[np.ndarray, np.ndarray]:
+    x, rrms, weight = cache
+    dxhat, xhat = dout * weight, x * rrms
+    return rrms * (dxhat - xhat * (dxhat * xhat).mean(axis=-1, keepdims=True)), (dout * xhat).sum(axis=0)
+
+
+title("missing term")
+show(check(rmsnorm, rmsnorm_slip, X, WEIGHT[0]))
+title("the term put in")
+show(check(rmsnorm, rmsnorm_backward, X, WEIGHT[0]))
+
+title("a term that is constant along an axis")
+
+
+def centred(x: np.ndarray) -> tuple[np.ndarray, None]:
+    return x - x.mean(axis=-1, keepdims=True), None
+
+
+show(check(centred, lambda dout, cache: dout, X))
+
+# --- right numbers in wrong places
+
+
+def linear(x: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, tuple]:
+    return x @ weight, (x, weight)
+
+
+title("transposed")
+show(check(linear, lambda dout, cache: (dout @ cache[1].T, dout.T @ cache[0]), X, WEIGHT))
+
+title("factor")
+tokens_mean = (lambda x: (x.mean(axis=0), x.shape), lambda dout, shape: np.broadcast_to(dout, shape))
+show(check(*tokens_mean, rng.standard_normal((7, 5))))
+
+title("bias not summed")
+add = (lambda x, bias: (x + bias, None), lambda dout, cache: (dout, dout))
+show(check(*add, X, WEIGHT[0]))
+
+
+def embedding(ids: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, tuple]:
+    return table[ids], (ids, table.shape)
+
+
+def embedding_slip(dout: np.ndarray, cache: tuple) -> np.ndarray:
+    ids, shape = cache
+    dtable = np.zeros(shape)
+    dtable[ids] += dout  # of an id that stands there twice the last is kept
+    return dtable
+
+
+title("repeats dropped")
+show(check(embedding, embedding_slip, np.array([4, 1, 4, 2]), rng.standard_normal((6, 2))))
+
+# --- what a tolerance lets pass
+
+
+def tiny(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return 1e-9 * x * x, x
+
+
+title("tiny gradients")
+print("np.allclose(1e-9 * x, 2e-9 * x):", np.allclose(1e-9 * X, 2e-9 * X))
+show(check(tiny, lambda dout, x: 1e-9 * dout * x, X))
+
+# --- kinks
+
+
+def relu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.maximum(x, 0), x
+
+
+title("kinks")
+with_zero = np.linspace(-1, 1, 21).round(1)
+show(check(relu, lambda dout, x: dout * (x > 0), with_zero))
+title("beyond the slopes of a kink")
+show(check(relu, lambda dout, x: dout * (x > 0) + 3.0 * dout * (x == 0), with_zero))
+title("all at a kink")
+show(check(relu, lambda dout, x: dout * (x > 0), np.zeros(5)))
+
+# --- randomness and noise
+
+title("unseeded dropout")
+mask_rng = np.random.default_rng()
+
+
+def dropout(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mask = mask_rng.random(x.shape) < 0.5
+    return x * mask, mask
+
+
+show(check(dropout, lambda dout, mask: dout * mask, X))
+
+title("noise")
+offset = (lambda x: (1e12 + np.abs(x) ** 3, x), lambda dout, x: 3 * dout * x * np.abs(x))
+for argument in check(*offset, X).arguments:
+    print("\n".join(argument.remarks()))
+
+# --- big tensors
+
+
+def square_with_a_slip(dout: np.ndarray, x: np.ndarray) -> np.ndarray:
+    dx = 2 * dout * x
+    dx[123, 45] *= 1.001
+    return dx
+
+
+title("a big tensor")
+big = rng.standard_normal((250, 200))
+show(check(lambda x: (x * x, x), lambda dout, x: 2 * dout * x, big))
+title("a big tensor with a slip")
+show(check(lambda x: (x * x, x), square_with_a_slip, big))
+
+# --- the contract
+
+
+def writes(dout: np.ndarray, x: np.ndarray) -> np.ndarray:
+    dout *= 2
+    dout *= x
+    return dout
+
+
+class Stateful:
+    """Keeps its input in itself and not in the cache."""
+
+    def forward(self, x: np.ndarray) -> tuple[np.ndarray, None]:
+        self.x = x.copy()
+        return x * x, None
+
+    def backward(self, dout: np.ndarray, cache: None) -> np.ndarray:
+        return 2 * dout * self.x
+
+
+title("contract")
+stateful = Stateful()
+pairs = {
+    "writes into dout": (lambda x: (x * x, x), writes),
+    "state outside the cache": (stateful.forward, stateful.backward),
+    "clipped": (lambda x: (x * x, x), lambda dout, x: np.clip(2 * dout * x, -50, 50)),
+}
+for name, pair in pairs.items():
+    report = check(*pair, X)
+    print("\n  ".join([f"{name}: {report.verdict}", *report.contract]))
+
+# --- second opinions
+
+title("Taylor")
+exp = (lambda x: (np.exp(x), x), lambda dout, x: dout * np.exp(x))
+print("right:   ", check(*exp, X).taylor)
+print("by 1.01: ", check(exp[0], lambda dout, x: 1.01 * exp[1](dout, x), X).taylor)
+
+title("adjoint")
+forward_sum = (lambda v: np.cumsum(v), lambda w: np.cumsum(w[::-1])[::-1])
+for name, adjoint in (("right", forward_sum[1]), ("wrong", forward_sum[0])):
+    error = check_adjoint(forward_sum[0], adjoint, np.zeros(10))
+    print(f"{name}: {'below 1e-14' if error < 1e-14 else f'{error:.3f}'}")
+
+title("float32 code")
+
+
+def centred_variance(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return ((x - x.mean()) ** 2).mean(), x
+
+
+def careless_variance(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return (x * x).mean() - x.mean() ** 2, x
+
+
+def variance_backward(dout: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return dout * 2 * (x - x.mean()) / np.float32(x.size)
+
+
+for name, forward in (("centred", centred_variance), ("careless", careless_variance)):
+    error = check_float32(forward, variance_backward, 10_000 + X)["out"]
+    print(f"{name}: {'below 0.01' if error < 0.01 else 'above 0.1' if error > 0.1 else 'between'}")
+
+# --- other styles
+
+
+class Scale:
+    def __init__(self, size: int) -> None:
+        self.weight = np.linspace(0.5, 1.5, size)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        self.x = x
+        return x * self.weight
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        self.dweight = (dout * self.x).sum(axis=0)
+        return dout * self.weight
+
+
+title("an object")
+show(check(Scale(3), X, using=check_layer))
+title("an object that was said to accumulate")
+show(check(Scale(3), X, accumulates=True, using=check_layer))
+title("scipy style")
+show(check(lambda x: np.sum(x**4), lambda x: 4 * x**2, X[0], using=check_gradient))
+
+# --- what it cannot see
+
+title("a wrong function with its right gradient")
+no_root = (lambda x: (x / (x * x).mean(), x), None)
+
+
+def no_root_backward(dout: np.ndarray, x: np.ndarray) -> np.ndarray:
+    mean = (x * x).mean()
+    return dout / mean - (dout * x).sum() * 2 * x / (x.size * mean**2)
+
+
+show(check(no_root[0], no_root_backward, X[0]))
+title("a region that was not visited")
+show(check(relu, lambda dout, x: dout, np.abs(X) + 0.1))
