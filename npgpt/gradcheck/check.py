@@ -57,8 +57,12 @@ def check_backward(
     """
     if mode not in ("auto", "elements", "directions"):
         raise ValueError(f"mode={mode!r} is not one of auto, elements, directions")
+    if np.dtype(dtype).name not in ("float64", "float32"):
+        raise ValueError(f"dtype={np.dtype(dtype).name} is not float64 or float32")
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"tolerance={tolerance} must be at least 0")
     # a generator of its own: with the seed that the arguments were drawn with, dout would be equal to one of them
-    rng = np.random.default_rng(0) if rng is None else rng
+    rng = np.random.default_rng(0 if rng is None else rng)
     rng = np.random.default_rng((int(rng.integers(2**63)), 0x6E706770))
     single = np.dtype(dtype) == np.float32
     names = argument_names(forward, len(args)) if names is None else names

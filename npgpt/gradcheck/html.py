@@ -53,6 +53,8 @@ def figure(report: Any, argument: str | None = None) -> Any:
     fig.colorbar(image, label="|analytic - numeric|")
     shape = " x ".join(map(str, chosen.shape)) or "scalar"
     axes.set_title(f"{chosen.name} ({shape}): {chosen.verdict}" + (f"\n{chosen.hint}" if chosen.hint else ""))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_major_locator().set_params(integer=True)  # indices
     axes.set_xlabel("last axis")
     axes.set_ylabel("all other axes")
     return fig

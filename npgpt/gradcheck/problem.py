@@ -57,6 +57,8 @@ class Problem:
             kind = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
             raise TypeError(f"forward must return a pair, (out, cache), but returned {kind}")
         self.out = result[0]
+        if not any(np.asarray(leaf).dtype.kind == "f" for _, leaf in leaves(self.out)):
+            raise ValueError("out holds no floats: there is nothing to differentiate")
         self.dout = self.cotangent(rng)
         self.leaves = [
             Leaf(name, position, number, leaf)
