@@ -202,4 +202,4 @@ def test_the_entry_point_is_the_plugin():
     import tomllib
 
     points = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]["pytest11"]
-    assert points == {"npgpt": "npgpt.gradcheck.pytest_plugin"}
+    assert points == {"pytest-npgpt": "npgpt.gradcheck.pytest_plugin"}
