@@ -20,7 +20,8 @@ ALLOWED = {
     "layers": ({"numpy"}, {"layers"}),
     # matplotlib for pictures, pytest in the plugin: both only where they are asked for, as a test below holds
     "gradcheck": ({"numpy", "matplotlib", "pytest"}, {"gradcheck"}),
-    "tokenizer": (CORE, {"tokenizer", "files"}),
+    "tokenizer": (CORE, {"tokenizer", "files", "jit"}),
+    "jit.py": (CORE | {"llvmlite"}, set()),  # llvmlite comes with numba, and knows the CPU
     "config.py": (set(), set()),
     "files.py": (set(), set()),
     "parameters.py": (CORE, {"config"}),

@@ -1,0 +1,75 @@
+"""`jit`: how npgpt compiles its kernels, and where the compiled code is kept.
+
+numba keeps what it has compiled on disk, and asks whether a function's own file has changed, but not whether one has
+whose functions were inlined into it. So the folder's name here is a digest of all sources of the package, of the CPU
+and of numba's version: what was compiled from other sources, or for another machine, is not looked at.
+"""
+
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import llvmlite.binding
+import numba
+from numba.core import config
+
+# What lets LLVM vectorise a sum and fuse a multiplication with an addition. `nnan` and `ninf` are not among them: they
+# would let it assume that there is no NaN and no infinity, and drop the ones that show that a run went astray.
+FASTMATH = frozenset({"contract", "reassoc", "arcp", "nsz", "afn"})
+
+
+def jit(function: Callable | None = None, *, fastmath: frozenset[str] | set[str] = FASTMATH) -> Callable:
+    """Compile a function on its first call: without the interpreter's lock, as NumPy divides by zero, kept on disk.
+
+    fastmath  the liberties that the compiler may take with floating-point arithmetic
+    """
+    if function is None:
+        return functools.partial(jit, fastmath=fastmath)
+    folder = cache_folder(Path(sys.modules[function.__module__].__file__ or "").parent)
+    before, config.CACHE_DIR = config.CACHE_DIR, str(folder or "")  # numba reads it when the function is decorated
+    try:
+        return numba.njit(nogil=True, cache=folder is not None, error_model="numpy", fastmath=set(fastmath))(function)
+    finally:
+        config.CACHE_DIR = before
+
+
+@functools.cache
+def cache_folder(package: Path) -> Path | None:
+    """Return the folder for what is compiled from a package's sources on this machine; None where none can be written.
+
+    It lies in NUMBA_CACHE_DIR if that is set, else in the user's cache folder, else in a private temporary one.
+    """
+    digest = hashlib.sha256()
+    for file in [Path(__file__), *sorted(package.glob("*.py"))]:
+        digest.update(file.read_bytes())
+    cpu = llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features().flatten()
+    digest.update(repr((cpu, numba.__version__, sys.version)).encode())
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    candidates = [Path(config.CACHE_DIR)] if config.CACHE_DIR else [user]
+    candidates.append(Path(tempfile.gettempdir()) / f"npgpt-{os.getuid() if hasattr(os, 'getuid') else 'user'}")
+    for folder in candidates:
+        found = folder / "npgpt" / f"{package.name}-{digest.hexdigest()[:16]}"
+        if _is_ours(found):
+            return found
+    return None
+
+
+def is_compiled(package: Path) -> bool:
+    """Say whether something has been compiled already from a package's sources on this machine."""
+    folder = cache_folder(package)
+    return folder is not None and any(folder.rglob("*.nbi"))
+
+
+def _is_ours(folder: Path) -> bool:
+    """Make a folder, and say whether it can be written and belongs to this user: code that is run is read from it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+    except OSError:
+        return False
