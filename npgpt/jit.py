@@ -12,10 +12,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding
 import numba
-from numba.core import config
+
+config: Any = numba.config  # its settings are made at run time
 
 # What lets LLVM vectorise a sum and fuse a multiplication with an addition. `nnan` and `ninf` are not among them: they
 # would let it assume that there is no NaN and no infinity, and drop the ones that show that a run went astray.
