@@ -35,6 +35,7 @@ def figure(report: Any, argument: str | None = None) -> Any:
     """Return a matplotlib figure of |analytic - numeric| of one argument, as a matrix."""
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     named = {a.name: a for a in report.arguments if _has_picture(a)}
     if not named or (argument is not None and argument not in named):
@@ -54,7 +55,7 @@ def figure(report: Any, argument: str | None = None) -> Any:
     shape = " x ".join(map(str, chosen.shape)) or "scalar"
     axes.set_title(f"{chosen.name} ({shape}): {chosen.verdict}" + (f"\n{chosen.hint}" if chosen.hint else ""))
     for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_locator().set_params(integer=True)  # indices
+        axis.set_major_locator(MaxNLocator(integer=True))  # indices
     axes.set_xlabel("last axis")
     axes.set_ylabel("all other axes")
     return fig
