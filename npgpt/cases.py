@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.config import GPTConfig
-from npgpt.model import gpt_backward, gpt_forward
+from npgpt.model import gpt_backward, gpt_forward, loss_backward, loss_forward
 from npgpt.ops import Ops
 from npgpt.parameters import parameter_shapes, zero_parameters
 
@@ -72,6 +72,11 @@ def _cross_entropy(rng: Rng) -> tuple:
     return 2 * rng.standard_normal((2, 5, 7)), targets
 
 
+def _linear_cross_entropy(rng: Rng) -> tuple:
+    _, targets = _cross_entropy(rng)
+    return rng.standard_normal((2, 5, 3)), rng.standard_normal((7, 3)), targets
+
+
 LAYERS = [
     Case("attention", "", _attention, lambda: {"n_head": 3}),
     Case("attention", "one head", _attention, lambda: {"n_head": 1}),
@@ -88,6 +93,8 @@ LAYERS = [
     Case("gelu_new", "", _x),
     Case("layernorm", "", _layernorm),
     Case("layernorm", "no bias", lambda rng: (*_layernorm(rng)[:2], None)),
+    Case("linear_cross_entropy", "", _linear_cross_entropy),
+    Case("linear_cross_entropy", "V=1", lambda rng: (rng.standard_normal((3, 2)), np.ones((1, 2)), np.zeros(3, int))),
     Case("linear", "", _linear),
     Case("linear", "no bias", lambda rng: (*_linear(rng)[:2], None)),
     Case("mlp", "", _mlp),
@@ -102,10 +109,11 @@ def _dropped(**options: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class GPTCase:
-    """A two-block GPT as a function of every parameter, from ids to logits."""
+    """A two-block GPT as a function of every parameter, from ids to logits or to the loss."""
 
     note: str
     config: GPTConfig
+    loss: bool = False
     layer: str = "gpt"
 
     @property
@@ -123,14 +131,18 @@ class GPTCase:
 
     def pair(self, ops: Ops) -> tuple[Callable, Callable]:
         ids = np.array([[0, 3, 3, 1], [2, 0, 4, 3]])  # repeated, so that their gradients must add up
+        targets = np.array([[3, 3, -100, 0], [0, 4, 3, -100]])
 
         def forward(*arrays: np.ndarray) -> tuple[np.ndarray, tuple]:
             params = zero_parameters(self.config, np.result_type(*arrays).name)
             params |= dict(zip(params, arrays, strict=True))
-            return gpt_forward(params, ids, self.config, ops, np.random.default_rng(7))
+            rng = np.random.default_rng(7)
+            if self.loss:
+                return loss_forward(params, ids, targets, self.config, ops, rng)
+            return gpt_forward(params, ids, self.config, ops, rng)
 
-        def backward(dlogits: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
-            return tuple(gpt_backward(dlogits, cache).values())
+        def backward(dout: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+            return tuple((loss_backward if self.loss else gpt_backward)(dout, cache).values())
 
         return forward, backward
 
@@ -152,6 +164,8 @@ _DROPOUT = {"resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.2}
 MODELS = [
     GPTCase("tied", _config()),
     GPTCase("untied", _config(tie_word_embeddings=False)),
+    GPTCase("tied loss", _config(), loss=True),
+    GPTCase("untied loss", _config(tie_word_embeddings=False), loss=True),
     GPTCase("dropout", _config(**_DROPOUT)),
     GPTCase(
         "untied no bias gelu",

@@ -1,7 +1,7 @@
 """How well a model predicts a text: over all of it, or over a few batches."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -39,26 +39,29 @@ def windows(ids: np.ndarray, n_positions: int, rows: int) -> Iterator[tuple[np.n
         yield rest[None, :-1], rest[None, 1:]
 
 
-def whole_loss(model: GPT, ids: np.ndarray) -> float:
+def whole_loss(model: GPT, ids: np.ndarray, map: Callable[..., Iterable] = map) -> float:
     """Return the mean cross-entropy in nats over every token of ids but the first.
 
-    The text is read in windows of n_positions; each token sees those before it in its window.
+    The text is read in windows of n_positions; each token sees those before it in its window. map calls a function for
+    every item, in order: Python's own, or one that does several at once.
     Raises ValueError for fewer than two tokens.
     """
     if len(ids) < 2:
         raise ValueError(f"a text of {len(ids)} tokens has none to predict: it takes at least 2")
     T, V = model.config.n_positions, model.config.vocab_size
     tokens = min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // V)
-    total = 0.0
-    for inputs, targets in windows(ids, T, max(1, tokens // T)):
-        total += model.loss(inputs, targets) * targets.size
+    batches = windows(ids, T, max(1, tokens // T))
+    total = sum(map(lambda batch: model.loss(*batch) * batch[1].size, batches))
     if not math.isfinite(total):
         raise ValueError(f"the loss is {total}: the model's weights are damaged, or training went astray")
     return total / (len(ids) - 1)
 
 
-def estimate_loss(model: GPT, ids: np.ndarray, batch_size: int, batches: int, seed: int) -> float:
+def estimate_loss(
+    model: GPT, ids: np.ndarray, batch_size: int, batches: int, seed: int, map: Callable[..., Iterable] = map
+) -> float:
     """Return the mean loss over random batches; the same seed takes the same windows, so that estimates compare."""
     T = min(model.config.n_positions, len(ids) - 1)
     rng = np.random.default_rng(seed)
-    return sum(model.loss(*random_batch(ids, batch_size, T, rng)) for _ in range(batches)) / batches
+    drawn = (random_batch(ids, batch_size, T, rng) for _ in range(batches))
+    return sum(map(lambda batch: model.loss(*batch), drawn)) / batches

@@ -13,18 +13,11 @@ from npgpt.ops import REFERENCE, Ops, get_ops
 from npgpt.parameters import Parameters, init_parameters
 
 Rng = np.random.Generator | None
-Grads = dict[str, np.ndarray]
 
 
 def pair(params: Parameters, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return a layer's weight and bias; the bias is None in a model without biases."""
+    """Return a layer's weight and bias, or the places of their gradients; the bias is None where the model has none."""
     return params[f"{name}.weight"], params.get(f"{name}.bias")
-
-
-def named(name: str, dweight: np.ndarray, dbias: np.ndarray | None) -> Grads:
-    """Name a layer's gradients as `pair` found its parameters."""
-    grads = {f"{name}.weight": dweight}
-    return grads if dbias is None else grads | {f"{name}.bias": dbias}
 
 
 def block_forward(
@@ -37,36 +30,34 @@ def block_forward(
     y, attn = ops.attention_forward(qkv, config.n_head, config.attn_pdrop, rng)
     y, c_proj = ops.linear_forward(y, *pair(params, f"{h}.attn.c_proj"))
     y, drop_1 = ops.dropout_forward(y, p, rng)
-    x = x + y
+    y += x  # x = x + y, in y's memory: y is new, and nobody else has it
+    x = y
     y, ln_2 = ops.layernorm_forward(x, *pair(params, f"{h}.ln_2"), eps)
     c_fc, c_mlp_proj = pair(params, f"{h}.mlp.c_fc"), pair(params, f"{h}.mlp.c_proj")
     y, mlp = ops.mlp_forward(y, *c_fc, *c_mlp_proj, config.activation_function)
     y, drop_2 = ops.dropout_forward(y, p, rng)
-    x = x + y
+    y += x
+    x = y
     return x, (h, ops, ln_1, c_attn, attn, c_proj, drop_1, ln_2, mlp, drop_2)
 
 
-def block_backward(dx: np.ndarray, cache: tuple) -> tuple[np.ndarray, Grads]:
-    """Return dx (B, T, C) at the block's input and the gradients of its parameters."""
+def block_backward(dx: np.ndarray, cache: tuple, grads: Parameters) -> np.ndarray:
+    """Return dx (B, T, C) at the block's input; the gradients of its parameters go into grads."""
     h, ops, ln_1, c_attn, attn, c_proj, drop_1, ln_2, mlp, drop_2 = cache
     # x = x + y: the residual stream carries dx past the branch, and the branch adds its own
     dy = ops.dropout_backward(dx, drop_2)
-    dy, dfc_weight, dfc_bias, dproj_weight, dproj_bias = ops.mlp_backward(dy, mlp)
-    grads = named(f"{h}.mlp.c_fc", dfc_weight, dfc_bias)
-    grads |= named(f"{h}.mlp.c_proj", dproj_weight, dproj_bias)
-    dy, *dln_2 = ops.layernorm_backward(dy, ln_2)
-    grads |= named(f"{h}.ln_2", *dln_2)
-    dx = dx + dy
+    dy, *_ = ops.mlp_backward(dy, mlp, *pair(grads, f"{h}.mlp.c_fc"), *pair(grads, f"{h}.mlp.c_proj"))
+    dy, *_ = ops.layernorm_backward(dy, ln_2, *pair(grads, f"{h}.ln_2"))
+    dy += dx  # dx = dx + dy, in dy's memory
+    dx = dy
     dy = ops.dropout_backward(dx, drop_1)
-    dy, *dc_proj = ops.linear_backward(dy, c_proj)
-    grads |= named(f"{h}.attn.c_proj", *dc_proj)
+    dy, *_ = ops.linear_backward(dy, c_proj, *pair(grads, f"{h}.attn.c_proj"))
     dqkv = ops.attention_backward(dy, attn)
-    dy, *dc_attn = ops.linear_backward(dqkv, c_attn)
-    grads |= named(f"{h}.attn.c_attn", *dc_attn)
-    dy, *dln_1 = ops.layernorm_backward(dy, ln_1)
-    grads |= named(f"{h}.ln_1", *dln_1)
-    dx = dx + dy
-    return dx, grads
+    dy, *_ = ops.linear_backward(dqkv, c_attn, *pair(grads, f"{h}.attn.c_attn"))
+    dy, *_ = ops.layernorm_backward(dy, ln_1, *pair(grads, f"{h}.ln_1"))
+    dy += dx
+    dx = dy
+    return dx
 
 
 def features_forward(
@@ -75,7 +66,8 @@ def features_forward(
     """Run everything below the head: ids (B, T) -> hidden (B, T, C), after the final layer norm."""
     tokens, wte = ops.embedding_forward(ids, params["wte.weight"])
     positions, wpe = ops.embedding_forward(np.arange(ids.shape[1]), params["wpe.weight"])
-    x, drop = ops.dropout_forward(tokens + positions, config.embd_pdrop, rng)
+    tokens += positions
+    x, drop = ops.dropout_forward(tokens, config.embd_pdrop, rng)
     blocks = []
     for i in range(config.n_layer):
         x, block = block_forward(x, params, f"h.{i}", config, ops, rng)
@@ -84,45 +76,62 @@ def features_forward(
     return hidden, (ops, wte, wpe, drop, blocks, ln_f)
 
 
-def features_backward(dhidden: np.ndarray, cache: tuple) -> Grads:
-    """Return the gradients of every parameter below the head."""
+def features_backward(dhidden: np.ndarray, cache: tuple, grads: Parameters) -> None:
+    """Put the gradients of every parameter below the head into grads; that of wte is added to what is there."""
     ops, wte, wpe, drop, blocks, ln_f = cache
-    dx, *dln_f = ops.layernorm_backward(dhidden, ln_f)
-    grads = named("ln_f", *dln_f)
+    dx, *_ = ops.layernorm_backward(dhidden, ln_f, *pair(grads, "ln_f"))
     for block in reversed(blocks):
-        dx, dblock = block_backward(dx, block)
-        grads |= dblock
+        dx = block_backward(dx, block, grads)
     dx = ops.dropout_backward(dx, drop)
     # x = tokens + positions: the positions were broadcast over the batch, so their gradient is summed over it
-    grads["wpe.weight"] = ops.embedding_backward(dx.sum(axis=0), wpe)
-    grads["wte.weight"] = ops.embedding_backward(dx, wte)
-    return grads
+    grads["wpe.weight"].fill(0)
+    ops.embedding_backward(dx.sum(axis=0), wpe, grads["wpe.weight"])
+    ops.embedding_backward(dx, wte, grads["wte.weight"])
+
+
+def head_name(config: GPTConfig) -> str:
+    """Return the name of the head's weight (V, C): the token embedding, where they are tied."""
+    return "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
 
 
 def gpt_forward(
     params: Parameters, ids: np.ndarray, config: GPTConfig, ops: Ops = REFERENCE, rng: Rng = None
 ) -> tuple[np.ndarray, tuple]:
-    """Run the model: ids (B, T) -> logits (B, T, V).
-
-    The head is the token embedding where they are tied. rng draws the dropout masks; None switches dropout off.
-    """
+    """Run the model: ids (B, T) -> logits (B, T, V). rng draws the dropout masks; None switches dropout off."""
     hidden, features = features_forward(params, ids, config, ops, rng)
-    name = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
-    logits, head = ops.linear_forward(hidden, params[name].T, None)
-    return logits, (params, name, ops, features, head)
+    logits, head = ops.linear_forward(hidden, params[head_name(config)].T, None)
+    return logits, (params, config, ops, features, head)
 
 
-def gpt_backward(dlogits: np.ndarray, cache: tuple) -> Parameters:
-    """Return the gradients of every parameter, the mirror of params: same names and shapes, one new buffer."""
-    params, name, ops, features, head = cache
+def gpt_backward(dlogits: np.ndarray, cache: tuple, grads: Parameters | None = None) -> Parameters:
+    """Return the gradients of every parameter, the mirror of params: same names and shapes, in one buffer."""
+    params, config, ops, features, head = cache
+    grads = params.empty_like() if grads is None else grads
     dhidden, dhead_t, _ = ops.linear_backward(dlogits, head)
-    grads = params.empty_like()
-    grads |= features_backward(dhidden, features)
     # logits = hidden @ head.T; a tied embedding was used at both ends, and the two gradients add up
-    if name == "wte.weight":
-        grads[name] += dhead_t.T
-    else:
-        grads[name] = dhead_t.T
+    grads["wte.weight"].fill(0)
+    grads[head_name(config)] = dhead_t.T
+    features_backward(dhidden, features, grads)
+    return grads
+
+
+def loss_forward(
+    params: Parameters, ids: np.ndarray, targets: np.ndarray, config: GPTConfig, ops: Ops = REFERENCE, rng: Rng = None
+) -> tuple[np.ndarray, tuple]:
+    """Run the model up to its loss: ids and targets (B, T) -> a scalar, in nats. The logits are not kept."""
+    hidden, features = features_forward(params, ids, config, ops, rng)
+    loss, head = ops.linear_cross_entropy_forward(hidden, params[head_name(config)], targets)
+    return loss, (params, config, ops, features, head)
+
+
+def loss_backward(dloss: float, cache: tuple, grads: Parameters | None = None) -> Parameters:
+    """Return the gradients of every parameter, as gpt_backward does."""
+    params, config, ops, features, head = cache
+    grads = params.empty_like() if grads is None else grads
+    if not config.tie_word_embeddings:
+        grads["wte.weight"].fill(0)
+    dhidden, _ = ops.linear_cross_entropy_backward(dloss, head, grads[head_name(config)])
+    features_backward(dhidden, features, grads)
     return grads
 
 
@@ -163,22 +172,25 @@ class GPT:
     def loss(self, ids: np.ndarray, targets: np.ndarray) -> float:
         """Return the mean cross-entropy in nats over the targets that are not -100."""
         ids, targets = self._checked(ids), self._targets(ids, targets)
-        logits, _ = gpt_forward(self.params, ids, self.config, self.ops)
-        return float(self.ops.cross_entropy_forward(logits, targets)[0])
+        return float(loss_forward(self.params, ids, targets, self.config, self.ops)[0])
 
     def loss_and_grads(
-        self, ids: np.ndarray, targets: np.ndarray, rng: Rng = None, dloss: float = 1.0
+        self,
+        ids: np.ndarray,
+        targets: np.ndarray,
+        rng: Rng = None,
+        dloss: float = 1.0,
+        grads: Parameters | None = None,
     ) -> tuple[float, Parameters]:
         """Return the mean cross-entropy in nats over the targets that are not -100, and every parameter's gradient.
 
         rng    switches dropout on and draws its masks
         dloss  the gradients are those of dloss * loss: a part of a batch passes its share of the counted targets
+        grads  written to and returned, instead of new ones
         """
         ids, targets = self._checked(ids), self._targets(ids, targets)
-        logits, cache = gpt_forward(self.params, ids, self.config, self.ops, rng)
-        loss, loss_cache = self.ops.cross_entropy_forward(logits, targets)
-        dlogits = self.ops.cross_entropy_backward(dloss, loss_cache)
-        return float(loss), gpt_backward(dlogits, cache)
+        loss, cache = loss_forward(self.params, ids, targets, self.config, self.ops, rng)
+        return float(loss), loss_backward(dloss, cache, grads)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, generation_config.json and model.safetensors, as `transformers` reads them."""

@@ -1,6 +1,7 @@
 """AdamW over the flat buffer, clipping by global norm, and the learning-rate schedule."""
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -19,9 +20,11 @@ def adamw_update(
     beta2: float,
     eps: float,
     weight_decay: float,
+    scale: float = 1.0,
 ) -> None:
     """Take one step in place: param, exp_avg and exp_avg_sq are changed, grad is not.
 
+        grad       = scale * grad                                    (as clipping asks for)
         exp_avg    = beta1 * exp_avg    + (1 - beta1) * grad
         exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad^2
         param     -= lr * weight_decay * param                       (the first n_decayed elements)
@@ -31,6 +34,7 @@ def adamw_update(
 
     Source: Loshchilov, Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
     """
+    grad = scale * grad
     exp_avg *= beta1
     exp_avg += (1 - beta1) * grad
     exp_avg_sq *= beta2
@@ -54,41 +58,62 @@ class AdamW:
         beta2: float = 0.99,
         eps: float = 1e-8,
         weight_decay: float = 0.1,
+        update: Callable = adamw_update,
     ) -> None:
         self.params = params
         self.exp_avg = np.zeros_like(params.flat)
         self.exp_avg_sq = np.zeros_like(params.flat)
         self.steps = 0
         self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
+        self.update = update
 
-    def step(self, grads: Parameters, lr: float) -> None:
-        """Change the parameters in place, against the gradient."""
+    def step(
+        self,
+        grads: Parameters,
+        lr: float,
+        scale: float = 1.0,
+        parts: Sequence[slice] = (slice(None),),
+        map: Callable[..., Iterable] = map,
+    ) -> None:
+        """Change the parameters in place, against scale times the gradient.
+
+        parts, map  slices of the flat buffers, and what calls a function for each of them: at once, say
+        """
         self.steps += 1
-        adamw_update(
-            self.params.flat,
-            grads.flat,
-            self.exp_avg,
-            self.exp_avg_sq,
+        list(map(lambda part: self._update(part, grads, lr, scale), parts))
+
+    def _update(self, part: slice, grads: Parameters, lr: float, scale: float) -> None:
+        start, stop, _ = part.indices(self.params.flat.size)
+        self.update(
+            self.params.flat[part],
+            grads.flat[part],
+            self.exp_avg[part],
+            self.exp_avg_sq[part],
             self.steps,
-            self.params.n_decayed,
+            min(max(self.params.n_decayed - start, 0), stop - start),
             lr,
             self.beta1,
             self.beta2,
             self.eps,
             self.weight_decay,
+            scale,
         )
 
 
-def clip_grad_norm(grads: Parameters, max_norm: float) -> float:
-    """Scale the gradients in place so that their global norm is at most max_norm; return the norm before.
+def clip_scale(norm: float, max_norm: float) -> float:
+    """Return what to multiply gradients of this global norm by, so that it is at most max_norm; 0 is no limit.
 
-    max_norm 0 is no limit. The factor is min(max_norm / (norm + 1e-6), 1), as in PyTorch, so that runs compare.
+    The factor is min(max_norm / (norm + 1e-6), 1), as in PyTorch, so that runs compare.
     """
+    # in this order min() hands on a NaN, so that one NaN is seen in every gradient
+    return min(max_norm / (norm + 1e-6), 1.0) if max_norm else 1.0
+
+
+def clip_grad_norm(grads: Parameters, max_norm: float) -> float:
+    """Scale the gradients in place by clip_scale; return their global norm before."""
     with np.errstate(over="ignore"):  # a norm that overflows is returned as infinity
         norm = float(np.linalg.norm(grads.flat))
-    if max_norm:
-        # in this order min() hands on a NaN, so that one NaN is seen in every gradient
-        grads.flat *= min(max_norm / (norm + 1e-6), 1.0)
+    grads.flat *= clip_scale(norm, max_norm)
     return norm
 
 

@@ -2,21 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from npgpt.checkpoint import append_metrics, cut_metrics, load_state, save_state
 from npgpt.config import TrainConfig
 from npgpt.evaluate import estimate_loss, random_batch, whole_loss
 from npgpt.model import GPT
-from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at
-from npgpt.parameters import Parameters
-
-Batch = tuple[np.ndarray, np.ndarray]
+from npgpt.optim import AdamW, clip_scale, learning_rate_at
+from npgpt.parallel import Workers
 
 
 def train(
@@ -39,7 +36,14 @@ def train(
 
     Raises FloatingPointError when loss or gradient is no longer finite; what was saved before stays.
     """
-    optimizer = AdamW(model.params, config.beta1, config.beta2, config.adam_epsilon, config.weight_decay)
+    optimizer = AdamW(
+        model.params,
+        config.beta1,
+        config.beta2,
+        config.adam_epsilon,
+        config.weight_decay,
+        model.ops.adamw_update,
+    )
     progress: dict[str, Any] = {"step": 0, "best_step": 0, "best_val_loss": None}
     if resume:
         progress = load_state(folder, model, optimizer)
@@ -54,16 +58,16 @@ def train(
         append_metrics(folder, record)
         return record
 
-    with threadpool_limits(limits=config.threads or None):
+    with Workers(model, config.batch_size, config.threads) as workers:
         for step in range(progress["step"], config.max_steps):
-            yield log(train_step(model, optimizer, train_ids, config, step))
+            yield log(train_step(workers, optimizer, train_ids, config, step))
             done = progress["step"] = step + 1
             last = done == config.max_steps
             stop = not last and should_stop()
             evaluate = last or done % config.eval_every == 0
             save = last or stop or done % config.save_every == 0
             if evaluate:
-                val_loss = validation_loss(model, val_ids, config)
+                val_loss = validation_loss(workers, val_ids, config)
                 require_finite(done, validation_loss=val_loss)
             elif save:
                 # finite parameters are not enough: of a model that is about to explode the next loss is not
@@ -81,7 +85,7 @@ def train(
         best_model = model
         if progress["best_step"] != progress["step"]:
             best_model = GPT.from_pretrained(folder, model.dtype.name, model.ops)
-        loss = whole_loss(best_model, val_ids)
+        loss = whole_loss(best_model, val_ids, workers.map)
         yield log({"step": progress["best_step"], "val_loss": loss, "whole": True})
 
 
@@ -90,9 +94,9 @@ quietly = np.errstate(over="ignore", invalid="ignore")
 
 
 @quietly
-def validation_loss(model: GPT, val_ids: np.ndarray, config: TrainConfig) -> float:
+def validation_loss(workers: Workers, val_ids: np.ndarray, config: TrainConfig) -> float:
     """Return the mean loss over some validation batches, always the same ones."""
-    return estimate_loss(model, val_ids, config.batch_size, config.eval_batches, config.seed)
+    return estimate_loss(workers.model, val_ids, config.batch_size, config.eval_batches, config.seed, workers.map)
 
 
 @quietly
@@ -103,17 +107,18 @@ def training_loss(model: GPT, train_ids: np.ndarray) -> float:
 
 
 @quietly
-def train_step(model: GPT, optimizer: AdamW, train_ids: np.ndarray, config: TrainConfig, step: int) -> dict[str, Any]:
+def train_step(
+    workers: Workers, optimizer: AdamW, train_ids: np.ndarray, config: TrainConfig, step: int
+) -> dict[str, Any]:
     """Take one optimizer step and return its record. Everything random in it follows from the seed and the step."""
     start = time.perf_counter()
     rng = np.random.default_rng((config.seed, step))
-    T = model.config.n_positions
+    T = workers.model.config.n_positions
     batches = [random_batch(train_ids, config.batch_size, T, rng) for _ in range(config.gradient_accumulation_steps)]
-    loss, grads = accumulate_grads(model, batches, rng)
-    grad_norm = clip_grad_norm(grads, config.grad_clip)
+    loss, _, grad_norm = workers.loss_and_grads(batches, seed=(config.seed, step))
     require_finite(step + 1, loss=loss, gradient_norm=grad_norm)
     lr = learning_rate_at(step, config.learning_rate, config.min_lr, config.warmup_steps, config.max_steps)
-    optimizer.step(grads, lr)
+    workers.update(optimizer, lr, clip_scale(grad_norm, config.grad_clip))
     tokens = sum(ids.size for ids, _ in batches)
     return {
         "step": step + 1,
@@ -132,27 +137,3 @@ def require_finite(step: int, **numbers: float) -> None:
                 f"training went astray at step {step}: the {name.replace('_', ' ')} is {number}; "
                 "try a smaller --learning-rate or --grad-clip"
             )
-
-
-def accumulate_grads(
-    model: GPT, batches: Sequence[Batch], rng: np.random.Generator | None = None
-) -> tuple[float, Parameters]:
-    """Return the mean loss over the counted targets of all batches together, and its gradients.
-
-    Each batch weighs by its counted targets: the mean of the batches' means would be another loss where some targets
-    are masked.
-    """
-    counts = [int((targets != -100).sum()) for _, targets in batches]
-    total = max(1, sum(counts))
-    loss, grads = 0.0, None
-    for (ids, targets), count in zip(batches, counts, strict=True):
-        share = count / total
-        part_loss, part = model.loss_and_grads(ids, targets, rng, dloss=share)
-        loss += share * part_loss
-        if grads is None:
-            grads = part
-        else:
-            grads.flat += part.flat
-    if grads is None:
-        raise ValueError("there is no batch to take gradients of")
-    return loss, grads

@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Before NumPy starts them: for the small products of the tests BLAS threads only get into each other's way
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from hypothesis import settings

@@ -25,7 +25,9 @@ ALLOWED = {
     "config.py": (set(), set()),
     "files.py": (set(), set()),
     "parameters.py": (CORE, {"config"}),
-    "ops.py": (CORE, {"layers"}),
+    "kernels": (CORE, {"kernels", "buffers", "jit"}),
+    "buffers.py": ({"numpy"}, set()),
+    "ops.py": (CORE, {"layers", "kernels", "optim"}),
     "model.py": (CORE, {"config", "ops", "parameters", "pretrained"}),
     "optim.py": (CORE, {"parameters"}),
     "sampling.py": (CORE, {"model"}),
@@ -38,9 +40,10 @@ ALLOWED = {
     ),
     "checkpoint.py": (CORE, {"files", "model", "optim", "parameters", "pretrained"}),
     "train.py": (
-        CORE | {"threadpoolctl"},
-        {"checkpoint", "config", "evaluate", "model", "optim", "parameters"},
+        CORE,
+        {"checkpoint", "config", "evaluate", "model", "optim", "parallel"},
     ),
+    "parallel.py": (CORE | {"threadpoolctl"}, {"buffers", "model", "optim", "parameters"}),
 }
 FREE = {"__init__.py", "__main__.py", "cli"}  # the only ones that print
 
@@ -116,8 +119,12 @@ def test_every_layer_has_a_case(name):
 
 def test_backward_takes_dout_and_cache():
     for name in LAYER_FILES:
-        parameters = list(inspect.signature(getattr(layers, f"{name}_backward")).parameters)
-        assert parameters == ["dout", "cache"], name
+        first, second, *others = inspect.signature(getattr(layers, f"{name}_backward")).parameters.values()
+        assert [first.name, second.name] == ["dout", "cache"], name
+        forward = inspect.signature(getattr(layers, f"{name}_forward")).parameters
+        for place in others:  # where the gradient of a parameter goes
+            assert place.default is None
+            assert place.name.removeprefix("d") in forward
 
 
 def test_public_names_are_there_and_lazy():

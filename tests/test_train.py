@@ -20,7 +20,7 @@ from npgpt.data import encode_split
 from npgpt.evaluate import estimate_loss, random_batch, whole_loss
 from npgpt.optim import learning_rate_at
 from npgpt.pretrained import read_tensors
-from npgpt.train import accumulate_grads, train
+from npgpt.train import train
 
 GPT_CONFIG = GPTConfig(vocab_size=7, n_positions=6, n_embd=8, n_layer=2, n_head=2)
 STEPS = 11
@@ -262,43 +262,6 @@ def test_best_is_the_first_of_the_lowest_validation_losses(tmp_path, monkeypatch
         at.setdefault(record["step"], model.params.flat.copy())
     np.testing.assert_array_equal(GPT.from_pretrained(tmp_path).params.flat, at[best])
     assert metrics(tmp_path)[-1]["step"] == best
-
-
-def micro_batches(rng, masks) -> list[tuple]:
-    batches = []
-    for rows, masked in masks:
-        ids, targets = rng.integers(0, 7, (2, rows, 5))
-        targets[rng.permuted(np.arange(rows * 5) < masked).reshape(rows, 5)] = -100
-        batches.append((ids, targets))
-    return batches
-
-
-@pytest.mark.parametrize(
-    "masks",
-    [[(4, 0)], [(2, 0), (2, 0)], [(2, 1), (2, 9), (2, 4)], [(1, 0), (3, 2)], [(2, 10), (2, 3)], [(2, 3), (2, 10)]],
-    ids=str,
-)
-def test_accumulated_gradients_are_those_of_the_full_batch(rng, masks):
-    model = GPT(GPT_CONFIG, 1, "float64")
-    model.params.flat *= 20
-    batches = micro_batches(rng, masks)
-    full = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-    loss, grads = accumulate_grads(model, batches)
-    full_loss, full_grads = model.loss_and_grads(*full)
-    assert loss == pytest.approx(full_loss, rel=1e-13)
-    # a few hundred additions in another order: some 1e-15 of the norm
-    assert np.linalg.norm(grads.flat - full_grads.flat) < 1e-13 * np.linalg.norm(full_grads.flat)
-
-
-def test_batches_in_which_no_target_counts_have_no_gradient(rng):
-    loss, grads = accumulate_grads(GPT(GPT_CONFIG, 1), micro_batches(rng, [(2, 10), (1, 5)]))
-    assert loss == 0
-    assert not grads.flat.any()
-
-
-def test_no_batch_at_all_is_refused():
-    with pytest.raises(ValueError, match="no batch"):
-        accumulate_grads(GPT(GPT_CONFIG), [])
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 5), (7, 1), (5, 2), (2, 13)], ids=str)

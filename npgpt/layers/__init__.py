@@ -2,7 +2,8 @@
 
 `out, cache = X_forward(...)` and `d... = X_backward(dout, cache)`: the gradients come in the order of the
 forward's array arguments, in their shapes and dtype. No layer writes into what it is given. Results are new
-arrays, except that dropout, when it is off, hands on the array it is given.
+arrays, except that dropout, when it is off, hands on the array it is given; and that the gradient of a parameter
+goes into the array that a backward is given for it, as with NumPy's `out`, and is returned all the same.
 """
 
 from npgpt.layers.attention import attention_backward, attention_forward
@@ -14,6 +15,7 @@ from npgpt.layers.gelu import gelu_backward, gelu_forward
 from npgpt.layers.gelu_new import gelu_new_backward, gelu_new_forward
 from npgpt.layers.layernorm import layernorm_backward, layernorm_forward
 from npgpt.layers.linear import linear_backward, linear_forward
+from npgpt.layers.linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
 from npgpt.layers.mlp import mlp_backward, mlp_forward
 
 __all__ = [
@@ -34,6 +36,8 @@ __all__ = [
     "layernorm_backward",
     "layernorm_forward",
     "linear_backward",
+    "linear_cross_entropy_backward",
+    "linear_cross_entropy_forward",
     "linear_forward",
     "mlp_backward",
     "mlp_forward",

@@ -20,15 +20,15 @@ def embedding_forward(ids: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, 
     return out, (ids, weight.shape)
 
 
-def embedding_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
+def embedding_backward(dout: np.ndarray, cache: tuple, dweight: np.ndarray | None = None) -> np.ndarray:
     """Add each position's gradient to the row that it came from.
 
     dout     (..., C)
-    dweight  (V, C); zero for the rows that no id named
+    dweight  (V, C); zero for the rows that no id named. A given one is added to, not overwritten
     """
     ids, shape = cache
     # out = weight[ids]: a row named by several ids gets the sum. `dweight[ids] += dout` would keep
     # only the last of them; np.add.at is the form that adds up.
-    dweight = np.zeros(shape, dout.dtype)
+    dweight = np.zeros(shape, dout.dtype) if dweight is None else dweight
     np.add.at(dweight, ids, dout)
     return dweight

@@ -25,7 +25,9 @@ def layernorm_forward(
     return out, (xhat, rstd, weight, bias is not None)
 
 
-def layernorm_backward(dout: np.ndarray, cache: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def layernorm_backward(
+    dout: np.ndarray, cache: tuple, dweight: np.ndarray | None = None, dbias: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return `dx, dweight, dbias`; dbias is None where the forward had no bias.
 
     dout     (..., C)
@@ -36,8 +38,8 @@ def layernorm_backward(dout: np.ndarray, cache: tuple) -> tuple[np.ndarray, np.n
     xhat, rstd, weight, has_bias = cache
     leading = tuple(range(dout.ndim - 1))
     # out = xhat * weight + bias
-    dweight = (dout * xhat).sum(axis=leading)
-    dbias = dout.sum(axis=leading) if has_bias else None
+    dweight = (dout * xhat).sum(axis=leading, out=dweight)
+    dbias = dout.sum(axis=leading, out=dbias) if has_bias else None
     dxhat = dout * weight
     # xhat = (x - mean) * rstd: moving one x moves mean and rstd of its position too. The first mean below
     # is what flows back through mean, the second what flows back through rstd.

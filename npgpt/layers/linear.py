@@ -17,7 +17,9 @@ def linear_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -
     return out, (x, weight, bias is not None)
 
 
-def linear_backward(dout: np.ndarray, cache: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def linear_backward(
+    dout: np.ndarray, cache: tuple, dweight: np.ndarray | None = None, dbias: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Return `dx, dweight, dbias`; dbias is None where the forward had no bias.
 
     dout    (..., O)
@@ -29,6 +31,6 @@ def linear_backward(dout: np.ndarray, cache: tuple) -> tuple[np.ndarray, np.ndar
     rows = dout.reshape(-1, dout.shape[-1])
     # out = x @ weight + bias
     dx = dout @ weight.T
-    dweight = x.reshape(-1, x.shape[-1]).T @ rows
-    dbias = rows.sum(axis=0) if has_bias else None
+    dweight = np.matmul(x.reshape(-1, x.shape[-1]).T, rows, out=dweight)
+    dbias = rows.sum(axis=0, out=dbias) if has_bias else None
     return dx, dweight, dbias

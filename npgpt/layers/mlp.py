@@ -36,7 +36,12 @@ def mlp_forward(
 
 
 def mlp_backward(
-    dout: np.ndarray, cache: tuple
+    dout: np.ndarray,
+    cache: tuple,
+    dfc_weight: np.ndarray | None = None,
+    dfc_bias: np.ndarray | None = None,
+    dproj_weight: np.ndarray | None = None,
+    dproj_bias: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
     """Return `dx, dfc_weight, dfc_bias, dproj_weight, dproj_bias`: the three backward passes in reverse.
 
@@ -44,7 +49,7 @@ def mlp_backward(
     """
     activation, fc_cache, act_cache, proj_cache = cache
     _, act_backward = ACTIVATIONS[activation]
-    dhidden, dproj_weight, dproj_bias = linear_backward(dout, proj_cache)
+    dhidden, dproj_weight, dproj_bias = linear_backward(dout, proj_cache, dproj_weight, dproj_bias)
     dpre = act_backward(dhidden, act_cache)
-    dx, dfc_weight, dfc_bias = linear_backward(dpre, fc_cache)
+    dx, dfc_weight, dfc_bias = linear_backward(dpre, fc_cache, dfc_weight, dfc_bias)
     return dx, dfc_weight, dfc_bias, dproj_weight, dproj_bias

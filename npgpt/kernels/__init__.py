@@ -1,0 +1,41 @@
+"""The fast twins of the layers: numba and BLAS. Same files, same functions, same signatures.
+
+Where a twin departs from the plain form of its layer, a comment says why. Its results lie in the thread's buffers, if
+it has some. Arrays are float32 or float64. Dropout has no twin: its time goes into drawing random numbers.
+"""
+
+from npgpt.kernels.adamw import adamw_update
+from npgpt.kernels.attention import attention_backward, attention_forward
+from npgpt.kernels.causal_softmax import causal_softmax_backward, causal_softmax_forward
+from npgpt.kernels.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from npgpt.kernels.embedding import embedding_backward, embedding_forward
+from npgpt.kernels.gelu import gelu_backward, gelu_forward
+from npgpt.kernels.gelu_new import gelu_new_backward, gelu_new_forward
+from npgpt.kernels.layernorm import layernorm_backward, layernorm_forward
+from npgpt.kernels.linear import linear_backward, linear_forward
+from npgpt.kernels.linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
+from npgpt.kernels.mlp import mlp_backward, mlp_forward
+
+__all__ = [
+    "adamw_update",
+    "attention_backward",
+    "attention_forward",
+    "causal_softmax_backward",
+    "causal_softmax_forward",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "embedding_backward",
+    "embedding_forward",
+    "gelu_backward",
+    "gelu_forward",
+    "gelu_new_backward",
+    "gelu_new_forward",
+    "layernorm_backward",
+    "layernorm_forward",
+    "linear_backward",
+    "linear_cross_entropy_backward",
+    "linear_cross_entropy_forward",
+    "linear_forward",
+    "mlp_backward",
+    "mlp_forward",
+]

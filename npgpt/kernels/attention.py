@@ -1,0 +1,115 @@
+"""Attention over blocks of queries, each against the keys up to its end: what the mask hides is not computed.
+
+Of the weights nothing is kept for a long context but each row's maximum and sum, from which the backward makes them
+again: memory grows with T, not with T^2. Where all queries fit into one block, the weights are kept: they are few.
+Source: Dao et al., "FlashAttention", arXiv:2205.14135, whose blocks also go over the keys.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from npgpt.buffers import empty
+from npgpt.kernels.causal_softmax import softmax_rows, softmax_rows_again, softmax_rows_backward
+
+BLOCK = 128  # queries
+SCRATCH = 2**16  # elements of the scores of a block: what a core's own cache holds
+
+Slices = tuple[slice, slice, slice]
+
+
+def attention_forward(
+    qkv: np.ndarray, n_head: int, p: float = 0.0, rng: np.random.Generator | None = None
+) -> tuple[np.ndarray, tuple]:
+    """Do what npgpt.layers.attention_forward does. With dropout, its mask is kept: one byte a query and key."""
+    B, T, C3 = qkv.shape
+    if C3 % (3 * n_head):
+        raise ValueError(f"{C3} channels of qkv do not split into 3 times n_head={n_head} heads")
+    D = C3 // (3 * n_head)
+    q, k, v = qkv.reshape(B, T, 3, n_head, D).transpose(2, 0, 3, 1, 4)  # each (B, H, T, D), views
+    mask = dropout_mask((B, n_head, T, T), p, rng)
+    out = empty((B, T, n_head, D), qkv.dtype)
+    stats = empty((B, n_head, T, 2), qkv.dtype)
+    kept = empty((B, n_head, T, T), qkv.dtype) if T <= BLOCK else None
+    for b, h, t in blocks(B, n_head, T):
+        probs = scores_of(q, k, b, h, t, kept)
+        rows = probs.reshape(-1, t.stop)
+        row_stats = empty((len(rows), 2), qkv.dtype)
+        softmax_rows(rows, t.stop - t.start, qkv.dtype.type(1 / math.sqrt(D)), row_stats)
+        if kept is None:
+            stats[b, h, t] = row_stats.reshape(*probs.shape[:-1], 2)
+        att = probs if mask is None else dropped(probs, mask[b, h, t, : t.stop], p)
+        np.matmul(att, v[b, h, : t.stop], out=out.transpose(0, 2, 1, 3)[b, h, t])
+    return out.reshape(B, T, n_head * D), (q, k, v, stats, kept, mask, p)
+
+
+def attention_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
+    """Do what npgpt.layers.attention_backward does."""
+    q, k, v, stats, kept, mask, p = cache
+    B, H, T, D = q.shape
+    scale = q.dtype.type(1 / math.sqrt(D))
+    dheads = dout.reshape(B, T, H, D).transpose(0, 2, 1, 3)
+    dqkv = empty((B, T, 3, H, D), q.dtype)
+    dq, dk, dv = dqkv.transpose(2, 0, 3, 1, 4)
+    for b, h, t in blocks(B, H, T):
+        keys = slice(t.stop)
+        if kept is None:
+            probs = scores_of(q, k, b, h, t, None)
+            rows = probs.reshape(-1, t.stop)
+            softmax_rows_again(rows, t.stop - t.start, scale, np.ascontiguousarray(stats[b, h, t]).reshape(-1, 2))
+        else:
+            probs = kept[b, h]
+        datt = np.matmul(dheads[b, h, t], v[b, h, keys].swapaxes(-1, -2), out=empty(probs.shape, q.dtype))
+        att = probs
+        if mask is not None:
+            att = dropped(probs, mask[b, h, t, keys], p)
+            datt = dropped(datt, mask[b, h, t, keys], p)
+        rows = datt.reshape(-1, t.stop)
+        softmax_rows_backward(rows, probs.reshape(rows.shape), t.stop - t.start, scale)
+        dscores = datt
+        np.matmul(dscores, k[b, h, keys], out=dq[b, h, t])
+        # the last block comes first, and sees all keys: its share is put there, those of the others are added
+        add_product(dscores.swapaxes(-1, -2), q[b, h, t], dk[b, h, keys], t.stop == T)
+        add_product(att.swapaxes(-1, -2), dheads[b, h, t], dv[b, h, keys], t.stop == T)
+    return dqkv.reshape(B, T, 3 * H * D)
+
+
+def blocks(B: int, H: int, T: int) -> Iterator[Slices]:
+    """Yield slices of batch, heads and queries, the last queries first, whose scores fit into the scratch memory."""
+    queries = min(T, BLOCK)
+    heads = min(H, max(1, SCRATCH // (queries * T)))
+    batch = min(B, max(1, SCRATCH // (H * queries * T))) if heads == H else 1
+    for b in range(0, B, batch):
+        for h in range(0, H, heads):
+            for stop in range(T, 0, -queries):
+                yield slice(b, min(b + batch, B)), slice(h, min(h + heads, H)), slice(max(0, stop - queries), stop)
+
+
+def scores_of(q: np.ndarray, k: np.ndarray, b: slice, h: slice, t: slice, kept: np.ndarray | None) -> np.ndarray:
+    """Return q @ k.T of some queries with the keys up to the last of them, where it is kept or in scratch memory."""
+    queries, keys = q[b, h, t], k[b, h, : t.stop].swapaxes(-1, -2)
+    out = empty((*queries.shape[:-1], t.stop), q.dtype) if kept is None else kept[b, h]
+    return np.matmul(queries, keys, out=out)
+
+
+def add_product(a: np.ndarray, b: np.ndarray, out: np.ndarray, first: bool) -> None:
+    """Put a @ b into out, or add it to what is there."""
+    if first:
+        np.matmul(a, b, out=out)
+    else:
+        out += np.matmul(a, b, out=empty(out.shape, out.dtype))
+
+
+def dropout_mask(shape: tuple[int, ...], p: float, rng: np.random.Generator | None) -> np.ndarray | None:
+    """Draw what npgpt.layers.dropout_forward would keep, one byte each; None where dropout is off."""
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout probability p={p} must be in [0, 1)")
+    return None if p == 0 or rng is None else rng.random(shape) >= p
+
+
+def dropped(x: np.ndarray, mask: np.ndarray, p: float) -> np.ndarray:
+    """Return x where the mask keeps it, scaled up, and 0 elsewhere."""
+    out = np.multiply(x, mask, out=empty(x.shape, x.dtype))
+    out *= x.dtype.type(1 / (1 - p))
+    return out

@@ -1,0 +1,73 @@
+"""Cross-entropy: two passes over a row of logits, for its largest one and for the sum of its exponentials."""
+
+import numpy as np
+
+from npgpt.buffers import empty
+from npgpt.jit import jit
+from npgpt.kernels.exp import exp
+from npgpt.kernels.rows import as_rows
+
+CHUNK = 512  # terms that are added up in the logits' precision; over the chunks the sum is in float64
+IGNORED = -1  # what stands for ignore_index, whatever it is
+
+
+def cross_entropy_forward(
+    logits: np.ndarray, targets: np.ndarray, ignore_index: int = -100
+) -> tuple[np.ndarray, tuple]:
+    """Do what npgpt.layers.cross_entropy_forward does; keep the logits and two numbers a row."""
+    rows = as_rows(logits)
+    ids, count = checked(targets, logits.shape[-1], ignore_index)
+    stats = empty((len(rows), 2), rows.dtype)
+    loss = rows.dtype.type(_forward(rows, ids, stats) / count)
+    return loss, (rows, ids, stats, count, logits.shape)
+
+
+def cross_entropy_backward(dout: np.ndarray | float, cache: tuple) -> np.ndarray:
+    """Do what npgpt.layers.cross_entropy_backward does."""
+    rows, ids, stats, count, shape = cache
+    dlogits = empty(rows.shape, rows.dtype)
+    _backward(rows, ids, stats, rows.dtype.type(rows.dtype.type(dout) / count), dlogits)
+    return dlogits.reshape(shape)
+
+
+def checked(targets: np.ndarray, V: int, ignore_index: int) -> tuple[np.ndarray, int]:
+    """Return the targets as one row of int64, IGNORED where they do not count, and how many count, at least 1."""
+    flat = targets.reshape(-1)
+    counted = flat != ignore_index
+    ids = np.where(counted, flat, IGNORED).astype(np.int64)
+    bad = flat[counted & ((flat < 0) | (flat >= V))]
+    if bad.size:
+        raise ValueError(f"target {bad[0]} is neither in 0..{V - 1} nor ignore_index={ignore_index}")
+    return ids, max(1, int(counted.sum()))
+
+
+@jit
+def _forward(logits: np.ndarray, ids: np.ndarray, stats: np.ndarray) -> float:
+    V = logits.shape[1]
+    loss = 0.0
+    for n in range(logits.shape[0]):
+        top = logits[n, 0]
+        for v in range(V):
+            top = max(top, logits[n, v])
+        total = 0.0
+        for start in range(0, V, CHUNK):
+            part = logits.dtype.type(0)
+            for v in range(start, min(start + CHUNK, V)):
+                part += exp(logits[n, v] - top)
+            total += part
+        stats[n, 0], stats[n, 1] = top, 1 / total
+        if ids[n] != IGNORED:
+            loss += np.log(total) - (np.float64(logits[n, ids[n]]) - top)
+    return loss
+
+
+@jit
+def _backward(logits: np.ndarray, ids: np.ndarray, stats: np.ndarray, scale: float, dlogits: np.ndarray) -> None:
+    for n in range(logits.shape[0]):
+        if ids[n] == IGNORED:
+            dlogits[n, :] = 0
+            continue
+        top, share = stats[n, 0], stats[n, 1] * scale
+        for v in range(logits.shape[1]):
+            dlogits[n, v] = exp(logits[n, v] - top) * share
+        dlogits[n, ids[n]] -= scale

@@ -1,0 +1,35 @@
+"""Embedding: rows are copied, and their gradients added up, without an index array in between."""
+
+import numpy as np
+
+from npgpt.buffers import empty
+from npgpt.jit import jit
+from npgpt.kernels.rows import as_rows
+
+
+def embedding_forward(ids: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """Do what npgpt.layers.embedding_forward does."""
+    V, C = weight.shape
+    if ids.size and not (0 <= ids.min() and ids.max() < V):
+        bad = ids[(ids < 0) | (ids >= V)].flat[0]
+        raise ValueError(f"id {bad} is outside the table of {V} rows (0..{V - 1})")
+    out = empty((*ids.shape, C), weight.dtype)
+    np.take(weight, ids, axis=0, out=out, mode="clip")  # "clip": they are in range, and "raise" makes a copy
+    return out, (ids, weight.shape)
+
+
+def embedding_backward(dout: np.ndarray, cache: tuple, dweight: np.ndarray | None = None) -> np.ndarray:
+    """Do what npgpt.layers.embedding_backward does."""
+    ids, shape = cache
+    if dweight is None:
+        dweight = empty(shape, dout.dtype)
+        dweight[...] = 0
+    _backward(np.ascontiguousarray(ids.reshape(-1), np.int64), as_rows(dout), dweight)
+    return dweight
+
+
+@jit
+def _backward(ids: np.ndarray, dout: np.ndarray, dweight: np.ndarray) -> None:
+    for n in range(ids.size):
+        for c in range(dout.shape[1]):
+            dweight[ids[n], c] += dout[n, c]

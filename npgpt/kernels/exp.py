@@ -1,0 +1,63 @@
+"""exp for kernels: in float32 a polynomial that the compiler turns into vector instructions, in float64 the library's.
+
+numba calls the C library for every single expf, and a loop with a call in it is not vectorised.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import float32
+from numba.extending import overload
+
+from npgpt.jit import jit
+
+LOG2E = np.float32(math.log2(math.e))
+# ln 2 in two parts: n * LN2_HIGH is exact for every n that occurs, so that x - n * ln 2 loses nothing
+LN2_HIGH = np.float32(0.693359375)
+LN2_LOW = np.float32(math.log(2) - 0.693359375)
+# Added to a float32 it rounds to an integer and leaves this integer in the low bits of the sum
+ROUNDER = np.float32(1.5 * 2**23)
+ROUNDER_BITS = np.float32(1.5 * 2**23).view(np.int32)
+# Below LOWEST the result would be subnormal and is 0; at HIGHEST n is 128, and 2^128 is infinity
+LOWEST, HIGHEST = np.float32(-87.3), np.float32(88.5)
+# Source: Moshier, Cephes, expf.c: exp(r) = 1 + r + r^2 * P(r) for |r| <= ln(2) / 2
+P0, P1, P2, P3, P4, P5 = (
+    np.float32(c)
+    for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+)
+
+
+# Only "contract": the order of the subtractions of n * ln 2 is what makes them exact, and "reassoc" would change it.
+@jit(fastmath={"contract"})
+def exp32(x: np.float32) -> np.float32:
+    """Return `exp(x) = 2^n * exp(x - n ln 2)`, n the nearest integer to x / ln 2, to 2 units in the last place.
+
+    x  float32; above 88.4 the result is infinity (88.7 in exact arithmetic), below -87.3 it is 0. NaN gives NaN.
+    """
+    below = x < LOWEST
+    x = HIGHEST if x > HIGHEST else x
+    x = LOWEST if below else x
+    rounded = x * LOG2E + ROUNDER
+    n = rounded - ROUNDER
+    r = (x - n * LN2_HIGH) - n * LN2_LOW
+    p = ((((P0 * r + P1) * r + P2) * r + P3) * r + P4) * r + P5
+    exponent = np.float32(rounded).view(np.int32) - ROUNDER_BITS + np.int32(127)
+    power = np.int32(exponent << np.int32(23)).view(np.float32)
+    return np.float32(0) if below else (p * (r * r) + r + np.float32(1)) * power
+
+
+def exp(x: Any) -> Any:
+    """Return exp(x) in the precision of x."""
+    return exp32(x) if isinstance(x, np.float32) else np.float64(math.exp(x))
+
+
+@overload(exp)
+def _exp(x: Any) -> Any:
+    def single(x: Any) -> Any:
+        return exp32(x)
+
+    def double(x: Any) -> Any:
+        return math.exp(x)
+
+    return single if x == float32 else double

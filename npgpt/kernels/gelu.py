@@ -1,0 +1,40 @@
+"""GELU in the exact form: erfc and exp of the C library, an element at a time. The forward leaves the slope behind."""
+
+import math
+
+import numpy as np
+
+from npgpt.buffers import empty
+from npgpt.jit import jit
+from npgpt.kernels.rows import as_rows
+
+
+def gelu_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """Do what npgpt.layers.gelu_forward does; keep the slope."""
+    rows = as_rows(x)
+    slope, out = empty(rows.shape, x.dtype), empty(rows.shape, x.dtype)
+    slope[...] = rows
+    bend(slope, None, out)
+    return out.reshape(x.shape), (slope,)
+
+
+def gelu_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
+    """Do what npgpt.layers.gelu_backward does."""
+    (slope,) = cache
+    return np.multiply(as_rows(dout), slope, out=empty(slope.shape, slope.dtype)).reshape(dout.shape)
+
+
+@jit
+def bend(x: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
+    """Put GELU of x + bias into out, and its slope there into x: of the input nothing is needed any more."""
+    for n in range(x.shape[0]):
+        if bias is not None:
+            for c in range(x.shape[1]):
+                x[n, c] += bias[c]
+        for c in range(x.shape[1]):
+            # in float64 also for float32: the C library's functions are, and a call is not vectorised anyway
+            z = np.float64(x[n, c])
+            Phi = 0.5 * math.erfc(-z * math.sqrt(0.5))
+            phi = math.exp(-0.5 * z * z) * math.sqrt(0.5 / math.pi)
+            out[n, c] = z * Phi
+            x[n, c] = Phi + z * phi

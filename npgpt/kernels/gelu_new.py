@@ -1,0 +1,52 @@
+"""GELU in the tanh form, written with the logistic function: (1 + tanh u) / 2 = 1 / (1 + exp(-2u)), one exp an element.
+
+The forward has all that the slope is made of, so it leaves the slope behind, and the backward is one product.
+"""
+
+import math
+
+import numpy as np
+
+from npgpt.buffers import empty
+from npgpt.jit import jit
+from npgpt.kernels.exp import exp
+from npgpt.kernels.rows import as_rows
+
+TWICE_SCALE = 2 * math.sqrt(2 / math.pi)
+CUBIC = 0.044715
+
+
+def gelu_new_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """Do what npgpt.layers.gelu_new_forward does; keep the slope."""
+    rows = as_rows(x)
+    slope, out = empty(rows.shape, x.dtype), empty(rows.shape, x.dtype)
+    slope[...] = rows
+    bend(slope, None, out)
+    return out.reshape(x.shape), (slope,)
+
+
+def gelu_new_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
+    """Do what npgpt.layers.gelu_new_backward does."""
+    (slope,) = cache
+    return np.multiply(as_rows(dout), slope, out=empty(slope.shape, slope.dtype)).reshape(dout.shape)
+
+
+@jit
+def bend(x: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
+    """Put GELU of x + bias into out, and its slope there into x: of the input nothing is needed any more."""
+    one, scale, cubic = x.dtype.type(1), x.dtype.type(TWICE_SCALE), x.dtype.type(CUBIC)
+    three = x.dtype.type(3)
+    for n in range(x.shape[0]):
+        if bias is not None:
+            for c in range(x.shape[1]):
+                x[n, c] += bias[c]
+        for c in range(x.shape[1]):
+            z = x[n, c]
+            # the logistic function of |2u| and of -|2u|, whose sum is 1: neither is lost beside the other
+            e = exp(-abs(scale * (z + cubic * (z * z * z))))
+            high = one / (one + e)
+            low = e * high
+            s = low if z < 0 else high
+            out[n, c] = z * s
+            # out = z * s(2u), and s' = s * (1 - s) = high * low
+            x[n, c] = s + z * (high * low) * (scale * (one + three * cubic * (z * z)))

@@ -1,0 +1,92 @@
+"""Layer norm, a row at a time: each row is read once for its mean, and stays in the cache for the rest."""
+
+import numpy as np
+
+from npgpt.buffers import empty
+from npgpt.jit import FASTMATH, jit
+from npgpt.kernels.rows import as_rows
+
+
+def layernorm_forward(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float = 1e-5
+) -> tuple[np.ndarray, tuple]:
+    """Do what npgpt.layers.layernorm_forward does; keep x, mean and rstd instead of xhat."""
+    rows = as_rows(x)
+    out, mean, rstd = (empty(shape, x.dtype) for shape in (rows.shape, rows.shape[:1], rows.shape[:1]))
+    _forward(rows, weight, bias, x.dtype.type(eps), out, mean, rstd)
+    return out.reshape(x.shape), (rows, mean, rstd, weight, bias is not None)
+
+
+def layernorm_backward(
+    dout: np.ndarray, cache: tuple, dweight: np.ndarray | None = None, dbias: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Do what npgpt.layers.layernorm_backward does."""
+    rows, mean, rstd, weight, has_bias = cache
+    dx = empty(rows.shape, rows.dtype)
+    dweight = empty(weight.shape, weight.dtype) if dweight is None else dweight
+    dshift = dbias if dbias is not None else empty(weight.shape, weight.dtype)
+    _backward(as_rows(dout), rows, mean, rstd, weight, dx, dweight, dshift)
+    return dx.reshape(dout.shape), dweight, dshift if has_bias else None
+
+
+@jit
+def _forward(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    eps: float,
+    out: np.ndarray,
+    mean: np.ndarray,
+    rstd: np.ndarray,
+) -> None:
+    C = x.dtype.type(x.shape[1])
+    one = x.dtype.type(1)
+    for n in range(x.shape[0]):
+        total = x.dtype.type(0)
+        for c in range(x.shape[1]):
+            total += x[n, c]
+        m = total / C
+        # from the centred numbers: E[x^2] - E[x]^2 loses everything when the mean is large
+        square = x.dtype.type(0)
+        for c in range(x.shape[1]):
+            square += (x[n, c] - m) * (x[n, c] - m)
+        r = one / np.sqrt(square / C + eps)
+        for c in range(x.shape[1]):
+            out[n, c] = (x[n, c] - m) * r * weight[c]
+        if bias is not None:
+            for c in range(x.shape[1]):
+                out[n, c] += bias[c]
+        mean[n], rstd[n] = m, r
+
+
+# Not "contract": a product that is rounded once beside a sum of such products rounded twice would leave a difference
+# where there is none, as for C = 1, and rstd can make it a hundred times as large.
+@jit(fastmath=FASTMATH - {"contract"})
+def _backward(
+    dout: np.ndarray,
+    x: np.ndarray,
+    mean: np.ndarray,
+    rstd: np.ndarray,
+    weight: np.ndarray,
+    dx: np.ndarray,
+    dweight: np.ndarray,
+    dbias: np.ndarray,
+) -> None:
+    C = x.dtype.type(x.shape[1])
+    dweight[:] = 0
+    dbias[:] = 0
+    for n in range(x.shape[0]):
+        m, r = mean[n], rstd[n]
+        through_mean = through_rstd = x.dtype.type(0)
+        for c in range(x.shape[1]):
+            xhat = (x[n, c] - m) * r
+            dxhat = dout[n, c] * weight[c]
+            through_mean += dxhat
+            through_rstd += dxhat * xhat
+            dweight[c] += dout[n, c] * xhat
+            dbias[c] += dout[n, c]
+        through_mean /= C
+        through_rstd /= C
+        for c in range(x.shape[1]):
+            xhat = (x[n, c] - m) * r
+            dx[n, c] = r * (dout[n, c] * weight[c] - through_mean - xhat * through_rstd)

@@ -1,0 +1,60 @@
+"""MLP: the first layer's bias and the activation in one pass over the product, and backwards likewise."""
+
+import numpy as np
+
+from npgpt.buffers import empty
+from npgpt.jit import jit
+from npgpt.kernels import gelu, gelu_new
+from npgpt.kernels.linear import linear_backward, linear_forward
+from npgpt.kernels.rows import as_rows
+
+ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_new}
+
+
+def mlp_forward(
+    x: np.ndarray,
+    fc_weight: np.ndarray,
+    fc_bias: np.ndarray | None,
+    proj_weight: np.ndarray,
+    proj_bias: np.ndarray | None,
+    activation: str = "gelu_new",
+) -> tuple[np.ndarray, tuple]:
+    """Do what npgpt.layers.mlp_forward does."""
+    pre, fc_cache = linear_forward(as_rows(x), fc_weight, None)
+    hidden = empty(pre.shape, pre.dtype)
+    ACTIVATIONS[activation].bend(pre, fc_bias, hidden)
+    slope = pre  # which it has become
+    out, proj_cache = linear_forward(hidden, proj_weight, proj_bias)
+    return out.reshape(x.shape[:-1] + out.shape[1:]), (fc_cache, slope, fc_bias is not None, proj_cache)
+
+
+def mlp_backward(
+    dout: np.ndarray,
+    cache: tuple,
+    dfc_weight: np.ndarray | None = None,
+    dfc_bias: np.ndarray | None = None,
+    dproj_weight: np.ndarray | None = None,
+    dproj_bias: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
+    """Do what npgpt.layers.mlp_backward does."""
+    fc_cache, slope, has_bias, proj_cache = cache
+    dhidden, dproj_weight, dproj_bias = linear_backward(as_rows(dout), proj_cache, dproj_weight, dproj_bias)
+    if has_bias and dfc_bias is None:
+        dfc_bias = empty(slope.shape[1:], slope.dtype)
+    multiply_and_sum(dhidden, slope, dfc_bias if has_bias else None)
+    dpre = dhidden  # which it has become
+    dx, dfc_weight, _ = linear_backward(dpre, fc_cache, dfc_weight)
+    return dx.reshape(dout.shape[:-1] + dx.shape[1:]), dfc_weight, dfc_bias, dproj_weight, dproj_bias
+
+
+@jit
+def multiply_and_sum(dx: np.ndarray, slope: np.ndarray, dbias: np.ndarray | None) -> None:
+    """Multiply dx by the slope in place, and add up its rows into dbias on the way."""
+    if dbias is not None:
+        dbias[:] = 0
+    for n in range(dx.shape[0]):
+        for c in range(dx.shape[1]):
+            dx[n, c] *= slope[n, c]
+        if dbias is not None:
+            for c in range(dx.shape[1]):
+                dbias[c] += dx[n, c]

@@ -1,0 +1,32 @@
+"""What the kernels share: arrays as contiguous rows, and sums over rows."""
+
+import numpy as np
+
+from npgpt.jit import jit
+
+
+def as_rows(x: np.ndarray) -> np.ndarray:
+    """Return x (..., C) as a contiguous (N, C): a view of it, unless it has gaps.
+
+    Raises TypeError for another dtype than float32 and float64.
+    """
+    if x.dtype.char not in "fd":
+        raise TypeError(f"the compiled ops take float32 or float64, got {x.dtype}")
+    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+
+
+@jit
+def add_bias(x: np.ndarray, bias: np.ndarray) -> None:
+    """Add bias (C,) to every row of x (N, C), in place."""
+    for n in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            x[n, c] += bias[c]
+
+
+@jit
+def sum_rows(x: np.ndarray, out: np.ndarray) -> None:
+    """Add up the rows of x (N, C) into out (C,)."""
+    out[:] = 0
+    for n in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            out[c] += x[n, c]

@@ -1,0 +1,154 @@
+"""One training step over shards of a batch: each worker runs a plain forward and backward on its own part.
+
+A worker is a thread. NumPy, BLAS and the compiled ops run without the interpreter's lock, so workers run at the same
+time, and as each of them uses one BLAS thread, none waits for another before the gradients are added up. To a worker it
+makes no difference where the others are: it needs its shard and the count of all targets, and leaves its gradients in
+a buffer of its own. A rank on another machine could be one more, with its buffer added in the same fixed order.
+"""
+
+import contextvars
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, pairwise
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from npgpt.buffers import Buffers, empty
+from npgpt.model import GPT
+from npgpt.optim import AdamW
+from npgpt.parameters import Parameters
+
+Batch = tuple[np.ndarray, np.ndarray]
+Result = TypeVar("Result")
+
+# Adding up the gradients of one more worker takes time with the parameters; what it saves, with its tokens. Beyond this
+# many parameters a token of the batch, one worker with all BLAS threads is as fast, and needs no second gradient.
+PARAMETERS_PER_TOKEN = 2**16
+
+
+def n_workers(model: GPT, batch_size: int, n_positions: int, threads: int) -> int:
+    """Return how many workers to split a batch over; if it is one, BLAS gets the threads.
+
+    Small products do not gain from BLAS threads, and nothing but products is run on them; but a batch of one sequence
+    cannot be split, and a model that is large for its batch should not have its gradients twice.
+    """
+    large = model.params.flat.size > PARAMETERS_PER_TOKEN * batch_size * n_positions
+    return 1 if large else min(threads, batch_size)
+
+
+def n_threads(threads: int = 0) -> int:
+    """Return the number of threads to use: those asked for, or for 0 the cores that this process may run on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return threads or cores or 1
+
+
+class Workers:
+    """Threads that take training steps together, and the memory that they need for it.
+
+    >>> with Workers(model, batch_size=12, threads=2) as workers:
+    ...     loss, grads, norm = workers.loss_and_grads([(ids, targets)], seed=(0, 1))
+    ...     workers.update(optimizer, lr=1e-3, scale=clip_scale(norm, 1.0))
+
+    The same seed and number of threads give the same bits.
+    """
+
+    def __init__(self, model: GPT, batch_size: int, threads: int = 0) -> None:
+        self.model = model
+        self.threads = n_threads(threads)
+        self.n = n_workers(model, batch_size, model.config.n_positions, self.threads)
+        self.buffers = [Buffers() for _ in range(self.n)]
+        self.grads = [model.params.empty_like() for _ in range(self.n)]
+        # the optimizer is no product: all threads work on it, whatever the workers are
+        bounds = np.linspace(0, model.params.flat.size, self.threads + 1).astype(int)
+        self.parts = [slice(start, stop) for start, stop in pairwise(bounds)]
+
+    def __enter__(self) -> "Workers":
+        self._pool = ThreadPoolExecutor(max(1, self.threads - 1))
+        self._limits = threadpool_limits(1 if self.n > 1 else self.threads)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._limits.restore_original_limits()
+        self._pool.shutdown()
+
+    def loss_and_grads(
+        self, batches: Sequence[Batch], seed: Sequence[int] | None = None
+    ) -> tuple[float, Parameters, float]:
+        """Return the mean loss over the counted targets of all batches together, its gradients and their norm.
+
+        batches  the ids and targets (B, T) whose gradients make one step
+        seed     of the dropout masks, which each worker draws for itself; None switches dropout off
+
+        The gradients are overwritten by the next call. Each target weighs the same: the mean of the batches' means
+        would be another loss where some targets are masked.
+        """
+        if not batches:
+            raise ValueError("there is no batch to take gradients of")
+        total = max(1, sum(int((targets != -100).sum()) for _, targets in batches))
+
+        def work(i: int) -> float:
+            rng = None if seed is None else np.random.default_rng((*seed, i))
+            with self.buffers[i]:
+                return accumulate_grads(self.model, [shard(b, i, self.n) for b in batches], total, self.grads[i], rng)
+
+        losses = self._run(work, range(self.n))
+        squares = self._run(self._add_up, self.parts)
+        return sum(losses), self.grads[0], float(np.sqrt(sum(squares)))
+
+    def update(self, optimizer: AdamW, lr: float, scale: float = 1.0) -> None:
+        """Take the optimizer's step against scale times the gradients, a part of the parameters on each thread."""
+        optimizer.step(self.grads[0], lr, scale, self.parts, self._run)
+
+    def map(self, function: Callable[[Any], Result], items: Iterable[Any]) -> Iterator[Result]:
+        """Yield function(item) for each item in order, as many at a time as there are workers."""
+        items = iter(items)
+        while several := list(islice(items, self.n)):
+            yield from self._run(function, several)
+
+    def _add_up(self, part: slice) -> float:
+        """Add the other workers' gradients to the first one's, always in the same order; return the sum of squares."""
+        total = self.grads[0].flat[part]
+        for other in self.grads[1:]:
+            total += other.flat[part]
+        return float(np.dot(total, total))
+
+    def _run(self, function: Callable[[Any], Result], items: Iterable[Any]) -> list[Result]:
+        """Call the function for all items at once, the first of them in this thread."""
+        first, *others = items
+        # each call in a copy of this thread's context, where NumPy keeps what it does about overflow
+        futures = [self._pool.submit(contextvars.copy_context().run, function, item) for item in others]
+        try:
+            result = function(first)
+        finally:  # nobody writes into the buffers any more when this returns, come what may
+            others = [future.result() for future in futures]
+        return [result, *others]
+
+
+def shard(batch: Batch, i: int, n: int) -> Batch:
+    """Return the i-th of n parts of a batch, whose sizes differ by one sequence at most."""
+    ids, targets = batch
+    bounds = [len(ids) * k // n for k in (i, i + 1)]
+    return ids[slice(*bounds)], targets[slice(*bounds)]
+
+
+def accumulate_grads(
+    model: GPT, batches: Sequence[Batch], total: int, grads: Parameters, rng: np.random.Generator | None
+) -> float:
+    """Put the gradients of all batches' summed loss over `total` into grads; return this share of the loss."""
+    loss, into = 0.0, grads
+    batches = [batch for batch in batches if len(batch[0])]  # of a batch smaller than the workers, some have no part
+    if not batches:
+        grads.flat.fill(0)
+    for ids, targets in batches:
+        share = int((targets != -100).sum()) / total
+        part_loss, _ = model.loss_and_grads(ids, targets, rng, share, into)
+        loss += share * part_loss
+        if into is not grads:
+            grads.flat += into.flat
+        elif len(batches) > 1:  # the first batch's gradients are there; those of the others are added
+            into = Parameters(grads.shapes, empty(grads.flat.shape, grads.flat.dtype))
+    return loss

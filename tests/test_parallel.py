@@ -1,0 +1,180 @@
+"""A step over shards: the same loss, gradients and parameters as of the whole batch, and the same bits each time."""
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from npgpt import GPT, AdamW, GPTConfig
+from npgpt.optim import clip_scale
+from npgpt.parallel import Workers, n_threads, n_workers, shard
+
+CONFIG = GPTConfig(vocab_size=7, n_positions=6, n_embd=8, n_layer=2, n_head=2)
+DROPOUT = GPTConfig(**vars(CONFIG) | {"resid_pdrop": 0.2, "embd_pdrop": 0.1, "attn_pdrop": 0.3})
+
+
+def micro_batches(rng, masks):
+    """Return batches of (rows, masked targets) each, 5 tokens a row."""
+    batches = []
+    for rows, masked in masks:
+        ids, targets = rng.integers(0, 7, (2, rows, 5))
+        targets[rng.permuted(np.arange(rows * 5) < masked).reshape(rows, 5)] = -100
+        batches.append((ids, targets))
+    return batches
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize(
+    "masks",
+    [[(4, 0)], [(2, 0), (2, 0)], [(2, 1), (2, 9), (2, 4)], [(1, 0), (3, 2)], [(2, 10), (2, 3)], [(2, 3), (2, 10)]],
+    ids=str,
+)
+def test_gradients_of_shards_and_batches_are_those_of_the_whole(rng, masks, threads, tied):
+    model = GPT(GPTConfig(**vars(CONFIG) | {"tie_word_embeddings": tied}), 1, "float64")
+    model.params.flat *= 20
+    batches = micro_batches(rng, masks)
+    full = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    full_loss, full_grads = model.loss_and_grads(*full)
+    with Workers(model, batch_size=max(rows for rows, _ in masks), threads=threads) as workers:
+        for _ in range(2):  # the second time in memory that is not fresh
+            loss, grads, norm = workers.loss_and_grads(batches)
+            assert loss == pytest.approx(full_loss, rel=1e-13)
+            # a few hundred additions in another order: some 1e-15 of the norm
+            assert np.linalg.norm(grads.flat - full_grads.flat) < 1e-13 * np.linalg.norm(full_grads.flat)
+            assert norm == pytest.approx(np.linalg.norm(full_grads.flat), rel=1e-13)
+
+
+def test_batches_in_which_no_target_counts_have_no_gradient(rng):
+    with Workers(GPT(CONFIG, 1), 2, 2) as workers:
+        workers.grads[1].flat.fill(np.nan)
+        loss, grads, norm = workers.loss_and_grads(micro_batches(rng, [(2, 10), (1, 5)]))
+    assert loss == norm == 0
+    assert not grads.flat.any()
+
+
+def test_no_batch_at_all_is_refused():
+    with Workers(GPT(CONFIG, 1), 2, 2) as workers, pytest.raises(ValueError, match="no batch"):
+        workers.loss_and_grads([])
+
+
+def trained(threads, config=CONFIG):
+    model = GPT(config, 0)
+    optimizer = AdamW(model.params, update=model.ops.adamw_update)
+    with Workers(model, 5, threads) as workers:
+        for step in range(4):
+            batches = micro_batches(np.random.default_rng(step), [(5, 3), (5, 0)])
+            _, _, norm = workers.loss_and_grads(batches, seed=(3, step))
+            workers.update(optimizer, 1e-2, clip_scale(norm, 1.0))
+    return model.params.flat
+
+
+@pytest.mark.parametrize("config", [CONFIG, DROPOUT], ids=["plain", "dropout"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_same_seed_and_threads_give_the_same_bits(threads, config):
+    np.testing.assert_array_equal(trained(threads, config), trained(threads, config))
+
+
+def test_more_threads_change_roundings_alone():
+    for threads in (2, 3):
+        np.testing.assert_allclose(trained(threads), trained(1), rtol=0, atol=1e-4)
+
+
+def test_dropout_masks_follow_the_seed_and_differ_between_workers():
+    ids, targets = np.zeros((2, 2, 6), int)  # both workers have the same sequence
+    with Workers(GPT(DROPOUT, 0), 2, 2) as workers:
+        losses = [workers.loss_and_grads([(ids, targets)], seed)[0] for seed in ((0, 0), (0, 0), (0, 1), None)]
+        halves = [grads.flat.copy() for grads in workers.grads]
+        workers.loss_and_grads([(ids, targets)], (0, 0))
+        assert not np.array_equal(workers.grads[0].flat - workers.grads[1].flat, workers.grads[1].flat)
+    assert losses[0] == losses[1] != losses[2] != losses[3]
+    np.testing.assert_array_equal(halves[0] - halves[1], halves[1])  # without masks they have the same gradient
+
+
+def test_a_step_needs_no_more_memory_than_the_one_before():
+    model = GPT(CONFIG, 0)
+    with Workers(model, 4, 2) as workers:
+        sizes = []
+        for step in range(3):
+            workers.loss_and_grads(micro_batches(np.random.default_rng(step), [(4, 0), (4, 3)]))
+            sizes.append([buffers.nbytes for buffers in workers.buffers])
+    assert sizes[0] == sizes[1] == sizes[2]
+    assert min(sizes[0]) > 0
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_adamw_in_parts_is_adamw(threads, rng):
+    whole, parted = GPT(CONFIG, 0, "float64"), GPT(CONFIG, 0, "float64")
+    grads = whole.params.empty_like()
+    one = AdamW(whole.params, update=whole.ops.adamw_update)
+    other = AdamW(parted.params, update=parted.ops.adamw_update)
+    with Workers(parted, 3, threads) as workers:
+        for _ in range(3):
+            grads.flat[:] = rng.standard_normal(grads.flat.shape)
+            workers.grads[0].flat[:] = grads.flat
+            one.step(grads, 1e-2, 0.5)
+            workers.update(other, 1e-2, 0.5)
+    np.testing.assert_array_equal(parted.params.flat, whole.params.flat)
+    assert one.steps == other.steps == 3
+
+
+def test_workers_or_blas_threads_by_what_the_shape_gives():
+    tiny = GPT(CONFIG, 0)
+    assert n_workers(tiny, 12, 6, 2) == 2
+    assert n_workers(tiny, 1, 6, 2) == 1  # one sequence cannot be split
+    assert n_workers(tiny, 2, 6, 8) == 2
+    gpt2 = GPTConfig(vocab_size=50257, n_positions=1024, n_embd=16, n_layer=1, n_head=1)
+    assert n_workers(GPT(gpt2, 0), 2, 4, 2) == 1  # large for its batch
+
+
+def blas_threads():
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+def test_workers_or_blas_have_the_threads_never_both():
+    before = blas_threads()
+    with Workers(GPT(CONFIG, 0), 4, 2):
+        assert set(blas_threads()) == {1}
+    assert blas_threads() == before
+    with Workers(GPT(CONFIG, 0), 1, 2) as workers:
+        assert workers.n == 1
+        assert set(blas_threads()) == {2}
+
+
+def test_threads_are_the_cores_unless_they_are_given():
+    assert n_threads(3) == 3
+    assert n_threads(0) >= 1
+
+
+def test_shards_are_the_batch_in_order():
+    ids = np.arange(7)[:, None]
+    for n in range(1, 9):
+        parts = [shard((ids, -ids), i, n) for i in range(n)]
+        np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), ids)
+        np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), -ids)
+        assert max(len(part) for part, _ in parts) - min(len(part) for part, _ in parts) <= 1
+
+
+def test_an_error_in_a_worker_reaches_the_caller_when_all_have_stopped():
+    ids = np.zeros((2, 3), int)
+    ids[1, 2] = 99
+    with Workers(GPT(CONFIG, 0), 2, 2) as workers:
+        with pytest.raises(ValueError, match="id 99 is outside"):
+            workers.loss_and_grads([(ids, ids)])
+        with pytest.raises(ValueError, match="id 99 is outside"):
+            workers.loss_and_grads([(ids[::-1], ids[::-1])])
+        assert np.isfinite(workers.loss_and_grads([(ids[:1], ids[:1])])[0])
+
+
+def test_map_keeps_the_order_and_reads_no_more_than_it_needs():
+    taken = []
+
+    def numbers():
+        for i in range(7):
+            taken.append(i)
+            yield i
+
+    with Workers(GPT(CONFIG, 0), 4, 2) as workers:
+        results = workers.map(lambda i: i * i, numbers())
+        assert next(results) == 0
+        assert len(taken) == 2
+        assert list(results) == [1, 4, 9, 16, 25, 36]

@@ -1,0 +1,280 @@
+"""Every kernel beside the layer that it is the twin of: same name, same signature, same numbers, same edges."""
+
+import importlib
+import inspect
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from npgpt import kernels, layers, optim
+from npgpt.buffers import Buffers, empty
+from npgpt.cases import CASES, LAYERS
+from npgpt.kernels import attention, cross_entropy, linear_cross_entropy
+from npgpt.kernels.exp import exp, exp32
+from npgpt.ops import FAST, REFERENCE
+
+FOLDER = Path(kernels.__file__).parent
+SHARED = {"__init__", "exp", "rows"}  # what kernels are made of
+FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in SHARED)
+COMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
+
+
+def public(module):
+    """Return the functions of a module that others call: those with the file's name in theirs."""
+    stem = module.__name__.rsplit(".", 1)[1]
+    return {name: f for name, f in vars(module).items() if name.startswith(stem + "_") and inspect.isfunction(f)}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_kernel_has_a_twin_of_the_same_signature(name):
+    functions = public(importlib.import_module(f"npgpt.kernels.{name}"))
+    twins = importlib.import_module("npgpt.optim" if name == "adamw" else f"npgpt.layers.{name}")
+    assert functions
+    for function, found in functions.items():
+        assert inspect.signature(found) == inspect.signature(getattr(twins, function))
+        assert function in kernels.__all__
+        assert inspect.getdoc(found)
+        assert getattr(FAST, function) is found
+    if name != "adamw":
+        assert set(functions) == {f"{name}_forward", f"{name}_backward"}
+        assert name in {case.layer for case in CASES}
+
+
+def test_fast_holds_the_definition_of_what_has_no_kernel():
+    assert set(vars(FAST)) == set(vars(REFERENCE))
+    for name in vars(FAST):
+        if name not in kernels.__all__:
+            assert getattr(FAST, name) is getattr(layers, name)
+
+
+# --- the same numbers: in float32 no further from float64 than twice what the definition is
+
+
+def as_tuple(grads):
+    return grads if isinstance(grads, tuple) else (grads,)
+
+
+def run(ops, layer, args, options, dtype):
+    """Run an op forward and back in a dtype; return its results as float64."""
+    args = [a.astype(dtype) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in args]
+    out, cache = getattr(ops, f"{layer}_forward")(*args, **options())
+    dout = np.asarray(np.random.default_rng(2).standard_normal(np.shape(out)), dtype)
+    grads = getattr(ops, f"{layer}_backward")(dout if dout.ndim else dout[()], cache)
+    found = [g for g in (out, *as_tuple(grads)) if g is not None]
+    assert {np.asarray(g).dtype for g in found} == {np.dtype(dtype)}
+    return [np.asarray(g, np.float64) for g in found]
+
+
+def error(found, exact):
+    return np.linalg.norm(found - exact) / (np.linalg.norm(exact) or 1)
+
+
+def assert_as_exact(layer, args, options):
+    exact = run(REFERENCE, layer, args, options, np.float64)
+    plain = run(REFERENCE, layer, args, options, np.float32)
+    fast = run(FAST, layer, args, options, np.float32)
+    again = run(FAST, layer, args, options, np.float64)
+    for e, p, f, a in zip(exact, plain, fast, again, strict=True):
+        # the definition may be exact by luck, where the results are few: half a unit in the last place is allowed
+        assert error(f, e) <= 2 * max(error(p, e), 2.0**-25)
+        assert error(a, e) <= 1e-13  # some hundred roundings, or one of a number that is some hundred times as large
+
+
+@pytest.mark.parametrize("case", LAYERS, ids=[case.name for case in LAYERS])
+def test_float32_is_as_exact_as_the_definitions(case):
+    assert_as_exact(case.layer, case.args(np.random.default_rng(1)), case.options)
+
+
+def normal(*shape, scale=1.0, offset=0.0):
+    return offset + scale * np.random.default_rng(sum(shape)).standard_normal(shape)
+
+
+def targets(V, *shape):
+    ids = np.random.default_rng(3).integers(0, V, shape)
+    ids[..., 0] = -100
+    return ids
+
+
+# the sizes of real models, one more and one less than a vector or a block, a single one, large offsets and scores
+SIZES = {
+    "layernorm 768": ("layernorm", lambda: (normal(2, 63, 768, offset=3), normal(768), normal(768)), {}),
+    "layernorm C=1": ("layernorm", lambda: (normal(5, 1), normal(1), normal(1)), {}),
+    "layernorm far from zero": ("layernorm", lambda: (normal(9, 33, offset=300), normal(33), normal(33)), {}),
+    "gelu_new far out": ("gelu_new", lambda: (normal(17, 31, scale=6),), {}),
+    "gelu far out": ("gelu", lambda: (normal(17, 31, scale=6),), {}),
+    "linear 768": ("linear", lambda: (normal(65, 129), normal(129, 257), normal(257)), {}),
+    "mlp one row": ("mlp", lambda: (normal(1, 17), normal(17, 67), normal(67), normal(67, 17), normal(17)), {}),
+    "mlp": ("mlp", lambda: (normal(33, 17), normal(17, 67), normal(67), normal(67, 17), normal(17)), {}),
+    "causal_softmax 65": ("causal_softmax", lambda: (normal(3, 65, 65, scale=9),), {}),
+    "attention T=1": ("attention", lambda: (normal(1, 1, 3 * 64),), {"n_head": 1}),
+    "attention T=63": ("attention", lambda: (normal(2, 63, 3 * 24, scale=3),), {"n_head": 3}),
+    "attention T=128": ("attention", lambda: (normal(1, 128, 3 * 8),), {"n_head": 2}),
+    "attention T=129": ("attention", lambda: (normal(2, 129, 3 * 10, scale=2),), {"n_head": 2}),
+    "attention T=300": ("attention", lambda: (normal(1, 300, 3 * 6, scale=2),), {"n_head": 1}),
+    "cross_entropy 513": ("cross_entropy", lambda: (normal(7, 513, scale=5), targets(513, 7)), {}),
+    "cross_entropy far from zero": ("cross_entropy", lambda: (normal(7, 33, offset=500), targets(33, 7)), {}),
+    "cross_entropy 50257": ("cross_entropy", lambda: (normal(3, 50257, scale=3), targets(50257, 3)), {}),
+    "head 50257": ("linear_cross_entropy", lambda: (normal(7, 33), normal(50257, 33), targets(50257, 7)), {}),
+    "head": ("linear_cross_entropy", lambda: (normal(2, 9, 33), normal(65, 33), targets(65, 2, 9)), {}),
+    "embedding": ("embedding", lambda: (targets(9, 3, 40).clip(0), normal(9, 5)), {}),
+}
+LONG = ("T=129", "T=300", "T=128", "768", "50257")  # in plain Python they would take minutes
+
+
+@pytest.mark.parametrize("size", [s for s in SIZES if COMPILED or not s.endswith(LONG)])
+def test_float32_is_as_exact_as_the_definitions_at_other_sizes(size):
+    layer, args, options = SIZES[size]
+    assert_as_exact(layer, args(), lambda: options)
+
+
+@pytest.mark.parametrize("BLOCK", [1, 2, 3, 7])
+@pytest.mark.parametrize("SCRATCH", [1, 40, 200])
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_attention_in_any_blocks(monkeypatch, BLOCK, SCRATCH, p):
+    monkeypatch.setattr(attention, "BLOCK", BLOCK)
+    monkeypatch.setattr(attention, "SCRATCH", SCRATCH)
+    assert_as_exact("attention", (normal(2, 7, 27),), lambda: {"n_head": 3, "p": p, "rng": np.random.default_rng(5)})
+
+
+@pytest.mark.skipif(COMPILED, reason="a compiled kernel has its chunk compiled in")
+@pytest.mark.parametrize("chunk", [1, 3, 7, 8])
+def test_cross_entropy_in_any_chunks(monkeypatch, chunk):
+    for module in (cross_entropy, linear_cross_entropy):
+        monkeypatch.setattr(module, "CHUNK", chunk)
+    assert_as_exact("cross_entropy", (normal(3, 7), targets(7, 3)), dict)
+    assert_as_exact("linear_cross_entropy", (normal(3, 5), normal(7, 5), targets(7, 3)), dict)
+
+
+def test_adamw_is_as_exact_as_the_definition():
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(1001), 1e-3 * rng.standard_normal(1001), rng.standard_normal(1001), rng.random(1001)]
+    found = {}
+    for name, update, dtype in (
+        ("exact", optim.adamw_update, np.float64),
+        ("plain", optim.adamw_update, np.float32),
+        ("fast", kernels.adamw_update, np.float32),
+        ("again", kernels.adamw_update, np.float64),
+    ):
+        param, grad, *averages = (a.astype(dtype) for a in arrays)
+        before = grad.copy()
+        for step in (1, 2, 40):
+            update(param, grad, *averages, step, 700, 1e-2, 0.9, 0.99, 1e-8, 0.1, 0.7)
+        np.testing.assert_array_equal(grad, before)
+        assert param.dtype == averages[0].dtype == averages[1].dtype == dtype
+        found[name] = [a.astype(np.float64) for a in (param, *averages)]
+    for exact, plain, fast, again in zip(*found.values(), strict=True):
+        assert error(fast, exact) <= 2 * max(error(plain, exact), 2.0**-25)
+        assert error(again, exact) <= 1e-14
+
+
+# --- NaN and infinity stay visible
+
+
+@pytest.mark.parametrize("case", LAYERS, ids=[case.name for case in LAYERS])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's own, on infinity minus infinity
+def test_what_is_not_finite_comes_out_where_the_definition_has_it(case, value):
+    for dtype in (np.float32, np.float64):
+        args = [a.copy() if isinstance(a, np.ndarray) else a for a in case.args(np.random.default_rng(1))]
+        first = next(a for a in args if isinstance(a, np.ndarray) and a.dtype.kind == "f")
+        first.flat[first.size // 2] = value
+        plain = run(REFERENCE, case.layer, args, case.options, dtype)
+        fast = run(FAST, case.layer, args, case.options, dtype)
+        for p, f in zip(plain, fast, strict=True):
+            # a number must not stand where the definition has none; where both have one it must be the same
+            assert not (np.isfinite(f) & ~np.isfinite(p)).any()
+            both = np.isfinite(f) & np.isfinite(p)
+            np.testing.assert_allclose(f[both], p[both], rtol=1e-4, atol=1e-5)
+
+
+def test_exp_is_right_to_two_units_and_at_its_ends():
+    for x in [*np.linspace(-87, 88, 4001 if COMPILED else 201), 0.0, 1e-30, -1e-30]:
+        x = np.float32(x)
+        assert abs(float(exp32(x)) / np.exp(np.float64(x)) - 1) < 2 * 2.0**-23
+    for x, want in [(np.nan, np.nan), (np.inf, np.inf), (-np.inf, 0), (-88, 0), (100, np.inf), (1e30, np.inf)]:
+        np.testing.assert_equal(float(exp32(np.float32(x))), want)
+    assert exp(np.float64(1)) == np.exp(1.0)
+    assert exp(np.float32(1)) == exp32(np.float32(1))
+
+
+# --- memory
+
+
+@pytest.mark.parametrize("case", LAYERS, ids=[case.name for case in LAYERS])
+def test_a_second_run_in_buffers_needs_no_more_memory_and_gives_the_same(case):
+    args = [
+        a.astype(np.float32) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a
+        for a in case.args(np.random.default_rng(1))
+    ]
+
+    def once():
+        out, cache = getattr(FAST, f"{case.layer}_forward")(*args, **case.options())
+        dout = np.asarray(np.random.default_rng(2).standard_normal(np.shape(out)), np.float32)
+        grads = as_tuple(getattr(FAST, f"{case.layer}_backward")(dout if dout.ndim else dout[()], cache))
+        return [np.copy(g) for g in (out, *grads) if g is not None]
+
+    expected = once()
+    with Buffers() as buffers:
+        for _ in range(3):
+            for found, want in zip(once(), expected, strict=True):
+                np.testing.assert_array_equal(found, want)
+            nbytes = buffers.nbytes
+        once()
+        assert buffers.nbytes == nbytes
+
+
+def test_buffers_never_give_out_what_somebody_still_sees():
+    dtype = np.dtype(np.float32)
+    with Buffers() as buffers:
+        first = empty((2, 3), dtype)
+        view = first.reshape(3, 2).T[1:]
+        del first
+        view[...] = 7
+        second = empty((2, 3), dtype)
+        second[...] = 1
+        assert (view == 7).all()
+        assert not np.shares_memory(view, second)
+        del view
+        third = empty((2, 3), dtype)  # in the memory of the first
+        assert buffers.nbytes == 2 * 24
+        assert not np.shares_memory(second, third)
+        assert second.ctypes.data % 64 == third.ctypes.data % 64 == 0
+    assert empty((2, 3), dtype) is not third
+    assert buffers.nbytes == 2 * 24
+
+
+def test_attention_keeps_nothing_of_the_size_of_t_squared():
+    T, H = attention.BLOCK + 8, 2
+    if COMPILED:
+        with Buffers() as buffers:
+            sizes = []
+            for t in (T, 2 * T, 4 * T):
+                buffers.arrays.clear()
+                _, cache = FAST.attention_forward(normal(1, t, 3 * 4 * H).astype(np.float32), H)
+                sizes.append(sum(a.nbytes for a in cache if isinstance(a, np.ndarray)))
+        assert sizes[1] == 2 * sizes[0]
+        assert sizes[2] == 4 * sizes[0]
+
+
+def test_a_dtype_without_kernels_is_refused():
+    with pytest.raises(TypeError, match="float32 or float64, got complex128"):
+        FAST.linear_forward(np.ones((2, 3), complex), np.ones((3, 2)), None)
+
+
+@pytest.mark.parametrize("layer", ["causal_softmax", "cross_entropy", "linear_cross_entropy", "embedding", "attention"])
+def test_the_same_mistakes_are_refused_in_the_same_words(layer):
+    wrong = {
+        "causal_softmax": [(normal(3, 2),)],
+        "cross_entropy": [(normal(2, 3), np.array([0, 3])), (normal(2, 3), np.array([-1, 0]))],
+        "linear_cross_entropy": [(normal(2, 4), normal(3, 4), np.array([0, 3]))],
+        "embedding": [(np.array([0, 4]), normal(4, 2)), (np.array([-1]), normal(4, 2))],
+        "attention": [(normal(1, 2, 18), 4), (normal(1, 2, 18), 3, 1.0, np.random.default_rng(0))],
+    }
+    for args in wrong[layer]:
+        with pytest.raises(ValueError) as plain:  # noqa: PT011, the text is compared below
+            getattr(REFERENCE, f"{layer}_forward")(*args)
+        with pytest.raises(ValueError) as fast:  # noqa: PT011
+            getattr(FAST, f"{layer}_forward")(*args)
+        assert str(fast.value) == str(plain.value)
