@@ -264,6 +264,20 @@ def test_best_is_the_first_of_the_lowest_validation_losses(tmp_path, monkeypatch
     assert metrics(tmp_path)[-1]["step"] == best
 
 
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-3), ("float64", 1e-10)])
+def test_fast_and_reference_ops_train_along_the_same_curve(tmp_path, dtype, rtol):
+    """Each step multiplies a difference by a little; after 50 steps some hundred roundings are left of it."""
+    config = changed(CONFIG, max_steps=50, dtype=dtype, threads=2, batch_size=4)
+    losses = {}
+    for ops in ("fast", "reference"):
+        folder = tmp_path / ops
+        list(train(GPT(GPT_CONFIG, 1, dtype, ops), TRAIN_IDS, VAL_IDS, config, folder))
+        losses[ops] = [record["loss"] for record in metrics(folder) if "loss" in record]
+    assert len(losses["fast"]) == 50
+    np.testing.assert_allclose(losses["fast"], losses["reference"], rtol=rtol)
+    assert losses["fast"][-1] < 0.98 * losses["fast"][0]
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 5), (7, 1), (5, 2), (2, 13)], ids=str)
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_one_batch_of_any_shape_is_learned_by_heart(shape, tied, rng):

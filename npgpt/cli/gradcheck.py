@@ -24,7 +24,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="a layer of npgpt or gpt (default: all of them), or your own pair: out, cache = FORWARD(*args) and "
         "gradients = BACKWARD(dout, cache), with args = MODULE.make_args()",
     )
-    parser.add_argument("--ops", choices=("reference", "fast"), help="of npgpt's layers (default: each that differs)")
+    parser.add_argument("--ops", choices=("reference", "fast"), help="of npgpt's layers (default: both)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of arguments and cotangent (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the reports as JSON")
     parser.add_argument("--html", metavar="FILE", help="write the reports to a page of HTML too")
@@ -66,19 +66,20 @@ def summary(ops: str, name: str, report: "Report") -> str:
 
 
 def check_layers(layer: str | None, ops: str | None, seed: int) -> Iterator[tuple[str, str, "Report"]]:
-    """Check the cases of one layer, or all, on each table of ops in which they are other functions."""
+    """Check the cases of one layer, or all, on one table of ops or on both."""
     import numpy as np
 
     from npgpt.cases import CASES
+    from npgpt.cli.options import announce_compiling
     from npgpt.config import nearest
     from npgpt.gradcheck import check_backward
-    from npgpt.ops import FAST, REFERENCE, get_ops
+    from npgpt.ops import get_ops
 
     layers = {case.layer for case in CASES}
     if layer is not None and layer not in layers:
         raise ValueError(f"unknown layer {layer!r}{nearest(layer, sorted(layers))}")
-    names = [ops] if ops else ["reference", "fast"] if vars(FAST) != vars(REFERENCE) else ["reference"]
-    for name in names:
+    for name in [ops] if ops else ["reference", "fast"]:
+        announce_compiling(name)
         table = get_ops(name)
         for case in CASES:
             if layer in (None, case.layer):

@@ -25,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from npgpt.model import GPT
 
-    model = GPT.from_pretrained(args.run)
+    model = GPT.from_pretrained(args.run, ops="reference")
     config = model.config
     head = "tied head" if config.tie_word_embeddings else "untied head"
     print(

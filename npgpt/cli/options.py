@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,19 @@ def add_fields(group: Any, config: type, defaults: Mapping[str, str] | None = No
         else:
             flag |= {"type": type_, "metavar": type_.__name__.upper()}
         group.add_argument(f"--{field.name.replace('_', '-')}", *ALIASES.get(field.name, ()), **flag)
+
+
+def announce_compiling(ops: str = "fast") -> None:
+    """Say so, on stderr, when the ops have to be compiled first: once on a machine, and after each change of them."""
+    if ops != "fast":
+        return
+    from npgpt import kernels
+    from npgpt.jit import is_compiled
+
+    if not is_compiled(Path(kernels.__file__).parent):
+        print(
+            "compiling the fast ops for this machine: this once, the start takes some seconds longer", file=sys.stderr
+        )
 
 
 def read_toml(path: str) -> dict[str, Any]:

@@ -56,9 +56,11 @@ def run(args: argparse.Namespace) -> int:
 
 def open_run(name: str, last: bool = False) -> tuple["GPT", "Tokenizer"]:
     """Open the best or the last model of a run, and its tokenizer."""
+    from npgpt.cli.options import announce_compiling
     from npgpt.model import GPT
     from npgpt.tokenizer import Tokenizer
 
+    announce_compiling()
     if last:
         from npgpt.checkpoint import load_last
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npgpt.cli.options import add_config_flags, merge, read_toml
+from npgpt.cli.options import add_config_flags, announce_compiling, merge, read_toml
 from npgpt.config import PRESETS, GPTConfig, TrainConfig, split_fields
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
     from npgpt.checkpoint import remove_unstarted
     from npgpt.data import encode_split, read_text
+
+    announce_compiling(config.ops)
 
     texts = [read_text(name) for name in data]
     open_model = resumed if args.resume else started
