@@ -4,9 +4,16 @@ import argparse
 import sys
 from types import ModuleType
 
-from benchmarks import gradcheck
+from benchmarks import gradcheck, kernels, memory, scaling, startup, step
 
-BENCHMARKS: dict[str, ModuleType] = {"gradcheck": gradcheck}
+BENCHMARKS: dict[str, ModuleType] = {
+    "step": step,
+    "kernels": kernels,
+    "scaling": scaling,
+    "startup": startup,
+    "memory": memory,
+    "gradcheck": gradcheck,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,18 +6,15 @@ as the same pair of NumPy functions, each checker at its defaults. benchmarks/pe
 
 import argparse
 import json
-import os
-import platform
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.peers import PEERS, RECIPE_LIMIT, Answer
 from benchmarks.suite import LAYER, Task, controls, tasks, timings
+from benchmarks.timing import machine, table
 from benchmarks.worker import MEMORY, Worker
 
 OWN = "npgpt"
@@ -90,18 +87,6 @@ def _run_peer(name: str, suite: list[Task], limit: float) -> list[Result]:
     return results
 
 
-def _machine(names: list[str]) -> str:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = models[0] if models else cpu
-    packages = dict.fromkeys(["numpy", *(PEERS[name].package for name in names if PEERS[name].package)])
-    versions = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{platform.platform()}; {cpu}, {os.cpu_count()} cores{load}; Python {platform.python_version()}, {versions}"
-
-
 def summary(results: list[Result], name: str) -> dict[str, dict[str, Any]]:
     """Return one peer's rows: of the planted bugs, of the correct functions, and of its time."""
     mine = [r for r in results if r.peer == name]
@@ -126,15 +111,15 @@ def summary(results: list[Result], name: str) -> dict[str, dict[str, Any]]:
 
 
 def _lines(results: list[Result], names: list[str], skipped: list[str], options: argparse.Namespace) -> list[str]:
-    lines = [_machine(names)]
+    lines = [machine(PEERS[name].package for name in names if PEERS[name].package)]
     lines += [f"{PEERS[name].title}: skipped, {PEERS[name].package} is not installed" for name in skipped]
     lines.append(f"A check may take {options.limit_seconds:g} s and {MEMORY / 2**30:g} GiB.")
     rows = {name: summary(results, name) for name in names}
     for part, title in PARTS.items():
         header = [title, *next(iter(rows.values()))[part]]
-        lines += ["", *_table(header, [[PEERS[n].title, *map(str, row[part].values())] for n, row in rows.items()])]
+        lines += ["", *table(header, [[PEERS[n].title, *map(str, row[part].values())] for n, row in rows.items()])]
     header = ["seconds of single cases", *(task.name for task in timings())]
-    lines += ["", *_table(header, [_timed(results, name) for name in names])]
+    lines += ["", *table(header, [_timed(results, name) for name in names])]
     if "cs231n" in names:
         lines += ["", _recipe(results)]
     for name in names if options.verbose else [name for name in names if name == OWN]:
@@ -184,21 +169,11 @@ def _named(results: list[Result], name: str) -> list[str]:
     return lines or ["", f"{PEERS[name].title} misses nothing, and fails nothing that is correct."]
 
 
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Return a Markdown table, its columns in line."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
-
-    return [line(header), line(["-" * width for width in widths]), *map(line, rows)]
-
-
 def _as_json(
     results: list[Result], names: list[str], skipped: list[str], options: argparse.Namespace
 ) -> dict[str, Any]:
     return {
-        "machine": _machine(names),
+        "machine": machine(PEERS[name].package for name in names if PEERS[name].package),
         "skipped": skipped,
         "limit_seconds": options.limit_seconds,
         "sample": options.sample,

@@ -96,7 +96,10 @@ class Workers:
                 return accumulate_grads(self.model, [shard(b, i, self.n) for b in batches], total, self.grads[i], rng)
 
         losses = self._run(work, range(self.n))
-        squares = self._run(self._add_up, self.parts)
+        if self.n == 1:  # BLAS has the threads
+            squares = [float(np.dot(self.grads[0].flat, self.grads[0].flat))]
+        else:
+            squares = self._run(self._add_up, self.parts)
         return sum(losses), self.grads[0], float(np.sqrt(sum(squares)))
 
     def update(self, optimizer: AdamW, lr: float, scale: float = 1.0) -> None:

@@ -14,7 +14,7 @@ from npgpt.buffers import empty
 from npgpt.kernels.causal_softmax import softmax_rows, softmax_rows_again, softmax_rows_backward
 
 BLOCK = 128  # queries
-SCRATCH = 2**16  # elements of the scores of a block: what a core's own cache holds
+SCRATCH = 2**17  # elements of the scores of a block: what a core's own cache holds
 
 Slices = tuple[slice, slice, slice]
 

@@ -40,10 +40,13 @@ def bend(x: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
         if bias is not None:
             for c in range(x.shape[1]):
                 x[n, c] += bias[c]
+        # in two loops, because the numbers that exp is made of leave the processor no registers for the rest
         for c in range(x.shape[1]):
             z = x[n, c]
+            out[n, c] = exp(-abs(scale * (z + cubic * (z * z * z))))
+        for c in range(x.shape[1]):
             # the logistic function of |2u| and of -|2u|, whose sum is 1: neither is lost beside the other
-            e = exp(-abs(scale * (z + cubic * (z * z * z))))
+            z, e = x[n, c], out[n, c]
             high = one / (one + e)
             low = e * high
             s = low if z < 0 else high

@@ -1,0 +1,209 @@
+"""Each compiled op, forward and backward, beside its definition in NumPy and the op in PyTorch, one thread each."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from benchmarks.timing import Contestant, agree, as_json, in_turns, installed, machine, milliseconds, show, table
+from npgpt.buffers import Buffers
+from npgpt.ops import FAST, REFERENCE, Ops
+
+Arrays = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op of npgpt with its arguments, and the same in PyTorch as a function of tensors."""
+
+    op: str
+    note: str
+    args: Callable[[np.random.Generator], Arrays]
+    torch: Callable[..., Any]
+    options: tuple[tuple[str, Any], ...] = ()
+    slow_definition: bool = False  # too slow to be timed in every round
+
+    @property
+    def name(self) -> str:
+        return f"{self.op} {self.note}"
+
+
+def normal(*shapes: tuple[int, ...]) -> Callable[[np.random.Generator], Arrays]:
+    return lambda rng: tuple(rng.standard_normal(shape, np.float32) for shape in shapes)
+
+
+def with_ids(high: int, shape: tuple[int, ...], *shapes: tuple[int, ...]) -> Callable[[np.random.Generator], Arrays]:
+    return lambda rng: (*normal(*shapes)(rng), rng.integers(0, high, shape))
+
+
+def embedding_args(rng: np.random.Generator) -> Arrays:
+    weight, ids = with_ids(50257, (4, 64), (50257, 768))(rng)
+    return ids, weight
+
+
+def sdpa(qkv: Any, n_head: int) -> Any:
+    """Attention as nanoGPT calls it, from the same (B, T, 3C)."""
+    from torch.nn.functional import scaled_dot_product_attention
+
+    B, T, C3 = qkv.shape
+    q, k, v = (part.view(B, T, n_head, -1).transpose(1, 2) for part in qkv.split(C3 // 3, dim=2))
+    return scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, C3 // 3)
+
+
+def torch_functional() -> Any:
+    from torch.nn import functional
+
+    return functional
+
+
+CASES = [
+    Case(
+        "layernorm", "768 x 128", normal((768, 128), (128,), (128,)), lambda x, w, b: _f().layer_norm(x, w.shape, w, b)
+    ),
+    Case(
+        "layernorm", "256 x 768", normal((256, 768), (768,), (768,)), lambda x, w, b: _f().layer_norm(x, w.shape, w, b)
+    ),
+    Case("gelu_new", "768 x 512", normal((768, 512)), lambda x: _f().gelu(x, approximate="tanh")),
+    Case("gelu", "768 x 512", normal((768, 512)), lambda x: _f().gelu(x)),
+    Case(
+        "mlp",
+        "768 x 128",
+        normal((768, 128), (128, 512), (512,), (512, 128), (128,)),
+        lambda x, w, b, u, c: _f().gelu(x @ w + b, approximate="tanh") @ u + c,
+    ),
+    Case("linear", "768 x 128 x 384", normal((768, 128), (128, 384), (384,)), lambda x, w, b: x @ w + b),
+    Case("attention", "B12 H4 D32 T64", normal((12, 64, 384)), lambda x: sdpa(x, 4), (("n_head", 4),)),
+    Case("attention", "B8 H6 D64 T256", normal((8, 256, 1152)), lambda x: sdpa(x, 6), (("n_head", 6),)),
+    Case("attention", "B1 H12 D64 T1024", normal((1, 1024, 2304)), lambda x: sdpa(x, 12), (("n_head", 12),)),
+    Case("cross_entropy", "V=65", with_ids(65, (768,), (768, 65)), lambda x, ids: _f().cross_entropy(x, ids)),
+    Case("cross_entropy", "V=50257", with_ids(50257, (256,), (256, 50257)), lambda x, ids: _f().cross_entropy(x, ids)),
+    Case(
+        "linear_cross_entropy",
+        "V=50257 C=768",
+        with_ids(50257, (256,), (256, 768), (50257, 768)),
+        lambda x, w, ids: _f().cross_entropy(x @ w.T, ids),
+    ),
+    Case("embedding", "V=50257 C=768", embedding_args, lambda ids, w: _f().embedding(ids, w), (), True),
+]
+
+
+def _f() -> Any:
+    return torch_functional()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    names = sorted({case.op for case in CASES} | {"adamw"})
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="OP", help=", ".join(names))
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant (default: 7)")
+    parser.add_argument("--threads", type=int, default=1, help="of BLAS and PyTorch (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print every time as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    has_torch = installed("torch")
+    rows, data = [], {}
+    for case in [case for case in CASES if case.op in options.only]:
+        contestants = contest(case, options.threads, has_torch)
+        in_turns(contestants, options.rounds, seconds=0.05)
+        rows.append(row(case.name, contestants))
+        data[case.name] = as_json(contestants)
+    if "adamw" in options.only:
+        contestants = adamw(options.threads, has_torch)
+        in_turns(contestants, options.rounds, seconds=0.05)
+        rows.append(row("adamw, 10.7M parameters", contestants))
+        data["adamw"] = as_json(contestants)
+    header = ["forward and backward", "npgpt", "definition", "PyTorch", "against definition", "against PyTorch"]
+    lines = [machine(["torch", "numba"]), f"{options.threads} thread(s) each", "", *table(header, rows)]
+    lines += [] if has_torch else ["torch is not installed: PyTorch is skipped"]
+    show(lines, {"machine": lines[0], "threads": options.threads, "cases": data}, options.json)
+    return 0
+
+
+def row(name: str, contestants: list[Contestant]) -> list[str]:
+    by_name = {c.name: c for c in contestants}
+    own = by_name["npgpt"]
+    others = [by_name.get(peer) for peer in ("definition", "PyTorch")]
+    return [
+        name,
+        milliseconds(own.median),
+        *(milliseconds(c.median) if c else "" for c in others),
+        *(f"{own.median / c.median:.2f}" if c else "" for c in others),
+    ]
+
+
+def contest(case: Case, threads: int, has_torch: bool) -> list[Contestant]:
+    """Return the contestants of an op, after their results have been held against each other."""
+    rng = np.random.default_rng(0)
+    args, options = case.args(rng), dict(case.options)
+    out, _ = getattr(REFERENCE, f"{case.op}_forward")(*args, **options)
+    dout = rng.standard_normal(np.shape(out), np.float32)
+    dout = dout if np.ndim(dout) else np.float32(1.0)
+
+    def both(ops: Ops) -> list[Any]:
+        out, cache = getattr(ops, f"{case.op}_forward")(*args, **options)
+        grads = getattr(ops, f"{case.op}_backward")(dout, cache)
+        return [out, *(grads if isinstance(grads, tuple) else (grads,))]
+
+    expected = dict(enumerate(np.copy(a) for a in both(REFERENCE)))
+    agree(f"{case.name}, FAST", dict(enumerate(both(FAST))), expected, 1e-5)
+    buffers = Buffers()
+
+    def fast() -> None:
+        with buffers:
+            both(FAST)
+
+    limit = lambda: threadpool_limits(threads)  # noqa: E731
+    contestants = [Contestant("npgpt", fast, limit), Contestant("definition", lambda: both(REFERENCE), limit)]
+    if has_torch:
+        contestants.append(torch_contestant(case, args, dout, expected, threads))
+    return contestants
+
+
+def torch_contestant(case: Case, args: Arrays, dout: Any, expected: dict, threads: int) -> Contestant:
+    import torch
+
+    torch.set_num_threads(threads)
+    tensors = [torch.from_numpy(np.array(a)) for a in args]
+    wanted = [t.requires_grad_() for t in tensors if t.is_floating_point()]
+    seed = torch.from_numpy(np.asarray(dout))
+
+    def call() -> list[Any]:
+        for tensor in wanted:
+            tensor.grad = None
+        out = case.torch(*tensors)
+        out.backward(seed)
+        return [out, *(tensor.grad for tensor in wanted)]
+
+    found = dict(enumerate(t.detach().numpy() for t in call()))
+    agree(f"{case.name}, PyTorch", found, expected, 1e-4)
+    return Contestant("PyTorch", call)
+
+
+def adamw(threads: int, has_torch: bool) -> list[Contestant]:
+    """Return one optimizer step over as many parameters as `small` has."""
+    rng, n = np.random.default_rng(0), 10_700_000
+    param, grad = rng.standard_normal((2, n), np.float32)
+    settings = (0.9, 0.99, 1e-8, 0.1)
+    contestants, results = [], {}
+    for name, ops in (("npgpt", FAST), ("definition", REFERENCE)):
+        arrays = [param.copy(), grad, np.zeros_like(param), np.zeros_like(param)]
+        contestants.append(
+            Contestant(name, lambda ops=ops, arrays=arrays: ops.adamw_update(*arrays, 1, n, 1e-3, *settings))
+        )
+        contestants[-1].call()
+        results[name] = {"param": arrays[0].copy()}
+    agree("adamw", results["npgpt"], results["definition"], 1e-6)
+    if has_torch:
+        import torch
+
+        torch.set_num_threads(threads)
+        tensor = torch.from_numpy(param.copy()).requires_grad_()
+        tensor.grad = torch.from_numpy(grad)
+        optimizer = torch.optim.AdamW([tensor], lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1, fused=True)
+        optimizer.step()
+        agree("adamw, PyTorch", {"param": tensor.detach().numpy()}, results["definition"], 1e-6)
+        contestants.append(Contestant("PyTorch", optimizer.step))
+    return contestants
