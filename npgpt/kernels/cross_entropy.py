@@ -44,12 +44,12 @@ def checked(targets: np.ndarray, V: int, ignore_index: int) -> tuple[np.ndarray,
 @jit
 def _forward(logits: np.ndarray, ids: np.ndarray, stats: np.ndarray) -> float:
     V = logits.shape[1]
-    loss = 0.0
+    loss = np.float64(0)
     for n in range(logits.shape[0]):
         top = logits[n, 0]
         for v in range(V):
             top = max(top, logits[n, v])
-        total = 0.0
+        total = np.float64(0)
         for start in range(0, V, CHUNK):
             part = logits.dtype.type(0)
             for v in range(start, min(start + CHUNK, V)):

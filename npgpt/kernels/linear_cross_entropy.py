@@ -41,7 +41,7 @@ def linear_cross_entropy_backward(
 @jit
 def _forward(logits: np.ndarray, ids: np.ndarray, scale: float) -> float:
     V = logits.shape[1]
-    loss = 0.0
+    loss = np.float64(0)
     for n in range(logits.shape[0]):
         if ids[n] == IGNORED:
             logits[n, :] = 0
@@ -50,7 +50,7 @@ def _forward(logits: np.ndarray, ids: np.ndarray, scale: float) -> float:
         for v in range(V):
             top = max(top, logits[n, v])
         target = np.float64(logits[n, ids[n]]) - top
-        total = 0.0
+        total = np.float64(0)
         for start in range(0, V, CHUNK):
             part = logits.dtype.type(0)
             for v in range(start, min(start + CHUNK, V)):
