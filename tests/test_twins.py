@@ -77,8 +77,8 @@ def assert_as_exact(layer, args, options):
     fast = run(FAST, layer, args, options, np.float32)
     again = run(FAST, layer, args, options, np.float64)
     for e, p, f, a in zip(exact, plain, fast, again, strict=True):
-        # the definition may be exact by luck, where the results are few: half a unit in the last place is allowed
-        assert error(f, e) <= 2 * max(error(p, e), 2.0**-25)
+        # the definition may be exact by luck, where the results are few: a rounding of the result itself is allowed
+        assert error(f, e) <= 2 * max(error(p, e), 2.0**-24)
         assert error(a, e) <= 1e-13  # some hundred roundings, or one of a number that is some hundred times as large
 
 
@@ -165,7 +165,7 @@ def test_adamw_is_as_exact_as_the_definition():
         assert param.dtype == averages[0].dtype == averages[1].dtype == dtype
         found[name] = [a.astype(np.float64) for a in (param, *averages)]
     for exact, plain, fast, again in zip(*found.values(), strict=True):
-        assert error(fast, exact) <= 2 * max(error(plain, exact), 2.0**-25)
+        assert error(fast, exact) <= 2 * max(error(plain, exact), 2.0**-24)
         assert error(again, exact) <= 1e-14
 
 
