@@ -7,7 +7,7 @@ from npgpt.jit import jit
 from npgpt.kernels.exp import exp
 from npgpt.kernels.rows import as_rows
 
-CHUNK = 256  # terms that are added up in the logits' precision; over the chunks the sum is in float64
+CHUNK = 128  # terms that are added up in the logits' precision; over the chunks the sum is in float64
 IGNORED = -1  # what stands for ignore_index, whatever it is
 
 
