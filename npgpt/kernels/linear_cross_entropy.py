@@ -50,13 +50,14 @@ def _forward(logits: np.ndarray, ids: np.ndarray, scale: float) -> float:
         for v in range(V):
             top = max(top, logits[n, v])
         target = np.float64(logits[n, ids[n]]) - top
+        # in two loops: a loop that both stores and adds up is not vectorised
+        for v in range(V):
+            logits[n, v] = exp(logits[n, v] - top)
         total = np.float64(0)
         for start in range(0, V, CHUNK):
             part = logits.dtype.type(0)
             for v in range(start, min(start + CHUNK, V)):
-                e = exp(logits[n, v] - top)
-                logits[n, v] = e
-                part += e
+                part += logits[n, v]
             total += part
         loss += np.log(total) - target
         share = logits.dtype.type(scale / total)
