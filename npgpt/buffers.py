@@ -12,7 +12,6 @@ from types import TracebackType
 import numpy as np
 
 ALIGNMENT = 64  # bytes: the width of a vector and of a cache line
-FREE = 3  # references to an array that nobody uses: the pool's, the loop variable's and getrefcount's own
 
 _thread = threading.local()
 
@@ -48,12 +47,25 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     if pool is None:
         return np.empty(shape, dtype)
     arrays = pool.setdefault((shape, dtype.char), [])
-    for array in arrays:
-        if sys.getrefcount(array) == FREE:
-            return array
+    array = _unused(arrays, FREE)
+    if array is not None:
+        return array
     # In a bytearray, because a view refers to the last array below it that is not a view of another array itself: so to
     # this one, whose references then count all its views.
     block = bytearray(math.prod(shape) * dtype.itemsize + ALIGNMENT)
     array = np.ndarray(shape, dtype, block, -np.frombuffer(block, np.uint8).ctypes.data % ALIGNMENT)
     arrays.append(array)
     return array
+
+
+def _unused(arrays: list[np.ndarray], free: int) -> np.ndarray | None:
+    """Return the first array with at most so many references, if there is one."""
+    for array in arrays:
+        if sys.getrefcount(array) <= free:
+            return array
+    return None
+
+
+# How many references an array has that only its pool knows: tried out, because Python's versions count the loop's own
+# variable and the argument of a call differently.
+FREE = next(n for n in range(10) if _unused([np.empty(1)], n) is not None)
