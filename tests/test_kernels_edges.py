@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from npgpt.kernels import attention, exp
+from npgpt.kernels import attention, cross_entropy, exp
 from npgpt.ops import FAST, REFERENCE
-from tests.test_twins import COMPILED, assert_as_exact, normal
+from tests.test_twins import COMPILED, assert_as_exact, normal, run
 
 
 def largest(most, unit, room):
@@ -54,6 +54,22 @@ def test_few_or_no_targets_count(layer, counted):
     targets[counted:] = -100
     arrays = (normal(4, 3),) if layer == "cross_entropy" else (normal(4, 5), normal(3, 5))
     assert_as_exact(layer, (*arrays, targets), dict)
+
+
+@pytest.mark.parametrize("ignore_index", [-100, 2])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize("layer", ["cross_entropy", "linear_cross_entropy"])
+def test_targets_of_any_integer_dtype(layer, dtype, ignore_index):
+    targets = np.array([2, 0, 1, 2], dtype)
+    arrays = (normal(4, 3),) if layer == "cross_entropy" else (normal(4, 5), normal(3, 5))
+    options = {"ignore_index": ignore_index}
+    plain = run(REFERENCE, layer, (*arrays, targets), lambda: options, np.float64)
+    found = run(FAST, layer, (*arrays, targets), lambda: options, np.float64)
+    for want, got in zip(plain, found, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-13, atol=1e-15)
+    ids, count = cross_entropy.checked(targets, 3, ignore_index)
+    assert ids.dtype == np.int64  # one type, so that nothing is compiled for another
+    assert type(count) is int
 
 
 def test_exp_is_right_to_two_units_at_the_ends_of_its_range():
