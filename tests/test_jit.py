@@ -1,5 +1,6 @@
 """Compiled code is kept on disk, for these sources and this machine only, wherever a folder can be written."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,74 +14,120 @@ HELPER = "from npgpt.jit import jit\n\n@jit\ndef helper(x):\n    return {}\n"
 CALLER = (
     "from npgpt.jit import jit\nfrom kernels.helper import helper\n\n@jit\ndef caller(x):\n    return helper(x) + 0\n"
 )
+# A process takes a second to import numba, so two of them do all that is asked: the first compiles, and the second
+# looks for what that one left, and then imports the package again under one circumstance after the other.
+START = """
+import importlib, json, os, sys, tempfile
+from pathlib import Path
+import llvmlite.binding, numba
+from npgpt import jit
+
+package, home = Path(sys.argv[1]), Path(sys.argv[2])
+found = {}
 
 
-def run(folder, code, **environment):
-    """Run a line of Python in a process that sees the packages in folder; return what it prints."""
-    paths = os.pathsep.join([str(folder), str(Path(jit.__file__).parent.parent)])
-    environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_DISABLE_JIT": "0", **environment}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+def call(scene, **environment):
+    os.environ.update({"XDG_CACHE_HOME": str(home), "NUMBA_CACHE_DIR": ""} | environment)
+    numba.config.reload_config()
+    jit.cache_folder.cache_clear()
+    for name in [name for name in sys.modules if name.startswith("kernels")]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    before, setting = jit.is_compiled(package), numba.config.CACHE_DIR
+    caller = importlib.import_module("kernels.caller").caller
+    left_alone = numba.config.CACHE_DIR == setting
+    result = caller(1)
+    after = jit.is_compiled(package)
+    found[scene] = [result, len(caller.stats.cache_hits), before, after, left_alone]
+    return jit.cache_folder(package)
+"""
+FIRST = """
+call("first")
+"""
+SECOND = f"""
+folder = call("second")
+
+plain, llvmlite.binding.get_host_cpu_name = llvmlite.binding.get_host_cpu_name, lambda: "other"
+found["another CPU's folder is another"] = call("another CPU") != folder
+llvmlite.binding.get_host_cpu_name = plain
+
+call("numba's own setting", NUMBA_CACHE_DIR=str(home / "mine"))
+
+blocked = home / "file"
+blocked.touch()  # a file where the folder should be: even root cannot make it
+tempfile.tempdir = str(home / "tmp")
+os.mkdir(tempfile.tempdir)
+call("blocked", XDG_CACHE_HOME=str(blocked))
+
+plain, jit._is_ours = jit._is_ours, lambda folder: False
+found["no folder is found"] = call("no folder") is None
+jit._is_ours = plain
+
+(package / "helper.py").write_text({HELPER.format("x + 2")!r})
+call("helper changed")
+"""
 
 
-@pytest.fixture
-def package(tmp_path):
-    folder = tmp_path / "packages" / "kernels"
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").touch()
-    (folder / "helper.py").write_text(HELPER.format("x + 1"))
-    (folder / "caller.py").write_text(CALLER)
-    return folder
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
 
 
-CALL = "from kernels.caller import caller; print(caller(1), len(caller.stats.cache_hits))"
+@pytest.fixture(scope="module")
+def found(home):
+    """Run both processes; return for each scene the result, the cache hits, and more, as `call` puts it down."""
+    package = home / "packages" / "kernels"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "helper.py").write_text(HELPER.format("x + 1"))
+    (package / "caller.py").write_text(CALLER)
+    paths = os.pathsep.join([str(package.parent), str(Path(jit.__file__).parent.parent)])
+    environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_DISABLE_JIT": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    scenes = {}
+    for script in (FIRST, SECOND):
+        code = START + script + "print(json.dumps(found))"
+        words = [sys.executable, "-c", code, str(package), str(home)]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        scenes |= json.loads(done.stdout)
+    return scenes
 
 
-def test_a_second_process_compiles_nothing(package, tmp_path):
-    assert run(package.parent, CALL, XDG_CACHE_HOME=str(tmp_path)) == "2 0"
-    assert run(package.parent, CALL, XDG_CACHE_HOME=str(tmp_path)) == "2 1"
+# what `call` puts down: the result, the cache hits, what is_compiled said before and after, numba's setting left alone
+FRESH = [2, 0, False, True, True]
 
 
-def test_code_whose_helper_changed_in_another_file_is_compiled_again(package, tmp_path):
-    assert run(package.parent, CALL, XDG_CACHE_HOME=str(tmp_path)) == "2 0"
-    (package / "helper.py").write_text(HELPER.format("x + 2"))
-    assert run(package.parent, CALL, XDG_CACHE_HOME=str(tmp_path)) == "3 0"
+def test_the_first_process_compiles_and_keeps_it(found):
+    assert found["first"] == FRESH
 
 
-def test_a_cache_folder_that_cannot_be_made_is_replaced_by_a_temporary_one(package, tmp_path):
-    blocked = tmp_path / "file"
-    blocked.touch()  # a file where the folder should be: even root cannot make it
-    (tmp_path / "tmp").mkdir()
-    assert run(package.parent, CALL, XDG_CACHE_HOME=str(blocked), TMPDIR=str(tmp_path / "tmp")) == "2 0"
-    assert list((tmp_path / "tmp").rglob("*.nbi"))
+def test_a_second_process_compiles_nothing(found):
+    assert found["second"] == [2, 1, True, True, True]
 
 
-def test_with_no_folder_at_all_it_still_runs(package, tmp_path):
-    nowhere = "import npgpt.jit; npgpt.jit.cache_folder = lambda package: None; " + CALL
-    assert run(package.parent, nowhere) == "2 0"
+def test_code_whose_helper_changed_in_another_file_is_compiled_again(found):
+    assert found["helper changed"] == [3, 0, False, True, True]
 
 
-def test_another_cpu_has_another_folder(package, tmp_path):
-    other = (
-        "import llvmlite.binding as b; b.get_host_cpu_name = lambda: 'other'\n"
-        "from pathlib import Path; import npgpt.jit, sys; print(npgpt.jit.cache_folder(Path(sys.argv[1])).name)"
-    )
-    one = run(package.parent, other.replace("sys.argv[1]", repr(str(package))), XDG_CACHE_HOME=str(tmp_path))
-    here = other.replace("sys.argv[1]", repr(str(package))).replace("lambda: 'other'", "b.get_host_cpu_name")
-    assert run(package.parent, here, XDG_CACHE_HOME=str(tmp_path)) != one
+def test_a_cache_folder_that_cannot_be_made_is_replaced_by_a_temporary_one(found, home):
+    assert found["blocked"] == FRESH
+    assert list((home / "tmp").rglob("*.nbi"))
 
 
-def test_is_compiled_says_whether_anything_is(package, tmp_path):
-    ask = f"from pathlib import Path; import npgpt.jit; print(npgpt.jit.is_compiled(Path({str(package)!r})))"
-    assert run(package.parent, ask, XDG_CACHE_HOME=str(tmp_path)) == "False"
-    run(package.parent, CALL, XDG_CACHE_HOME=str(tmp_path))
-    assert run(package.parent, ask, XDG_CACHE_HOME=str(tmp_path)) == "True"
+def test_with_no_folder_at_all_it_still_runs(found, home):
+    assert found["no folder"] == [2, 0, False, False, True]
+    assert found["no folder is found"]
+    assert not list((home / "packages").rglob("*.nbi"))  # where numba would keep it by itself
 
 
-def test_a_users_own_numba_setting_is_left_as_it_was(package, tmp_path):
-    ask = "from numba.core import config as c; d = c.CACHE_DIR; import kernels.caller; print(c.CACHE_DIR == d)"
-    assert run(package.parent, ask, NUMBA_CACHE_DIR=str(tmp_path / "mine")) == "True"
-    assert (tmp_path / "mine" / "npgpt").is_dir()
+def test_another_cpu_has_another_folder(found):
+    assert found["another CPU"] == FRESH
+    assert found["another CPU's folder is another"]
+
+
+def test_a_users_own_numba_setting_is_used_and_left_as_it_was(found, home):
+    assert found["numba's own setting"] == FRESH
+    assert list((home / "mine" / "npgpt").rglob("*.nbi"))
 
 
 def test_no_flag_lets_the_compiler_forget_nan_or_infinity():

@@ -1,5 +1,7 @@
 """Every layer against finite differences, against its formula written another way, and at its edges."""
 
+import inspect
+import itertools
 import math
 
 import numpy as np
@@ -85,11 +87,12 @@ def test_non_contiguous_input_gives_the_same(case):
             np.testing.assert_allclose(other, plain, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("ops", OPS)
 @pytest.mark.parametrize("case", LAYERS, ids=ids_of(LAYERS))
-def test_nothing_is_written_into_arguments_dout_or_cache(case):
+def test_nothing_is_written_into_arguments_dout_or_cache(case, ops):
     args = case.args(np.random.default_rng(1))
     before = [None if arg is None else arg.copy() for arg in args]
-    forward, backward = case.pair(REFERENCE)
+    forward, backward = case.pair(OPS[ops])
     out, cache = forward(*args)
     dout = np.asarray(np.random.default_rng(2).standard_normal(np.shape(out)))
     dout_before = dout.copy()
@@ -102,6 +105,31 @@ def test_nothing_is_written_into_arguments_dout_or_cache(case):
     for one, two in zip(first, second, strict=True):  # a cache that was written into would show here
         if one is not None:
             np.testing.assert_array_equal(one, two)
+
+
+WITH_PARAMETERS = [case for case in LAYERS if len(inspect.signature(case.pair(REFERENCE)[1]).parameters) > 2]
+
+
+@pytest.mark.parametrize("ops", OPS)
+@pytest.mark.parametrize("case", WITH_PARAMETERS, ids=ids_of(WITH_PARAMETERS))
+def test_a_gradient_goes_into_the_array_that_is_given_for_it(case, ops):
+    forward, backward = case.pair(OPS[ops])
+    out, cache = forward(*case.args(np.random.default_rng(1)))
+    dout = np.asarray(np.random.default_rng(2).standard_normal(np.shape(out)))
+    plain = as_tuple(backward(dout, cache))
+    names = list(inspect.signature(backward).parameters)[2:]
+    first = len(plain) - len(names)  # dx has no array
+    there = [i for i, grad in enumerate(plain) if i >= first and grad is not None]
+    for chosen in itertools.chain.from_iterable(itertools.combinations(there, n) for n in range(len(there) + 1)):
+        given = {i: np.full_like(plain[i], 7) for i in chosen}
+        found = as_tuple(backward(dout, cache, **{names[i - first]: array for i, array in given.items()}))
+        for i, (want, got) in enumerate(zip(plain, found, strict=True)):
+            if want is None:
+                assert got is None
+                continue
+            assert i not in given or got is given[i]
+            added = 7 if case.layer == "embedding" and i in given else 0  # which adds to what is there
+            np.testing.assert_allclose(got, want + added, rtol=1e-13)  # two roundings of a sum with 7
 
 
 # --- values: a gradient check cannot see a wrong function with its right gradient

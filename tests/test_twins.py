@@ -77,6 +77,7 @@ def assert_as_exact(layer, args, options):
     fast = run(FAST, layer, args, options, np.float32)
     again = run(FAST, layer, args, options, np.float64)
     for e, p, f, a in zip(exact, plain, fast, again, strict=True):
+        assert e.shape == p.shape == f.shape == a.shape
         # the definition may be exact by luck, where the results are few: a rounding of the result itself is allowed
         assert error(f, e) <= 2 * max(error(p, e), 2.0**-24)
         assert error(a, e) <= 1e-13  # some hundred roundings, or one of a number that is some hundred times as large
@@ -120,7 +121,8 @@ SIZES = {
     "head": ("linear_cross_entropy", lambda: (normal(2, 9, 33), normal(65, 33), targets(65, 2, 9)), {}),
     "embedding": ("embedding", lambda: (targets(9, 3, 40).clip(0), normal(9, 5)), {}),
 }
-LONG = ("T=129", "T=300", "T=128", "768", "50257")  # in plain Python they would take minutes
+# In plain Python they would take minutes, or add up 512 numbers one by one, less exactly than in the lanes of a vector
+LONG = ("T=129", "T=300", "T=128", "768", "50257", "513")
 
 
 @pytest.mark.parametrize("size", [s for s in SIZES if COMPILED or not s.endswith(LONG)])
@@ -143,8 +145,9 @@ def test_attention_in_any_blocks(monkeypatch, BLOCK, SCRATCH, p):
 def test_cross_entropy_in_any_chunks(monkeypatch, chunk):
     for module in (cross_entropy, linear_cross_entropy):
         monkeypatch.setattr(module, "CHUNK", chunk)
-    assert_as_exact("cross_entropy", (normal(3, 7), targets(7, 3)), dict)
-    assert_as_exact("linear_cross_entropy", (normal(3, 5), normal(7, 5), targets(7, 3)), dict)
+    # rows enough that the mean's rounding errors are alike from chunk to chunk
+    assert_as_exact("cross_entropy", (normal(31, 7), targets(7, 31)), dict)
+    assert_as_exact("linear_cross_entropy", (normal(31, 5), normal(7, 5), targets(7, 31)), dict)
 
 
 def test_adamw_is_as_exact_as_the_definition():
@@ -190,7 +193,7 @@ def test_what_is_not_finite_comes_out_where_the_definition_has_it(case, value):
 
 
 def test_exp_is_right_to_two_units_and_at_its_ends():
-    for x in [*np.linspace(-87, 88, 4001 if COMPILED else 201), 0.0, 1e-30, -1e-30]:
+    for x in [*np.linspace(-87, 88, 4001), 0.0, 1e-30, -1e-30]:
         x = np.float32(x)
         assert abs(float(exp32(x)) / np.exp(np.float64(x)) - 1) < 2 * 2.0**-23
     for x, want in [(np.nan, np.nan), (np.inf, np.inf), (-np.inf, 0), (-88, 0), (100, np.inf), (1e30, np.inf)]:

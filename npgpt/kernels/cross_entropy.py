@@ -34,7 +34,7 @@ def checked(targets: np.ndarray, V: int, ignore_index: int) -> tuple[np.ndarray,
     """Return the targets as one row of int64, IGNORED where they do not count, and how many count, at least 1."""
     flat = targets.reshape(-1)
     counted = flat != ignore_index
-    ids = np.where(counted, flat, IGNORED).astype(np.int64)
+    ids = np.where(counted, flat.astype(np.int64), IGNORED)  # as int64 first: in an unsigned dtype there is no -1
     bad = flat[counted & ((flat < 0) | (flat >= V))]
     if bad.size:
         raise ValueError(f"target {bad[0]} is neither in 0..{V - 1} nor ignore_index={ignore_index}")

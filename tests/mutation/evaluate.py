@@ -3,7 +3,7 @@
 A process is forked from one that has imported NumPy, pytest and hypothesis but nothing of npgpt. There an import hook
 puts the mutated source in the place of the module's file, and pytest runs in order of promise, up to the first
 failure. Nothing is written to the tree, every module that imports the mutated function gets it, and a mutant costs
-a third of a second until the first test.
+a third of a second until the first test. What numba would compile runs as plain Python.
 """
 
 import ast
@@ -37,13 +37,18 @@ MEMORY = 8 << 30  # bytes of address space for a mutant that asks for an array o
 class Project:
     """What is mutated, and which tests must notice.
 
-    files  patterns of files below root
-    tests  patterns of test files below root, those first that fail soonest
+    files     patterns of files below root
+    tests     patterns of test files below root, those first that fail soonest
+    forwards  "file:function" of what is no backward, but makes a gradient: it is mutated, too
+    without   pairs of regular expressions: for mutants of files that match the first one, tests whose name has a match
+              of the second are left out
     """
 
     root: Path
     files: tuple[str, ...]
     tests: tuple[str, ...]
+    forwards: tuple[str, ...] = ()
+    without: tuple[tuple[str, str], ...] = ()
 
     def sources(self) -> dict[str, str]:
         """Return the text of every file that is mutated, by its path below root."""
@@ -53,17 +58,22 @@ class Project:
     def test_files(self) -> list[str]:
         return list(dict.fromkeys(str(path) for p in self.tests for path in sorted(self.root.glob(p))))
 
+    def left_out(self, file: str) -> re.Pattern:
+        """Return what matches the names of the tests that are not run against the mutants of a file."""
+        return re.compile("|".join(tests for files, tests in self.without if re.match(files, file)) or "(?!)")
+
     def mutants(self, forward: bool = False) -> list[Mutant]:
-        """Return the mutants of every X_backward and what it uses of the same files; with forward, of X_forward too."""
+        """Return the mutants of what makes gradients and what it uses of the same files; with forward, of X_forward."""
         sources = self.sources()
-        chosen = used(sources, r".*_(forward|backward)" if forward else r".*_backward", forward)
+        backward = r".*_(forward|backward)" if forward else r".*_backward"
+        chosen = used(sources, "|".join([rf".*:{backward}", *map(re.escape, self.forwards)]), forward)
         return [m for file, source in sources.items() for m in mutants(source, file, chosen[file])]
 
 
 def used(sources: dict[str, str], pattern: str, forward: bool) -> dict[str, set[str]]:
-    """Return the functions and constants of each file that match the pattern or are named by one that does, and so on.
+    """Return the functions and constants whose file:name matches the pattern or that one of these names, and so on.
 
-    A forward that a backward names is left out unless forwards are wanted.
+    A forward that does not match but is named by one that does is left out unless forwards are wanted.
     """
     trees = {file: ast.parse(source) for file, source in sources.items()}
     found = {file: definitions(tree) for file, tree in trees.items()}
@@ -74,12 +84,13 @@ def used(sources: dict[str, str], pattern: str, forward: bool) -> dict[str, set[
                 origin = node.module.replace(".", "/") + ".py"
                 imported[file] |= {a.asname or a.name: (origin, a.name) for a in node.names}
     chosen: dict[str, set[str]] = {file: set() for file in trees}
-    queue = [(file, name) for file, names in found.items() for name in names if re.fullmatch(pattern, name)]
+    roots = {(file, name) for file, names in found.items() for name in names if re.fullmatch(pattern, f"{file}:{name}")}
+    queue = list(roots)
     while queue:
         file, name = queue.pop()
         if name in chosen.get(file, ()) or name not in found.get(file, ()):
             continue
-        if name.endswith("_forward") and not forward:
+        if name.endswith("_forward") and not forward and (file, name) not in roots:
             continue
         chosen[file].add(name)
         for node in places(found[file][name]):
@@ -109,12 +120,13 @@ class Loader(importlib.machinery.SourceFileLoader):
 
 
 class Order:
-    """A pytest plugin: the mutated file's own tests first; remembers what failed."""
+    """A pytest plugin: the mutated file's own tests first, those left out not at all; remembers what failed."""
 
-    def __init__(self, topic: str) -> None:
-        self.topic, self.failed = topic, ""
+    def __init__(self, topic: str, left_out: re.Pattern) -> None:
+        self.topic, self.left_out, self.failed = topic, left_out, ""
 
     def pytest_collection_modifyitems(self, items: list) -> None:
+        items[:] = [item for item in items if not self.left_out.search(item.nodeid)]
         items.sort(key=lambda item: self.topic not in item.nodeid.replace("test_layers.py", ""))
 
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -132,7 +144,7 @@ class Verdict:
     seconds: float = 0.0
 
 
-def trial(project: Project, mutant: Mutant | None, connection: Any) -> None:
+def trial(project: Project, mutant: Mutant, connection: Any) -> None:
     """Run the tests, in a forked process, and send the verdict."""
     import pytest
 
@@ -143,15 +155,13 @@ def trial(project: Project, mutant: Mutant | None, connection: Any) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     os.chdir(project.root)
     sys.path.insert(0, str(project.root))
-    loader = None
-    if mutant is not None:
-        module = mutant.file.removesuffix(".py").replace("/", ".")
-        if module in sys.modules:
-            connection.send(Verdict("error", f"{module} was imported before it could be mutated"))
-            return
-        loader = Loader(module, str(project.root / mutant.file), mutant.source)
-        sys.meta_path.insert(0, loader)  # a loader that finds itself
-    order = Order(Path(mutant.file).stem if mutant else "")
+    module = mutant.file.removesuffix(".py").replace("/", ".")
+    if module in sys.modules:
+        connection.send(Verdict("error", f"{module} was imported before it could be mutated"))
+        return
+    loader = Loader(module, str(project.root / mutant.file), mutant.source)
+    sys.meta_path.insert(0, loader)  # a loader that finds itself
+    order = Order(Path(mutant.file).stem, project.left_out(mutant.file))
     # no files written; plain asserts, since nobody reads their text
     options = ["-x", "-q", "--tb=no", "--assert=plain", f"--rootdir={project.root}", "-p", "no:cacheprovider"]
     options += ["-p", "no:anyio"]  # a plugin that some environments have, and that costs a third of a second to load
@@ -160,7 +170,7 @@ def trial(project: Project, mutant: Mutant | None, connection: Any) -> None:
         verdict = Verdict("killed", order.failed)
     elif code != 0:
         verdict = Verdict("error", f"pytest ended with code {code}")
-    elif loader is not None and not loader.loaded:
+    elif not loader.loaded:
         verdict = Verdict("error", "the tests passed but never imported the mutated module")
     else:
         verdict = Verdict("survived")
@@ -169,28 +179,29 @@ def trial(project: Project, mutant: Mutant | None, connection: Any) -> None:
 
 def preload(project: Project) -> None:
     """Import what every trial needs, before it is forked."""
-    # one thread a trial; kernels as plain Python, as a compiled one takes seconds to make and may come from a cache
-    fixed = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "NUMBA_DISABLE_JIT": "1"}
+    scratch = tempfile.mkdtemp(prefix="npgpt-mutation-")
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    # One thread a trial. Kernels as plain Python: a compiled one takes seconds to make, and would be kept on disk as
+    # what the sound source gives; if something is compiled all the same, it is kept in a folder of our own.
+    fixed = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "NUMBA_DISABLE_JIT": "1", "NUMBA_CACHE_DIR": scratch}
     os.environ |= fixed | {"HYPOTHESIS_PROFILE": "default"}
-    modules = ["numpy", "pytest", "hypothesis", "hypothesis.strategies"]
-    if any("numba" in source for source in project.sources().values()):
-        modules.append("numba")
-    for module in modules:
+    for module in ("numpy", "pytest", "hypothesis", "hypothesis.strategies"):
         importlib.import_module(module)
+    if any("numba" in source for source in project.sources().values()):
+        importlib.import_module("numba").config.reload_config()  # in case that it had been imported before
     if sys.pycache_prefix is None:  # what one trial compiles serves the next, and none writes to the tree
-        sys.pycache_prefix, sys.dont_write_bytecode = tempfile.mkdtemp(prefix="npgpt-mutation-"), False
-        atexit.register(shutil.rmtree, sys.pycache_prefix, ignore_errors=True)
+        sys.pycache_prefix, sys.dont_write_bytecode = scratch, False
     gc.freeze()  # what is there by now is never garbage: a trial's collections need not look at it
 
 
 def evaluate(
-    project: Project, chosen: Iterable[Mutant | None], jobs: int = 2, timeout: float = 600
-) -> Iterator[tuple[Mutant | None, Verdict]]:
-    """Yield each mutant with its verdict, as they come in; None stands for the code as it is."""
+    project: Project, chosen: Iterable[Mutant], jobs: int = 2, timeout: float = 600
+) -> Iterator[tuple[Mutant, Verdict]]:
+    """Yield each mutant with its verdict, as they come in."""
     preload(project)
     context = multiprocessing.get_context("fork")
     waiting = iter(chosen)
-    running: dict[Any, tuple[Mutant | None, Any, float]] = {}  # by the pipe that brings the verdict
+    running: dict[Any, tuple[Mutant, Any, float]] = {}  # by the pipe that brings the verdict
     while True:
         for mutant in itertools.islice(waiting, jobs - len(running)):
             receiving, sending = context.Pipe(duplex=False)

@@ -99,7 +99,7 @@ def neighbours(items: list) -> Iterator[list]:
 
 
 def results(node: Node) -> Iterator[Node]:
-    """Yield what a statement assigns, returns or hands to a call made for its effect."""
+    """Yield what a statement assigns, returns or hands to a call made for its effect, if it holds numbers yet."""
     values: list[Node] = []
     if isinstance(node, ast.Return) and node.value is not None:
         values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
@@ -108,7 +108,7 @@ def results(node: Node) -> Iterator[Node]:
     elif isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign):
         values = [] if isinstance(getattr(node, "targets", [None])[0], ast.Tuple) else [node.value]
     kinds = ast.Name | ast.BinOp | ast.Call | ast.Subscript | ast.Attribute | ast.IfExp
-    yield from (value for value in values if isinstance(value, kinds))
+    yield from (value for value in values if isinstance(value, kinds) and name_of(value) not in ("empty", "empty_like"))
 
 
 def arithmetic(node: Node, scope: Scope) -> Iterator[Change]:

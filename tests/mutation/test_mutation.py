@@ -34,6 +34,7 @@ EXAMPLES = [
     ("sign", "return -x, y", ["return x, y", "return -x, (-y)"]),
     ("sign", "x = y - n", ["x = (-(y - n))"]),
     ("sign", "x[0] += y", []),  # -= is arithmetic's
+    ("sign", "x = np.empty(n)", []),  # of what is not there yet
     ("scale", "x[0] = y + n", ["x[0] = ((y + n) * 1.001)"]),
     ("axis", "x = y.sum(axis=(0, 1))", ["x = y.sum()", "x = y.sum(axis=(1,))", "x = y.sum(axis=(0,))"]),
     ("axis", "x = np.mean(y, -1)", ["x = np.mean(y)", "x = np.mean(y, 0)"]),
@@ -123,6 +124,9 @@ def test_what_a_backward_uses_is_mutated_with_it():
     assert used(FILES, r".*_backward", forward=False) == expected
     expected["k/a.py"].add("a_forward")
     assert used(FILES, r".*_(forward|backward)", forward=True) == expected
+    assert used(FILES, r"k/a\.py:a_forward|.*_backward", forward=False) == expected
+    expected["k/tools.py"].add("less")
+    assert used(FILES, r".*:(.*_(forward|backward)|less)", forward=True) == expected
 
 
 # --- whole runs over a toy: a package with one backward, and its test
@@ -146,13 +150,13 @@ sys.exit(main(sys.argv[2:], Project(root, ("toy/d*.py",), ("test_*.py",)), root 
 """
 
 
-def run(folder, test, equivalent="", toy=TOY):
+def run(folder, test, equivalent="", toy=TOY, start=""):
     """Run the command over the toy; return its exit code and what it printed."""
     (folder / "toy").mkdir()
     (folder / "toy" / "double.py").write_text(toy)
     (folder / "test_double.py").write_text(test)
     (folder / "equivalent.toml").write_text(equivalent)
-    words = [sys.executable, "-c", SCRIPT, str(folder), "--verbose"]
+    words = [sys.executable, "-c", start + SCRIPT, str(folder), "--verbose"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {"toy/double.py", "test_double.py", "equivalent.toml"}  # nothing is written
@@ -209,6 +213,15 @@ print(*evaluate(project, endless, timeout=1))
     assert "outcome='killed', by='timeout'" in done.stdout, done.stderr
 
 
+def test_what_numba_would_compile_runs_as_plain_python(tmp_path):
+    # numba is there already when the trials begin, and keeps compiled code beside the source if nobody tells it not to
+    toy = "import sys\n\nimport numba\n" + TOY.replace("def double_b", "@numba.njit(cache=True)\ndef double_b")
+    plain = "\n    import types\n    assert type(double_backward) is types.FunctionType\n"
+    code, printed = run(tmp_path, STRONG + plain, toy=toy, start="import numba\n")
+    assert code == 0, printed
+    assert printed.splitlines()[-3].split() == ["total", "6", "6", "0", "0"]
+
+
 @pytest.mark.parametrize("test", [STRONG.replace("6", "7"), "def test_nothing():\n    pass\n"])
 def test_tests_that_prove_nothing_are_an_error(tmp_path, test):
     code, printed = run(tmp_path, test)
@@ -229,8 +242,32 @@ def everything():
 
 def test_every_file_with_a_backward_yields_mutants(everything):
     found = {mutant.file for mutant in everything}
-    assert found == {file for file, source in NPGPT.sources().items() if re.search(r"^def \w+_backward", source, re.M)}
-    assert len(found) >= 11
+    expected = {file for file, source in NPGPT.sources().items() if re.search(r"^def \w+_backward", source, re.M)}
+    shared = {"npgpt/kernels/exp.py", "npgpt/kernels/rows.py"}  # what the kernels' backwards are made of
+    assert found == expected | shared
+    assert len(found) >= 24
+
+
+def test_forwards_that_make_gradients_yield_mutants(everything):
+    assert set(NPGPT.forwards) <= {mutant.at for mutant in everything}
+
+
+@pytest.mark.parametrize(
+    ("file", "run", "left_out"),
+    [
+        (
+            "npgpt/kernels/mlp.py",
+            ["test_twins.py::test[mlp]", "test_gradient[mlp-fast]"],
+            ["test_gradient[mlp-reference]"],
+        ),
+        ("npgpt/layers/mlp.py", ["test_gradient[mlp-reference]", "test_model.py::test"], ["test_twins.py::test[mlp]"]),
+        ("npgpt/model.py", ["test_gradient[gpt tied-reference]"], ["test_gradient[gpt tied-fast]"]),
+        ("", ["test_twins.py::test[mlp]", "test_gradient[mlp-reference]"], ["test_gradient[gpt tied-fast]"]),
+    ],
+)
+def test_each_part_of_npgpt_has_tests_of_its_own(file, run, left_out):
+    left = NPGPT.left_out(file)
+    assert [name for name in run + left_out if left.search(f"tests/{name}")] == left_out
 
 
 def test_a_sample_follows_its_seed(everything):
@@ -241,6 +278,8 @@ def test_a_sample_follows_its_seed(everything):
     assert sample("--sample", "0.1", "--seed", "3") == sample("--sample", "0.1", "--seed", "3")
     assert sample("--sample", "0.1", "--seed", "3") != sample("--sample", "0.1", "--seed", "4")
     assert {mutant.file for mutant in sample("--only", "layernorm", "mlp")} == {
+        "npgpt/kernels/layernorm.py",
+        "npgpt/kernels/mlp.py",
         "npgpt/layers/layernorm.py",
         "npgpt/layers/mlp.py",
     }

@@ -1,0 +1,120 @@
+"""Edges of the kernels that `python -m tests.mutation` found without a test."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from npgpt.kernels import attention, cross_entropy, exp
+from npgpt.ops import FAST, REFERENCE
+from tests.test_twins import COMPILED, assert_as_exact, normal, run
+
+
+def largest(most, unit, room):
+    """Return the largest number up to `most` of units that have room together, at least 1."""
+    return max((n for n in range(1, most + 1) if n * unit <= room), default=1)
+
+
+@pytest.mark.parametrize("BLOCK", [1, 2, 3, 8])
+@pytest.mark.parametrize("SCRATCH", [1, 7, 14, 42, 60, 200, 1000])
+def test_blocks_of_attention_are_as_large_as_the_scratch_memory_allows(monkeypatch, BLOCK, SCRATCH):
+    monkeypatch.setattr(attention, "BLOCK", BLOCK)
+    monkeypatch.setattr(attention, "SCRATCH", SCRATCH)
+    for B, H, T in itertools.product([1, 2, 5], [1, 3, 4], [1, 2, 5, 7]):
+        queries = min(T, BLOCK)
+        heads = largest(H, queries * T, SCRATCH)
+        batch = largest(B, H * queries * T, SCRATCH) if heads == H else 1
+        expected = [
+            (slice(b, min(b + batch, B)), slice(h, min(h + heads, H)), slice(max(0, stop - queries), stop))
+            for b in range(0, B, batch)
+            for h in range(0, H, heads)
+            for stop in range(T, 0, -queries)  # the last queries first
+        ]
+        assert list(attention.blocks(B, H, T)) == expected
+
+
+def test_nan_in_one_query_comes_out_where_the_definition_has_it_up_to_the_end_of_its_block(monkeypatch, rng):
+    monkeypatch.setattr(attention, "BLOCK", 3)  # queries 0, 1 to 3 and 4 to 6
+    qkv, dout = rng.standard_normal((1, 7, 12)), rng.standard_normal((1, 7, 4))
+    qkv[0, 1, 0] = np.nan
+    _, cache = attention.attention_forward(qkv, 2)
+    _, plain_cache = REFERENCE.attention_forward(qkv, 2)
+    found, plain = attention.attention_backward(dout, cache), REFERENCE.attention_backward(dout, plain_cache)
+    np.testing.assert_array_equal(np.isnan(found[:, :4]), np.isnan(plain[:, :4]))
+    # the values that query 1 does not see, but that stand in its block; later ones are not computed for it
+    assert np.isnan(found[0, 2:4, 8:10]).all()
+    assert np.isfinite(found[0, 4:, 8:10]).all()
+
+
+@pytest.mark.parametrize("counted", [0, 1, 2])
+@pytest.mark.parametrize("layer", ["cross_entropy", "linear_cross_entropy"])
+def test_few_or_no_targets_count(layer, counted):
+    targets = np.array([2, 0, 1, 2])
+    targets[counted:] = -100
+    arrays = (normal(4, 3),) if layer == "cross_entropy" else (normal(4, 5), normal(3, 5))
+    assert_as_exact(layer, (*arrays, targets), dict)
+
+
+@pytest.mark.parametrize("ignore_index", [-100, 2])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize("layer", ["cross_entropy", "linear_cross_entropy"])
+def test_targets_of_any_integer_dtype(layer, dtype, ignore_index):
+    targets = np.array([2, 0, 1, 2], dtype)
+    arrays = (normal(4, 3),) if layer == "cross_entropy" else (normal(4, 5), normal(3, 5))
+    options = {"ignore_index": ignore_index}
+    plain = run(REFERENCE, layer, (*arrays, targets), lambda: options, np.float64)
+    found = run(FAST, layer, (*arrays, targets), lambda: options, np.float64)
+    for want, got in zip(plain, found, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-13, atol=1e-15)
+    ids, count = cross_entropy.checked(targets, 3, ignore_index)
+    assert ids.dtype == np.int64  # one type, so that nothing is compiled for another
+    assert type(count) is int
+
+
+def test_exp_is_right_to_two_units_at_the_ends_of_its_range():
+    for x in (exp.LOWEST, np.float32(88.3)):
+        assert abs(float(exp.exp32(x)) / np.exp(np.float64(x)) - 1) < 2 * 2.0**-23
+    assert exp.exp32(np.nextafter(exp.LOWEST, np.float32(-np.inf))) == 0
+
+
+def test_exp_stays_in_the_precision_of_its_argument():
+    for x in (-100, 1, 100):
+        assert type(exp.exp(np.float64(x))) is np.float64
+        if not COMPILED:  # a compiled function returns a float of Python's
+            assert type(exp.exp(np.float32(x))) is np.float32
+
+
+def test_the_constants_of_exp_are_float32():
+    # A Python float is one beside NumPy's float32, but in compiled code a float64, and takes all the rest with it
+    floats = [exp.LOG2E, exp.LN2_HIGH, exp.LN2_LOW, exp.ROUNDER, exp.LOWEST, exp.HIGHEST]
+    floats += [exp.P0, exp.P1, exp.P2, exp.P3, exp.P4, exp.P5]
+    assert {type(value) for value in floats} == {np.float32}
+
+
+FAR = np.linspace(-9, 9, 300, dtype=np.float32).reshape(3, 2, 50)  # where 1 + erf and 1 + tanh lose all their digits
+
+
+def run_gelu(name):
+    out, cache = getattr(FAST, f"{name}_forward")(FAR)
+    dx = getattr(FAST, f"{name}_backward")(np.ones_like(FAR), cache)
+    assert out.shape == dx.shape == FAR.shape
+    return out, dx, FAR.astype(np.float64)
+
+
+def test_gelu_is_the_exact_number_rounded_once_in_each_element():
+    out, dx, z = run_gelu("gelu")
+    Phi = 0.5 * np.vectorize(math.erfc)(-z / math.sqrt(2))
+    np.testing.assert_allclose(out, z * Phi, rtol=1.001 * 2.0**-24)
+    np.testing.assert_allclose(dx, Phi + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi), rtol=1.001 * 2.0**-24)
+
+
+def test_gelu_new_is_right_in_each_element():
+    out, dx, z = run_gelu("gelu_new")
+    twice_u = 2 * math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
+    gate = 1 / (1 + np.exp(-twice_u))
+    rest = z * gate / (1 + np.exp(twice_u)) * 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z * z)
+    # exp multiplies the error of its argument, which comes from seven roundings, by the argument; ten follow
+    roundings = (7 * np.abs(twice_u) + 10) * 2.0**-24
+    assert (np.abs(out - z * gate) <= roundings * np.abs(z * gate)).all()
+    assert (np.abs(dx - gate - rest) <= roundings * (gate + np.abs(rest))).all()
