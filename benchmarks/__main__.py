@@ -4,9 +4,9 @@ import argparse
 import sys
 from types import ModuleType
 
-from benchmarks import gradcheck
+from benchmarks import gradcheck, tokenizer
 
-BENCHMARKS: dict[str, ModuleType] = {"gradcheck": gradcheck}
+BENCHMARKS: dict[str, ModuleType] = {"gradcheck": gradcheck, "tokenizer": tokenizer}
 
 
 def main(argv: list[str] | None = None) -> int:
