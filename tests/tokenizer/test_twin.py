@@ -198,3 +198,25 @@ def test_without_numba_and_with_other_hash_seeds_the_twin_is_the_same():
         return done.stdout
 
     assert run(NUMBA_DISABLE_JIT="1", PYTHONHASHSEED="1") == run(PYTHONHASHSEED="2")
+
+
+def test_a_long_pre_token_merged_window_by_window_is_the_same_as_at_once():
+    """Against the definition on what is small enough for it and against one window on the rest."""
+    rng = np.random.default_rng(2)
+    text = "".join(rng.choice(["a", "aa", "ab", "b", "中", "theme"], 60_000))
+    tokenizer = Tokenizer.train([text], 700, r"[\s\S]+", ())
+    assert tokenizer._tables.proper
+    texts = [text, "a" * 200_000, "ab" * 70_000 + text[:1000], "中" * 50_000 + "a" * 16_385]
+    at_once = as_defined(tokenizer)
+    at_once.fast = True
+    at_once._tables = at_once._tables._replace(proper=False)
+    for text in texts:
+        assert np.array_equal(tokenizer.encode(text), at_once.encode(text))
+    assert tokenizer.encode(texts[0][:900]).tolist() == as_defined(tokenizer).encode(texts[0][:900]).tolist()
+
+
+def test_a_vocabulary_in_any_order_is_not_taken_for_a_proper_one():
+    tokens = [*BYTES, b"ab", b"abc", b"bc"]
+    assert BPETokenizer(tokens, [(97, 98), (256, 99)])._tables.proper
+    assert not BPETokenizer(tokens, [(256, 99), (97, 98)])._tables.proper  # abc before ab
+    assert not BPETokenizer(tokens, [(97, 98), (98, 99), (256, 99), (97, 258)])._tables.proper  # abc in two ways

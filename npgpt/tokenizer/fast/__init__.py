@@ -41,6 +41,11 @@ def make_tables(
     keys, values = np.full(1 << bits, -1, np.int64), np.zeros(1 << bits, np.int32)
     build_table(pairs[:, 0].copy(), pairs[:, 1].copy(), ranks, keys, values, 64 - bits)
 
+    made_at = np.full(len(tokens), -1)  # by which rank
+    made_at[merged_ids] = ranks
+    once = len(np.unique(merged_ids)) == n
+    proper = bool(once and (made_at[pairs] < ranks[:, None]).all())
+
     byte_ids = np.zeros(256, np.int32)
     byte_of = np.full(len(tokens), -1)
     for i, (token, plain) in enumerate(zip(tokens, is_plain, strict=True)):
@@ -57,7 +62,7 @@ def make_tables(
     by_bytes = np.full(1 << (2 * len(tokens)).bit_length() if whole else 0, -1, np.int32)
     if whole:
         fill_whole(by_bytes, starts, pool, np.array(is_plain))
-    return Tables(byte_ids, byte_pairs, keys, values, 64 - bits, merged, by_bytes, starts, pool)
+    return Tables(byte_ids, byte_pairs, keys, values, 64 - bits, merged, proper, by_bytes, starts, pool)
 
 
 def pad(data: bytes) -> np.ndarray:

@@ -20,6 +20,7 @@ class Tables(NamedTuple):
     values      (slots,) int32, their ranks
     shift       of the hash: slots == 2**(64 - shift)
     merged      (ranks,) int32, the token that each rank makes
+    proper      whether every token is made by one merge, and after the merges that make its parts
     whole       (slots,) int32, every token by the hash of its bytes, -1 where free, if a pre-token that is a token is
                 taken as it is; else empty
     starts      (tokens + 1,) int64, where each token's bytes begin in `pool`
@@ -32,6 +33,7 @@ class Tables(NamedTuple):
     values: np.ndarray
     shift: int
     merged: np.ndarray
+    proper: bool
     whole: np.ndarray
     starts: np.ndarray
     pool: np.ndarray
@@ -127,6 +129,9 @@ def encode_pieces(data, begin, ends, breaks, break_ids, break_counts, tables, sl
 
     A row of the cache is overwritten by the next pre-token that falls on it, so that it needs no room to grow.
     """
+    byte_ids, byte_pairs, merged = tables.byte_ids, tables.byte_pairs, tables.merged
+    keys, values, shift = tables.keys, tables.values, tables.shift
+    takes_whole = len(tables.whole) > 0
     mask = np.uint64(len(slots) - 1)
     ranks = np.empty(SHORT, np.int32)
     heads, filled = np.empty(0, np.int32), np.empty(0, np.uint64)
@@ -145,46 +150,46 @@ def encode_pieces(data, begin, ends, breaks, break_ids, break_counts, tables, sl
         if is_special:
             pass
         elif size == 1:
-            out[count] = tables.byte_ids[data[start]]
+            out[count] = byte_ids[data[start]]
             count += 1
-        elif size > CACHED and len(tables.whole) == 0:
-            if size > SHORT and len(filled) == 0:
-                heads = np.empty(len(tables.merged), np.int32)
-                filled = np.zeros((len(tables.merged) + 63) // 64, np.uint64)
+        elif size > CACHED and not takes_whole:
+            if len(filled) == 0:
+                heads, filled = np.empty(len(merged), np.int32), np.zeros((len(merged) + 63) // 64, np.uint64)
             count = merge_long(data, start, end, tables, out, count, heads, filled)
         else:
             first, second = digest(data, start, end)
             hashed = mix(first ^ mix(second))
-            row = slots[hashed & mask]
-            hit = row[0] == first and row[1] == second
+            row = np.int64(hashed & mask)
+            hit = slots[row, 0] == first and slots[row, 1] == second
             if hit and size > PACKED:
-                earlier = np.int64(row[3])
+                earlier = np.int64(slots[row, 3])
                 hit = earlier & 0xFF == size and same(data, earlier >> 8, data, start, size)
             if hit:
-                found = np.int64(row[2])
+                found = np.int64(slots[row, 2])
                 for k in range(found >> 8, (found >> 8) + (found & 0xFF)):
                     out[count] = out[k]
                     count += 1
             else:
                 before = count
                 token = np.int64(-1)
-                if len(tables.whole) > 0:
+                if takes_whole:
                     token = find_whole(data, start, end, hashed, tables)
                 if token >= 0:
                     out[count] = token
                     count += 1
                 elif size <= SHORT:
-                    count = merge_short(data, start, end, tables, out, count, ranks)
+                    count = merge_short(
+                        data, start, end, byte_ids, byte_pairs, keys, values, shift, merged, out, count, ranks
+                    )
                 else:
                     if len(filled) == 0:
-                        heads = np.empty(len(tables.merged), np.int32)
-                        filled = np.zeros((len(tables.merged) + 63) // 64, np.uint64)
+                        heads, filled = np.empty(len(merged), np.int32), np.zeros((len(merged) + 63) // 64, np.uint64)
                     count = merge_long(data, start, end, tables, out, count, heads, filled)
                 if size <= CACHED:
-                    row[0] = first
-                    row[1] = second
-                    row[2] = np.uint64(before << 8 | count - before)
-                    row[3] = np.uint64(start << 8 | size)
+                    slots[row, 0] = first
+                    slots[row, 1] = second
+                    slots[row, 2] = np.uint64(before << 8 | count - before)
+                    slots[row, 3] = np.uint64(start << 8 | size)
         start = end
     while next_break < len(breaks):
         break_counts[next_break] = count

@@ -8,6 +8,7 @@ from npgpt.jit import jit
 
 NEVER = 2**31 - 1  # the rank of a pair that is never merged
 SHORT = 64  # bytes up to which looking at every pair each time is faster
+WINDOW, MARGIN = 16384, 512  # bytes of a long pre-token that are merged together, in the processor's cache
 
 
 @jit
@@ -45,13 +46,16 @@ def rank_of(left, right, keys, values, shift):
 
 
 @jit
-def merge_short(data, start, end, tables, out, count, ranks):
-    """Merge data[start:end] in out from index count on, and return the new count. `ranks` is room for SHORT numbers."""
+def merge_short(data, start, end, byte_ids, byte_pairs, keys, values, shift, merged, out, count, ranks):
+    """Merge data[start:end] in out from index count on, and return the new count. `ranks` is room for SHORT numbers.
+
+    It is given the tables one by one, as numba counts references each time that one is taken from a tuple.
+    """
     m = end - start
     for k in range(m):
-        out[count + k] = tables.byte_ids[data[start + k]]
+        out[count + k] = byte_ids[data[start + k]]
     for k in range(m - 1):
-        ranks[k] = tables.byte_pairs[np.int64(data[start + k]) << 8 | np.int64(data[start + k + 1])]
+        ranks[k] = byte_pairs[np.int64(data[start + k]) << 8 | np.int64(data[start + k + 1])]
     while m > 1:
         best, at = np.int64(NEVER), 0
         for k in range(m - 1):
@@ -63,17 +67,48 @@ def merge_short(data, start, end, tables, out, count, ranks):
         for k in range(at + 1, m):
             out[count + k] = out[count + k + 1]
             ranks[k - 1] = ranks[k]
-        new = tables.merged[best]
+        new = merged[best]
         out[count + at] = new
         if at > 0:
-            ranks[at - 1] = rank_of(out[count + at - 1], new, tables.keys, tables.values, tables.shift)
+            ranks[at - 1] = rank_of(out[count + at - 1], new, keys, values, shift)
         if at + 1 < m:
-            ranks[at] = rank_of(new, out[count + at + 1], tables.keys, tables.values, tables.shift)
+            ranks[at] = rank_of(new, out[count + at + 1], keys, values, shift)
     return count + m
 
 
 @jit
 def merge_long(data, start, end, tables, out, count, heads, filled):
+    """Merge data[start:end] into out from index count on, and return the new count.
+
+    Far apart bytes do not meet, so it goes window by window, each from a border between tokens of the one before. The
+    ids are those of the whole if they are for each two neighbours at such a seam. For: the first merge across a border
+    would happen with these two alone as well, where every token is made by one merge, after those of its parts (which
+    is tables.proper). Where a seam does not hold, the whole is merged at once.
+    """
+    first, at = count, start
+    while True:
+        stop = min(at + WINDOW, end) if tables.proper else end
+        seam = count
+        count = merge_window(data, at, stop, tables, out, count, heads, filled)
+        if seam > first:
+            left, right = out[seam - 1], out[seam]
+            a = at - (tables.starts[left + 1] - tables.starts[left])
+            b = at + (tables.starts[right + 1] - tables.starts[right])
+            two = np.empty(b - a, np.int32)
+            if merge_window(data, a, b, tables, two, 0, heads, filled) != 2 or two[0] != left:
+                return merge_window(data, start, end, tables, out, first, heads, filled)
+        if stop == end:
+            return count
+        at = stop
+        while at > stop - MARGIN:  # what stands near the end may depend on what follows
+            count -= 1
+            at -= tables.starts[out[count] + 1] - tables.starts[out[count]]
+        if count == seam:  # a token as long as the window
+            return merge_window(data, start, end, tables, out, first, heads, filled)
+
+
+@jit
+def merge_window(data, start, end, tables, out, count, heads, filled):
     """Merge data[start:end] into out from index count on, and return the new count, in n log n at most.
 
     The places of each rank are a list; ranks are taken in order, and the places of one from left to right. A merge that
@@ -82,78 +117,67 @@ def merge_long(data, start, end, tables, out, count, heads, filled):
     heads    (ranks,), where the list of each rank begins; only read where filled has its bit
     filled   a bit a rank, in words of 64, all 0 before and after
     """
+    byte_ids, byte_pairs, merged = tables.byte_ids, tables.byte_pairs, tables.merged
+    keys, values, shift = tables.keys, tables.values, tables.shift
     m = end - start
     ids = np.empty(m, np.int32)
     ranks = np.empty(m, np.int32)  # of the pair that begins at each place
-    before = np.arange(-1, m - 1).astype(np.int32)
-    after = np.arange(1, m + 1).astype(np.int32)
+    before, after = np.empty(m, np.int32), np.empty(m, np.int32)
     places = np.empty(3 * m, np.int32)  # a list node each: at most one a byte, and two a merge
     links = np.empty(3 * m, np.int32)
-    nodes = 0
+    nodes, n_urgent = 0, 0
     urgent = [np.int64(0) for _ in range(0)]
     for k in range(m):
-        ids[k] = tables.byte_ids[data[start + k]]
+        ids[k] = byte_ids[data[start + k]]
+        before[k], after[k] = k - 1, k + 1
         ranks[k] = NEVER
         if k + 1 < m:
-            rank = tables.byte_pairs[np.int64(data[start + k]) << 8 | np.int64(data[start + k + 1])]
+            rank = byte_pairs[np.int64(data[start + k]) << 8 | np.int64(data[start + k + 1])]
             ranks[k] = rank
             if rank != NEVER:
                 nodes = add_place(k, rank, heads, filled, places, links, nodes)
+    line = np.empty(m, np.int32)
     word = 0
     while word < len(filled):
         if filled[word] == 0:
             word += 1
             continue
-        rank = word << 6 | lowest_bit(filled[word])
+        current = word << 6 | lowest_bit(filled[word])
         filled[word] &= filled[word] - np.uint64(1)
-        line = sorted_places(heads[rank], places, links)
-        for at in line:
-            if ranks[at] == rank:
-                nodes = merge_at(
-                    at, rank, tables, ids, ranks, before, after, heads, filled, places, links, nodes, urgent
-                )
-            while len(urgent) > 0:
+        size = take_places(heads[current], places, links, line)
+        for j in range(size):
+            at, wanted = np.int64(line[j]), current
+            while True:
+                if ranks[at] == wanted:
+                    new = np.int64(merged[wanted])
+                    gone = after[at]
+                    ids[at] = new
+                    after[at] = after[gone]
+                    ranks[gone] = NEVER
+                    ranks[at] = NEVER
+                    if after[at] < m:
+                        before[after[at]] = at
+                    for left in (np.int64(before[at]), at):
+                        if left < 0 or after[left] >= m:
+                            continue
+                        rank = rank_of(ids[left], ids[after[left]], keys, values, shift)
+                        ranks[left] = rank
+                        if rank < current:
+                            heapq.heappush(urgent, np.int64(rank) << 32 | left)
+                            n_urgent += 1
+                        elif rank != NEVER:
+                            nodes = add_place(left, rank, heads, filled, places, links, nodes)
+                if n_urgent == 0:
+                    break
                 first = heapq.heappop(urgent)
-                at, early = first & 0xFFFFFFFF, first >> 32
-                if ranks[at] == early:
-                    nodes = merge_at(
-                        at, rank, tables, ids, ranks, before, after, heads, filled, places, links, nodes, urgent
-                    )
-    at = 0
+                n_urgent -= 1
+                at, wanted = first & 0xFFFFFFFF, first >> 32
+    at = np.int64(0)
     while at < m:
         out[count] = ids[at]
         count += 1
-        at = after[at]
+        at = np.int64(after[at])
     return count
-
-
-@jit
-def merge_at(at, current, tables, ids, ranks, before, after, heads, filled, places, links, nodes, urgent):
-    """Merge the pair at a place, and note the two new pairs: in the lists, or as urgent if before `current`."""
-    new = tables.merged[ranks[at]]
-    gone = after[at]
-    following = after[gone]
-    ids[at] = new
-    after[at] = following
-    ranks[gone] = NEVER
-    ranks[at] = NEVER
-    if following < len(ids):
-        before[following] = at
-        rank = rank_of(new, ids[following], tables.keys, tables.values, tables.shift)
-        ranks[at] = rank
-        if rank < current:
-            heapq.heappush(urgent, np.int64(rank) << 32 | np.int64(at))
-        elif rank != NEVER:
-            nodes = add_place(at, rank, heads, filled, places, links, nodes)
-    left = before[at]
-    if left >= 0:
-        rank = rank_of(ids[left], new, tables.keys, tables.values, tables.shift)
-        ranks[left] = rank
-        if rank < current:
-            heapq.heappush(urgent, np.int64(rank) << 32 | np.int64(left))
-        elif rank != NEVER:
-            nodes = add_place(left, rank, heads, filled, places, links, nodes)
-    return nodes
 
 
 @jit
@@ -168,24 +192,20 @@ def add_place(at, rank, heads, filled, places, links, nodes):
 
 
 @jit
-def sorted_places(node, places, links):
-    """Return the places of a list in ascending order. Each was put in front, so most lists only need reversing."""
-    size = 0
-    k = node
-    while k >= 0:
+def take_places(node, places, links, line):
+    """Write the places of a list into line, ascending, and return how many. Each was put in front of the one before."""
+    size, ascending = 0, True
+    while node >= 0:
+        line[size] = places[node]
+        ascending = ascending and (size == 0 or line[size] < line[size - 1])
         size += 1
-        k = links[k]
-    line = np.empty(size, np.int32)
-    ascending = True
-    k = node
-    for j in range(size - 1, -1, -1):
-        line[j] = places[k]
-        if j + 1 < size and line[j] > line[j + 1]:
-            ascending = False
-        k = links[k]
-    if not ascending:
-        line.sort()
-    return line
+        node = links[node]
+    if ascending:
+        for k in range(size // 2):
+            line[k], line[size - 1 - k] = line[size - 1 - k], line[k]
+    else:
+        line[:size].sort()
+    return size
 
 
 @jit
