@@ -30,7 +30,7 @@ ALLOWED = {
     "optim.py": (CORE, {"parameters"}),
     "sampling.py": (CORE, {"model"}),
     "evaluate.py": (CORE, {"model"}),
-    "data": (CORE, {"data"}),
+    "data": (CORE, {"config", "data", "files", "tokenizer"}),
     "cases.py": (CORE, {"config", "model", "ops", "parameters"}),
     "pretrained.py": (
         CORE | {"safetensors", "huggingface_hub"},

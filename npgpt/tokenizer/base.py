@@ -1,6 +1,7 @@
 """The interface of every tokenizer, and how one is read back from its tokenizer.json."""
 
 import codecs
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,6 +54,11 @@ class Tokenizer(ABC):
         for token in ids:
             yield decoder.decode(self.decode_bytes([token]))
         yield decoder.decode(b"", final=True)
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of what tokenizer.json holds: the same for the same tokenizer, in hexadecimal."""
+        content = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
         """Return the ids of each text, as encode does."""
