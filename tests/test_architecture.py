@@ -153,6 +153,16 @@ def test_help_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_only_a_bpe_that_is_used_imports_numba():
+    script = (
+        "import sys\nfrom npgpt import Tokenizer\nfrom npgpt.data import make_tokenizer\n"
+        "tokenizer = make_tokenizer('bytes', [])\ntokenizer.decode(tokenizer.encode('a'))\n"
+        "assert not {'numba', 'npgpt.tokenizer.fast'} & set(sys.modules)\n"
+        "Tokenizer.train(['a'], 257).encode('a')\nassert 'numba' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_nothing_is_ever_unpickled():
     for path in ROOT.rglob("*.py"):
         outside_names = {

@@ -151,8 +151,8 @@ def open_shard(path: Path, tokenizer: Tokenizer) -> tuple[np.ndarray, bytes]:
     if len(header) < HEADER.size or not header.startswith(MAGIC):
         raise ValueError(f"{path}: not a token shard of npgpt")
     _, item, vocab_size, count, checksum, fingerprint = HEADER.unpack(header)
-    if item not in (2, 4):
-        raise ValueError(f"{path}: ids of {item} bytes, expected 2 or 4: the header is damaged")
+    if item not in (2, 4) or any(header[-32:]):
+        raise ValueError(f"{path}: ids of {item} bytes, expected 2 or 4, or a header of another kind: it is damaged")
     if size != HEADER.size + item * count:
         raise ValueError(
             f"{path}: {size:,} bytes, expected {HEADER.size + item * count:,} for {count:,} ids: the file is cut off, "

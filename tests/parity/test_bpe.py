@@ -11,7 +11,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npgpt import Tokenizer
+from npgpt import GPT, GPTConfig, Tokenizer
 from npgpt.tokenizer import BPETokenizer
 from npgpt.tokenizer.fast.classes import code_point_classes
 from npgpt.tokenizer.patterns import ALSO, GPT2, GPT4, PATTERNS
@@ -167,6 +167,18 @@ def test_hugging_face_reads_what_we_write(saved):
         assert found.offsets == [tuple(span) for span in ours.offsets(ids)[1].tolist()]
     again = Tokenizer.from_pretrained(save_with(auto, folder))
     assert again.encode(special, "all").tolist() == ours.encode(special, "all").tolist()
+
+
+def test_a_run_folder_opens_in_transformers(tmp_path):
+    """With a model's config.json beside the tokenizer, by which transformers might choose another class."""
+    ours = Tokenizer.train(["".join(PARTS) * 2, *TEXTS.values()], 400)
+    GPT(GPTConfig(vocab_size=400, n_positions=4, n_embd=4, n_layer=1, n_head=1)).save_pretrained(tmp_path)
+    ours.save_pretrained(tmp_path)
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in (*TEXTS.values(), "a<|endoftext|> b"):
+        ids = ours.encode(text, "all").tolist()
+        assert auto.encode(text) == ids
+        assert auto.decode(ids) == text
 
 
 def save_with(auto, folder):
