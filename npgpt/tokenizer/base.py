@@ -183,7 +183,10 @@ def id_array(ids: Iterable[int], vocab_size: int) -> np.ndarray:
     if isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind in "iu":
         array = ids
     else:
-        array = np.fromiter((int(i) for i in ids), dtype=np.int64)
+        try:
+            array = np.fromiter(ids, dtype=np.int64)
+        except OverflowError:
+            raise ValueError(f"an id of more than 64 bits is outside the vocabulary of {vocab_size}") from None
     if array.size and not 0 <= array.min() <= array.max() < vocab_size:
         wrong = array[(array < 0) | (array >= vocab_size)]
         raise ValueError(f"id {wrong[0]} is outside the vocabulary of {vocab_size}")

@@ -91,6 +91,8 @@ def test_a_lone_surrogate_is_named(tokenizer):
 def test_an_id_outside_the_vocabulary_is_named(tokenizer, ids):
     with pytest.raises(ValueError, match=r"id -?\d+ is outside the vocabulary of 290"):
         tokenizer.decode(ids)
+    with pytest.raises(ValueError, match="more than 64 bits is outside the vocabulary of 290"):
+        tokenizer.decode([2**70])
 
 
 @both

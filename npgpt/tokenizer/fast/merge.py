@@ -200,11 +200,17 @@ def take_places(node, places, links, line):
         ascending = ascending and (size == 0 or line[size] < line[size - 1])
         size += 1
         node = links[node]
-    if ascending:
-        for k in range(size // 2):
-            line[k], line[size - 1 - k] = line[size - 1 - k], line[k]
-    else:
+    for k in range(size // 2):
+        line[k], line[size - 1 - k] = line[size - 1 - k], line[k]
+    if not ascending and size > 32:
         line[:size].sort()
+    elif not ascending:  # by insertion: few, and nearly in order
+        for k in range(1, size):
+            place, j = line[k], k
+            while j > 0 and line[j - 1] > place:
+                line[j] = line[j - 1]
+                j -= 1
+            line[j] = place
     return size
 
 
