@@ -4,7 +4,7 @@ import argparse
 import sys
 from types import ModuleType
 
-from benchmarks import gradcheck, kernels, memory, scaling, startup, step
+from benchmarks import gradcheck, kernels, memory, scaling, startup, step, tokenizer
 
 BENCHMARKS: dict[str, ModuleType] = {
     "step": step,
@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "startup": startup,
     "memory": memory,
     "gradcheck": gradcheck,
+    "tokenizer": tokenizer,
 }
 
 

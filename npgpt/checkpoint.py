@@ -26,6 +26,8 @@ FILES = (
     "model.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
     "train.json",
     "metrics.jsonl",
     STATE,

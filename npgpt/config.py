@@ -67,7 +67,7 @@ class TrainConfig:
     Raises ValueError, with the field and its value, for what cannot be.
     """
 
-    tokenizer: str = option("chars", "how text becomes tokens", ("chars", "bytes"))
+    tokenizer: str = option("chars", "chars, bytes, bpe:SIZE learned from the text, or a folder that holds a tokenizer")
     batch_size: int = option(12, "sequences in a batch, B")
     gradient_accumulation_steps: int = option(1, "batches whose gradients make one step")
     max_steps: int = option(2000, "optimizer steps")

@@ -30,10 +30,10 @@ def windows(ids: np.ndarray, n_positions: int, rows: int) -> Iterator[tuple[np.n
     Yields ids and targets (B, T) with B at most rows; the last window may be shorter than n_positions.
     """
     full = (len(ids) - 1) // n_positions
-    inputs = ids[: full * n_positions].reshape(full, n_positions).astype(np.int64)
-    targets = ids[1 : full * n_positions + 1].reshape(full, n_positions).astype(np.int64)
-    for start in range(0, full, rows):
-        yield inputs[start : start + rows], targets[start : start + rows]
+    inputs = ids[: full * n_positions].reshape(full, n_positions)
+    targets = ids[1 : full * n_positions + 1].reshape(full, n_positions)
+    for start in range(0, full, rows):  # copied a batch at a time: ids may be a file of any size
+        yield inputs[start : start + rows].astype(np.int64), targets[start : start + rows].astype(np.int64)
     rest = ids[full * n_positions :].astype(np.int64)
     if len(rest) > 1:
         yield rest[None, :-1], rest[None, 1:]

@@ -32,7 +32,7 @@ ALLOWED = {
     "optim.py": (CORE, {"parameters"}),
     "sampling.py": (CORE, {"model"}),
     "evaluate.py": (CORE, {"model"}),
-    "data": (CORE, {"data"}),
+    "data": (CORE, {"config", "data", "files", "tokenizer"}),
     "cases.py": (CORE, {"config", "model", "ops", "parameters"}),
     "pretrained.py": (
         CORE | {"safetensors", "huggingface_hub"},
@@ -156,6 +156,16 @@ def test_help_imports_nothing_heavy():
         "import sys, contextlib, io\nfrom npgpt.cli import main\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): main(['--help'])\n"
         "assert not {'numpy', 'numba', 'safetensors', 'tqdm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_only_a_bpe_that_is_used_imports_numba():
+    script = (
+        "import sys\nfrom npgpt import Tokenizer\nfrom npgpt.data import make_tokenizer\n"
+        "tokenizer = make_tokenizer('bytes', [])\ntokenizer.decode(tokenizer.encode('a'))\n"
+        "assert not {'numba', 'npgpt.tokenizer.fast'} & set(sys.modules)\n"
+        "Tokenizer.train(['a'], 257).encode('a')\nassert 'numba' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 

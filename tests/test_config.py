@@ -41,7 +41,7 @@ def test_gpt_config_refuses(changes, match):
         ({"learning_rate": 1e-5}, "min_lr=0.0001 is above learning_rate=1e-05"),
         ({"beta2": 1.0}, "beta2=1.0"),
         ({"dtype": "float16"}, "dtype='float16'"),
-        ({"tokenizer": "char"}, "did you mean 'chars'"),
+        ({"ops": "fas"}, "did you mean 'fast'"),
         ({"ops": "slow"}, "ops='slow'"),
         ({"seed": -1}, "seed=-1"),
         ({"weight_decay": -0.1}, "weight_decay=-0.1"),

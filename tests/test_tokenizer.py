@@ -114,9 +114,9 @@ def test_another_kind_is_refused_by_name(tmp_path):
         Tokenizer.from_pretrained(saved(tmp_path, model={"type": "WordPiece", "vocab": {}}))
 
 
-def test_bytes_with_merges_are_refused(tmp_path):
+def test_bytes_with_a_merge_to_no_token_are_refused(tmp_path):
     model = ByteTokenizer().to_json()["model"] | {"merges": [["a", "b"]]}
-    with pytest.raises(ValueError, match='the kind "BPE"'):
+    with pytest.raises(ValueError, match="merge 0 makes b'ab', which is not in the vocabulary"):
         Tokenizer.from_pretrained(saved(tmp_path, ByteTokenizer(), model=model))
 
 

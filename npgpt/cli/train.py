@@ -16,12 +16,15 @@ from npgpt.cli.options import add_config_flags, announce_compiling, merge, read_
 from npgpt.config import PRESETS, GPTConfig, TrainConfig, split_fields
 
 if TYPE_CHECKING:
+    from npgpt.data import Prepared
     from npgpt.model import GPT
     from npgpt.tokenizer import Tokenizer
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", nargs="+", action="extend", metavar="FILE", help="UTF-8 text files")
+    parser.add_argument(
+        "--data", nargs="+", action="extend", metavar="FILE", help="UTF-8 text files, or a folder of npgpt prepare"
+    )
     parser.add_argument("--out", metavar="RUN", help="the run folder (default: runs/1, or the next number free)")
     parser.add_argument("--preset", help=f"sizes of the model: {', '.join(PRESETS)} (default: tiny)")
     parser.add_argument("--config", metavar="FILE.toml", help="settings by the flags' names; a flag beats the file")
@@ -55,16 +58,23 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("give the text to train on: --data FILE")
 
     from npgpt.checkpoint import remove_unstarted
-    from npgpt.data import encode_split, read_text
 
     announce_compiling(config.ops)
 
-    texts = [read_text(name) for name in data]
+    source = read_data(data)
+    if not isinstance(source, list):
+        if "tokenizer" in flags or "tokenizer" in file:
+            raise ValueError(f"--tokenizer {config.tokenizer}: {data[0]} is tokenized already; leave --tokenizer out")
+        config = dataclasses.replace(config, tokenizer=saved.get("train", {}).get("tokenizer", str(data[0])))
     open_model = resumed if args.resume else started
-    model, tokenizer = open_model(folder, saved, texts, config, gpt_fields)
-    train_ids, val_ids = encode_split(texts, tokenizer.encode, model.config.n_positions)
+    model, tokenizer = open_model(folder, saved, data, source, config, gpt_fields)
+    train_ids, val_ids = split_data(source, tokenizer, model.config.n_positions)
     settings = {
-        "data": {"files": [str(Path(name).resolve()) for name in data], "sha256": digest(texts)},
+        "data": {
+            "files": [str(Path(name).resolve()) for name in data],
+            "sha256": digest(source),
+            "tokenizer": tokenizer.fingerprint(),
+        },
         "model": dataclasses.asdict(model.config),
         "train": dataclasses.asdict(config),
     }
@@ -93,16 +103,43 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def read_data(names: Sequence[str]) -> "list[str] | Prepared":
+    """Read the text files, or open the folder that `npgpt prepare` has made of them."""
+    from npgpt.data import is_prepared, open_prepared, read_text
+
+    if len(names) == 1 and is_prepared(names[0]):
+        return open_prepared(names[0])
+    for name in names:
+        if is_prepared(name):
+            raise ValueError(f"{name} is a folder of npgpt prepare, and must be the only --data")
+    return [read_text(name) for name in names]
+
+
+def split_data(source: "list[str] | Prepared", tokenizer: "Tokenizer", n_positions: int) -> tuple[Any, Any]:
+    """Return the ids to train on and to validate."""
+    from npgpt.data import encode_split, require_enough
+
+    if isinstance(source, list):
+        return encode_split(source, tokenizer.encode, n_positions)
+    require_enough(source.train_ids, source.val_ids, n_positions)
+    return source.train_ids, source.val_ids
+
+
 def started(
-    folder: Path, saved: dict[str, Any], texts: Sequence[str], config: TrainConfig, gpt_fields: dict[str, Any]
+    folder: Path,
+    saved: dict[str, Any],
+    data: Sequence[str],
+    source: "list[str] | Prepared",
+    config: TrainConfig,
+    gpt_fields: dict[str, Any],
 ) -> tuple["GPT", "Tokenizer"]:
     """Make a new model and its tokenizer for a folder that holds no run yet."""
     from npgpt.checkpoint import refuse_existing
+    from npgpt.data import make_tokenizer
     from npgpt.model import GPT
-    from npgpt.tokenizer import ByteTokenizer, CharTokenizer
 
     refuse_existing(folder)
-    tokenizer = CharTokenizer(texts) if config.tokenizer == "chars" else ByteTokenizer()
+    tokenizer = make_tokenizer(config.tokenizer, data) if isinstance(source, list) else source.tokenizer
     gpt_config = GPTConfig(**{"vocab_size": tokenizer.vocab_size} | gpt_fields)
     if gpt_config.vocab_size < tokenizer.vocab_size:
         raise ValueError(f"vocab_size={gpt_config.vocab_size} is smaller than the tokenizer's {tokenizer.vocab_size}")
@@ -112,7 +149,8 @@ def started(
 def resumed(
     folder: Path,
     saved: dict[str, Any],
-    texts: Sequence[str],
+    data: Sequence[str],
+    source: "list[str] | Prepared",
     config: TrainConfig,
     gpt_fields: dict[str, Any],
 ) -> tuple["GPT", "Tokenizer"]:
@@ -129,10 +167,11 @@ def resumed(
     for name in ("tokenizer", "dtype"):
         if saved["train"].get(name) != getattr(config, name):
             raise ValueError(f"{name} is {saved['train'].get(name)!r} in {folder} and cannot change with --resume")
-    if digest(texts) != saved["data"].get("sha256"):
+    if digest(source) != saved["data"].get("sha256"):
         raise ValueError(f"the text is not the one that {folder} was trained on; start a new run for it")
     tokenizer = Tokenizer.from_pretrained(folder)
-    if tokenizer.kind != config.tokenizer or tokenizer.vocab_size > model.config.vocab_size:
+    known = saved["data"].get("tokenizer")
+    if tokenizer.vocab_size > model.config.vocab_size or tokenizer.fingerprint() != known:
         raise ValueError(f"{folder}: tokenizer.json is not the tokenizer that the run was trained with")
     return model, tokenizer
 
@@ -233,10 +272,12 @@ def next_free(parent: Path) -> Path:
     return parent / str(max(taken, default=0) + 1)
 
 
-def digest(texts: Sequence[str]) -> str:
-    """Return the SHA-256 of the texts, one after another with their lengths."""
+def digest(source: "list[str] | Prepared") -> str:
+    """Return the SHA-256 of the texts, one after another with their lengths, or that of the prepared folder."""
+    if not isinstance(source, list):
+        return source.sha256
     sha = hashlib.sha256()
-    for text in texts:
+    for text in source:
         data = text.encode("utf-8")
         sha.update(f"{len(data)} ".encode() + data)
     return sha.hexdigest()

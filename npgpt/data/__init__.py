@@ -1,5 +1,16 @@
 """From text files to tokens."""
 
-from npgpt.data.text import encode_split, read_text
+from npgpt.data.shards import Prepared, is_prepared, open_prepared, prepare
+from npgpt.data.text import encode_split, read_text, require_enough
+from npgpt.data.vocabulary import make_tokenizer
 
-__all__ = ["encode_split", "read_text"]
+__all__ = [
+    "Prepared",
+    "encode_split",
+    "is_prepared",
+    "make_tokenizer",
+    "open_prepared",
+    "prepare",
+    "read_text",
+    "require_enough",
+]

@@ -47,10 +47,15 @@ def encode_split(
         train.append(ids[:cut])
         val.append(ids[cut:])
     train_ids, val_ids = np.concatenate(train), np.concatenate(val)
+    require_enough(train_ids, val_ids, n_positions)
+    return train_ids, val_ids
+
+
+def require_enough(train_ids: np.ndarray, val_ids: np.ndarray, n_positions: int) -> None:
+    """Raise ValueError for fewer than n_positions + 1 tokens to train on, or fewer than 2 to validate."""
     if len(train_ids) <= n_positions or len(val_ids) < 2:
         raise ValueError(
             f"the text is too short: {len(train_ids)} tokens to train on and {len(val_ids)} to validate, but "
             f"n_positions={n_positions} needs at least {n_positions + 1} and 2; "
             "give a longer text or a smaller n_positions"
         )
-    return train_ids, val_ids

@@ -1,7 +1,8 @@
 """Tokenizers: text to ids and back, saved as a Hugging Face tokenizer.json."""
 
 from npgpt.tokenizer.base import Tokenizer
+from npgpt.tokenizer.bpe import BPETokenizer
 from npgpt.tokenizer.bytes import ByteTokenizer
 from npgpt.tokenizer.chars import CharTokenizer
 
-__all__ = ["ByteTokenizer", "CharTokenizer", "Tokenizer"]
+__all__ = ["BPETokenizer", "ByteTokenizer", "CharTokenizer", "Tokenizer"]

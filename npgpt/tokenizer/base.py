@@ -1,13 +1,19 @@
 """The interface of every tokenizer, and how one is read back from its tokenizer.json."""
 
 import codecs
+import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from npgpt.tokenizer.stream import read_parts
+
+if TYPE_CHECKING:
+    from npgpt.tokenizer.bpe import BPETokenizer
 
 
 class Tokenizer(ABC):
@@ -49,6 +55,40 @@ class Tokenizer(ABC):
             yield decoder.decode(self.decode_bytes([token]))
         yield decoder.decode(b"", final=True)
 
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of what tokenizer.json holds: the same for the same tokenizer, in hexadecimal."""
+        content = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
+        """Return the ids of each text, as encode does."""
+        return [self.encode(text) for text in texts]
+
+    def encode_file(self, path: str | Path) -> Iterator[np.ndarray]:
+        """Yield the ids of a UTF-8 text file, part by part, in memory that does not grow with the file.
+
+        Raises FileNotFoundError, or ValueError for a file that is not UTF-8, with the offset of the first wrong byte.
+        """
+        for part in read_parts(path):
+            yield self.encode(part.decode("utf-8"))
+
+    def sizes(self, ids: Iterable[int]) -> np.ndarray:
+        """Return the number of bytes of each id, int64. Raises ValueError for one outside the vocabulary."""
+        return np.array([len(self.decode_bytes([token])) for token in ids], np.int64)
+
+    def offsets(self, ids: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the tokens of a text lie in it: in bytes and in characters, both (N, 2), start and end.
+
+        A token that holds a part of a character only is given all of it, so that characters may overlap.
+        """
+        ids = list(ids)
+        ends = np.cumsum(self.sizes(ids))
+        in_bytes = np.stack([np.append(0, ends)[:-1], ends], axis=1)
+        data = np.frombuffer(self.decode_bytes(ids), np.uint8)
+        character = np.cumsum(data & 0xC0 != 0x80) - 1  # of each byte
+        in_characters = np.stack([character[in_bytes[:, 0]], character[in_bytes[:, 1] - 1] + 1], axis=1)
+        return in_bytes, in_characters
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, as `tokenizers` and `transformers` read them."""
         from npgpt.files import write_json
@@ -62,21 +102,52 @@ class Tokenizer(ABC):
         write_json(Path(folder) / "tokenizer_config.json", config)
 
     @staticmethod
+    def train(
+        texts: Iterable[str | bytes | Path],
+        vocab_size: int = 4096,
+        pattern: str = "gpt2",
+        special_tokens: Sequence[str] = ("<|endoftext|>",),
+        fast: bool = True,
+    ) -> "BPETokenizer":
+        """Learn a byte-level BPE: 256 bytes, then merges, then the special tokens, vocab_size in all.
+
+        Each round the most frequent pair of neighbours becomes a token; of several, the one with the smaller ids, left
+        then right. Nothing else has a say: not the order of the texts, nor threads or hash seeds. It ends early, with
+        fewer tokens than vocab_size, when no pair occurs twice.
+
+        texts           strings, bytes, or paths of UTF-8 files; read once, one after another, in memory that goes by
+                        the distinct pre-tokens. A special token in them is not learned from
+        pattern         "gpt2", "gpt4", "chinese", or a regular expression: within its matches pairs are merged
+        special_tokens  names of tokens that no text has but where it is allowed
+        fast            with the compiled twin, or as defined
+
+        Raises ValueError for a vocab_size that cannot hold the bytes and the special tokens, and for a bad pattern.
+        """
+        from npgpt.tokenizer.train import train_bpe
+
+        return train_bpe(texts, vocab_size, pattern, special_tokens, fast)
+
+    @staticmethod
     def from_pretrained(folder: str | Path) -> "Tokenizer":
-        """Read the tokenizer of a folder, or a tokenizer.json itself.
+        """Read the tokenizer of a folder, from its tokenizer.json or GPT-2's vocab.json and merges.txt; or the former.
 
         Raises FileNotFoundError, or ValueError for a file that is broken or of a kind that npgpt does not know.
         """
         from npgpt.files import read_json
+        from npgpt.tokenizer.bpe import BPETokenizer
         from npgpt.tokenizer.bytes import ByteTokenizer
         from npgpt.tokenizer.chars import CharTokenizer
+        from npgpt.tokenizer.formats import read_vocab_and_merges
 
         path = Path(folder)
-        path = path / "tokenizer.json" if path.is_dir() else path
+        if path.is_dir():
+            if not (path / "tokenizer.json").exists() and (path / "vocab.json").exists():
+                return read_vocab_and_merges(path)
+            path = path / "tokenizer.json"
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; a run folder holds a tokenizer.json")
         content = normalised(read_json(path))
-        for kind in (ByteTokenizer, CharTokenizer):
+        for kind in (ByteTokenizer, CharTokenizer, BPETokenizer):
             try:
                 tokenizer = kind.from_json(content)
             except ValueError as error:
@@ -86,7 +157,8 @@ class Tokenizer(ABC):
         model = content.get("model")
         name = model.get("type") if isinstance(model, dict) else None
         raise ValueError(
-            f"{path}: a tokenizer of the kind {json.dumps(name)} that is neither npgpt's bytes nor its characters"
+            f"{path}: a tokenizer of the kind {json.dumps(name)} is not supported, only byte-level BPE, bytes, and "
+            "npgpt's characters"
         )
 
 
@@ -108,9 +180,15 @@ def normalised(content: dict[str, Any]) -> dict[str, Any]:
 
 def id_array(ids: Iterable[int], vocab_size: int) -> np.ndarray:
     """Return ids as an array. Raises ValueError for one outside the vocabulary."""
-    array = np.fromiter((int(i) for i in ids), dtype=np.int64)
-    wrong = array[(array < 0) | (array >= vocab_size)]
-    if wrong.size:
+    if isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind in "iu":
+        array = ids
+    else:
+        try:
+            array = np.fromiter(ids, dtype=np.int64)
+        except OverflowError:
+            raise ValueError(f"an id of more than 64 bits is outside the vocabulary of {vocab_size}") from None
+    if array.size and not 0 <= array.min() <= array.max() < vocab_size:
+        wrong = array[(array < 0) | (array >= vocab_size)]
         raise ValueError(f"id {wrong[0]} is outside the vocabulary of {vocab_size}")
     return array
 

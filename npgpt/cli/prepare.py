@@ -1,0 +1,50 @@
+"""Tokenize text files once, into a folder that `npgpt train --data DIR` maps into memory. Of each file the first 90% of
+the tokens are to train on, the rest to validate."""
+
+import argparse
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="UTF-8 text files, of any size")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write, which must not hold any yet")
+    parser.add_argument(
+        "--tokenizer",
+        default="bpe:4096",
+        metavar="NAME",
+        help="chars, bytes, bpe:SIZE learned from the files, or a folder that holds one (default: bpe:4096)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from tqdm import tqdm
+
+    from npgpt.data import is_prepared, make_tokenizer, prepare
+
+    out = Path(args.out)
+    if not args.out or out.is_file():
+        raise ValueError(f"--out {args.out}: give a folder")
+    if is_prepared(out) or (out / "tokenizer.json").exists():
+        raise ValueError(f"{out} already holds a tokenizer or shards: choose another --out")
+    for file in args.files:
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"{file}: no such file")
+        if not Path(file).stat().st_size:
+            raise ValueError(f"{file}: the file is empty")
+    there = out.exists()
+    try:
+        tokenizer = make_tokenizer(args.tokenizer, args.files)
+        with tqdm(unit=" tokens", unit_scale=True, disable=None) as bar:
+            train, val = prepare(args.files, out, tokenizer, bar.update)
+    except BaseException:
+        if not there and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+        raise
+    size = sum(Path(file).stat().st_size for file in args.files)
+    print(
+        f"{out}: {train:,} tokens to train on, {val:,} to validate, {tokenizer.vocab_size:,} in the vocabulary, "
+        f"{size / (train + val):.2f} bytes a token"
+    )
+    print(f"train on it with: npgpt train --data {out}")
+    return 0

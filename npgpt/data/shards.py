@@ -1,0 +1,170 @@
+"""Token shards: a text tokenized once, as arrays on disk that are mapped into memory, whatever their size.
+
+A folder holds train.tokens, val.tokens and the tokenizer. A shard is a header of 128 bytes and the ids after it:
+
+    16 bytes   b"npgpt tokens 1\\n\\0"
+     4 bytes   bytes of an id, 2 or 4; little-endian, as everything here
+     4 bytes   vocab_size
+     8 bytes   number of ids
+    32 bytes   SHA-256 of the ids
+    32 bytes   the tokenizer's fingerprint
+    32 bytes   zeros
+"""
+
+import functools
+import hashlib
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from npgpt.data.text import TRAIN_SHARE
+from npgpt.files import write_atomically
+from npgpt.tokenizer import Tokenizer
+
+MAGIC = b"npgpt tokens 1\n\0"
+HEADER = struct.Struct("<16sIIQ32s32s32x")
+NAMES = ("train.tokens", "val.tokens")
+BLOCK = 1 << 22  # bytes read at once
+
+
+def is_prepared(folder: str | Path) -> bool:
+    """Say whether a path is a folder with shards."""
+    return any((Path(folder) / name).is_file() for name in NAMES)
+
+
+def prepare(
+    files: Iterable[str | Path],
+    folder: str | Path,
+    tokenizer: Tokenizer,
+    progress: Callable[[int], object] = lambda n: None,
+) -> tuple[int, int]:
+    """Tokenize UTF-8 files into a folder: the first 90% of the tokens of each to train, the rest to validate.
+
+    Memory does not grow with the files. `progress` is told of each part how many ids it has. Returns the number of ids
+    to train on and to validate. Raises ValueError for a text that is empty or cannot be encoded, naming the file; then
+    no shard is left behind.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+    counts = [0, 0]
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".prepare-") as room:
+        parts = [Path(room) / name for name in NAMES]
+        with parts[0].open("wb") as train, parts[1].open("wb") as val:
+            for file in files:
+                with tempfile.TemporaryFile(dir=room) as ids_of_file:
+                    n = 0
+                    for ids in encoded(tokenizer, file):
+                        ids_of_file.write(ids.astype(dtype).tobytes())
+                        n += len(ids)
+                        progress(len(ids))
+                    if not n:
+                        raise ValueError(f"{file}: the file is empty")
+                    cut = int(TRAIN_SHARE * n)
+                    ids_of_file.seek(0)
+                    copy(ids_of_file, train, cut * dtype.itemsize)
+                    copy(ids_of_file, val, (n - cut) * dtype.itemsize)
+                    counts[0] += cut
+                    counts[1] += n - cut
+        tokenizer.save_pretrained(folder)
+        for name, part, count in zip(NAMES, parts, counts, strict=True):
+            header = HEADER.pack(
+                MAGIC,
+                dtype.itemsize,
+                tokenizer.vocab_size,
+                count,
+                sha256(part, 0),
+                bytes.fromhex(tokenizer.fingerprint()),
+            )
+            write_atomically(folder / name, functools.partial(join, header, part))
+    return counts[0], counts[1]
+
+
+def encoded(tokenizer: Tokenizer, file: str | Path) -> Iterator[np.ndarray]:
+    """Yield the ids of a file part by part; an error names the file."""
+    try:
+        yield from tokenizer.encode_file(file)
+    except ValueError as error:
+        raise ValueError(str(error) if str(file) in str(error) else f"{file}: {error}") from None
+
+
+def copy(source: BinaryIO, target: BinaryIO, n_bytes: int) -> None:
+    while n_bytes:
+        block = source.read(min(BLOCK, n_bytes))
+        target.write(block)
+        n_bytes -= len(block)
+
+
+def join(header: bytes, part: Path, path: Path) -> None:
+    with path.open("wb") as target, part.open("rb") as source:
+        target.write(header)
+        copy(source, target, part.stat().st_size)
+
+
+def sha256(path: Path, start: int) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(start)
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.digest()
+
+
+class Prepared(NamedTuple):
+    """What npgpt prepare has made: ids mapped into memory and read-only, their tokenizer, and a SHA-256 of it all."""
+
+    train_ids: np.ndarray
+    val_ids: np.ndarray
+    tokenizer: Tokenizer
+    sha256: str
+
+
+def open_prepared(folder: str | Path) -> Prepared:
+    """Open a folder of npgpt prepare.
+
+    Raises FileNotFoundError for a file that is missing, and ValueError for a shard that is cut off, damaged, or of
+    another tokenizer than the folder's.
+    """
+    folder = Path(folder)
+    tokenizer = Tokenizer.from_pretrained(folder)
+    digest = hashlib.sha256()
+    shards = []
+    for name in NAMES:
+        ids, checksum = open_shard(folder / name, tokenizer)
+        shards.append(ids)
+        digest.update(checksum)
+    digest.update(bytes.fromhex(tokenizer.fingerprint()))
+    return Prepared(shards[0], shards[1], tokenizer, digest.hexdigest())
+
+
+def open_shard(path: Path, tokenizer: Tokenizer) -> tuple[np.ndarray, bytes]:
+    """Return a shard's ids, mapped into memory and read-only, and their SHA-256, which is checked."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; npgpt prepare writes it")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = file.read(HEADER.size)
+    if len(header) < HEADER.size or not header.startswith(MAGIC):
+        raise ValueError(f"{path}: not a token shard of npgpt")
+    _, item, vocab_size, count, checksum, fingerprint = HEADER.unpack(header)
+    if item not in (2, 4) or any(header[-32:]):
+        raise ValueError(f"{path}: ids of {item} bytes, expected 2 or 4, or a header of another kind: it is damaged")
+    if size != HEADER.size + item * count:
+        raise ValueError(
+            f"{path}: {size:,} bytes, expected {HEADER.size + item * count:,} for {count:,} ids: the file is cut off, "
+            "or longer than it was; run npgpt prepare again"
+        )
+    if fingerprint.hex() != tokenizer.fingerprint() or vocab_size != tokenizer.vocab_size:
+        raise ValueError(
+            f"{path}: made with another tokenizer than the one beside it: its fingerprint is {fingerprint.hex()[:12]}, "
+            f"expected {tokenizer.fingerprint()[:12]}; run npgpt prepare again"
+        )
+    if sha256(path, HEADER.size) != checksum:
+        raise ValueError(f"{path}: the checksum is wrong: the file is damaged; run npgpt prepare again")
+    if not count:
+        return np.empty(0, f"<u{item}"), checksum
+    return np.asarray(np.memmap(path, f"<u{item}", "r", HEADER.size, (count,))), checksum

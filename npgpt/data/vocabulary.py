@@ -1,0 +1,33 @@
+"""The tokenizer that --tokenizer names."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from npgpt.config import nearest
+from npgpt.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from npgpt.tokenizer.stream import read_parts
+
+
+def make_tokenizer(name: str, files: Iterable[str | Path]) -> Tokenizer:
+    """Return the tokenizer of a --tokenizer: "chars", "bytes", "bpe:SIZE", or a folder that holds one.
+
+    Characters and BPE take their vocabulary from the files, which are read part by part. Raises ValueError for a name
+    that is none of these.
+    """
+    if name == "bytes":
+        return ByteTokenizer()
+    if name == "chars":
+        found: set[str] = set()
+        for file in files:
+            for part in read_parts(file):
+                found.update(part.decode("utf-8"))
+        return CharTokenizer(["".join(found)])
+    kind, _, size = name.partition(":")
+    if kind == "bpe":
+        if not size.isdecimal():
+            raise ValueError(f"--tokenizer {name}: expected bpe:SIZE, the size of the vocabulary, as in bpe:4096")
+        return Tokenizer.train((Path(file) for file in files), int(size))
+    if not Path(name).exists():
+        hint = nearest(name, ["chars", "bytes", "bpe:SIZE", "or a folder with a tokenizer.json"])
+        raise ValueError(f"--tokenizer {name}: no such folder{hint}")
+    return Tokenizer.from_pretrained(name)

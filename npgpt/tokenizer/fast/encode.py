@@ -1,0 +1,207 @@
+"""Pre-tokens to ids in one pass, with a cache of those seen before, and ids back to bytes."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from npgpt.jit import jit
+from npgpt.tokenizer.fast.merge import SHORT, merge_long, merge_short
+
+PACKED = 15  # bytes of a pre-token that fit, with their number, into two words of 64 bits
+CACHED = 64  # bytes beyond which a pre-token is not kept: it will hardly come again
+
+
+class Tables(NamedTuple):
+    """What a kernel has to know of a tokenizer.
+
+    byte_ids    (256,) int32, the token of each byte
+    byte_pairs  (65536,) int32, the rank of each pair of bytes
+    keys        (slots,) int64, pairs of ids in an open-addressing table; -1 where free
+    values      (slots,) int32, their ranks
+    shift       of the hash: slots == 2**(64 - shift)
+    merged      (ranks,) int32, the token that each rank makes
+    proper      whether every token is made by one merge, and after the merges that make its parts
+    whole       (slots,) int32, every token by the hash of its bytes, -1 where free, if a pre-token that is a token is
+                taken as it is; else empty
+    starts      (tokens + 1,) int64, where each token's bytes begin in `pool`
+    pool        uint8, the bytes of all tokens
+    """
+
+    byte_ids: np.ndarray
+    byte_pairs: np.ndarray
+    keys: np.ndarray
+    values: np.ndarray
+    shift: int
+    merged: np.ndarray
+    proper: bool
+    whole: np.ndarray
+    starts: np.ndarray
+    pool: np.ndarray
+
+
+@jit
+def load(data, i, size):
+    """Return size bytes from i on, at most 8, as a little-endian number. There must be 8 to read."""
+    j = np.uint64(i)
+    word = np.uint64(data[j])
+    # eight single loads that the compiler makes one of
+    word |= np.uint64(data[j + np.uint64(1)]) << np.uint64(8)
+    word |= np.uint64(data[j + np.uint64(2)]) << np.uint64(16)
+    word |= np.uint64(data[j + np.uint64(3)]) << np.uint64(24)
+    word |= np.uint64(data[j + np.uint64(4)]) << np.uint64(32)
+    word |= np.uint64(data[j + np.uint64(5)]) << np.uint64(40)
+    word |= np.uint64(data[j + np.uint64(6)]) << np.uint64(48)
+    word |= np.uint64(data[j + np.uint64(7)]) << np.uint64(56)
+    return word if size >= 8 else word & ((np.uint64(1) << np.uint64(8 * size)) - np.uint64(1))
+
+
+@jit
+def mix(word):
+    word = (word ^ word >> np.uint64(32)) * np.uint64(0x9E3779B97F4A7C15)
+    return word ^ word >> np.uint64(29)
+
+
+@jit
+def digest(data, start, end):
+    """Return two words for data[start:end], there being 8 bytes after it. They are the bytes themselves if PACKED."""
+    size = end - start
+    length = np.uint64(size) << np.uint64(56)
+    if size <= 8:
+        return load(data, start, size), length
+    if size <= PACKED:
+        return load(data, start, 8), load(data, start + 8, size - 8) | length
+    word = np.uint64(size)
+    i = start
+    while i < end:
+        word = mix(word ^ load(data, i, end - i))
+        i += 8
+    return word, np.uint64(0xFF) << np.uint64(56)
+
+
+@jit
+def same(data, a, other, b, size):
+    """Say whether data[a : a + size] and other[b : b + size] are the same."""
+    k = 0
+    while k < size and data[a + k] == other[b + k]:
+        k += 1
+    return k == size
+
+
+@jit
+def fill_whole(whole, starts, pool, is_plain):
+    """Fill the table of tokens by their bytes with the plain ones: a special token is never found in a text."""
+    mask = len(whole) - 1
+    for token in range(len(starts) - 1):
+        if is_plain[token]:
+            first, second = digest(pool, starts[token], starts[token + 1])
+            slot = np.int64(mix(first ^ mix(second)) & np.uint64(mask))
+            while whole[slot] >= 0:
+                slot = (slot + 1) & mask
+            whole[slot] = token
+
+
+@jit
+def find_whole(data, start, end, hashed, tables):
+    """Return the token that data[start:end] is, or -1."""
+    mask = len(tables.whole) - 1
+    slot = np.int64(hashed & np.uint64(mask))
+    while tables.whole[slot] >= 0:
+        token = tables.whole[slot]
+        first = tables.starts[token]
+        size = tables.starts[token + 1] - first
+        if size == end - start and same(data, start, tables.pool, first, size):
+            return np.int64(token)
+        slot = (slot + 1) & mask
+    return np.int64(-1)
+
+
+@jit
+def encode_pieces(data, begin, ends, breaks, break_ids, break_counts, tables, slots, out):
+    """Write the ids of all pre-tokens into out, and return how many they are.
+
+    data          (bytes + 8,) uint8, UTF-8 with eight bytes more
+    begin, ends   where the first pre-token begins, and where each ends
+    breaks        the pre-tokens, by index and ascending, at which something happens: before the one of break_ids -1 the
+                  number of ids is noted in break_counts; one with another break_id has this id. The last is beyond all
+    slots         (a power of 2, 4) uint64, zeros: the cache. A row has the two words of a pre-token's digest, where its
+                  ids stand in out and how many they are, and where its bytes stand in data
+    out           int32, with room for as many ids as there are bytes
+
+    A row of the cache is overwritten by the next pre-token that falls on it, so that it needs no room to grow.
+    """
+    byte_ids, byte_pairs, merged = tables.byte_ids, tables.byte_pairs, tables.merged
+    keys, values, shift = tables.keys, tables.values, tables.shift
+    takes_whole = len(tables.whole) > 0
+    mask = np.uint64(len(slots) - 1)
+    ranks = np.empty(SHORT, np.int32)
+    heads, filled = np.empty(0, np.int32), np.empty(0, np.uint64)
+    start, count, next_break = begin, 0, 0
+    for piece in range(len(ends)):
+        end = ends[piece]
+        is_special = False
+        while breaks[next_break] == piece:
+            break_counts[next_break] = count
+            if break_ids[next_break] >= 0:
+                out[count] = break_ids[next_break]
+                count += 1
+                is_special = True
+            next_break += 1
+        size = end - start
+        if is_special:
+            pass
+        elif size == 1:
+            out[count] = byte_ids[data[start]]
+            count += 1
+        elif size > CACHED and not takes_whole:
+            if len(filled) == 0:
+                heads, filled = np.empty(len(merged), np.int32), np.zeros((len(merged) + 63) // 64, np.uint64)
+            count = merge_long(data, start, end, tables, out, count, heads, filled)
+        else:
+            first, second = digest(data, start, end)
+            hashed = mix(first ^ mix(second))
+            row = np.int64(hashed & mask)
+            hit = slots[row, 0] == first and slots[row, 1] == second
+            if hit and size > PACKED:
+                earlier = np.int64(slots[row, 3])
+                hit = earlier & 0xFF == size and same(data, earlier >> 8, data, start, size)
+            if hit:
+                found = np.int64(slots[row, 2])
+                for k in range(found >> 8, (found >> 8) + (found & 0xFF)):
+                    out[count] = out[k]
+                    count += 1
+            else:
+                before = count
+                token = np.int64(-1)
+                if takes_whole:
+                    token = find_whole(data, start, end, hashed, tables)
+                if token >= 0:
+                    out[count] = token
+                    count += 1
+                elif size <= SHORT:
+                    count = merge_short(
+                        data, start, end, byte_ids, byte_pairs, keys, values, shift, merged, out, count, ranks
+                    )
+                else:
+                    if len(filled) == 0:
+                        heads, filled = np.empty(len(merged), np.int32), np.zeros((len(merged) + 63) // 64, np.uint64)
+                    count = merge_long(data, start, end, tables, out, count, heads, filled)
+                if size <= CACHED:
+                    slots[row, 0] = first
+                    slots[row, 1] = second
+                    slots[row, 2] = np.uint64(before << 8 | count - before)
+                    slots[row, 3] = np.uint64(start << 8 | size)
+        start = end
+    while next_break < len(breaks):
+        break_counts[next_break] = count
+        next_break += 1
+    return count
+
+
+@jit
+def decode_ids(ids, starts, pool, out):
+    """Write the bytes of ids one after another into out."""
+    count = 0
+    for token in ids:
+        for k in range(starts[token], starts[token + 1]):
+            out[count] = pool[k]
+            count += 1

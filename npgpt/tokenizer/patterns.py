@@ -1,0 +1,62 @@
+"""The patterns that cut a text into pre-tokens; merges never cross the border of two."""
+
+import functools
+import re
+from collections.abc import Iterable
+
+import regex
+
+from npgpt.tokenizer.base import to_utf8
+
+# "not a letter, a number or white space" is what both call the rest: punctuation, symbols, marks, unassigned
+GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+# `(?![\s\S])` is the end of the text: `$` and `\Z` mean different things in different libraries
+GPT4 = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s+(?![\s\S])|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
+# GPT4, but Chinese characters keep to themselves: neither a bracket, a comma nor Latin letters are glued to them
+CHINESE = GPT4.replace(r"|[^\r\n\p{L}\p{N}]?\p{L}+", r"|\p{Han}+|[^\r\n\p{L}\p{N}]?(?:(?!\p{Han})\p{L})+")
+
+# Sources: encoder.py of GPT-2, and tiktoken_ext/openai_public.py (r50k_base, cl100k_base)
+PATTERNS = {"gpt2": GPT2, "gpt4": GPT4, "chinese": CHINESE}
+
+# the same pre-tokens in other words, as other libraries write them
+ALSO = {
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": GPT2,
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s": GPT2,
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s": GPT4,
+}
+
+
+def pattern_text(pattern: str) -> str:
+    """Return the regular expression of a pattern: one of PATTERNS by its name, or the expression itself.
+
+    Raises ValueError for one that the `regex` module cannot compile.
+    """
+    pattern = PATTERNS.get(pattern, pattern)
+    pattern = ALSO.get(pattern, pattern)
+    compiled(pattern)
+    return pattern
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(pattern: str) -> regex.Pattern:
+    """Return the compiled expression. Raises ValueError, with the place, for one that is wrong or empty."""
+    to_utf8(pattern)
+    if not pattern:
+        raise ValueError(f"the pattern is empty: give one of {', '.join(PATTERNS)}, or a regular expression")
+    try:
+        return regex.compile(pattern)
+    except (regex.error, RecursionError, OverflowError) as error:
+        raise ValueError(
+            f"the pattern {pattern!r} is not one of {', '.join(PATTERNS)}, nor a regular expression: {error}"
+        ) from None
+
+
+def special_pattern(names: Iterable[bytes]) -> re.Pattern[bytes]:
+    """Return an expression that finds special tokens in UTF-8: the leftmost, and there the longest."""
+    return re.compile(b"|".join(map(re.escape, sorted(names, key=len, reverse=True))))
