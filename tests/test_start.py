@@ -24,20 +24,22 @@ TRAIN = [
 def npgpt(tmp_path, *words, **environment):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "NUMBA_DISABLE_JIT": "0", **environment}
     command = [sys.executable, "-m", "npgpt", *words]
-    return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
 
 @pytest.mark.big
 def test_the_first_run_compiles_and_says_so_and_the_second_does_not(tmp_path):
     (tmp_path / "text").write_text("The quick brown fox. " * 100)
-    one, two = (npgpt(tmp_path, *TRAIN, "--data", "text", "--out", name).stderr for name in ("one", "two"))
+    data = ["--data", str(tmp_path / "text")]
+    one, two = (npgpt(tmp_path, *TRAIN, *data, "--out", str(tmp_path / name)).stderr for name in ("one", "two"))
     assert "compiling the fast ops" in one
     assert "compiling" not in two
-    assert "compiling" not in npgpt(tmp_path, "sample", "one", "--max-new-tokens", "1").stderr
+    assert "compiling" not in npgpt(tmp_path, "sample", str(tmp_path / "one"), "--max-new-tokens", "1").stderr
 
 
 def test_reference_ops_and_pages_of_help_compile_nothing(tmp_path):
     (tmp_path / "text").write_text("The quick brown fox. " * 100)
-    assert "compiling" not in npgpt(tmp_path, *TRAIN, "--data", "text", "--ops", "reference", "--out", "run").stderr
-    assert "compiling" not in npgpt(tmp_path, "info", "run").stderr
+    where = ["--data", str(tmp_path / "text"), "--out", str(tmp_path / "run")]
+    assert "compiling" not in npgpt(tmp_path, *TRAIN, *where, "--ops", "reference").stderr
+    assert "compiling" not in npgpt(tmp_path, "info", str(tmp_path / "run")).stderr
     assert not list((tmp_path / "cache").rglob("*.nbi"))
