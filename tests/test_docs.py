@@ -90,10 +90,10 @@ def test_the_tree_is_true():
 
 
 def test_ci_runs_the_readmes_test_command():
-    (command,) = [line for line in README.splitlines() if line.endswith("bin/pytest")]
+    (command,) = [line for line in README.splitlines() if line.endswith("bin/pytest -n 2")]
     assert command.startswith("python3 -m venv .venv && ")
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert "grep -m 1 'bin/pytest$' README.md" in script
+    assert "grep -m 1 'bin/pytest -n 2$' README.md" in script
 
 
 def test_the_first_command_names_files_that_are_there():
