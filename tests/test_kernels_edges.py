@@ -78,6 +78,14 @@ def test_exp_is_right_to_two_units_at_the_ends_of_its_range():
     assert exp.exp32(np.nextafter(exp.LOWEST, np.float32(-np.inf))) == 0
 
 
+@pytest.mark.parametrize("end", [-0.49, 0.49])
+def test_exp_errs_to_no_side_where_its_polynomial_is_at_its_ends(end):
+    # roundings of up to 2 * 2^-23 that are independent cancel in a mean of 200; a term of the polynomial would not
+    x = ((np.arange(-100, 100) + end) * math.log(2)).astype(np.float32)
+    found = np.array([float(exp.exp32(value)) for value in x])
+    assert abs(np.mean(found / np.exp(x.astype(np.float64)) - 1)) < 2.0**-25
+
+
 def test_exp_stays_in_the_precision_of_its_argument():
     for x in (-100, 1, 100):
         assert type(exp.exp(np.float64(x))) is np.float64
@@ -118,3 +126,16 @@ def test_gelu_new_is_right_in_each_element():
     roundings = (7 * np.abs(twice_u) + 10) * 2.0**-24
     assert (np.abs(out - z * gate) <= roundings * np.abs(z * gate)).all()
     assert (np.abs(dx - gate - rest) <= roundings * (gate + np.abs(rest))).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layer", ["cross_entropy", "linear_cross_entropy"])
+def test_logits_far_apart_and_far_below_zero(layer, dtype):
+    rows = [[1, 0, -1], [-1, 1, 0], [0, -1, 1], [-1, -1, -1], [1, 1, 1], [0, 1, 0.99]]
+    logits, targets = 1e4 * np.array(rows), np.array([1, 0, 2, 1, 0, 2])
+    args = (logits, targets) if layer == "cross_entropy" else (logits, np.eye(3), targets)  # logits @ 1.T
+    plain, found = (run(ops, layer, args, dict, dtype) for ops in (REFERENCE, FAST))
+    for want, got in zip(plain, found, strict=True):
+        assert np.isfinite(got).all()
+        # a few roundings; the products with x have its size of 1e4, and cancel
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=np.abs(want).max() * 4 * np.finfo(dtype).eps)

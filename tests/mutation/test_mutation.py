@@ -260,7 +260,11 @@ def test_forwards_that_make_gradients_yield_mutants(everything):
             ["test_twins.py::test[mlp]", "test_gradient[mlp-fast]"],
             ["test_gradient[mlp-reference]"],
         ),
-        ("npgpt/layers/mlp.py", ["test_gradient[mlp-reference]", "test_model.py::test"], ["test_twins.py::test[mlp]"]),
+        (
+            "npgpt/layers/mlp.py",
+            ["test_gradient[mlp-reference]", "fuzz/test_layers.py::test_mlp"],
+            ["test_model.py::test"],
+        ),
         ("npgpt/model.py", ["test_gradient[gpt tied-reference]"], ["test_gradient[gpt tied-fast]"]),
         ("", ["test_twins.py::test[mlp]", "test_gradient[mlp-reference]"], ["test_gradient[gpt tied-fast]"]),
     ],
