@@ -14,9 +14,11 @@ from npgpt.model import (
     features_forward,
     gpt_backward,
     gpt_forward,
+    loss_backward,
+    loss_forward,
 )
 from npgpt.ops import REFERENCE
-from npgpt.parameters import zero_parameters
+from npgpt.parameters import Parameters, zero_parameters
 from tests.test_layers import attention_by_loops
 
 
@@ -104,6 +106,48 @@ def gpt_by_formula(params, ids, config):
         x = x + linear(attention_by_loops(qkv, config.n_head), f"h.{i}.attn.c_proj")
         x = x + linear(activation(linear(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc")), f"h.{i}.mlp.c_proj")
     return norm(x, "ln_f") @ params["wte.weight"].T
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("loss", [True, False])
+def test_the_models_gradient_along_random_directions(rng, loss, tied, bias, dropout):
+    """What the gradient check says of each number by itself, here of all at once, in a few runs of the model."""
+    rates = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
+    config, params = model(tie_word_embeddings=tied, bias=bias, layer_norm_epsilon=0.1, **rates)  # a smooth one
+    dout, targets = rng.standard_normal((2, 4, 7)), np.array([[2, 3, -100, 5], [0, 2, 2, -100]])
+
+    def run(flat):
+        given = Parameters(params.shapes, flat)
+        if loss:
+            out, cache = loss_forward(given, IDS, targets, config, REFERENCE, np.random.default_rng(1))
+            return 0.7 * out, lambda: loss_backward(0.7, cache)
+        out, cache = gpt_forward(given, IDS, config, REFERENCE, np.random.default_rng(1))
+        return (dout * out).sum(), lambda: gpt_backward(dout, cache)
+
+    grads = run(params.flat)[1]()
+    for _ in range(3):
+        step = 1e-3 * rng.standard_normal(params.flat.size) / math.sqrt(params.flat.size)
+        near, far = (run(params.flat + n * step)[0] - run(params.flat - n * step)[0] for n in (1, 2))
+        along = (8 * near - far) / 12  # the error is of order step^4, 1e-12, and of the roundings of the model, 1e-15
+        assert abs(along - grads.flat @ step) < 1e-10 * np.linalg.norm(grads.flat) * np.linalg.norm(step)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_models_gradients_go_into_the_parameters_that_are_given(rng, tied):
+    config, params = model(tie_word_embeddings=tied)
+    _, whole = gpt_forward(params, IDS, config)
+    loss, with_loss = loss_forward(params, IDS, np.roll(IDS, 1), config)
+    for backward, dout, cache in (
+        (gpt_backward, rng.standard_normal((2, 4, 7)), whole),
+        (loss_backward, 0.7 * np.ones_like(loss), with_loss),
+    ):
+        given = Parameters(params.shapes, np.full_like(params.flat, 7))
+        plain = backward(dout, cache)
+        assert plain.flat is not params.flat
+        assert backward(dout, cache, given) is given
+        np.testing.assert_array_equal(given.flat, plain.flat)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new"])
