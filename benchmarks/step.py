@@ -6,6 +6,7 @@ workers do, each its half of the batch with one thread.
 """
 
 import argparse
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -15,7 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks import peer_models as peers
-from benchmarks.timing import Contestant, against, agree, as_json, in_turns, installed, machine, show
+from benchmarks.timing import Contestant, against, agree, as_json, in_turns, installed, machine
 from npgpt import GPT, AdamW, GPTConfig
 from npgpt.config import preset
 from npgpt.optim import clip_scale
@@ -39,14 +40,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     threads = n_threads(options.threads)
-    lines, data = [machine([*PACKAGES.values(), "numba"]), f"{threads} threads"], {}
+    where, data = machine([*PACKAGES.values(), "numba"]), {}
+    if not options.json:  # each table as soon as it is measured: the whole takes some minutes
+        print(f"{where}\n{threads} threads", flush=True)
     for name in options.case:
         title, contestants, skipped = contest(name, threads)
         in_turns(contestants, options.rounds, seconds=0.3)
         own, *others = contestants
-        lines += [*against(title, own, others), *skipped]
         data[name] = as_json(contestants)
-    show(lines, {"machine": lines[0], "threads": threads, "cases": data}, options.json)
+        if not options.json:
+            print("\n".join([*against(title, own, others), *skipped]), flush=True)
+    if options.json:
+        print(json.dumps({"machine": where, "threads": threads, "cases": data}, indent=1))
     return 0
 
 
