@@ -11,7 +11,7 @@ V, B, T = 50257, 4, 64
 GROWTH = (64, 128, 256, 512, 1024, 2048)
 # Each in a process of its own, because a process never gives back its peak
 OWN = f"""
-import numpy as np, resource
+import numpy as np
 from benchmarks.step import own_step
 from npgpt.config import preset
 step = own_step(preset("gpt2", vocab_size={V}, n_positions={T}), {B}, 2)
@@ -21,7 +21,7 @@ with step.workers:
         step(ids, targets)
 """
 PEER = f"""
-import numpy as np, resource
+import numpy as np
 from benchmarks import peer_models as peers
 from npgpt import GPT
 from npgpt.config import preset
@@ -33,7 +33,11 @@ del start
 for _ in range(3):
     step(ids, targets)
 """
-PEAK = "\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+# not getrusage's ru_maxrss, in which Linux counts the process that this one was started from
+PEAK = """
+import re
+print(1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]))
+"""
 ACTIVATIONS = """
 import numpy as np
 from benchmarks.step import own_step
