@@ -124,7 +124,7 @@ def loss_forward(
     return loss, (params, config, ops, features, head)
 
 
-def loss_backward(dloss: float, cache: tuple, grads: Parameters | None = None) -> Parameters:
+def loss_backward(dloss: np.ndarray | float, cache: tuple, grads: Parameters | None = None) -> Parameters:
     """Return the gradients of every parameter, as gpt_backward does."""
     params, config, ops, features, head = cache
     grads = params.empty_like() if grads is None else grads
