@@ -1,0 +1,230 @@
+"""The grammar of tales: scenes that draw words and tell them in two languages, and plots that put scenes in order.
+
+A tale is a walk over the scenes of a plot. Each scene draws its words, every one as likely as another, and is then told
+in one of its phrasings. No later choice depends on which words were drawn, only on the scenes; so probabilities,
+entropy and the number of tales follow exactly from the scenes. docs/tales.md explains the files that are read here.
+"""
+
+import functools
+import math
+import string
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from npgpt.data.tales.words import FOLDER, LANGS, Word, read_words
+
+Words = dict[str, tuple[Word, ...]]
+Piece = tuple[str, str, str]  # text, or "" and the variable and the form that stand here
+Story = tuple["str | tuple[Story, ...]", ...]  # scenes in order; a tuple in it is a choice among stories
+
+
+class Scene:
+    """A scene: what it draws, and its lines in each language.
+
+    draws      {variable: set of words}, every one of which all phrasings tell
+    lets       {variable: (variable, variable)}: the first is the second less the third
+    text       {lang: phrasings}; summary {lang: sentences}; questions {lang: (question, answer)}
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.draws: dict[str, str] = {}
+        self.lets: dict[str, tuple[str, str]] = {}
+        self.text: dict[str, list[str]] = {lang: [] for lang in LANGS}
+        self.summary: dict[str, list[str]] = {lang: [] for lang in LANGS}
+        self.questions: dict[str, list[tuple[str, str]]] = {lang: [] for lang in LANGS}
+
+
+class Node:
+    """A scene at its place in a plot: what it draws from how many words, and what may follow, with probabilities.
+
+    next  [(probability, node)], empty after the last scene
+    """
+
+    def __init__(self, plot: str, scene: Scene, bound: dict[str, str], words: Words) -> None:
+        self.plot, self.scene = plot, scene
+        self.bound = bound | scene.draws  # {variable: set}, of the scenes before and this one
+        self.draws: list[
+            tuple[str, tuple[Word, ...], list[str]]
+        ] = []  # variable, its words, variables they are taken by
+        self.sizes: list[int] = []
+        seen = dict(bound)
+        for var, name in scene.draws.items():
+            taken = [other for other, its in seen.items() if its == name]
+            self.draws.append((var, words[name], taken))
+            self.sizes.append(len(words[name]) - len(taken))
+            seen[var] = name
+        self.next: list[tuple[float, Node]] = []
+
+    def story_nats(self) -> float:
+        """Return -log of the probability of each way to draw the words of this scene."""
+        return sum(math.log(size) for size in self.sizes)
+
+    def style_nats(self, lang: str) -> float:
+        """Return -log of the probability of each phrasing."""
+        return math.log(len(self.scene.text[lang]))
+
+
+class Grammar(NamedTuple):
+    """The world: sets of words, scenes, stories, and how tales begin: [(probability, first scene)]."""
+
+    words: Words
+    scenes: dict[str, Scene]
+    stories: dict[str, Story]
+    start: list[tuple[float, Node]]
+
+
+@functools.cache
+def load_grammar() -> Grammar:
+    """Return the grammar of the tales that npgpt comes with."""
+    files = [FOLDER / "shared.txt", *sorted((FOLDER / "plots").glob("*.txt"))]
+    return read_grammar((FOLDER / "words.txt").read_text("utf-8"), [file.read_text("utf-8") for file in files])
+
+
+def read_grammar(words_text: str, texts: list[str]) -> Grammar:
+    """Read a grammar from a text of words and texts of scenes and plots. Raises ValueError for what does not fit."""
+    words = read_words(words_text)
+    scenes: dict[str, Scene] = {}
+    stories: dict[str, Story] = {}
+    for text in texts:
+        for name, scene in read_scenes(text, stories).items():
+            if name in scenes:
+                raise ValueError(f"scene {name} is there twice")
+            scenes[name] = scene
+    first = {story[0] for story in stories.values()}
+    for scene in scenes.values():
+        for lang, space in (("en", " "), ("zh", "")):
+            scene.text[lang] = [joined(text, "" if scene.name in first else space) for text in scene.text[lang]]
+    start = [
+        (p / len(stories), node)
+        for plot, story in stories.items()
+        for p, node in entries(plot, story, {}, Grammar(words, scenes, stories, []), {})
+    ]
+    return Grammar(words, scenes, stories, start)
+
+
+def read_scenes(text: str, stories: dict[str, Story]) -> dict[str, Scene]:
+    """Read the scenes of a text, and add its plots to stories."""
+    scenes: dict[str, Scene] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, _, rest = line.partition(" ")
+        lang, mark = key[:2], key[2:]
+        if key == "plot":
+            name, _, story = rest.partition(":")
+            stories[name] = read_story(story)
+        elif key == "scene":
+            name, _, draws = rest.partition(":")
+            if name in scenes:
+                raise ValueError(f"line {number}: scene {name} is there twice")
+            scene = scenes[name] = Scene(name)
+            for draw in draws.split():
+                var, _, source = draw.partition("=")
+                if "-" in source:
+                    a, _, b = source.partition("-")
+                    scene.lets[var] = (a, b)
+                else:
+                    scene.draws[var] = source
+        elif lang in LANGS and mark == ":":
+            scene.text[lang].append(rest)
+        elif lang in LANGS and mark == "=":
+            scene.summary[lang].append(rest)
+        elif lang in LANGS and mark == "?":
+            question, arrow, answer = rest.partition(" > ")
+            if not arrow:
+                raise ValueError(f"line {number}: a question needs ' > ' and its answer: {line}")
+            scene.questions[lang].append((question, answer))
+        else:
+            raise ValueError(f"line {number}: expected plot, scene, or a line such as 'en: ...', got {line!r}")
+    return scenes
+
+
+def joined(text: str, space: str) -> str:
+    """Return a phrasing as it follows the one before: after a space, or as a new paragraph if it is marked so."""
+    return "\n\n" + text[2:] if text.startswith("/ ") else space + text
+
+
+def read_story(text: str) -> Story:
+    """Read a story: names of scenes in order, and choices such as (one | two three | )."""
+    stack: list[list[list]] = [[[]]]
+    for token in text.replace("(", " ( ").replace(")", " ) ").replace("|", " | ").split():
+        if token == "(":
+            stack.append([[]])
+        elif token == "|":
+            stack[-1].append([])
+        elif token == ")":
+            choice = tuple(tuple(alternative) for alternative in stack.pop())
+            stack[-1][-1].append(choice)
+        else:
+            stack[-1][-1].append(token)
+    return tuple(stack[0][0])
+
+
+def entries(
+    plot: str, story: Story, bound: dict[str, str], grammar: Grammar, made: dict[tuple, Node]
+) -> list[tuple[float, Node]]:
+    """Return the nodes with which a story may begin, and make those that follow; equal rests share their nodes."""
+    if not story:
+        return []
+    first, rest = story[0], story[1:]
+    if not isinstance(first, str):
+        found = []
+        for alternative in first:
+            options = entries(plot, alternative + rest, bound, grammar, made)
+            if not options:
+                raise ValueError(f"plot {plot}: a tale must not end with a scene that may be left out")
+            found += [(p / len(first), node) for p, node in options]
+        return found
+    key = (story, tuple(bound.items()))
+    if key not in made:
+        if first not in grammar.scenes:
+            raise ValueError(f"plot {plot}: there is no scene {first}")
+        node = made[key] = Node(plot, grammar.scenes[first], bound, grammar.words)
+        check(node, grammar.words)
+        node.next = entries(plot, rest, node.bound | dict.fromkeys(node.scene.lets, "numbers"), grammar, made)
+    return [(1.0, made[key])]
+
+
+def check(node: Node, words: Words) -> None:
+    """Raise ValueError for a template that names what has not been drawn, or that does not tell what is drawn."""
+    known = node.bound | dict.fromkeys(node.scene.lets, "numbers")
+    scene = node.scene
+    for lang in LANGS:
+        if not scene.text[lang]:
+            raise ValueError(f"scene {scene.name} has no phrasing in {lang}")
+        asked = [line for pair in scene.questions[lang] for line in pair]
+        for template in scene.text[lang] + scene.summary[lang] + asked:
+            for _, var, form in pieces(template):
+                if var and (var not in known or not hasattr(getattr(words[known[var]][0], lang), form)):
+                    raise ValueError(f"plot {node.plot}, scene {scene.name}: {var}.{form} is not known in {template!r}")
+        for template in scene.text[lang]:
+            told = {var for _, var, _ in pieces(template)}
+            for var in scene.draws.keys() - told:
+                raise ValueError(f"scene {scene.name}: {var} is drawn and not told in {template!r}")
+
+
+@functools.cache
+def pieces(template: str) -> tuple[Piece, ...]:
+    """Split a template into its texts and its slots."""
+    found: list[Piece] = []
+    for text, field, _, _ in string.Formatter().parse(template):
+        if text:
+            found.append((text, "", ""))
+        if field:
+            var, _, form = field.partition(".")
+            found.append(("", var, form))
+    return tuple(found)
+
+
+def nodes(grammar: Grammar) -> Iterator[Node]:
+    """Yield every node once."""
+    seen: set[int] = set()
+    waiting = [node for _, node in grammar.start]
+    while waiting:
+        node = waiting.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            yield node
+            waiting += [after for _, after in node.next]

@@ -1,0 +1,64 @@
+"""The words of the world: sets of them, each word with its forms in English and in Chinese."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+LANGS = ("en", "zh")
+FOLDER = Path(__file__).parent
+PRONOUNS = {
+    "she": {"he": "she", "He": "She", "him": "her", "himself": "herself", "his": "her", "His": "Her"},
+    "he": {"he": "he", "He": "He", "him": "him", "himself": "himself", "his": "his", "His": "His"},
+}
+
+
+class Word(NamedTuple):
+    """A word: its place in its set, and what templates call its forms, as `word.en.noun` and `word.zh.noun`."""
+
+    number: int
+    en: SimpleNamespace
+    zh: SimpleNamespace
+
+
+def read_words(text: str) -> dict[str, tuple[Word, ...]]:
+    """Read sets of words: a line `name: form | form`, then a line a word, its forms in that order.
+
+    A form is English, as `noun`, or Chinese, as `zh.noun`. Raises ValueError, naming the line, for a missing form.
+    """
+    sets: dict[str, list[Word]] = {}
+    columns: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        if ":" in line:
+            name, _, header = line.partition(":")
+            columns = cells(header)
+            sets[name] = []
+            continue
+        values = cells(line)
+        if len(values) != len(columns):
+            raise ValueError(f"line {number}: {line!r} has {len(values)} forms, expected {' | '.join(columns)}")
+        sets[name].append(make_word(len(sets[name]), dict(zip(columns, values, strict=True))))
+    return {name: tuple(words) for name, words in sets.items()}
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("|")]
+
+
+def make_word(index: int, forms: dict[str, str]) -> Word:
+    """Return a word with the forms given and those that follow from them."""
+    zh = {name.removeprefix("zh."): form for name, form in forms.items() if name.startswith("zh.")}
+    en = {name: form for name, form in forms.items() if not name.startswith("zh.")}
+    if "pronoun" in en:
+        en |= PRONOUNS[en.pop("pronoun")]
+    for name in ("noun", "adj"):
+        if name in en:
+            en["a"] = ("an " if en[name][0] in "aeiou" or en[name].startswith("hon") else "a ") + en[name]
+            en["A"] = en["a"].capitalize()
+    if "word" in en:
+        en["Word"] = en["word"].capitalize()
+    if "mw" in zh:
+        zh["one"] = "一" + zh["mw"] + zh["noun"]
+    return Word(index, SimpleNamespace(**en), SimpleNamespace(**zh))
