@@ -1,0 +1,126 @@
+"""Four tasks made from tales, as prompts and completions: questions, summaries, translations, and writing to order."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from npgpt.data.tales.generate import Tale, Uniform, styles, tales, tell
+from npgpt.data.tales.grammar import Scene, load_grammar
+from npgpt.data.tales.words import LANGS
+
+TASKS = ("answer", "summary", "translate", "write")
+# what a word is called in a list of words to use, by its set: its English and its Chinese form
+SHOWN = {
+    "names": ("name", "name"),
+    "kinds": ("noun", "noun"),
+    "things": ("noun", "noun"),
+    "foods": ("plural", "noun"),
+    "crops": ("plural", "noun"),
+    "dishes": ("noun", "noun"),
+    "workers": ("noun", "noun"),
+    "colours": ("adj", "adj"),
+}
+
+
+class Example(NamedTuple):
+    """An example of a task: what is given, what is to come, and the tale by which an answer is judged.
+
+    lang   the language of the prompt
+    given  the variables of the tale that the prompt asks to use, for writing
+    """
+
+    task: str
+    lang: str
+    prompt: str
+    completion: str
+    tale: Tale
+    given: tuple[str, ...] = ()
+
+    def line(self) -> dict[str, str]:
+        """Return what a line of a JSON lines file holds."""
+        return {"task": self.task, "lang": self.lang, "prompt": self.prompt, "completion": self.completion}
+
+
+def answer(tale: Tale, lang: str, u: Uniform) -> Example:
+    """Ask one of the questions that the tale answers."""
+    asked = [pair for node in tale.nodes for pair in node.scene.questions[lang]]
+    question, reply = (line.format_map(tale.forms(lang)) for line in asked[int(u() * len(asked))])
+    text = tell(tale, lang, u)
+    if lang == "en":
+        return Example("answer", lang, f"{text}\n\nQuestion: {question}\nAnswer:", " " + reply, tale)
+    return Example("answer", lang, f"{text}\n\n问题：{question}\n回答：", reply, tale)
+
+
+def summary(tale: Tale, lang: str, u: Uniform) -> Example:
+    """Ask for the tale in one or two sentences."""
+    sentences = summary_scene(tale).summary[lang]
+    short = sentences[int(u() * len(sentences))].format_map(tale.forms(lang))
+    text = tell(tale, lang, u)
+    if lang == "en":
+        return Example("summary", lang, f"{text}\n\nSummary:", " " + short, tale)
+    return Example("summary", lang, f"{text}\n\n摘要：", short, tale)
+
+
+def summary_scene(tale: Tale) -> Scene:
+    """Return the scene that says what the tale comes to; every tale has one."""
+    return next(node.scene for node in tale.nodes if node.scene.summary["en"])
+
+
+def translate(tale: Tale, lang: str, u: Uniform) -> Example:
+    """Ask for the tale in the other language."""
+    text = tell(tale, lang, u)
+    if lang == "en":
+        return Example("translate", lang, f"{text}\n\nIn Chinese:\n", tell(tale, "zh", u), tale)
+    return Example("translate", lang, f"{text}\n\n译成英文：\n", tell(tale, "en", u), tale)
+
+
+def write(tale: Tale, lang: str, u: Uniform) -> Example:
+    """Ask for a tale with a title, about a hero and something else in it, or with three words."""
+    text = tell(tale, lang, u)
+    kind = int(u() * 3)
+    nouns = [var for var, name in tale.nodes[-1].bound.items() if name in SHOWN]
+    if kind == 0:
+        title = text.split("\n", 1)[0]
+        order = f"Write a tale: {title}\n\n" if lang == "en" else f"写一个故事：{title}\n\n"
+        return Example("write", lang, order, text, tale, tuple(tale.nodes[0].scene.draws))
+    if kind == 1:
+        others = [var for var in nouns if var not in ("hero", "kind")]
+        var = others[int(u() * len(others))]
+        hero, animal, other = (shown(tale, name, lang) for name in ("hero", "kind", var))
+        if lang == "en":
+            order = f"Write a tale about {hero} the {animal} with this in it: {other}\n\n"
+        else:
+            order = f"写一个关于{animal}{hero}的故事，里面要有：{other}\n\n"
+        return Example("write", lang, order, text, tale, ("hero", "kind", var))
+    chosen = [nouns.pop(int(u() * len(nouns))) for _ in range(3)]
+    words = [shown(tale, var, lang) for var in chosen]
+    if lang == "en":
+        order = f"Write a tale with these words: {', '.join(words)}\n\n"
+    else:
+        order = f"用这些词写一个故事：{'、'.join(words)}\n\n"
+    return Example("write", lang, order, text, tale, tuple(chosen))
+
+
+def shown(tale: Tale, var: str, lang: str) -> str:
+    """Return what a variable's word is called in a list."""
+    form = SHOWN[tale.nodes[-1].bound[var]][LANGS.index(lang)]
+    return getattr(tale.forms(lang)[var], form)
+
+
+MAKERS: dict[str, Callable[[Tale, str, Uniform], Example]] = {
+    "answer": answer,
+    "summary": summary,
+    "translate": translate,
+    "write": write,
+}
+
+
+def examples(
+    seed: int, tasks: tuple[str, ...] = TASKS, langs: tuple[str, ...] = LANGS, part: int = 0
+) -> Iterator[Example]:
+    """Yield examples without end, of each task and language in turn, each of a tale of its own."""
+    u = styles(seed, "en", part)
+    stream = tales(seed, part, load_grammar())
+    while True:
+        for task in tasks:
+            for lang in langs:
+                yield MAKERS[task](next(stream), lang, u)
