@@ -49,6 +49,14 @@ def _attention(rng: Rng) -> tuple:
     return (rng.standard_normal((2, 5, 18)),)
 
 
+# two texts behind one another, three, and one after which every position is alone
+STARTS = np.array([[0, 0, 2, 2, 2], [0, 1, 1, 1, 4], [0, 0, 0, 3, 4]])
+
+
+def _packed(rng: Rng) -> tuple:
+    return (rng.standard_normal((3, 5, 18)),)
+
+
 def _x(rng: Rng) -> tuple:
     return (2 * rng.standard_normal((3, 7)),)
 
@@ -81,9 +89,18 @@ LAYERS = [
     Case("attention", "", _attention, lambda: {"n_head": 3}),
     Case("attention", "one head", _attention, lambda: {"n_head": 1}),
     Case("attention", "dropout", _attention, lambda: _dropped(n_head=2)),
+    Case("attention", "packed", _packed, lambda: {"n_head": 3, "starts": STARTS}),
+    Case("attention", "packed dropout", _packed, lambda: _dropped(n_head=2, starts=STARTS)),
     Case("attention", "T=1", lambda rng: (rng.standard_normal((3, 1, 12)),), lambda: {"n_head": 2}),
     Case("causal_softmax", "", lambda rng: (2 * rng.standard_normal((2, 3, 5, 5)),)),
     Case("causal_softmax", "earlier keys", lambda rng: (rng.standard_normal((2, 3, 5)),)),
+    Case("causal_softmax", "packed", lambda rng: (rng.standard_normal((7, 3, 5, 5)),), lambda: {"starts": STARTS}),
+    Case(
+        "causal_softmax",
+        "packed cached",
+        lambda rng: (rng.standard_normal((2, 3, 3, 7)),),
+        lambda: {"starts": np.array([[0, 4, 6], [4, 3, 0], [1, 5, 5]])},
+    ),
     Case("cross_entropy", "", _cross_entropy),
     Case("cross_entropy", "V=1", lambda rng: (rng.standard_normal((3, 1)), np.zeros(3, int))),
     Case("dropout", "", _x, lambda: _dropped()),
@@ -114,6 +131,7 @@ class GPTCase:
     note: str
     config: GPTConfig
     loss: bool = False
+    packed: bool = False
     layer: str = "gpt"
 
     @property
@@ -132,14 +150,15 @@ class GPTCase:
     def pair(self, ops: Ops) -> tuple[Callable, Callable]:
         ids = np.array([[0, 3, 3, 1], [2, 0, 4, 3]])  # repeated, so that their gradients must add up
         targets = np.array([[3, 3, -100, 0], [0, 4, 3, -100]])
+        starts = np.array([[0, 0, 2, 2], [0, 1, 1, 1]]) if self.packed else None
 
         def forward(*arrays: np.ndarray) -> tuple[np.ndarray, tuple]:
             params = zero_parameters(self.config, np.result_type(*arrays).name)
             params |= dict(zip(params, arrays, strict=True))
             rng = np.random.default_rng(7)
             if self.loss:
-                return loss_forward(params, ids, targets, self.config, ops, rng)
-            return gpt_forward(params, ids, self.config, ops, rng)
+                return loss_forward(params, ids, targets, self.config, ops, rng, starts)
+            return gpt_forward(params, ids, self.config, ops, rng, starts)
 
         def backward(dout: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
             return tuple((loss_backward if self.loss else gpt_backward)(dout, cache).values())
@@ -166,6 +185,8 @@ MODELS = [
     GPTCase("untied", _config(tie_word_embeddings=False)),
     GPTCase("tied loss", _config(), loss=True),
     GPTCase("untied loss", _config(tie_word_embeddings=False), loss=True),
+    GPTCase("packed", _config(), packed=True),
+    GPTCase("packed loss", _config(), loss=True, packed=True),
     GPTCase("dropout", _config(**_DROPOUT)),
     GPTCase(
         "untied no bias gelu",

@@ -13,6 +13,7 @@ from npgpt.ops import REFERENCE, Ops, get_ops
 from npgpt.parameters import Parameters, init_parameters
 
 Rng = np.random.Generator | None
+Starts = np.ndarray | None  # (B, T): where in its row each position's own text begins; None where that is 0
 
 
 def pair(params: Parameters, name: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -21,13 +22,13 @@ def pair(params: Parameters, name: str) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def block_forward(
-    x: np.ndarray, params: Parameters, h: str, config: GPTConfig, ops: Ops, rng: Rng
+    x: np.ndarray, params: Parameters, h: str, config: GPTConfig, ops: Ops, rng: Rng, starts: Starts = None
 ) -> tuple[np.ndarray, tuple]:
     """Run block `h` ("h.0", "h.1", ...): x (B, T, C) -> (B, T, C)."""
     eps, p = config.layer_norm_epsilon, config.resid_pdrop
     y, ln_1 = ops.layernorm_forward(x, *pair(params, f"{h}.ln_1"), eps)
     qkv, c_attn = ops.linear_forward(y, *pair(params, f"{h}.attn.c_attn"))
-    y, attn = ops.attention_forward(qkv, config.n_head, config.attn_pdrop, rng)
+    y, attn = ops.attention_forward(qkv, config.n_head, config.attn_pdrop, rng, starts)
     y, c_proj = ops.linear_forward(y, *pair(params, f"{h}.attn.c_proj"))
     y, drop_1 = ops.dropout_forward(y, p, rng)
     y += x  # x = x + y, in y's memory: y is new, and nobody else has it
@@ -61,31 +62,41 @@ def block_backward(dx: np.ndarray, cache: tuple, grads: Parameters) -> np.ndarra
 
 
 def features_forward(
-    params: Parameters, ids: np.ndarray, config: GPTConfig, ops: Ops = REFERENCE, rng: Rng = None
+    params: Parameters,
+    ids: np.ndarray,
+    config: GPTConfig,
+    ops: Ops = REFERENCE,
+    rng: Rng = None,
+    starts: Starts = None,
 ) -> tuple[np.ndarray, tuple]:
-    """Run everything below the head: ids (B, T) -> hidden (B, T, C), after the final layer norm."""
+    """Run everything below the head: ids (B, T) -> hidden (B, T, C), after the final layer norm.
+
+    starts  (B, T), where several texts lie behind one another in a row: where each position's own text begins.
+            Positions count from there, and nothing before it is seen: each text is computed as if it were alone
+    """
     tokens, wte = ops.embedding_forward(ids, params["wte.weight"])
-    positions, wpe = ops.embedding_forward(np.arange(ids.shape[1]), params["wpe.weight"])
+    where = np.arange(ids.shape[1]) - (0 if starts is None else starts)
+    positions, wpe = ops.embedding_forward(where, params["wpe.weight"])
     tokens += positions
     x, drop = ops.dropout_forward(tokens, config.embd_pdrop, rng)
     blocks = []
     for i in range(config.n_layer):
-        x, block = block_forward(x, params, f"h.{i}", config, ops, rng)
+        x, block = block_forward(x, params, f"h.{i}", config, ops, rng, starts)
         blocks.append(block)
     hidden, ln_f = ops.layernorm_forward(x, *pair(params, "ln_f"), config.layer_norm_epsilon)
-    return hidden, (ops, wte, wpe, drop, blocks, ln_f)
+    return hidden, (ops, starts, wte, wpe, drop, blocks, ln_f)
 
 
 def features_backward(dhidden: np.ndarray, cache: tuple, grads: Parameters) -> None:
     """Put the gradients of every parameter below the head into grads; that of wte is added to what is there."""
-    ops, wte, wpe, drop, blocks, ln_f = cache
+    ops, starts, wte, wpe, drop, blocks, ln_f = cache
     dx, *_ = ops.layernorm_backward(dhidden, ln_f, *pair(grads, "ln_f"))
     for block in reversed(blocks):
         dx = block_backward(dx, block, grads)
     dx = ops.dropout_backward(dx, drop)
-    # x = tokens + positions: the positions were broadcast over the batch, so their gradient is summed over it
+    # x = tokens + positions: positions that are the same in all rows were broadcast, so their gradient is summed
     grads["wpe.weight"].fill(0)
-    ops.embedding_backward(dx.sum(axis=0), wpe, grads["wpe.weight"])
+    ops.embedding_backward(dx.sum(axis=0) if starts is None else dx, wpe, grads["wpe.weight"])
     ops.embedding_backward(dx, wte, grads["wte.weight"])
 
 
@@ -95,10 +106,15 @@ def head_name(config: GPTConfig) -> str:
 
 
 def gpt_forward(
-    params: Parameters, ids: np.ndarray, config: GPTConfig, ops: Ops = REFERENCE, rng: Rng = None
+    params: Parameters,
+    ids: np.ndarray,
+    config: GPTConfig,
+    ops: Ops = REFERENCE,
+    rng: Rng = None,
+    starts: Starts = None,
 ) -> tuple[np.ndarray, tuple]:
     """Run the model: ids (B, T) -> logits (B, T, V). rng draws the dropout masks; None switches dropout off."""
-    hidden, features = features_forward(params, ids, config, ops, rng)
+    hidden, features = features_forward(params, ids, config, ops, rng, starts)
     logits, head = ops.linear_forward(hidden, params[head_name(config)].T, None)
     return logits, (params, config, ops, features, head)
 
@@ -116,10 +132,16 @@ def gpt_backward(dlogits: np.ndarray, cache: tuple, grads: Parameters | None = N
 
 
 def loss_forward(
-    params: Parameters, ids: np.ndarray, targets: np.ndarray, config: GPTConfig, ops: Ops = REFERENCE, rng: Rng = None
+    params: Parameters,
+    ids: np.ndarray,
+    targets: np.ndarray,
+    config: GPTConfig,
+    ops: Ops = REFERENCE,
+    rng: Rng = None,
+    starts: Starts = None,
 ) -> tuple[np.ndarray, tuple]:
     """Run the model up to its loss: ids and targets (B, T) -> a scalar, in nats. The logits are not kept."""
-    hidden, features = features_forward(params, ids, config, ops, rng)
+    hidden, features = features_forward(params, ids, config, ops, rng, starts)
     loss, head = ops.linear_cross_entropy_forward(hidden, params[head_name(config)], targets)
     return loss, (params, config, ops, features, head)
 
@@ -141,8 +163,10 @@ class GPT:
     >>> model = GPT(GPTConfig(vocab_size=65, n_positions=64, n_embd=128, n_layer=4, n_head=4), seed=0)
     >>> loss, grads = model.loss_and_grads(ids, targets)
 
-    ids and targets are integers of shape (B, T), T at most n_positions. A method raises ValueError for ids of
-    another shape or outside the vocabulary, TypeError for ids that are not integers.
+    ids and targets are integers of shape (B, T), T at most n_positions. So are starts, which are needed only where
+    several texts lie behind one another in a row: for each position, where in its row its own text begins. Each text is
+    then computed as if it were alone. A method raises ValueError for ids of another shape or outside the vocabulary and
+    for starts that are no position up to their own, TypeError for what are not integers.
     """
 
     def __init__(
@@ -161,18 +185,20 @@ class GPT:
     def dtype(self) -> np.dtype:
         return self.params.flat.dtype
 
-    def features(self, ids: np.ndarray) -> np.ndarray:
+    def features(self, ids: np.ndarray, starts: Starts = None) -> np.ndarray:
         """Return the hidden states after the final layer norm, (B, T, C)."""
-        return features_forward(self.params, self._checked(ids), self.config, self.ops)[0]
+        ids, starts = self._checked(ids), self._starts(ids, starts)
+        return features_forward(self.params, ids, self.config, self.ops, starts=starts)[0]
 
-    def logits(self, ids: np.ndarray) -> np.ndarray:
+    def logits(self, ids: np.ndarray, starts: Starts = None) -> np.ndarray:
         """Return the next token's unnormalised log-probabilities at every position, (B, T, V)."""
-        return gpt_forward(self.params, self._checked(ids), self.config, self.ops)[0]
+        ids, starts = self._checked(ids), self._starts(ids, starts)
+        return gpt_forward(self.params, ids, self.config, self.ops, starts=starts)[0]
 
-    def loss(self, ids: np.ndarray, targets: np.ndarray) -> float:
+    def loss(self, ids: np.ndarray, targets: np.ndarray, starts: Starts = None) -> float:
         """Return the mean cross-entropy in nats over the targets that are not -100."""
-        ids, targets = self._checked(ids), self._targets(ids, targets)
-        return float(loss_forward(self.params, ids, targets, self.config, self.ops)[0])
+        ids, targets, starts = self._checked(ids), self._targets(ids, targets), self._starts(ids, starts)
+        return float(loss_forward(self.params, ids, targets, self.config, self.ops, starts=starts)[0])
 
     def loss_and_grads(
         self,
@@ -181,6 +207,7 @@ class GPT:
         rng: Rng = None,
         dloss: float = 1.0,
         grads: Parameters | None = None,
+        starts: Starts = None,
     ) -> tuple[float, Parameters]:
         """Return the mean cross-entropy in nats over the targets that are not -100, and every parameter's gradient.
 
@@ -188,8 +215,8 @@ class GPT:
         dloss  the gradients are those of dloss * loss: a part of a batch passes its share of the counted targets
         grads  written to and returned, instead of new ones
         """
-        ids, targets = self._checked(ids), self._targets(ids, targets)
-        loss, cache = loss_forward(self.params, ids, targets, self.config, self.ops, rng)
+        ids, targets, starts = self._checked(ids), self._targets(ids, targets), self._starts(ids, starts)
+        loss, cache = loss_forward(self.params, ids, targets, self.config, self.ops, rng, starts)
         return float(loss), loss_backward(dloss, cache, grads)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -225,3 +252,16 @@ class GPT:
         if targets.shape != np.shape(ids):
             raise ValueError(f"targets {targets.shape} must have the shape of ids {np.shape(ids)}")
         return targets
+
+    def _starts(self, ids: Any, starts: Any) -> Starts:
+        if starts is None:
+            return None
+        starts = np.asarray(starts)
+        if starts.dtype.kind not in "iu":
+            raise TypeError(f"starts must be integers, got {starts.dtype}")
+        if starts.shape != np.shape(ids):
+            raise ValueError(f"starts {starts.shape} must have the shape of ids {np.shape(ids)}")
+        wrong = (starts < 0) | (starts > np.arange(starts.shape[1]))
+        if wrong.any():
+            raise ValueError(f"start {starts[wrong][0]} is not in 0..{np.nonzero(wrong)[1][0]}, its own position")
+        return starts.astype(np.int64)  # of which positions can be made by subtraction, as they cannot of uint64

@@ -22,7 +22,7 @@ from npgpt.model import GPT
 from npgpt.optim import AdamW
 from npgpt.parameters import Parameters
 
-Batch = tuple[np.ndarray, np.ndarray]
+Batch = tuple[np.ndarray, ...]  # ids and targets, and starts where a row holds several texts: all (B, T)
 Result = TypeVar("Result")
 
 # Adding up the gradients of one more worker takes time with the parameters; what it saves, with its tokens. Beyond this
@@ -80,7 +80,7 @@ class Workers:
     ) -> tuple[float, Parameters, float]:
         """Return the mean loss over the counted targets of all batches together, its gradients and their norm.
 
-        batches  the ids and targets (B, T) whose gradients make one step
+        batches  the ids and targets (B, T) whose gradients make one step, and starts where a row holds several texts
         seed     of the dropout masks, which each worker draws for itself; None switches dropout off
 
         The gradients are overwritten by the next call. Each target weighs the same: the mean of the batches' means
@@ -88,7 +88,7 @@ class Workers:
         """
         if not batches:
             raise ValueError("there is no batch to take gradients of")
-        total = max(1, sum(int((targets != -100).sum()) for _, targets in batches))
+        total = max(1, sum(int((targets != -100).sum()) for _, targets, *_ in batches))
 
         def work(i: int) -> float:
             rng = None if seed is None else np.random.default_rng((*seed, i))
@@ -133,9 +133,8 @@ class Workers:
 
 def shard(batch: Batch, i: int, n: int) -> Batch:
     """Return the i-th of n parts of a batch, whose sizes differ by one sequence at most."""
-    ids, targets = batch
-    bounds = [len(ids) * k // n for k in (i, i + 1)]
-    return ids[slice(*bounds)], targets[slice(*bounds)]
+    start, stop = (len(batch[0]) * k // n for k in (i, i + 1))
+    return tuple(part[start:stop] for part in batch)
 
 
 def accumulate_grads(
@@ -146,9 +145,9 @@ def accumulate_grads(
     batches = [batch for batch in batches if len(batch[0])]  # of a batch smaller than the workers, some have no part
     if not batches:
         grads.flat.fill(0)
-    for ids, targets in batches:
+    for ids, targets, *starts in batches:
         share = int((targets != -100).sum()) / total
-        part_loss, _ = model.loss_and_grads(ids, targets, rng, share, into)
+        part_loss, _ = model.loss_and_grads(ids, targets, rng, share, into, *starts)
         loss += share * part_loss
         if into is not grads:
             grads.flat += into.flat

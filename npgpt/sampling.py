@@ -20,6 +20,7 @@ def generate(
     top_p: float | None = None,
     seed: int | np.random.Generator = 0,
     vocab_size: int | None = None,
+    stop: int | None = None,
 ) -> Iterator[int]:
     """Yield the tokens that follow ids, each as soon as it is drawn.
 
@@ -29,7 +30,7 @@ def generate(
     top_k        draw from the k likeliest alone; top_p from the fewest whose probability is at least p
     seed         of the draws, or a generator
     vocab_size   draw from the first that many tokens, where the model's vocabulary is padded
-    Stops early after the model's eos_token_id.
+    stop         the token after which the text ends; the model's eos_token_id if it is not given
 
     Raises ValueError for arguments outside these ranges, before the first token, and for logits that are NaN.
     """
@@ -49,7 +50,7 @@ def generate(
         raise ValueError(f"top_k={top_k} must be at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p} must be in (0, 1]")
-    return _generate(model, context, max_new_tokens, temperature, top_k, top_p, seed, size)
+    return _generate(model, context, max_new_tokens, temperature, top_k, top_p, seed, size, stop)
 
 
 def _generate(
@@ -61,8 +62,10 @@ def _generate(
     top_p: float | None,
     seed: int | np.random.Generator,
     size: int,
+    stop: int | None,
 ) -> Iterator[int]:
     rng = np.random.default_rng(seed)
+    stop = model.config.eos_token_id if stop is None else stop
     n_positions = model.config.n_positions
     context = context[-n_positions:]
     cache = KVCache(model)
@@ -80,7 +83,7 @@ def _generate(
             logits = keep_top_p(logits, top_p)
         token = draw(logits, rng)
         yield token
-        if token == model.config.eos_token_id:
+        if token == stop:
             return
         context.append(token)
 

@@ -10,16 +10,19 @@ import numpy as np
 
 from npgpt.checkpoint import append_metrics, cut_metrics, load_state, save_state
 from npgpt.config import TrainConfig
+from npgpt.data.packing import Packed, draw, n_tokens
 from npgpt.evaluate import estimate_loss, random_batch, whole_loss
 from npgpt.model import GPT
 from npgpt.optim import AdamW, clip_scale, learning_rate_at
-from npgpt.parallel import Workers
+from npgpt.parallel import Batch, Workers
+
+Data = np.ndarray | Packed  # a text, or examples
 
 
 def train(
     model: GPT,
-    train_ids: np.ndarray,
-    val_ids: np.ndarray,
+    train_data: Data,
+    val_data: Data,
     config: TrainConfig,
     folder: Path,
     resume: bool = False,
@@ -28,9 +31,12 @@ def train(
     """Train the model in place, and yield each record that goes to metrics.jsonl.
 
     A step's record has step, loss, lr, grad_norm and tokens_per_s; an evaluation's has step and val_loss. The last one
-    is that of the best model on the whole validation text, marked whole. The best model by validation loss is kept in
+    is that of the best model on all validation data, marked whole. The best model by validation loss is kept in
     the folder's model.safetensors, the last one in its training state.
 
+    train_data   the ids of a text, of which random windows are learned; or packed examples, whose rows are drawn
+                 without replacement, and shuffled anew when all have been
+    val_data     the same; the evaluations during training take some windows or rows of it
     resume       go on from the folder's training state: to the same bits as a run that never stopped
     should_stop  asked after every step; when it says so, the state is saved and the run ends without the last record
 
@@ -60,18 +66,18 @@ def train(
 
     with Workers(model, config.batch_size, config.threads) as workers:
         for step in range(progress["step"], config.max_steps):
-            yield log(train_step(workers, optimizer, train_ids, config, step))
+            yield log(train_step(workers, optimizer, train_data, config, step))
             done = progress["step"] = step + 1
             last = done == config.max_steps
             stop = not last and should_stop()
             evaluate = last or done % config.eval_every == 0
             save = last or stop or done % config.save_every == 0
             if evaluate:
-                val_loss = validation_loss(workers, val_ids, config)
+                val_loss = validation_loss(workers, val_data, config)
                 require_finite(done, validation_loss=val_loss)
             elif save:
                 # finite parameters are not enough: of a model that is about to explode the next loss is not
-                require_finite(done, next_loss=training_loss(model, train_ids))
+                require_finite(done, next_loss=training_loss(model, train_data))
             if evaluate:
                 yield log({"step": done, "val_loss": val_loss})
                 best = progress["best_val_loss"]
@@ -85,7 +91,7 @@ def train(
         best_model = model
         if progress["best_step"] != progress["step"]:
             best_model = GPT.from_pretrained(folder, model.dtype.name, model.ops)
-        loss = whole_loss(best_model, val_ids, workers.map)
+        loss = whole_loss(best_model, val_data, workers.map)
         yield log({"step": progress["best_step"], "val_loss": loss, "whole": True})
 
 
@@ -94,32 +100,31 @@ quietly = np.errstate(over="ignore", invalid="ignore")
 
 
 @quietly
-def validation_loss(workers: Workers, val_ids: np.ndarray, config: TrainConfig) -> float:
+def validation_loss(workers: Workers, val_data: Data, config: TrainConfig) -> float:
     """Return the mean loss over some validation batches, always the same ones."""
-    return estimate_loss(workers.model, val_ids, config.batch_size, config.eval_batches, config.seed, workers.map)
+    return estimate_loss(workers.model, val_data, config.batch_size, config.eval_batches, config.seed, workers.map)
 
 
 @quietly
-def training_loss(model: GPT, train_ids: np.ndarray) -> float:
-    """Return the loss on the first window of the training text."""
-    window = train_ids[None, : model.config.n_positions + 1]
+def training_loss(model: GPT, train_data: Data) -> float:
+    """Return the loss on the first window of the training text, or the first row of examples."""
+    if isinstance(train_data, Packed):
+        return model.loss(*train_data.batch(slice(1)))
+    window = train_data[None, : model.config.n_positions + 1]
     return model.loss(window[:, :-1], window[:, 1:])
 
 
 @quietly
-def train_step(
-    workers: Workers, optimizer: AdamW, train_ids: np.ndarray, config: TrainConfig, step: int
-) -> dict[str, Any]:
+def train_step(workers: Workers, optimizer: AdamW, train_data: Data, config: TrainConfig, step: int) -> dict[str, Any]:
     """Take one optimizer step and return its record. Everything random in it follows from the seed and the step."""
     start = time.perf_counter()
-    rng = np.random.default_rng((config.seed, step))
-    T = workers.model.config.n_positions
-    batches = [random_batch(train_ids, config.batch_size, T, rng) for _ in range(config.gradient_accumulation_steps)]
+    batches = step_batches(train_data, config, step, workers.model.config.n_positions)
     loss, _, grad_norm = workers.loss_and_grads(batches, seed=(config.seed, step))
     require_finite(step + 1, loss=loss, gradient_norm=grad_norm)
     lr = learning_rate_at(step, config.learning_rate, config.min_lr, config.warmup_steps, config.max_steps)
     workers.update(optimizer, lr, clip_scale(grad_norm, config.grad_clip))
-    tokens = sum(ids.size for ids, _ in batches)
+    packed = isinstance(train_data, Packed)
+    tokens = sum(n_tokens(targets) if packed else targets.size for _, targets, *_ in batches)
     return {
         "step": step + 1,
         "loss": loss,
@@ -127,6 +132,15 @@ def train_step(
         "grad_norm": grad_norm,
         "tokens_per_s": round(tokens / (time.perf_counter() - start), 1),
     }
+
+
+def step_batches(train_data: Data, config: TrainConfig, step: int, n_positions: int) -> list[Batch]:
+    """Return the batches of a step, one for each gradient that is accumulated."""
+    B, n = config.batch_size, config.gradient_accumulation_steps
+    if isinstance(train_data, Packed):
+        return [draw(train_data, B, B * (n * step + i), config.seed) for i in range(n)]
+    rng = np.random.default_rng((config.seed, step))
+    return [random_batch(train_data, B, n_positions, rng) for _ in range(n)]
 
 
 def require_finite(step: int, **numbers: float) -> None:

@@ -31,7 +31,7 @@ ALLOWED = {
     "model.py": (CORE, {"config", "ops", "parameters", "pretrained"}),
     "optim.py": (CORE, {"parameters"}),
     "sampling.py": (CORE, {"model"}),
-    "evaluate.py": (CORE, {"model"}),
+    "evaluate.py": (CORE, {"data", "model"}),
     "data": (CORE, {"config", "data", "files", "tokenizer"}),
     "cases.py": (CORE, {"config", "model", "ops", "parameters"}),
     "pretrained.py": (
@@ -41,7 +41,7 @@ ALLOWED = {
     "checkpoint.py": (CORE, {"files", "model", "optim", "parameters", "pretrained"}),
     "train.py": (
         CORE,
-        {"checkpoint", "config", "evaluate", "model", "optim", "parallel"},
+        {"checkpoint", "config", "data", "evaluate", "model", "optim", "parallel"},
     ),
     "parallel.py": (CORE | {"threadpoolctl"}, {"buffers", "model", "optim", "parameters"}),
 }

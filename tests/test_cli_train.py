@@ -410,3 +410,22 @@ def test_resume_finds_a_text_that_has_moved(capsys, text):
     assert train(capsys)[0] == 0
     (text / "a.txt").rename(text / "b.txt")
     assert resume(capsys, "--data", "b.txt", "--max-steps", 7)[0] == 0
+
+
+def test_a_run_with_an_end_token_says_so_in_every_file(capsys, text):
+    assert train(capsys, "--tokenizer", "bpe:270")[0] == 0
+    end = Tokenizer.from_pretrained("r").end_id
+    assert end == 269
+    for name in ("config.json", "generation_config.json"):
+        config = json.loads((text / "r" / name).read_text())
+        assert (config["bos_token_id"], config["eos_token_id"]) == (end, end)
+    config = json.loads((text / "r" / "tokenizer_config.json").read_text())
+    assert (config["bos_token"], config["eos_token"]) == ("<|endoftext|>", "<|endoftext|>")
+    assert resume(capsys, "--max-steps", 7)[0] == 0
+    assert GPT.from_pretrained("r").config.eos_token_id == end
+
+
+def test_a_run_without_an_end_token_says_nothing_of_one(capsys, text):
+    assert train(capsys)[0] == 0
+    assert GPT.from_pretrained("r").config.eos_token_id is None
+    assert "eos_token" not in json.loads((text / "r" / "tokenizer_config.json").read_text())

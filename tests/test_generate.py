@@ -113,6 +113,16 @@ def test_it_stops_after_the_end_of_text():
     assert list(generate(ending, [1], 50, temperature=3.0)) == tokens[: tokens.index(tokens[5]) + 1]
 
 
+def test_it_stops_after_another_token_that_is_given():
+    gpt = model(eos_token_id=0)
+    tokens = list(generate(gpt, [1], 50, temperature=3.0, stop=-1))
+    assert len(tokens) == 50
+    last = next(token for token in tokens if token)
+    assert list(generate(gpt, [1], 50, temperature=3.0, stop=last))[-1] == last
+    assert 0 in list(generate(gpt, [1], 50, temperature=3.0, stop=-1))
+    assert list(generate(gpt, [1], 50, temperature=3.0, stop=last)) == tokens[: tokens.index(last) + 1]
+
+
 def test_padded_vocabulary_is_not_drawn_from():
     assert max(generate(model(), [1], 200, temperature=5.0, vocab_size=4)) == 3
 

@@ -194,7 +194,7 @@ def test_embedding_names_an_id_outside_the_table(bad):
         layers.embedding_forward(np.array([[0, bad]]), np.zeros((4, 1)))
 
 
-def attention_by_loops(qkv, H):
+def attention_by_loops(qkv, H, starts=None):
     """Attend one query at a time, from the definition."""
     B, T, C3 = qkv.shape
     C = C3 // 3
@@ -204,8 +204,9 @@ def attention_by_loops(qkv, H):
         for h in range(H):
             q, k, v = (qkv[b, :, part * C + h * D : part * C + (h + 1) * D] for part in range(3))
             for i in range(T):
-                weights = np.array([math.exp(q[i] @ k[j] / math.sqrt(D)) for j in range(i + 1)])
-                out[b, i, h * D : (h + 1) * D] = (weights / weights.sum()) @ v[: i + 1]
+                keys = range(0 if starts is None else starts[b][i], i + 1)
+                weights = np.array([math.exp(q[i] @ k[j] / math.sqrt(D)) for j in keys])
+                out[b, i, h * D : (h + 1) * D] = (weights / weights.sum()) @ v[keys.start : keys.stop]
     return out
 
 
@@ -214,6 +215,19 @@ def test_attention_value(rng, B, T, H, D):
     qkv = rng.standard_normal((B, T, 3 * H * D))
     out, _ = layers.attention_forward(qkv, H)
     np.testing.assert_allclose(out, attention_by_loops(qkv, H), rtol=1e-12)
+
+
+@pytest.mark.parametrize("starts", [[[0, 0, 2, 2, 2]], [[0, 1, 2, 3, 4]], [[0, 0, 0, 0, 0]], [[0, 0, 1, 0, 3]]])
+def test_attention_value_from_where_each_text_starts(rng, starts):
+    qkv = rng.standard_normal((1, 5, 3 * 2 * 3))
+    out, _ = layers.attention_forward(qkv, 2, starts=np.array(starts))
+    np.testing.assert_allclose(out, attention_by_loops(qkv, 2, starts), rtol=1e-12)
+
+
+def test_causal_softmax_value_with_starts_and_earlier_keys():
+    scores = np.log([[3.0, 1.0, 2.0, 6.0], [5.0, 1.0, 1.0, 2.0]])  # two queries, at positions 2 and 3
+    probs, _ = layers.causal_softmax_forward(scores, np.array([1, 0]))
+    np.testing.assert_allclose(probs, [[0, 1 / 3, 2 / 3, 0], [5 / 9, 1 / 9, 1 / 9, 2 / 9]], rtol=1e-14)
 
 
 def test_attention_does_not_see_the_future(rng):

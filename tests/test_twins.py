@@ -98,6 +98,12 @@ def targets(V, *shape):
     return ids
 
 
+def starts(B, T, share=0.03):
+    """Return where the texts of rows begin: each position begins another with this probability."""
+    begins = np.random.default_rng(B + T).random((B, T)) < share
+    return np.maximum.accumulate(np.where(begins, np.arange(T), 0), axis=1)
+
+
 # the sizes of real models, one more and one less than a vector or a block, a single one, large offsets and scores
 SIZES = {
     "layernorm 768": ("layernorm", lambda: (normal(2, 63, 768, offset=3), normal(768), normal(768)), {}),
@@ -114,6 +120,9 @@ SIZES = {
     "attention T=128": ("attention", lambda: (normal(1, 128, 3 * 8),), {"n_head": 2}),
     "attention T=129": ("attention", lambda: (normal(2, 129, 3 * 10, scale=2),), {"n_head": 2}),
     "attention T=300": ("attention", lambda: (normal(1, 300, 3 * 6, scale=2),), {"n_head": 1}),
+    "packed T=127": ("attention", lambda: (normal(2, 127, 3 * 8, scale=2),), {"n_head": 2, "starts": starts(2, 127)}),
+    "packed T=129": ("attention", lambda: (normal(2, 129, 3 * 8, scale=2),), {"n_head": 2, "starts": starts(2, 129)}),
+    "packed T=300": ("attention", lambda: (normal(2, 300, 3 * 6, scale=2),), {"n_head": 1, "starts": starts(2, 300)}),
     "cross_entropy 513": ("cross_entropy", lambda: (normal(7, 513, scale=5), targets(513, 7)), {}),
     "cross_entropy far from zero": ("cross_entropy", lambda: (normal(7, 33, offset=500), targets(33, 7)), {}),
     "cross_entropy 50257": ("cross_entropy", lambda: (normal(3, 50257, scale=3), targets(50257, 3)), {}),
@@ -122,7 +131,7 @@ SIZES = {
     "embedding": ("embedding", lambda: (targets(9, 3, 40).clip(0), normal(9, 5)), {}),
 }
 # In plain Python they would take minutes, or add up 512 numbers one by one, less exactly than in the lanes of a vector
-LONG = ("T=129", "T=300", "T=128", "768", "50257", "513")
+LONG = ("T=129", "T=300", "T=127", "T=128", "768", "50257", "513")
 
 
 @pytest.mark.parametrize("size", [s for s in SIZES if COMPILED or not s.endswith(LONG)])
@@ -134,10 +143,13 @@ def test_float32_is_as_exact_as_the_definitions_at_other_sizes(size):
 @pytest.mark.parametrize("BLOCK", [1, 2, 3, 7])
 @pytest.mark.parametrize("SCRATCH", [1, 40, 200])
 @pytest.mark.parametrize("p", [0.0, 0.3])
-def test_attention_in_any_blocks(monkeypatch, BLOCK, SCRATCH, p):
+@pytest.mark.parametrize("starts", [None, [[0, 0, 2, 2, 2, 5, 5], [0, 1, 2, 3, 3, 3, 3]], [[0] * 3 + [3] * 4] * 2])
+def test_attention_in_any_blocks(monkeypatch, BLOCK, SCRATCH, p, starts):
     monkeypatch.setattr(attention, "BLOCK", BLOCK)
     monkeypatch.setattr(attention, "SCRATCH", SCRATCH)
-    assert_as_exact("attention", (normal(2, 7, 27),), lambda: {"n_head": 3, "p": p, "rng": np.random.default_rng(5)})
+    starts = starts and np.array(starts)
+    rng = np.random.default_rng
+    assert_as_exact("attention", (normal(2, 7, 27),), lambda: {"n_head": 3, "p": p, "rng": rng(5), "starts": starts})
 
 
 @pytest.mark.skipif(COMPILED, reason="a compiled kernel has its chunk compiled in")
@@ -269,11 +281,22 @@ def test_a_dtype_without_kernels_is_refused():
 @pytest.mark.parametrize("layer", ["causal_softmax", "cross_entropy", "linear_cross_entropy", "embedding", "attention"])
 def test_the_same_mistakes_are_refused_in_the_same_words(layer):
     wrong = {
-        "causal_softmax": [(normal(3, 2),)],
+        "causal_softmax": [
+            (normal(3, 2),),
+            (normal(2, 3), np.array([0, 3])),
+            (normal(2, 3), np.array([-1, 0])),
+            (normal(4, 2, 3), np.array([0, 1, 2])),
+        ],
         "cross_entropy": [(normal(2, 3), np.array([0, 3])), (normal(2, 3), np.array([-1, 0]))],
         "linear_cross_entropy": [(normal(2, 4), normal(3, 4), np.array([0, 3]))],
         "embedding": [(np.array([0, 4]), normal(4, 2)), (np.array([-1]), normal(4, 2))],
-        "attention": [(normal(1, 2, 18), 4), (normal(1, 2, 18), 3, 1.0, np.random.default_rng(0))],
+        "attention": [
+            (normal(1, 2, 18), 4),
+            (normal(1, 2, 18), 3, 1.0, np.random.default_rng(0)),
+            (normal(2, 2, 18), 3, 0.0, None, np.array([0, 1])),
+            (normal(2, 2, 18), 3, 0.0, None, np.array([[0, 1], [0, 2]])),
+            (normal(2, 2, 18), 3, 0.0, None, np.array([[0, -1], [0, 0]])),
+        ],
     }
     for args in wrong[layer]:
         with pytest.raises(ValueError) as plain:  # noqa: PT011, the text is compared below
@@ -281,3 +304,34 @@ def test_the_same_mistakes_are_refused_in_the_same_words(layer):
         with pytest.raises(ValueError) as fast:  # noqa: PT011
             getattr(FAST, f"{layer}_forward")(*args)
         assert str(fast.value) == str(plain.value)
+
+
+@pytest.mark.parametrize("ops", [REFERENCE, FAST], ids=["reference", "fast"])
+def test_starts_that_are_no_integers_are_refused(ops):
+    with pytest.raises(TypeError, match="starts must be integers, got float64"):
+        ops.attention_forward(normal(1, 2, 18), 3, starts=np.zeros((1, 2)))
+    with pytest.raises(TypeError, match="starts must be integers, got bool"):
+        ops.causal_softmax_forward(normal(1, 2, 2), np.zeros((1, 2), bool))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "uint16", "int32", "uint64"])
+@pytest.mark.parametrize("ops", [REFERENCE, FAST], ids=["reference", "fast"])
+def test_starts_of_any_integer_dtype(ops, dtype):
+    qkv, where = normal(2, 7, 18), starts(2, 7, 0.4)
+    assert len(np.unique(where)) > 3
+    np.testing.assert_array_equal(
+        ops.attention_forward(qkv, 3, starts=where.astype(dtype))[0], ops.attention_forward(qkv, 3, starts=where)[0]
+    )
+
+
+def test_packed_attention_asks_for_few_shapes_of_memory():
+    """Wherever the texts begin, keys are left out by whole blocks: the pool must not grow with every new batch."""
+    T = 2 * attention.BLOCK + 40
+    qkv, sizes = normal(1, T, 3 * 4).astype(np.float32), []
+    with Buffers() as buffers:
+        for begin in range(0, T, 20):
+            where = np.where(np.arange(T) >= begin, begin, 0)[None]
+            out, cache = FAST.attention_forward(qkv, 1, starts=where)
+            FAST.attention_backward(out, cache)
+            sizes.append(len(buffers.arrays))
+    assert sizes[-1] < sizes[0] + 20  # two more lengths of keys for each of two blocks, and a few arrays of each

@@ -84,7 +84,7 @@ def default_prompt(tokenizer: "Tokenizer", first: int) -> list[int]:
 
 
 def print_text(tokenizer: "Tokenizer", tokens: Iterable[int]) -> None:
-    """Print tokens as they come."""
-    for piece in tokenizer.decode_stream(tokens):
+    """Print tokens as they come, but not the end token, which is no text."""
+    for piece in tokenizer.decode_stream(token for token in tokens if token != tokenizer.end_id):
         print(piece, end="", flush=True)
     print()

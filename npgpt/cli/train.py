@@ -140,7 +140,9 @@ def started(
 
     refuse_existing(folder)
     tokenizer = make_tokenizer(config.tokenizer, data) if isinstance(source, list) else source.tokenizer
-    gpt_config = GPTConfig(**{"vocab_size": tokenizer.vocab_size} | gpt_fields)
+    end = tokenizer.end_id  # one token for both ends of a text, as in GPT-2's config
+    given = {"vocab_size": tokenizer.vocab_size, "bos_token_id": end, "eos_token_id": end}
+    gpt_config = GPTConfig(**given | gpt_fields)
     if gpt_config.vocab_size < tokenizer.vocab_size:
         raise ValueError(f"vocab_size={gpt_config.vocab_size} is smaller than the tokenizer's {tokenizer.vocab_size}")
     return GPT(gpt_config, config.seed, config.dtype, config.ops), tokenizer

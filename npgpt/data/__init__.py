@@ -1,16 +1,20 @@
 """From text files to tokens."""
 
+from npgpt.data.packing import Packed, pack, too_long
 from npgpt.data.shards import Prepared, is_prepared, open_prepared, prepare
 from npgpt.data.text import encode_split, read_text, require_enough
 from npgpt.data.vocabulary import make_tokenizer
 
 __all__ = [
+    "Packed",
     "Prepared",
     "encode_split",
     "is_prepared",
     "make_tokenizer",
     "open_prepared",
+    "pack",
     "prepare",
     "read_text",
     "require_enough",
+    "too_long",
 ]

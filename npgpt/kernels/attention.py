@@ -11,7 +11,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from npgpt.buffers import empty
-from npgpt.kernels.causal_softmax import softmax_rows, softmax_rows_again, softmax_rows_backward
+from npgpt.kernels.causal_softmax import (
+    check_starts,
+    first_keys,
+    softmax_rows,
+    softmax_rows_again,
+    softmax_rows_backward,
+)
 
 BLOCK = 128  # queries
 SCRATCH = 2**17  # elements of the scores of a block: what a core's own cache holds
@@ -20,12 +26,20 @@ Slices = tuple[slice, slice, slice]
 
 
 def attention_forward(
-    qkv: np.ndarray, n_head: int, p: float = 0.0, rng: np.random.Generator | None = None
+    qkv: np.ndarray,
+    n_head: int,
+    p: float = 0.0,
+    rng: np.random.Generator | None = None,
+    starts: np.ndarray | None = None,
 ) -> tuple[np.ndarray, tuple]:
     """Do what npgpt.layers.attention_forward does. With dropout, its mask is kept: one byte a query and key."""
     B, T, C3 = qkv.shape
     if C3 % (3 * n_head):
         raise ValueError(f"{C3} channels of qkv do not split into 3 times n_head={n_head} heads")
+    if starts is not None:
+        if starts.shape != (B, T):
+            raise ValueError(f"starts {starts.shape} must have the shape (B, T) = {B, T}")
+        check_starts(first_keys(starts, (B, T, T)), T, T)
     D = C3 // (3 * n_head)
     q, k, v = qkv.reshape(B, T, 3, n_head, D).transpose(2, 0, 3, 1, 4)  # each (B, H, T, D), views
     mask = dropout_mask((B, n_head, T, T), p, rng)
@@ -33,31 +47,33 @@ def attention_forward(
     stats = empty((B, n_head, T, 2), qkv.dtype)
     kept = empty((B, n_head, T, T), qkv.dtype) if T <= BLOCK else None
     for b, h, t in blocks(B, n_head, T):
-        probs = scores_of(q, k, b, h, t, kept)
-        rows = probs.reshape(-1, t.stop)
+        keys, firsts = visible_keys(starts, b, h, t)
+        probs = scores_of(q, k, b, h, t, keys, kept)
+        rows = probs.reshape(-1, probs.shape[-1])
         row_stats = empty((len(rows), 2), qkv.dtype)
-        softmax_rows(rows, t.stop - t.start, qkv.dtype.type(1 / math.sqrt(D)), row_stats)
+        softmax_rows(rows, t.stop - t.start, firsts, qkv.dtype.type(1 / math.sqrt(D)), row_stats)
         if kept is None:
             stats[b, h, t] = row_stats.reshape(*probs.shape[:-1], 2)
-        att = probs if mask is None else dropped(probs, mask[b, h, t, : t.stop], p)
-        np.matmul(att, v[b, h, : t.stop], out=out.transpose(0, 2, 1, 3)[b, h, t])
-    return out.reshape(B, T, n_head * D), (q, k, v, stats, kept, mask, p)
+        att = probs if mask is None else dropped(probs, mask[b, h, t, keys], p)
+        np.matmul(att, v[b, h, keys], out=out.transpose(0, 2, 1, 3)[b, h, t])
+    return out.reshape(B, T, n_head * D), (q, k, v, stats, kept, mask, p, starts)
 
 
 def attention_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
     """Do what npgpt.layers.attention_backward does."""
-    q, k, v, stats, kept, mask, p = cache
+    q, k, v, stats, kept, mask, p, starts = cache
     B, H, T, D = q.shape
     scale = q.dtype.type(1 / math.sqrt(D))
     dheads = dout.reshape(B, T, H, D).transpose(0, 2, 1, 3)
     dqkv = empty((B, T, 3, H, D), q.dtype)
     dq, dk, dv = dqkv.transpose(2, 0, 3, 1, 4)
     for b, h, t in blocks(B, H, T):
-        keys = slice(t.stop)
+        keys, firsts = visible_keys(starts, b, h, t)
         if kept is None:
-            probs = scores_of(q, k, b, h, t, None)
-            rows = probs.reshape(-1, t.stop)
-            softmax_rows_again(rows, t.stop - t.start, scale, np.ascontiguousarray(stats[b, h, t]).reshape(-1, 2))
+            probs = scores_of(q, k, b, h, t, keys, None)
+            rows = probs.reshape(-1, probs.shape[-1])
+            row_stats = np.ascontiguousarray(stats[b, h, t]).reshape(-1, 2)
+            softmax_rows_again(rows, t.stop - t.start, firsts, scale, row_stats)
         else:
             probs = kept[b, h]
         datt = np.matmul(dheads[b, h, t], v[b, h, keys].swapaxes(-1, -2), out=empty(probs.shape, q.dtype))
@@ -65,11 +81,13 @@ def attention_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
         if mask is not None:
             att = dropped(probs, mask[b, h, t, keys], p)
             datt = dropped(datt, mask[b, h, t, keys], p)
-        rows = datt.reshape(-1, t.stop)
-        softmax_rows_backward(rows, probs.reshape(rows.shape), t.stop - t.start, scale)
+        rows = datt.reshape(-1, datt.shape[-1])
+        softmax_rows_backward(rows, probs.reshape(rows.shape), t.stop - t.start, firsts, scale)
         dscores = datt
         np.matmul(dscores, k[b, h, keys], out=dq[b, h, t])
-        # the last block comes first, and sees all keys: its share is put there, those of the others are added
+        # the last block comes first: its share is put there, those of the others are added
+        if t.stop == T:
+            dk[b, h, : keys.start], dv[b, h, : keys.start] = 0, 0
         add_product(dscores.swapaxes(-1, -2), q[b, h, t], dk[b, h, keys], t.stop == T)
         add_product(att.swapaxes(-1, -2), dheads[b, h, t], dv[b, h, keys], t.stop == T)
     return dqkv.reshape(B, T, 3 * H * D)
@@ -86,11 +104,27 @@ def blocks(B: int, H: int, T: int) -> Iterator[Slices]:
                 yield slice(b, min(b + batch, B)), slice(h, min(h + heads, H)), slice(max(0, stop - queries), stop)
 
 
-def scores_of(q: np.ndarray, k: np.ndarray, b: slice, h: slice, t: slice, kept: np.ndarray | None) -> np.ndarray:
-    """Return q @ k.T of some queries with the keys up to the last of them, where it is kept or in scratch memory."""
-    queries, keys = q[b, h, t], k[b, h, : t.stop].swapaxes(-1, -2)
-    out = empty((*queries.shape[:-1], t.stop), q.dtype) if kept is None else kept[b, h]
-    return np.matmul(queries, keys, out=out)
+def visible_keys(starts: np.ndarray | None, b: slice, h: slice, t: slice) -> tuple[slice, np.ndarray]:
+    """Return the keys that some queries are held against, and of those the first one that each query sees.
+
+    They are the keys up to the last query; of those before, whole blocks that no query sees are left out. Not single
+    keys: memory is used again by shape, and there should be few.
+    """
+    if starts is None:
+        return slice(0, t.stop), first_keys(None, ())
+    some = starts[b, t]
+    keys = slice(int(some.min()) // BLOCK * BLOCK, t.stop)
+    shape = (len(some), h.stop - h.start, t.stop - t.start, 1)
+    return keys, first_keys(some[:, None], shape, keys.start)
+
+
+def scores_of(
+    q: np.ndarray, k: np.ndarray, b: slice, h: slice, t: slice, keys: slice, kept: np.ndarray | None
+) -> np.ndarray:
+    """Return q @ k.T of some queries with some keys, where it is kept or in scratch memory."""
+    queries = q[b, h, t]
+    out = empty((*queries.shape[:-1], keys.stop - keys.start), q.dtype) if kept is None else kept[b, h]
+    return np.matmul(queries, k[b, h, keys].swapaxes(-1, -2), out=out)
 
 
 def add_product(a: np.ndarray, b: np.ndarray, out: np.ndarray, first: bool) -> None:

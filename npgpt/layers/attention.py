@@ -9,26 +9,34 @@ from npgpt.layers.dropout import dropout_backward, dropout_forward
 
 
 def attention_forward(
-    qkv: np.ndarray, n_head: int, p: float = 0.0, rng: np.random.Generator | None = None
+    qkv: np.ndarray,
+    n_head: int,
+    p: float = 0.0,
+    rng: np.random.Generator | None = None,
+    starts: np.ndarray | None = None,
 ) -> tuple[np.ndarray, tuple]:
     """Mix the values of earlier positions: `out = dropout(causal_softmax(q @ k.T / sqrt(D))) @ v`, head by head.
 
     qkv     (B, T, 3C): queries, keys and values side by side, each of them n_head heads of D channels
     n_head  H; it must divide C
     p, rng  dropout of the attention weights; rng None switches it off
+    starts  (B, T) integers: where in its row each position's own text begins, as it sees nothing before. None: at 0
     out     (B, T, C), the heads side by side
 
-    Raises ValueError where qkv does not split into three times n_head heads.
+    Raises ValueError where qkv does not split into three times n_head heads, and for a start that is not in 0..its own
+    position; TypeError for starts that are not integers.
 
     Source: Vaswani et al., "Attention Is All You Need", arXiv:1706.03762. Derivation: docs/layers/attention.md.
     """
     B, T, C3 = qkv.shape
     if C3 % (3 * n_head):
         raise ValueError(f"{C3} channels of qkv do not split into 3 times n_head={n_head} heads")
+    if starts is not None and starts.shape != (B, T):
+        raise ValueError(f"starts {starts.shape} must have the shape (B, T) = {B, T}")
     D = C3 // (3 * n_head)
     q, k, v = qkv.reshape(B, T, 3, n_head, D).transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
     scores = q @ k.swapaxes(-1, -2) / math.sqrt(D)  # (B, H, T, T)
-    probs, softmax_cache = causal_softmax_forward(scores)
+    probs, softmax_cache = causal_softmax_forward(scores, None if starts is None else starts[:, None])
     att, dropout_cache = dropout_forward(probs, p, rng)
     heads = att @ v  # (B, H, T, D)
     out = heads.transpose(0, 2, 1, 3).reshape(B, T, n_head * D)

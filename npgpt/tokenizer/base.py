@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from npgpt.tokenizer.bpe import BPETokenizer
 
 
+END = "<|endoftext|>"  # the name of the token that ends a text, as in GPT-2's vocabulary
+
+
 class Tokenizer(ABC):
     """Text to ids and back: `tokenizer.decode(tokenizer.encode(text)) == text`.
 
@@ -28,6 +31,20 @@ class Tokenizer(ABC):
     @abstractmethod
     def vocab_size(self) -> int:
         """The number of ids; they are 0..vocab_size-1."""
+
+    @property
+    def end_id(self) -> int | None:
+        """The id of the token that ends a text; None in a vocabulary without one."""
+        return None
+
+    def require_end_id(self) -> int:
+        """Return end_id. Raises ValueError where there is none."""
+        if self.end_id is None:
+            raise ValueError(
+                f"a tokenizer of the kind {self.kind} without the token {END} cannot say where an example ends; "
+                "train a model with --tokenizer bpe:SIZE, as in bpe:4096"
+            )
+        return self.end_id
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
@@ -99,6 +116,8 @@ class Tokenizer(ABC):
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
         }
+        if self.end_id is not None:  # one token for both, as in GPT-2's
+            config |= {"bos_token": END, "eos_token": END}
         write_json(Path(folder) / "tokenizer_config.json", config)
 
     @staticmethod

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from npgpt.tokenizer import definition
-from npgpt.tokenizer.base import Tokenizer, id_array, to_utf8
+from npgpt.tokenizer.base import END, Tokenizer, id_array, to_utf8
 from npgpt.tokenizer.patterns import pattern_text, special_pattern
 from npgpt.tokenizer.stream import read_parts
 
@@ -96,6 +96,10 @@ class BPETokenizer(Tokenizer):
     @property
     def vocab_size(self) -> int:
         return len(self.tokens)
+
+    @property
+    def end_id(self) -> int | None:
+        return self.special_tokens.get(END)
 
     def encode(self, text: str, allowed_special: Specials = ()) -> np.ndarray:
         """Return the ids of text, int32. Special tokens in it are text like any other, unless they are allowed.

@@ -38,6 +38,13 @@ def test_attention(seed, B, T, H, D):
     check("attention", *normal(seed, (B, T, 3 * H * D)), n_head=H)
 
 
+@given(seed, size, st.integers(1, 6), size, st.floats(0, 1))
+def test_packed_attention(seed, B, T, H, share):
+    begins = np.random.default_rng(seed).random((B, T)) < share
+    starts = np.maximum.accumulate(np.where(begins, np.arange(T), 0), axis=1)
+    check("attention", *normal(seed, (B, T, 3 * H * 2)), n_head=H, starts=starts)
+
+
 @given(seed, size, size, st.integers(0, 3))
 def test_causal_softmax(seed, B, Tq, earlier):
     check("causal_softmax", *normal(seed, (B, Tq, Tq + earlier)))

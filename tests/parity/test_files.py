@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from npgpt import GPT
+from npgpt import GPT, Tokenizer
 from npgpt.tokenizer import ByteTokenizer, CharTokenizer
 
 from .helpers import (
@@ -86,3 +86,16 @@ def test_whole_run_folder(kind: str, tmp_path: Path) -> None:
     ids = tokenizer.encode(text).tolist()
     assert auto.encode(text) == ids
     assert auto.decode(ids) == tokenizer.decode(ids) == text
+
+
+def test_the_end_token_is_the_same_in_model_and_tokenizer(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.train(["low lower lowest"], 262)
+    make_model(vocab_size=262, eos_token_id=tokenizer.end_id, bos_token_id=tokenizer.end_id).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    twin = open_in_transformers(tmp_path)
+    ends = {auto.eos_token_id, auto.bos_token_id, twin.config.eos_token_id, twin.generation_config.eos_token_id}
+    assert ends == {tokenizer.end_id}
+    assert auto.encode("low<|endoftext|>") == [*tokenizer.encode("low"), tokenizer.end_id]
+    auto.save_pretrained(tmp_path / "again")
+    assert Tokenizer.from_pretrained(tmp_path / "again").end_id == tokenizer.end_id

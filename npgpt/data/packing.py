@@ -1,0 +1,144 @@
+"""Examples of different lengths, several behind one another in a row of the model's context, none cut.
+
+An example of the tokens x1..xn takes n + 1 positions. It begins and ends with the end token E, so that a model that is
+given nothing but E begins a new text:
+
+    ids      E  x1 x2 .. xn
+    targets  x1 x2 .. xn E
+
+Of an example with a prompt the prompt's tokens are no targets: nobody asks the model to write the question.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+IGNORED = -100
+
+
+class Packed(NamedTuple):
+    """Rows of examples, each array (R, T) of the smallest signed integers that hold it.
+
+    ids      the tokens; the end token where there is none
+    targets  the token that follows each; -100 where it is not to be learned: in a prompt, and behind the last example
+    starts   where in its row each position's own example begins; behind the last example every position is alone
+
+    The rows stand in a random order, so that some of them tell of all.
+    """
+
+    ids: np.ndarray
+    targets: np.ndarray
+    starts: np.ndarray
+
+    def batch(self, rows: slice | np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return some rows as the model takes them: ids, targets and starts, int64."""
+        return tuple(part[rows].astype(np.int64) for part in self)
+
+
+def too_long(examples: Sequence[np.ndarray], n_positions: int) -> np.ndarray:
+    """Return the numbers, from 0, of the examples that do not fit into n_positions with their end token."""
+    return np.flatnonzero(np.fromiter(map(len, examples), np.int64, len(examples)) >= n_positions)
+
+
+def pack(
+    examples: Sequence[np.ndarray], n_positions: int, end_id: int, prompts: Sequence[int] | np.ndarray | None = None
+) -> Packed:
+    """Put examples into as few rows of n_positions as best fit, the longest first, finds.
+
+    examples  the ids of each, one-dimensional, without end tokens
+    prompts   how many of its first tokens are a prompt, for each; None: all tokens are to be learned
+
+    Raises ValueError for an example that is too long, with its number from 0 (too_long finds them all), for a prompt
+    that is longer than its example, and where there is no example.
+    """
+    if not len(examples):
+        raise ValueError("there is no example to pack")
+    lengths = np.fromiter(map(len, examples), np.int64, len(examples))
+    prompt = np.zeros_like(lengths) if prompts is None else np.asarray(prompts)
+    if prompt.shape != lengths.shape or prompt.dtype.kind not in "iu":
+        raise ValueError(f"prompts must be {len(lengths)} integers, one for each example")
+    for number in too_long(examples, n_positions)[:1]:
+        raise ValueError(
+            f"example {number} has {lengths[number]} tokens, and with its end token does not fit into "
+            f"n_positions={n_positions}"
+        )
+    for number in np.flatnonzero((prompt < 0) | (prompt > lengths))[:1]:
+        raise ValueError(f"example {number} has a prompt of {prompt[number]} tokens, but {lengths[number]} in all")
+    tokens = np.concatenate(examples)
+    if tokens.size and (tokens.dtype.kind not in "iu" or tokens.min() < 0):
+        raise ValueError("an example is no array of ids, which are integers of at least 0")
+
+    row, offset, n_rows = best_fit(lengths + 1, n_positions)
+    shape = (n_rows, n_positions)
+    dtype = np.int16 if max(end_id, tokens.max(initial=0)) < 2**15 else np.int32
+    ids = np.full(shape, end_id, dtype)
+    targets = np.full(shape, IGNORED, dtype)
+    starts = np.empty(shape, np.int16 if n_positions <= 2**15 else np.int32)
+    starts[:] = np.arange(n_positions)
+
+    first = row * n_positions + offset  # of each example, in rows laid end to end
+    of, within = owners(lengths)  # for each token: its example, and how many of it lie before
+    where = first[of] + within
+    ids.ravel()[where + 1] = tokens
+    targets.ravel()[where] = np.where(within < prompt[of], IGNORED, tokens)
+    targets.ravel()[first + lengths] = end_id
+    of, within = owners(lengths + 1)
+    starts.ravel()[first[of] + within] = offset[of]
+    return Packed(ids, targets, starts)
+
+
+def owners(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for things laid end to end whose parts are so many, for each part whose it is and how many lie before."""
+    of = np.repeat(np.arange(len(lengths)), lengths)
+    return of, np.arange(len(of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+def best_fit(sizes: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return for each size its row and its place in it, and the number of rows, each with the same room.
+
+    The largest goes first, into the fullest row that still has room for it: at most 11/9 of the fewest rows possible,
+    and 6 more (Johnson et al., 1974). The rows are numbered at random, always in the same way.
+    """
+    row, offset = np.empty(len(sizes), np.int64), np.empty(len(sizes), np.int64)
+    rows_with: list[list[int]] = [[] for _ in range(room + 1)]  # by what room they have left
+    there, n_rows = 0, 0  # bit r of `there` says whether rows_with[r] has any
+    for i in np.argsort(-sizes, kind="stable").tolist():
+        size = int(sizes[i])
+        fitting = there >> size
+        if fitting:
+            left = size + (fitting & -fitting).bit_length() - 1  # the lowest bit that is set
+            row[i] = rows_with[left].pop()
+            if not rows_with[left]:
+                there ^= 1 << left
+        else:
+            left, row[i] = room, n_rows
+            n_rows += 1
+        offset[i] = room - left
+        rows_with[left - size].append(int(row[i]))
+        there |= 1 << (left - size)
+    return np.random.default_rng(0).permutation(n_rows)[row], offset, n_rows
+
+
+def draw(packed: Packed, n: int, before: int, seed: int) -> tuple[np.ndarray, ...]:
+    """Return a batch of n rows: those that come after `before` others when rows are drawn without replacement.
+
+    When all have been drawn they are shuffled anew. Which rows come follows from the arguments alone.
+    """
+    n_rows = len(packed.ids)
+    epoch, place = np.divmod(np.arange(before, before + n), n_rows)
+    which = [epoch_order(n_rows, seed, e)[place[epoch == e]] for e in range(int(epoch[0]), int(epoch[-1]) + 1)]
+    return packed.batch(np.concatenate(which))
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_order(n_rows: int, seed: int, epoch: int) -> np.ndarray:
+    order = np.random.default_rng((seed, epoch)).permutation(n_rows)
+    order.flags.writeable = False
+    return order
+
+
+def n_tokens(targets: np.ndarray) -> int:
+    """Return how many positions of packed rows (B, T) belong to an example: each row's last one ends with a target."""
+    return int((targets.shape[1] - np.argmax(targets[:, ::-1] != IGNORED, axis=1)).sum())
