@@ -11,6 +11,7 @@ from typing import Any
 ACTIVATION_FUNCTIONS = ("gelu_new", "gelu")
 DTYPES = ("float32", "float64")
 OPS = ("fast", "reference")
+INITS = ("gpt2", "copy")
 
 
 def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -67,6 +68,7 @@ class TrainConfig:
     Raises ValueError, with the field and its value, for what cannot be.
     """
 
+    init: str = option("gpt2", "initial weights: GPT-2's, or those of a copier, for small models", INITS)
     tokenizer: str = option("chars", "chars, bytes, bpe:SIZE learned from the text, or a folder that holds a tokenizer")
     batch_size: int = option(12, "sequences in a batch, B")
     gradient_accumulation_steps: int = option(1, "batches whose gradients make one step")
@@ -102,6 +104,26 @@ class TrainConfig:
             raise ValueError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}: lower --min-lr too")
 
 
+# settings for a --data, below what is given: small models that learn the tales in minutes
+TALES: dict[str, Any] = {
+    "n_layer": 2,
+    "n_head": 4,
+    "n_embd": 128,
+    "n_positions": 256,
+    "initializer_range": 0.08,
+    "tie_word_embeddings": False,
+    "init": "copy",
+    "tokenizer": "bpe:2048",
+    "batch_size": 5,
+    "learning_rate": 5e-3,
+    "min_lr": 2.5e-4,
+    "warmup_steps": 50,
+    "weight_decay": 0.01,
+    "beta2": 0.98,
+    "max_steps": 2800,
+    "eval_every": 400,
+    "save_every": 400,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64},
     "small": {"n_layer": 6, "n_head": 6, "n_embd": 384, "n_positions": 256},

@@ -88,8 +88,10 @@ def zero_parameters(config: GPTConfig, dtype: str = "float32") -> Parameters:
     return Parameters(shapes, np.zeros(size, dtype))
 
 
-def init_parameters(config: GPTConfig, seed: int = 0, dtype: str = "float32") -> Parameters:
-    """Draw GPT-2's initial parameters; the same seed gives the same numbers in both dtypes.
+def init_parameters(config: GPTConfig, seed: int = 0, dtype: str = "float32", init: str = "gpt2") -> Parameters:
+    """Draw a model's initial parameters; the same seed gives the same numbers in both dtypes.
+
+    init  "gpt2", GPT-2's own, or "copy", with which a small model learns sooner to repeat what it has read
 
     Matrices are normal with standard deviation initializer_range, those that write to the residual stream
     with 1 / sqrt(2 n_layer) of it; biases are 0, layer norm weights 1.
@@ -106,4 +108,27 @@ def init_parameters(config: GPTConfig, seed: int = 0, dtype: str = "float32") ->
             params[name] = std * rng.standard_normal(shape, np.float32)
         elif name.endswith("weight"):
             params[name].fill(1)
+    if init == "copy":
+        make_copying(params, config, rng)
     return params
+
+
+def make_copying(params: Parameters, config: GPTConfig, rng: np.random.Generator) -> None:
+    """Let attention begin as a copier: what it reads it writes, in part, as it is; and positions begin as waves.
+
+    Of each block the values are `Q.T` of an orthogonal matrix Q and the output 0.3 Q, so that a head adds to the
+    residual stream a third of the embeddings it looks at, and with them a wish to say these tokens again. Sines and
+    cosines let a query find a key at a distance with one rotation. From random weights both take a small model most of
+    a short training to come by.
+
+    Sources: Trockman & Kolter, "Mimetic Initialization of Self-Attention Layers", arXiv:2305.09828; Vaswani et al.,
+    "Attention Is All You Need", arXiv:1706.03762, section 3.5.
+    """
+    C = config.n_embd
+    for i in range(config.n_layer):
+        orthogonal = np.linalg.qr(rng.standard_normal((C, C)))[0]
+        params[f"h.{i}.attn.c_attn.weight"][:, 2 * C :] = orthogonal.T
+        params[f"h.{i}.attn.c_proj.weight"] = 0.3 * orthogonal
+    angles = np.arange(config.n_positions)[:, None] / 10_000 ** (np.arange(0, C, 2) / C)
+    waves = np.concatenate((np.sin(angles), np.cos(angles)), axis=1)[:, :C]
+    params["wpe.weight"] = config.initializer_range * waves

@@ -95,16 +95,20 @@ def read_toml(path: str) -> dict[str, Any]:
     return values
 
 
-def merge(flags: Mapping[str, Any], file: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+def merge(
+    flags: Mapping[str, Any], file: Mapping[str, Any], saved: Mapping[str, Any], recipe: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return all settings: a flag beats the --config file, which beats what a resumed run was started with.
 
-    Below them all stands the preset, which the nearest of the three names. Raises ValueError for an unknown one.
+    Below them all stand the preset, which the nearest of the three names, and below it the recipe, what suits the data.
+    Raises ValueError for an unknown preset.
     """
     given = _spread(saved) | _spread(file) | _spread(flags)
-    preset = given.pop("preset", None) or DEFAULT_PRESET
-    if preset not in PRESETS:
+    preset = given.pop("preset", None)
+    if preset is not None and preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
-    return PRESETS[preset] | given
+    below = PRESETS[DEFAULT_PRESET] | dict(recipe or {}) | (PRESETS[preset] if preset else {})
+    return below | given
 
 
 def _spread(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,29 +1,38 @@
-"""Train a GPT on UTF-8 text files: 90% of each to train on, the rest to validate. Writes a run folder that
-`npgpt sample` and Hugging Face's transformers open."""
+"""Train a GPT on the tales that come with npgpt, or on UTF-8 text files: 90% of each to train on, the rest to validate.
+Writes a run folder that `npgpt sample` and Hugging Face's transformers open."""
 
 import argparse
 import dataclasses
-import hashlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from npgpt.cli.options import add_config_flags, announce_compiling, merge, read_toml
-from npgpt.config import PRESETS, GPTConfig, TrainConfig, split_fields
+from npgpt.config import PRESETS, TALES, GPTConfig, TrainConfig, split_fields
 
 if TYPE_CHECKING:
-    from npgpt.data import Prepared
+    from npgpt.data.packing import Packed
+    from npgpt.data.source import PreparedSource, TalesSource, TextSource
     from npgpt.model import GPT
     from npgpt.tokenizer import Tokenizer
+
+    Source = TextSource | PreparedSource | TalesSource
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", nargs="+", action="extend", metavar="FILE", help="UTF-8 text files, or a folder of npgpt prepare"
+        "--data",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help="UTF-8 text files, a folder of npgpt prepare, or the tales that come with npgpt: tales:en, tales:zh, or "
+        "tales for both (default: tales:en)",
     )
     parser.add_argument("--out", metavar="RUN", help="the run folder (default: runs/1, or the next number free)")
     parser.add_argument("--preset", help=f"sizes of the model: {', '.join(PRESETS)} (default: tiny)")
@@ -45,34 +54,34 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--preset {name} gives the sizes of a new model; with --resume they are those of the run")
     folder = Path(out) if out else next_free(Path("runs"))
     saved = read_saved(folder) if args.resume else {}
-    gpt_fields, train_fields, other = split_fields(
-        merge(flags, file, {**saved.get("model", {}), **saved.get("train", {})}),
+    data = flags.get("data") or file.get("data") or saved.get("data", {}).get("files") or ["tales:en"]
+    tales = len(data) == 1 and data[0].partition(":")[0] == "tales"
+    recipe = TALES if tales and not args.resume else {}
+    gpt_fields, train_fields, _ = split_fields(
+        merge(flags, file, {**saved.get("model", {}), **saved.get("train", {})}, recipe),
         GPTConfig,
         TrainConfig,
         also=("data", "out"),
     )
     config = TrainConfig(**train_fields)
     GPTConfig(**gpt_fields)  # says what is wrong with the sizes before any file is read
-    data = other.get("data") or saved.get("data", {}).get("files")
-    if not data:
-        raise ValueError("give the text to train on: --data FILE")
-
     from npgpt.checkpoint import remove_unstarted
+    from npgpt.data.source import PreparedSource, TalesSource, open_source
 
     announce_compiling(config.ops)
 
-    source = read_data(data)
-    if not isinstance(source, list):
+    source = open_source(data, config.seed)
+    if isinstance(source, PreparedSource):
         if "tokenizer" in flags or "tokenizer" in file:
             raise ValueError(f"--tokenizer {config.tokenizer}: {data[0]} is tokenized already; leave --tokenizer out")
         config = dataclasses.replace(config, tokenizer=saved.get("train", {}).get("tokenizer", str(data[0])))
     open_model = resumed if args.resume else started
-    model, tokenizer = open_model(folder, saved, data, source, config, gpt_fields)
-    train_ids, val_ids = split_data(source, tokenizer, model.config.n_positions)
+    model, tokenizer = open_model(folder, saved, source, config, gpt_fields)
+    train_data, val_data = source.split(tokenizer, model.config.n_positions, config)
     settings = {
         "data": {
-            "files": [str(Path(name).resolve()) for name in data],
-            "sha256": digest(source),
+            "files": source.files,
+            "sha256": source.digest(),
             "tokenizer": tokenizer.fingerprint(),
         },
         "model": dataclasses.asdict(model.config),
@@ -80,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     }
     print(
         f"{folder}: {model.params.flat.size:,} parameters, {tokenizer.vocab_size:,} tokens in the vocabulary, "
-        f"{len(train_ids):,} to train on, {len(val_ids):,} to validate",
+        f"{size(train_data):,} to train on, {size(val_data):,} to validate",
         flush=True,
     )
     if config.warmup_steps >= config.max_steps:
@@ -89,70 +98,58 @@ def run(args: argparse.Namespace) -> int:
         if not args.resume:
             tokenizer.save_pretrained(folder)
             write_saved(folder, settings)
-        finished = train_with_progress(model, train_ids, val_ids, config, folder, args.resume, settings)
+        loss = train_with_progress(model, train_data, val_data, config, folder, args.resume, settings)
     except BaseException:
         if not args.resume:
             remove_unstarted(folder)
         raise
-    if not finished:
+    if loss is None:
         print(f"stopped; go on with: npgpt train --resume --out {folder}")
         return 130
-    if config.sample_tokens:
-        print_sample(folder, tokenizer, int(train_ids[0]), config)
+    if isinstance(source, TalesSource):
+        from npgpt.cli.tales import report
+        from npgpt.model import GPT
+
+        best = GPT.from_pretrained(folder, config.dtype, config.ops)
+        report(best, tokenizer, source, source.n_train, loss, config.seed)
+    elif config.sample_tokens:
+        print_sample(folder, tokenizer, int(train_data[0]), config)
     print(f"\nwrite more with: npgpt sample {folder}")
     return 0
 
 
-def read_data(names: Sequence[str]) -> "list[str] | Prepared":
-    """Read the text files, or open the folder that `npgpt prepare` has made of them."""
-    from npgpt.data import is_prepared, open_prepared, read_text
-
-    if len(names) == 1 and is_prepared(names[0]):
-        return open_prepared(names[0])
-    for name in names:
-        if is_prepared(name):
-            raise ValueError(f"{name} is a folder of npgpt prepare, and must be the only --data")
-    return [read_text(name) for name in names]
-
-
-def split_data(source: "list[str] | Prepared", tokenizer: "Tokenizer", n_positions: int) -> tuple[Any, Any]:
-    """Return the ids to train on and to validate."""
-    from npgpt.data import encode_split, require_enough
-
-    if isinstance(source, list):
-        return encode_split(source, tokenizer.encode, n_positions)
-    require_enough(source.train_ids, source.val_ids, n_positions)
-    return source.train_ids, source.val_ids
+def size(data: "np.ndarray | Packed") -> int:
+    """Return how many tokens are to be predicted."""
+    return len(data) if isinstance(data, np.ndarray) else int((data.targets >= 0).sum())
 
 
 def started(
     folder: Path,
     saved: dict[str, Any],
-    data: Sequence[str],
-    source: "list[str] | Prepared",
+    source: "Source",
     config: TrainConfig,
     gpt_fields: dict[str, Any],
 ) -> tuple["GPT", "Tokenizer"]:
     """Make a new model and its tokenizer for a folder that holds no run yet."""
     from npgpt.checkpoint import refuse_existing
-    from npgpt.data import make_tokenizer
     from npgpt.model import GPT
+    from npgpt.parameters import init_parameters
 
     refuse_existing(folder)
-    tokenizer = make_tokenizer(config.tokenizer, data) if isinstance(source, list) else source.tokenizer
+    tokenizer = source.make_tokenizer(config.tokenizer)
     end = tokenizer.end_id  # one token for both ends of a text, as in GPT-2's config
     given = {"vocab_size": tokenizer.vocab_size, "bos_token_id": end, "eos_token_id": end}
     gpt_config = GPTConfig(**given | gpt_fields)
     if gpt_config.vocab_size < tokenizer.vocab_size:
         raise ValueError(f"vocab_size={gpt_config.vocab_size} is smaller than the tokenizer's {tokenizer.vocab_size}")
-    return GPT(gpt_config, config.seed, config.dtype, config.ops), tokenizer
+    params = init_parameters(gpt_config, config.seed, config.dtype, config.init)
+    return GPT(gpt_config, dtype=config.dtype, ops=config.ops, params=params), tokenizer
 
 
 def resumed(
     folder: Path,
     saved: dict[str, Any],
-    data: Sequence[str],
-    source: "list[str] | Prepared",
+    source: "Source",
     config: TrainConfig,
     gpt_fields: dict[str, Any],
 ) -> tuple["GPT", "Tokenizer"]:
@@ -169,7 +166,7 @@ def resumed(
     for name in ("tokenizer", "dtype"):
         if saved["train"].get(name) != getattr(config, name):
             raise ValueError(f"{name} is {saved['train'].get(name)!r} in {folder} and cannot change with --resume")
-    if digest(source) != saved["data"].get("sha256"):
+    if source.digest() != saved["data"].get("sha256"):
         raise ValueError(f"the text is not the one that {folder} was trained on; start a new run for it")
     tokenizer = Tokenizer.from_pretrained(folder)
     known = saved["data"].get("tokenizer")
@@ -180,34 +177,35 @@ def resumed(
 
 def train_with_progress(
     model: "GPT",
-    train_ids: Any,
-    val_ids: Any,
+    train_data: "np.ndarray | Packed",
+    val_data: "np.ndarray | Packed",
     config: TrainConfig,
     folder: Path,
     resume: bool,
     settings: dict[str, Any],
-) -> bool:
-    """Train under a progress bar. Return False if Ctrl-C ended the run early, its state saved."""
+) -> float | None:
+    """Train under a progress bar. Return the loss on all validation data, or None if Ctrl-C ended the run early."""
     from tqdm import tqdm
 
     from npgpt.train import train
 
-    loss, bar, finished, nobody_reads = 0.0, None, False, False
+    loss, bar, whole, nobody_reads = 0.0, None, None, False
     with stop_on_interrupt() as stopped:
-        records = train(model, train_ids, val_ids, config, folder, resume, lambda: bool(stopped))
+        records = train(model, train_data, val_data, config, folder, resume, lambda: bool(stopped))
         for record in records:
             step = record["step"]
             if bar is None:
                 if resume:  # the run has been found whole; from here on it is one with these settings
                     write_saved(folder, settings)
                 bar = tqdm(initial=step - 1, total=config.max_steps, unit="step", disable=None)
-            finished = finished or bool(record.get("whole"))
+            if record.get("whole"):
+                whole = record["val_loss"]
             if "val_loss" not in record:
                 loss = record["loss"]
                 bar.set_postfix_str(f"loss {loss:.3f}, {record['tokens_per_s']:,.0f} tokens/s", refresh=False)
                 bar.update()
                 continue
-            if finished:
+            if whole is not None:
                 bar.close()
                 line = f"validation loss {record['val_loss']:.4f} nats a token on the whole text (step {step})"
             else:
@@ -223,7 +221,7 @@ def train_with_progress(
         bar.close()
     if nobody_reads:
         raise BrokenPipeError
-    return finished
+    return whole
 
 
 def discard_output() -> None:
@@ -272,17 +270,6 @@ def next_free(parent: Path) -> Path:
     """Return parent/1, or the next number after the largest in parent."""
     taken = [int(p.name) for p in parent.glob("*") if p.name.isdecimal()] if parent.is_dir() else []
     return parent / str(max(taken, default=0) + 1)
-
-
-def digest(source: "list[str] | Prepared") -> str:
-    """Return the SHA-256 of the texts, one after another with their lengths, or that of the prepared folder."""
-    if not isinstance(source, list):
-        return source.sha256
-    sha = hashlib.sha256()
-    for text in source:
-        data = text.encode("utf-8")
-        sha.update(f"{len(data)} ".encode() + data)
-    return sha.hexdigest()
 
 
 def write_saved(folder: Path, settings: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from npgpt.data.tales.words import FOLDER, LANGS, Word, read_words
 
+FILES = [FOLDER / "words.txt", FOLDER / "shared.txt", *sorted((FOLDER / "plots").glob("*.txt"))]
 Words = dict[str, tuple[Word, ...]]
 Piece = tuple[str, str, str]  # text, or "" and the variable and the form that stand here
 Story = tuple["str | tuple[Story, ...]", ...]  # scenes in order; a tuple in it is a choice among stories
@@ -77,8 +78,8 @@ class Grammar(NamedTuple):
 @functools.cache
 def load_grammar() -> Grammar:
     """Return the grammar of the tales that npgpt comes with."""
-    files = [FOLDER / "shared.txt", *sorted((FOLDER / "plots").glob("*.txt"))]
-    return read_grammar((FOLDER / "words.txt").read_text("utf-8"), [file.read_text("utf-8") for file in files])
+    words, *scenes = (file.read_text("utf-8") for file in FILES)
+    return read_grammar(words, scenes)
 
 
 def read_grammar(words_text: str, texts: list[str]) -> Grammar:

@@ -1,0 +1,124 @@
+"""What --data names: text files, a folder of npgpt prepare, or the tales."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from npgpt.config import TrainConfig
+from npgpt.data.packing import Packed
+from npgpt.data.shards import Prepared, is_prepared, open_prepared
+from npgpt.data.tales.corpus import TRAIN, VALIDATE, VALIDATION_TALES, Floor, TalesCorpus, langs_of
+from npgpt.data.text import encode_split, read_text, require_enough
+from npgpt.data.vocabulary import make_tokenizer
+from npgpt.tokenizer import Tokenizer
+
+TOKENIZER_TALES = 20_000  # from which a vocabulary is learned
+
+
+class Source(Protocol):
+    """Something to train on.
+
+    files  how --data names it, for --resume
+    """
+
+    files: list[str]
+
+    def make_tokenizer(self, name: str) -> Tokenizer:
+        """Return the tokenizer that --tokenizer names."""
+
+    def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Any, Any]:
+        """Return what to train on and to validate: ids of a text, or packed examples."""
+
+    def digest(self) -> str:
+        """Return a SHA-256 of all of it."""
+
+
+class TextSource:
+    """UTF-8 text files."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self.files = [str(Path(name).resolve()) for name in names]
+        self.texts = [read_text(name) for name in names]
+
+    def make_tokenizer(self, name: str) -> Tokenizer:
+        return make_tokenizer(name, self.names)
+
+    def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
+        return encode_split(self.texts, tokenizer.encode, n_positions)
+
+    def digest(self) -> str:
+        sha = hashlib.sha256()
+        for text in self.texts:
+            data = text.encode("utf-8")
+            sha.update(f"{len(data)} ".encode() + data)
+        return sha.hexdigest()
+
+
+class PreparedSource:
+    """A folder of npgpt prepare, which has a tokenizer already."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.files = [str(Path(name).resolve())]
+        self.prepared: Prepared = open_prepared(name)
+
+    def make_tokenizer(self, name: str) -> Tokenizer:
+        return self.prepared.tokenizer
+
+    def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
+        require_enough(self.prepared.train_ids, self.prepared.val_ids, n_positions)
+        return self.prepared.train_ids, self.prepared.val_ids
+
+    def digest(self) -> str:
+        return self.prepared.sha256
+
+
+class TalesSource:
+    """The tales that come with npgpt, as many as the run will see."""
+
+    def __init__(self, name: str, langs: tuple[str, ...], seed: int) -> None:
+        self.files = [name]
+        self.corpus = TalesCorpus(langs, seed)
+        self.n_train = 0
+
+    def make_tokenizer(self, name: str) -> Tokenizer:
+        kind, _, size = name.partition(":")
+        if kind == "bpe" and size.isdecimal():
+            return Tokenizer.train(self.corpus.texts(TOKENIZER_TALES, TRAIN), int(size))
+        if name in ("chars", "bytes"):
+            raise ValueError(
+                f"--tokenizer {name}: tales need a token that ends them, which {name} do not have; take bpe:SIZE"
+            )
+        return make_tokenizer(name, [])
+
+    def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Packed, Packed]:
+        n_rows = config.batch_size * config.gradient_accumulation_steps * config.max_steps
+        self.n_train = self.corpus.n_tales(tokenizer, n_rows, n_positions)
+        train = self.corpus.packed(tokenizer, self.n_train, TRAIN, n_positions)
+        return train, self.corpus.packed(tokenizer, VALIDATION_TALES, VALIDATE, n_positions)
+
+    def floor(self) -> Floor:
+        """Return the floor of the tales to validate."""
+        return self.corpus.floor(VALIDATION_TALES)
+
+    def digest(self) -> str:
+        return self.corpus.digest()
+
+
+def open_source(names: Sequence[str], seed: int) -> TextSource | PreparedSource | TalesSource:
+    """Open what --data names. Raises FileNotFoundError or ValueError for what cannot be read or be together."""
+    for name in names:
+        langs = langs_of(name)
+        if langs and len(names) > 1:
+            raise ValueError(f"{name}: the tales must be the only --data; a file of this name is ./{name}")
+        if langs:
+            return TalesSource(name, langs, seed)
+        if is_prepared(name) and len(names) > 1:
+            raise ValueError(f"{name} is a folder of npgpt prepare, and must be the only --data")
+        if is_prepared(name):
+            return PreparedSource(name)
+    return TextSource(names)

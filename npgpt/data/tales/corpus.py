@@ -1,0 +1,86 @@
+"""Tales as training data: so many to train on, others to validate, and the floor of their loss."""
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from npgpt.data.packing import Packed, pack
+from npgpt.data.tales.entropy import nats
+from npgpt.data.tales.generate import styles, tales, tell
+from npgpt.data.tales.grammar import FILES
+from npgpt.data.tales.words import LANGS
+from npgpt.tokenizer import Tokenizer
+
+NAME = "tales"
+TRAIN, VALIDATE = 0, 1  # parts of a seed
+VALIDATION_TALES = 1000
+MOST_TALES = 400_000  # held in memory: some 300 MB of tokens; a longer run sees them again
+
+
+class Floor(NamedTuple):
+    """What no model's loss can get below: the mean of -log p over some tales, and how long they are."""
+
+    nats: float
+    n_bytes: int
+    n_tales: int
+
+    @property
+    def a_byte(self) -> float:
+        return self.nats / self.n_bytes
+
+
+def langs_of(name: str) -> tuple[str, ...] | None:
+    """Return the languages that a --data asks for: tales, tales:en, tales:zh, or tales:en+zh; None for a file.
+
+    Raises ValueError for a language that the tales are not told in.
+    """
+    head, _, rest = name.partition(":")
+    if head != NAME:
+        return None
+    langs = tuple(rest.split("+")) if rest else LANGS
+    if not set(langs) <= set(LANGS) or len(set(langs)) != len(langs):
+        raise ValueError(f"--data {name}: tales are told in {' and '.join(LANGS)}, as in tales:{'+'.join(LANGS)}")
+    return langs
+
+
+class TalesCorpus(NamedTuple):
+    """The tales of a seed in some languages: one tale after another, each told in the next of the languages."""
+
+    langs: tuple[str, ...]
+    seed: int
+
+    def texts(self, n: int, part: int) -> Iterator[str]:
+        """Yield the texts of n tales."""
+        us = {lang: styles(self.seed, lang, part) for lang in self.langs}
+        told = zip(tales(self.seed, part), itertools.cycle(self.langs), strict=False)
+        return (tell(tale, lang, us[lang]) for tale, lang in itertools.islice(told, n))
+
+    def floor(self, n: int, part: int = VALIDATE) -> Floor:
+        """Return the floor of n tales."""
+        told = zip(tales(self.seed, part), itertools.cycle(self.langs), strict=False)
+        total = sum(nats(tale, lang) for tale, lang in itertools.islice(told, n))
+        return Floor(total, sum(len(text.encode()) for text in self.texts(n, part)), n)
+
+    def packed(self, tokenizer: Tokenizer, n: int, part: int, n_positions: int) -> Packed:
+        """Return n tales as rows of a model's context. Raises ValueError where the longest does not fit."""
+        examples = tokenizer.encode_batch(self.texts(n, part))
+        longest = max(map(len, examples)) + 1
+        if longest > n_positions:
+            raise ValueError(
+                f"n_positions={n_positions} is too short: the longest of the tales has {longest} tokens, its end "
+                "included; give a larger --n-positions, or a larger vocabulary"
+            )
+        return pack(examples, n_positions, tokenizer.require_end_id())
+
+    def n_tales(self, tokenizer: Tokenizer, n_rows: int, n_positions: int) -> int:
+        """Return how many tales fill so many rows, at most MOST_TALES."""
+        sizes = [len(ids) + 1 for ids in tokenizer.encode_batch(self.texts(500, TRAIN))]
+        return min(MOST_TALES, int(1.05 * n_rows * n_positions * len(sizes) / sum(sizes)) + 1)
+
+    def digest(self) -> str:
+        """Return a SHA-256 of what the tales follow from: the grammar, the languages and the seed."""
+        sha = hashlib.sha256(f"{'+'.join(self.langs)} {self.seed}".encode())
+        for file in FILES:
+            sha.update(file.read_bytes())
+        return sha.hexdigest()
