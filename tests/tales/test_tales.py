@@ -49,7 +49,7 @@ one | 1 | 一
 PLOTS = """
 plot small: start (met | ) (end | end2)
 plot other: lone
-scene start: x=names y=names
+scene start: x=names y=names!
 en: {x.name} saw {y.name}.
 zh: {x.name}看见{y.name}。
 zh: {y.name}被{x.name}看见了。

@@ -100,12 +100,13 @@ def told(side, i, other, shared, own, others, is_a, lang, grammar):
         yield form(shared[var], lang, name), shared, own, others
         return
     both = var in shared or var in before(side)  # the same word on both sides, still open which
+    known = {**shared, **own, **(others if both else {})}
     for word in values(side, var, grammar):
-        source = side.node.bound.get(var)
+        if side.node.bound.get(var) == "names" and any(w is word for v, w in known.items() if v != var):
+            continue  # of the persons of a tale no two have one name
         if both:
-            if not any(w is word for v, w in {**shared, **own, **others}.items() if v != var):
-                yield form(word, lang, name), shared | {var: word}, own, others
-        elif not any(w is word for v, w in {**shared, **own}.items() if v != var and side.node.bound.get(v) == source):
+            yield form(word, lang, name), shared | {var: word}, own, others
+        else:
             yield form(word, lang, name), shared, own | {var: word}, others
 
 
@@ -132,6 +133,13 @@ def test_no_alternative_begins_as_another_does(lang):
         if key not in seen:
             seen.add(key)
             assert list(conflicts(node.next, lang, grammar)) == [], node.scene.name
+
+
+def test_no_two_persons_have_one_name():
+    for node in nodes(load_grammar()):
+        persons = [var for var, name in node.bound.items() if name == "names"]
+        for var in persons[1:]:
+            assert var in node.scene.others or var not in node.scene.draws
 
 
 SMALL = """

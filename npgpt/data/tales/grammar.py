@@ -23,6 +23,7 @@ class Scene:
     """A scene: what it draws, and its lines in each language.
 
     draws      {variable: set of words}, every one of which all phrasings tell
+    others     the variables that draw another word than those which drew from the set before them
     lets       {variable: (variable, variable)}: the first is the second less the third
     text       {lang: phrasings}; summary {lang: sentences}; questions {lang: (question, answer)}
     """
@@ -30,6 +31,7 @@ class Scene:
     def __init__(self, name: str) -> None:
         self.name = name
         self.draws: dict[str, str] = {}
+        self.others: set[str] = set()
         self.lets: dict[str, tuple[str, str]] = {}
         self.text: dict[str, list[str]] = {lang: [] for lang in LANGS}
         self.summary: dict[str, list[str]] = {lang: [] for lang in LANGS}
@@ -51,7 +53,7 @@ class Node:
         self.sizes: list[int] = []
         seen = dict(bound)
         for var, name in scene.draws.items():
-            taken = [other for other, its in seen.items() if its == name]
+            taken = [other for other, its in seen.items() if its == name] if var in scene.others else []
             self.draws.append((var, words[name], taken))
             self.sizes.append(len(words[name]) - len(taken))
             seen[var] = name
@@ -126,8 +128,10 @@ def read_scenes(text: str, stories: dict[str, Story]) -> dict[str, Scene]:
                 if "-" in source:
                     a, _, b = source.partition("-")
                     scene.lets[var] = (a, b)
-                else:
-                    scene.draws[var] = source
+                    continue
+                scene.draws[var] = source.removesuffix("!")
+                if source.endswith("!"):
+                    scene.others.add(var)
         elif lang in LANGS and mark == ":":
             scene.text[lang].append(rest)
         elif lang in LANGS and mark == "=":

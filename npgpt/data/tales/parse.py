@@ -82,10 +82,8 @@ def match(
     i = 1 + LANGS.index(lang)
     for n, (literal, var, form) in enumerate(parts):
         if var and var not in words and var in node.scene.draws:
-            source = node.scene.draws[var]
-            taken = [words.get(other) for other, its in node.bound.items() if its == source]
-            for word in grammar.words[source]:
-                if text.startswith(getattr(word[i], form), at) and not any(word is other for other in taken):
+            for word in grammar.words[node.scene.draws[var]]:
+                if text.startswith(getattr(word[i], form), at) and may_be(word, var, words, node):
                     yield from match(parts[n:], text, at, {**words, var: word}, node, lang, grammar, failure)
             failure.note(at, f"[{node.scene.draws[var]}]")
             return
@@ -102,6 +100,16 @@ def match(
         if var not in words:
             words = {**words, var: difference(grammar, words[a], words[b])}
     yield at, words
+
+
+def may_be(word: Word, var: str, words: Bound, node: Node) -> bool:
+    """Say whether a variable may be a word, beside those that are known: some must differ."""
+    for name, _, taken in node.draws:
+        if name == var and any(words.get(other) is word for other in taken):
+            return False
+        if var in taken and words.get(name) is word:  # told before it, though drawn after it
+            return False
+    return True
 
 
 def read_line(template: str, text: str, lang: str, sets: dict[str, tuple[Word, ...]]) -> Iterator[Bound]:
