@@ -19,6 +19,7 @@ COMMANDS = {
     "prepare": "tokenize text files once, for training with constant memory",
     "tokenizer": "learn, use and look at a tokenizer",
     "gradcheck": "check backward passes against finite differences",
+    "plot": "draw a run's losses",
     "info": "show a model's parameters, memory and FLOPs",
 }
 MODULES = {"eval": "evaluate"}  # a module cannot be called eval without hiding the built-in

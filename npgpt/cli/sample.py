@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
-    parser.add_argument("--prompt", help="the text to go on from (default: a new line)")
+    parser.add_argument("--prompt", help="the text to go on from (default: the beginning)")
     parser.add_argument("--max-new-tokens", type=int, default=500, metavar="N", help="(default: 500)")
     parser.add_argument(
         "--temperature",
@@ -31,12 +31,13 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.sampling import generate
 
     model, tokenizer = open_run(args.run, args.last)
+    begin = [tokenizer.end_id] if tokenizer.end_id is not None and learned_examples(args.run) else []
     if args.prompt is None:
-        prompt = default_prompt(tokenizer, 0)
+        prompt = begin or default_prompt(tokenizer, 0)
     elif not args.prompt:
         raise ValueError("--prompt is empty: give at least one character, or leave it out")
     else:
-        prompt = [int(i) for i in tokenizer.encode(args.prompt)]
+        prompt = begin + [int(i) for i in tokenizer.encode(args.prompt)]
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed} must be at least 0")
     tokens = generate(
@@ -73,6 +74,15 @@ def open_run(name: str, last: bool = False) -> tuple["GPT", "Tokenizer"]:
             f"{name}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}"
         )
     return model, tokenizer
+
+
+def learned_examples(name: str) -> bool:
+    """Say whether a run has learned texts that begin and end with the end token, as tales do, and no running text."""
+    from npgpt.files import read_json
+
+    path = Path(name) / "train.json"
+    data = read_json(path).get("data") if path.is_file() else None
+    return isinstance(data, dict) and data.get("examples") is True
 
 
 def default_prompt(tokenizer: "Tokenizer", first: int) -> list[int]:

@@ -19,10 +19,9 @@ def report(model: "GPT", tokenizer: "Tokenizer", source: "TalesSource", n_train:
     n_train  how many tales it was trained on
     loss     on the tales to validate, in nats a token
     """
-    from npgpt.data.tales.corpus import TRAIN, VALIDATE, VALIDATION_TALES
+    from npgpt.data.tales.corpus import TRAIN
 
-    floor = source.floor()
-    tokens = sum(len(ids) + 1 for ids in tokenizer.encode_batch(source.corpus.texts(VALIDATION_TALES, VALIDATE)))
+    floor, tokens = source.floor(), source.val_tokens
     a_byte = loss * tokens / floor.n_bytes
     print(
         f"{a_byte:.5f} nats a byte; no model can get below {floor.a_byte:.5f}, the floor of these tales "

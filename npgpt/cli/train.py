@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
             "files": source.files,
             "sha256": source.digest(),
             "tokenizer": tokenizer.fingerprint(),
+            **({"examples": True, "floor": source.floor_a_token()} if isinstance(source, TalesSource) else {}),
         },
         "model": dataclasses.asdict(model.config),
         "train": dataclasses.asdict(config),

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from npgpt.config import TrainConfig
-from npgpt.data.packing import Packed
+from npgpt.data.packing import IGNORED, Packed
 from npgpt.data.shards import Prepared, is_prepared, open_prepared
 from npgpt.data.tales.corpus import TRAIN, VALIDATE, VALIDATION_TALES, Floor, TalesCorpus, langs_of
 from npgpt.data.text import encode_split, read_text, require_enough
@@ -84,6 +84,7 @@ class TalesSource:
         self.files = [name]
         self.corpus = TalesCorpus(langs, seed)
         self.n_train = 0
+        self.val_tokens = 0
 
     def make_tokenizer(self, name: str) -> Tokenizer:
         kind, _, size = name.partition(":")
@@ -99,11 +100,17 @@ class TalesSource:
         n_rows = config.batch_size * config.gradient_accumulation_steps * config.max_steps
         self.n_train = self.corpus.n_tales(tokenizer, n_rows, n_positions)
         train = self.corpus.packed(tokenizer, self.n_train, TRAIN, n_positions)
-        return train, self.corpus.packed(tokenizer, VALIDATION_TALES, VALIDATE, n_positions)
+        val = self.corpus.packed(tokenizer, VALIDATION_TALES, VALIDATE, n_positions)
+        self.val_tokens = int(np.count_nonzero(val.targets != IGNORED))
+        return train, val
 
     def floor(self) -> Floor:
         """Return the floor of the tales to validate."""
         return self.corpus.floor(VALIDATION_TALES)
+
+    def floor_a_token(self) -> float:
+        """Return the floor of the loss on them, in nats a token."""
+        return self.floor().nats / self.val_tokens
 
     def digest(self) -> str:
         return self.corpus.digest()
