@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a GPT on text files",
     "sample": "write text with a trained model",
     "eval": "measure how well a model predicts a text",
+    "tales": "print tales, or tasks made from them, or check one",
     "prepare": "tokenize text files once, for training with constant memory",
     "tokenizer": "learn, use and look at a tokenizer",
     "gradcheck": "check backward passes against finite differences",

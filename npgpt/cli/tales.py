@@ -1,71 +1,70 @@
-"""What a model that was trained on tales can do: its loss above the floor, and how many of its tales are right."""
+"""Print tales of the world that npgpt comes with, or tasks made from them as JSON lines, or check a text against its
+grammar. The same seed prints the same tales."""
 
-from typing import TYPE_CHECKING
+import argparse
+import itertools
+import json
+import sys
 
-import numpy as np
+from npgpt.config import nearest
 
-if TYPE_CHECKING:
-    from npgpt.data.source import TalesSource
-    from npgpt.model import GPT
-    from npgpt.tokenizer import Tokenizer
-
-SAMPLES = 100
-TEMPERATURE = 0.6
+LANGS = ("en", "zh")
+TASKS = ("answer", "summary", "translate", "write")
 
 
-def report(model: "GPT", tokenizer: "Tokenizer", source: "TalesSource", n_train: int, loss: float, seed: int) -> None:
-    """Print the validation loss beside its floor, which share of sampled tales is right and new, and one of them.
-
-    n_train  how many tales it was trained on
-    loss     on the tales to validate, in nats a token
-    """
-    from npgpt.data.tales.corpus import TRAIN
-
-    floor, tokens = source.floor(), source.val_tokens
-    a_byte = loss * tokens / floor.n_bytes
-    print(
-        f"{a_byte:.5f} nats a byte; no model can get below {floor.a_byte:.5f}, the floor of these tales "
-        f"({floor.nats / tokens:.4f} a token): {100 * (a_byte / floor.a_byte - 1):.1f}% above it"
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("n", nargs="?", type=int, default=1, metavar="N", help="how many (default: 1)")
+    parser.add_argument("--lang", choices=LANGS, help="English or Chinese (default: en; of tasks, both)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
+    parser.add_argument("--part", type=int, default=0, metavar="P", help="other tales of the same seed (default: 0)")
+    parser.add_argument(
+        "--tasks",
+        nargs="?",
+        const=",".join(TASKS),
+        metavar="TASK,...",
+        help=f"examples for npgpt finetune: {','.join(TASKS)} (default: all of them in turn)",
     )
-    texts = sample_texts(model, tokenizer, SAMPLES, seed)
-    wrong = {text: error for text in texts if (error := what_is_wrong(text, source.corpus.langs))}
-    known = set(source.corpus.texts(n_train, TRAIN)) & set(texts)
-    print(
-        f"of {len(texts)} tales written at temperature {TEMPERATURE}, {sum(text not in wrong for text in texts)} are "
-        f"right in every detail, and {sum(text not in known for text in texts)} are new"
-    )
-    right = [text for text in texts if text not in wrong]
-    if right:
-        print(f"\none of them:\n\n{right[0]}")
-    elif texts:
-        print(f"\none of them, which goes wrong at {wrong[texts[0]]}:\n\n{texts[0]}")
+    parser.add_argument("--check", metavar="FILE", help="a text: say where it leaves the grammar; - is standard input")
 
 
-def sample_texts(
-    model: "GPT", tokenizer: "Tokenizer", n: int, seed: int, temperature: float = TEMPERATURE
-) -> list[str]:
-    """Write n texts from nothing."""
-    from npgpt.sampling import generate
+def run(args: argparse.Namespace) -> int:
+    if args.check is not None:
+        return check(args.check, args.lang)
+    for name, value, least in ("N", args.n, 1), ("--seed", args.seed, 0), ("--part", args.part, 0):
+        if value < least:
+            raise ValueError(f"{name} {value} must be at least {least}")
+    if args.tasks is not None:
+        from npgpt.data.tales.tasks import examples
 
-    end = tokenizer.require_end_id()
-    texts = []
-    for i in range(n):
-        rng = np.random.default_rng((seed, i))
-        room = model.config.n_positions - 1
-        ids = list(generate(model, [end], room, temperature, seed=rng, vocab_size=tokenizer.vocab_size, stop=end))
-        texts.append(tokenizer.decode(ids[:-1] if ids and ids[-1] == end else ids))
-    return texts
+        tasks = tuple(args.tasks.split(","))
+        for task in tasks:
+            if task not in TASKS:
+                raise ValueError(f"--tasks {task!r} is unknown{nearest(task, TASKS)}")
+        found = examples(args.seed, tasks, (args.lang,) if args.lang else LANGS, args.part)
+        for example in itertools.islice(found, args.n):
+            print(json.dumps(example.line(), ensure_ascii=False))
+        return 0
+    from npgpt.data.tales import texts
+
+    for i, text in enumerate(itertools.islice(texts(args.seed, args.lang or "en", args.part), args.n)):
+        print(f"\n{'-' * 40}\n\n{text}" if i else text)
+    return 0
 
 
-def what_is_wrong(text: str, langs: tuple[str, ...]) -> str:
-    """Return why a text is no tale in one of the languages, or "" for one that is."""
-    from npgpt.data.tales import NotATaleError, parse
+def check(name: str, lang: str | None) -> int:
+    """Say whether a file's text is a tale, and what happens in it; exit code 1 if it is not."""
+    from npgpt.data import read_text
+    from npgpt.data.tales import NotATaleError, nats, parse
 
-    lang = "zh" if any("一" <= c <= "鿿" for c in text) else "en"
-    if lang not in langs:
-        return f"its language, {lang}"
+    text = (sys.stdin.read() if name == "-" else read_text(name)).strip()
+    lang = lang or ("zh" if any("一" <= c <= "鿿" for c in text) else "en")
     try:
-        parse(text, lang)
+        tale = parse(text, lang)
     except NotATaleError as error:
-        return str(error)
-    return ""
+        print(f"not a tale: {error}")
+        return 1
+    print(f"a tale of the kind {tale.plot!r}, -log p = {nats(tale, lang):.2f} nats")
+    for node in tale.nodes:
+        drawn = {var: next(iter(vars(getattr(tale.words[var], lang)).values())) for var in node.scene.draws}
+        print(f"  {node.scene.name:<16}", ", ".join(f"{var}={word}" for var, word in drawn.items()))
+    return 0

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from npgpt.cli.options import add_config_flags, announce_compiling, merge, read_toml
 from npgpt.config import PRESETS, TALES, GPTConfig, TrainConfig, split_fields
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from npgpt.data.packing import Packed
     from npgpt.data.source import PreparedSource, TalesSource, TextSource
     from npgpt.model import GPT
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"stopped; go on with: npgpt train --resume --out {folder}")
         return 130
     if isinstance(source, TalesSource):
-        from npgpt.cli.tales import report
+        from npgpt.cli.tales_report import report
         from npgpt.model import GPT
 
         best = GPT.from_pretrained(folder, config.dtype, config.ops)
@@ -121,7 +121,9 @@ def run(args: argparse.Namespace) -> int:
 
 def size(data: "np.ndarray | Packed") -> int:
     """Return how many tokens are to be predicted."""
-    return len(data) if isinstance(data, np.ndarray) else int((data.targets >= 0).sum())
+    from npgpt.data.packing import Packed
+
+    return int((data.targets >= 0).sum()) if isinstance(data, Packed) else len(data)
 
 
 def started(

@@ -1,0 +1,71 @@
+"""What a model that was trained on tales can do: its loss above the floor, and how many of its tales are right."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from npgpt.data.source import TalesSource
+    from npgpt.model import GPT
+    from npgpt.tokenizer import Tokenizer
+
+SAMPLES = 100
+TEMPERATURE = 0.6
+
+
+def report(model: "GPT", tokenizer: "Tokenizer", source: "TalesSource", n_train: int, loss: float, seed: int) -> None:
+    """Print the validation loss beside its floor, which share of sampled tales is right and new, and one of them.
+
+    n_train  how many tales it was trained on
+    loss     on the tales to validate, in nats a token
+    """
+    from npgpt.data.tales.corpus import TRAIN
+
+    floor, tokens = source.floor(), source.val_tokens
+    a_byte = loss * tokens / floor.n_bytes
+    print(
+        f"{a_byte:.5f} nats a byte; no model can get below {floor.a_byte:.5f}, the floor of these tales "
+        f"({floor.nats / tokens:.4f} a token): {100 * (a_byte / floor.a_byte - 1):.1f}% above it"
+    )
+    texts = sample_texts(model, tokenizer, SAMPLES, seed)
+    wrong = {text: error for text in texts if (error := what_is_wrong(text, source.corpus.langs))}
+    known = set(source.corpus.texts(n_train, TRAIN)) & set(texts)
+    print(
+        f"of {len(texts)} tales written at temperature {TEMPERATURE}, {sum(text not in wrong for text in texts)} are "
+        f"right in every detail, and {sum(text not in known for text in texts)} are new"
+    )
+    right = [text for text in texts if text not in wrong]
+    if right:
+        print(f"\none of them:\n\n{right[0]}")
+    elif texts:
+        print(f"\none of them, which goes wrong at {wrong[texts[0]]}:\n\n{texts[0]}")
+
+
+def sample_texts(
+    model: "GPT", tokenizer: "Tokenizer", n: int, seed: int, temperature: float = TEMPERATURE
+) -> list[str]:
+    """Write n texts from nothing."""
+    from npgpt.sampling import generate
+
+    end = tokenizer.require_end_id()
+    texts = []
+    for i in range(n):
+        rng = np.random.default_rng((seed, i))
+        room = model.config.n_positions - 1
+        ids = list(generate(model, [end], room, temperature, seed=rng, vocab_size=tokenizer.vocab_size, stop=end))
+        texts.append(tokenizer.decode(ids[:-1] if ids and ids[-1] == end else ids))
+    return texts
+
+
+def what_is_wrong(text: str, langs: tuple[str, ...]) -> str:
+    """Return why a text is no tale in one of the languages, or "" for one that is."""
+    from npgpt.data.tales import NotATaleError, parse
+
+    lang = "zh" if any("一" <= c <= "鿿" for c in text) else "en"
+    if lang not in langs:
+        return f"its language, {lang}"
+    try:
+        parse(text, lang)
+    except NotATaleError as error:
+        return str(error)
+    return ""
