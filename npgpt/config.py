@@ -124,6 +124,18 @@ TALES: dict[str, Any] = {
     "eval_every": 400,
     "save_every": 400,
 }
+# settings of npgpt finetune, below what is given
+FINETUNE: dict[str, Any] = {
+    "batch_size": 4,
+    "learning_rate": 1e-3,
+    "min_lr": 5e-5,
+    "warmup_steps": 50,
+    "weight_decay": 0.01,
+    "beta2": 0.98,
+    "max_steps": 1000,
+    "eval_every": 200,
+    "save_every": 200,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64},
     "small": {"n_layer": 6, "n_head": 6, "n_embd": 384, "n_positions": 256},

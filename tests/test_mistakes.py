@@ -124,7 +124,6 @@ TRAIN = f"train --data a.txt --out new {TINY}"
         ("sample r more", ["more"]),
         ("sample", ["RUN"]),
         ("eval r", ["--data"]),
-        ("train", ["--data"]),
         ("train --data", ["--data"]),
         ("train --max-steps ten", ["--max-steps", "ten"]),
         ("train --max-steps 1.5", ["--max-steps", "1.5"]),

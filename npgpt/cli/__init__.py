@@ -15,6 +15,8 @@ from npgpt.config import nearest
 COMMANDS = {
     "train": "train a GPT on text files",
     "sample": "write text with a trained model",
+    "finetune": "teach a trained model tasks, from prompts and completions",
+    "ask": "complete a prompt with a fine-tuned model",
     "eval": "measure how well a model predicts a text",
     "tales": "print tales, or tasks made from them, or check one",
     "prepare": "tokenize text files once, for training with constant memory",

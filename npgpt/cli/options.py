@@ -32,10 +32,14 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     add_fields(group, GPTConfig, defaults | {"vocab_size": "the tokenizer's"})
 
 
-def add_fields(group: Any, config: type, defaults: Mapping[str, str] | None = None) -> None:
+def add_fields(
+    group: Any, config: type, defaults: Mapping[str, str] | None = None, without: tuple[str, ...] = ()
+) -> None:
     """Add the fields of one config class; `defaults` says what to show in place of the field's own default."""
     types = field_types(config)
     for field in dataclasses.fields(config):
+        if field.name in without:
+            continue
         type_, _ = types[field.name]
         default = (defaults or {}).get(field.name, field.default)
         flag: dict[str, Any] = {

@@ -54,10 +54,10 @@ def run(args: argparse.Namespace) -> int:
 def check(name: str, lang: str | None) -> int:
     """Say whether a file's text is a tale, and what happens in it; exit code 1 if it is not."""
     from npgpt.data import read_text
-    from npgpt.data.tales import NotATaleError, nats, parse
+    from npgpt.data.tales import NotATaleError, language_of, nats, parse
 
     text = (sys.stdin.read() if name == "-" else read_text(name)).strip()
-    lang = lang or ("zh" if any("一" <= c <= "鿿" for c in text) else "en")
+    lang = lang or language_of(text)
     try:
         tale = parse(text, lang)
     except NotATaleError as error:

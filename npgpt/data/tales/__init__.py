@@ -4,7 +4,7 @@ from npgpt.data.tales.entropy import count, entropy, floor, mean_bytes, nats
 from npgpt.data.tales.generate import Tale, draw_tale, styles, tales, tell, texts, uniforms
 from npgpt.data.tales.grammar import Grammar, load_grammar, read_grammar
 from npgpt.data.tales.parse import NotATaleError, parse
-from npgpt.data.tales.words import LANGS
+from npgpt.data.tales.words import LANGS, language_of
 
 __all__ = [
     "LANGS",
@@ -15,6 +15,7 @@ __all__ = [
     "draw_tale",
     "entropy",
     "floor",
+    "language_of",
     "load_grammar",
     "mean_bytes",
     "nats",

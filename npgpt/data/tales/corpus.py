@@ -13,7 +13,8 @@ from npgpt.data.tales.words import LANGS
 from npgpt.tokenizer import Tokenizer
 
 NAME = "tales"
-TRAIN, VALIDATE = 0, 1  # parts of a seed
+# parts of a seed: tales to train on and to validate, and those that tasks are made from, to learn and to test
+TRAIN, VALIDATE, LEARN, TEST = 0, 1, 2, 3
 VALIDATION_TALES = 1000
 MOST_TALES = 400_000  # held in memory: some 300 MB of tokens; a longer run sees them again
 

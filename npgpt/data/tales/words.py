@@ -12,6 +12,11 @@ PRONOUNS = {
 }
 
 
+def language_of(text: str) -> str:
+    """Return which of the two languages a text is in: "zh" if it has any Chinese character."""
+    return "zh" if any("一" <= c <= "鿿" for c in text) else "en"
+
+
 class Word(NamedTuple):
     """A word: its place in its set, and what templates call its forms, as `word.en.noun` and `word.zh.noun`."""
 

@@ -1,0 +1,150 @@
+"""Prompts and completions from JSON lines, as examples to learn: a prompt is read, its completion is learned."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npgpt.data.packing import Packed, pack, too_long
+from npgpt.tokenizer import Tokenizer
+
+VALIDATE = 0.1  # of the examples, at most
+MOST_TO_VALIDATE = 1000
+
+
+class Example(NamedTuple):
+    """A prompt and its completion, and where they stand: "file:line"."""
+
+    prompt: str
+    completion: str
+    where: str = ""
+
+
+def read_examples(files: Sequence[str | Path], completions: bool = True) -> list[Example]:
+    """Read JSON lines, each an object with the strings `prompt` and `completion`; other keys are not looked at.
+
+    completions  whether each must have one; a line without has the completion ""
+
+    A blank line is passed over. Raises FileNotFoundError, or ValueError that names file and line for one that is not
+    such an object, is not UTF-8, or has an empty completion, and for files without any example.
+    """
+    examples = []
+    for file in files:
+        if Path(file).is_dir():
+            raise ValueError(f"{file} is a folder; give a file of JSON lines")
+        if not Path(file).exists():
+            raise FileNotFoundError(f"{file}: no such file")
+        with open(file, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if line.strip():
+                    examples.append(read_line(line, f"{file}:{number}", completions))
+    if not examples:
+        raise ValueError(f"{', '.join(map(str, files))}: there is no example in it")
+    return examples
+
+
+def read_line(line: bytes, where: str, completions: bool = True) -> Example:
+    """Read one line. Raises ValueError, beginning with `where`, for one that is no example."""
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8: byte 0x{line[error.start]:02x}; save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected an object with prompt and completion, got {type(value).__name__}")
+    if not completions:
+        value = {"completion": ""} | value
+    for key in ("prompt", "completion"):
+        if not isinstance(value.get(key), str):
+            wrong = f"is {value[key]!r}, not a string" if key in value else "is missing"
+            raise ValueError(f"{where}: {key!r} {wrong}")
+        try:
+            value[key].encode("utf-8")
+        except UnicodeEncodeError as error:
+            code = ord(value[key][error.start])
+            raise ValueError(f"{where}: {key!r} has the lone surrogate U+{code:04X}, half a character") from None
+    if completions and not value["completion"]:
+        raise ValueError(f"{where}: 'completion' is empty: there would be nothing to learn")
+    return Example(value["prompt"], value["completion"], where)
+
+
+def pack_examples(examples: Sequence[Example], tokenizer: Tokenizer, n_positions: int) -> Packed:
+    """Return examples as rows of a model's context. Raises ValueError, naming the line, for one that is too long.
+
+    Prompt and completion are encoded each by itself: so the prompt's tokens are those that the model is asked with.
+    """
+    prompts, ids = encode_examples(examples, tokenizer)
+    for number in too_long(ids, n_positions)[:1]:
+        raise ValueError(f"{examples[number].where}: {too_long_message(len(ids[number]), n_positions)}")
+    return pack(ids, n_positions, tokenizer.require_end_id(), prompts)
+
+
+def encode_examples(examples: Sequence[Example], tokenizer: Tokenizer) -> tuple[list[int], list[np.ndarray]]:
+    """Return how many tokens each prompt has, and the tokens of prompts and completions together."""
+    prompts = tokenizer.encode_batch(example.prompt for example in examples)
+    completions = tokenizer.encode_batch(example.completion for example in examples)
+    together = [np.concatenate(both) for both in zip(prompts, completions, strict=True)]
+    return [len(prompt) for prompt in prompts], together
+
+
+def too_long_message(size: int, n_positions: int) -> str:
+    return f"{size} tokens and the one that ends them do not fit into the model's context of {n_positions}"
+
+
+class ExamplesSource:
+    """Files of JSON lines to fine-tune on.
+
+    files    how --data names them, for --resume
+    examples that fit, in the order of the files
+    skipped  how many examples were too long, and left out
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.files = [str(Path(name).resolve()) for name in names]
+        self.examples = read_examples(names)
+        self.skipped = 0
+
+    def skip_long(self, tokenizer: Tokenizer, n_positions: int) -> None:
+        """Leave out the examples that do not fit. Raises ValueError where none does."""
+        _, ids = encode_examples(self.examples, tokenizer)
+        long = set(too_long(ids, n_positions).tolist())
+        if len(long) == len(ids):
+            shortest = min(map(len, ids))
+            raise ValueError(f"no example fits: the shortest has {too_long_message(shortest, n_positions)}")
+        self.examples = [example for number, example in enumerate(self.examples) if number not in long]
+        self.skipped = len(long)
+
+    def split(self, seed: int) -> tuple[list[Example], list[Example]]:
+        """Return the examples to train on, and those to validate: a random tenth, 1,000 at the most.
+
+        Raises ValueError for fewer than two examples.
+        """
+        n = len(self.examples)
+        if n < 2:
+            raise ValueError(f"{n} example is too few: it takes one to train on and one to validate")
+        order = np.random.default_rng(seed).permutation(n)
+        n_val = min(MOST_TO_VALIDATE, max(1, int(VALIDATE * n)))
+        val = set(order[:n_val].tolist())
+        parts: tuple[list[Example], list[Example]] = [], []
+        for number, example in enumerate(self.examples):
+            parts[number in val].append(example)
+        return parts
+
+    def digest(self) -> str:
+        """Return a SHA-256 of all prompts and completions."""
+        sha = hashlib.sha256()
+        for example in self.examples:
+            for text in (example.prompt, example.completion):
+                data = text.encode("utf-8")
+                sha.update(f"{len(data)} ".encode() + data)
+        return sha.hexdigest()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what train.json keeps of it."""
+        return {"files": self.files, "sha256": self.digest(), "examples": True}
