@@ -29,6 +29,7 @@ ALLOWED = {
     "buffers.py": ({"numpy"}, set()),
     "ops.py": (CORE, {"layers", "kernels", "optim"}),
     "model.py": (CORE, {"config", "ops", "parameters", "pretrained"}),
+    "lora.py": (CORE, {"config", "layers", "model", "parameters"}),
     "optim.py": (CORE, {"parameters"}),
     "sampling.py": (CORE, {"model"}),
     "evaluate.py": (CORE, {"data", "model"}),
