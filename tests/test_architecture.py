@@ -39,6 +39,7 @@ ALLOWED = {
         CORE | {"safetensors", "huggingface_hub"},
         {"config", "files", "model", "ops", "parameters"},
     ),
+    "adapters.py": (CORE, {"files", "lora", "model", "parameters", "pretrained"}),
     "checkpoint.py": (CORE, {"files", "model", "optim", "parameters", "pretrained"}),
     "train.py": (
         CORE,
