@@ -69,6 +69,10 @@ def _linear(rng: Rng) -> tuple:
     return rng.standard_normal((2, 3, 5)), rng.standard_normal((5, 4)), rng.standard_normal(4)
 
 
+def _lora(rng: Rng, r: int = 3) -> tuple:
+    return rng.standard_normal((5, 7)), rng.standard_normal((r, 5)), rng.standard_normal((7, r))
+
+
 def _mlp(rng: Rng) -> tuple:
     shapes = (2, 3, 5), (5, 7), (7,), (7, 5), (5,)
     return tuple(rng.standard_normal(shape) for shape in shapes)
@@ -114,6 +118,8 @@ LAYERS = [
     Case("linear_cross_entropy", "V=1", lambda rng: (rng.standard_normal((3, 2)), np.ones((1, 2)), np.zeros(3, int))),
     Case("linear", "", _linear),
     Case("linear", "no bias", lambda rng: (*_linear(rng)[:2], None)),
+    Case("lora", "", _lora, lambda: {"scale": 0.7}),
+    Case("lora", "r=1", lambda rng: _lora(rng, 1), lambda: {"scale": 2.0}),
     Case("mlp", "", _mlp),
     Case("mlp", "gelu", _mlp, lambda: {"activation": "gelu"}),
     Case("mlp", "no bias", lambda rng: tuple(a if a.ndim > 1 else None for a in _mlp(rng))),

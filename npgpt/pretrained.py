@@ -192,7 +192,9 @@ def checksum(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> 
 
 
 def _unpickled(folder: Path) -> str:
-    pickled = [name for name in ("pytorch_model.bin", "model.pt", "ckpt.pt") if (folder / name).exists()]
+    pickled = [
+        name for name in ("pytorch_model.bin", "adapter_model.bin", "model.pt", "ckpt.pt") if (folder / name).exists()
+    ]
     if pickled:
         return f"; {pickled[0]} is a pickle, which npgpt never opens: convert it to safetensors"
     if (folder / "model.safetensors.index.json").exists():

@@ -29,6 +29,7 @@ ALLOWED = {
     "buffers.py": ({"numpy"}, set()),
     "ops.py": (CORE, {"layers", "kernels", "optim"}),
     "model.py": (CORE, {"config", "ops", "parameters", "pretrained"}),
+    "lora.py": (CORE, {"config", "layers", "model", "parameters"}),
     "optim.py": (CORE, {"parameters"}),
     "sampling.py": (CORE, {"model"}),
     "evaluate.py": (CORE, {"data", "model"}),
@@ -38,6 +39,7 @@ ALLOWED = {
         CORE | {"safetensors", "huggingface_hub"},
         {"config", "files", "model", "ops", "parameters"},
     ),
+    "adapters.py": (CORE, {"files", "lora", "model", "parameters", "pretrained"}),
     "checkpoint.py": (CORE, {"files", "model", "optim", "parameters", "pretrained"}),
     "train.py": (
         CORE,

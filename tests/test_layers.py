@@ -317,6 +317,27 @@ def test_cross_entropy_names_a_target_outside_the_vocabulary(bad):
         layers.cross_entropy_forward(np.zeros((1, 2, 4)), np.array([[0, bad]]))
 
 
+@pytest.mark.parametrize("r", [1, 2])
+def test_lora_value(rng, r):
+    x, weight = rng.standard_normal((2, 4)), rng.standard_normal((4, 3))
+    lora_A, lora_B = rng.standard_normal((r, 4)), rng.standard_normal((3, r))
+    out, _ = layers.lora_forward(weight, lora_A, lora_B, 0.7)
+    # as in the paper, where the adapter is a branch beside the layer: some ten roundings of numbers of order one
+    np.testing.assert_allclose(x @ out, x @ weight + 0.7 * (x @ lora_A.T) @ lora_B.T, rtol=1e-13, atol=1e-14)
+    for i in range(4):
+        for o in range(3):
+            product = sum(lora_B[o, k] * lora_A[k, i] for k in range(r))
+            assert out[i, o] == pytest.approx(weight[i, o] + 0.7 * product, rel=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lora_of_zeros_changes_nothing(rng, dtype):
+    weight, lora_A = rng.standard_normal((5, 7)).astype(dtype), rng.standard_normal((2, 5)).astype(dtype)
+    out, _ = layers.lora_forward(weight, lora_A, np.zeros((7, 2), dtype), 16.0)
+    np.testing.assert_array_equal(out, weight, strict=True)
+    assert not np.shares_memory(out, weight)
+
+
 def test_mlp_is_the_composition(rng):
     x, fc_weight, fc_bias = rng.standard_normal((2, 3)), rng.standard_normal((3, 4)), rng.standard_normal(4)
     proj_weight, proj_bias = rng.standard_normal((4, 3)), rng.standard_normal(3)

@@ -297,7 +297,7 @@ class Payload:
         return open, (str(self.path), "w")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "ckpt.pt"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin", "model.pt", "ckpt.pt"])
 def test_a_pickle_is_named_and_never_opened(saved, tmp_path, name):
     folder, _, _ = saved
     (folder / "model.safetensors").unlink()

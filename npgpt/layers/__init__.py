@@ -2,8 +2,9 @@
 
 `out, cache = X_forward(...)` and `d... = X_backward(dout, cache)`: the gradients come in the order of the
 forward's array arguments, in their shapes and dtype. No layer writes into what it is given. Results are new
-arrays, except that dropout, when it is off, hands on the array it is given; and that the gradient of a parameter
-goes into the array that a backward is given for it, as with NumPy's `out`, and is returned all the same.
+arrays, except that dropout, when it is off, and the backward of LoRA hand on the array they are given; and that the
+gradient of a parameter goes into the array that a backward is given for it, as with NumPy's `out`, and is returned all
+the same.
 """
 
 from npgpt.layers.attention import attention_backward, attention_forward
@@ -16,6 +17,7 @@ from npgpt.layers.gelu_new import gelu_new_backward, gelu_new_forward
 from npgpt.layers.layernorm import layernorm_backward, layernorm_forward
 from npgpt.layers.linear import linear_backward, linear_forward
 from npgpt.layers.linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
+from npgpt.layers.lora import lora_backward, lora_forward
 from npgpt.layers.mlp import mlp_backward, mlp_forward
 
 __all__ = [
@@ -39,6 +41,8 @@ __all__ = [
     "linear_cross_entropy_backward",
     "linear_cross_entropy_forward",
     "linear_forward",
+    "lora_backward",
+    "lora_forward",
     "mlp_backward",
     "mlp_forward",
 ]

@@ -10,7 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from npgpt import GPT, GPTConfig, Tokenizer
+from npgpt.adapters import load_adapter, save_adapter
 from npgpt.cli.options import read_toml
+from npgpt.lora import Adapters
 from npgpt.tokenizer import ByteTokenizer, CharTokenizer
 
 FILES = ["model.safetensors", "config.json", "tokenizer.json"]
@@ -58,6 +60,38 @@ def test_a_file_cut_off(name, data):
     length = data.draw(st.integers(0, len(content.rstrip()) - 1))
     with pytest.raises(ValueError, match=name):
         opened(whole() | {name: content[:length]})
+
+
+@functools.cache
+def model_and_adapter():
+    """Return a small model, and adapters of it with the bytes of their files."""
+    model = GPT(GPTConfig(vocab_size=3, n_positions=2, n_embd=2, n_layer=1, n_head=1))
+    adapters = Adapters(model, rank=1, targets=["mlp.c_fc"])
+    with tempfile.TemporaryDirectory() as folder:
+        save_adapter(folder, adapters, "base")
+        return model, adapters, {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@given(data=st.data())
+def test_an_adapter_with_a_changed_byte_or_cut_off(name, data):
+    model, adapters, files = model_and_adapter()
+    content = bytearray(files[name])
+    where = data.draw(st.integers(0, len(content.rstrip()) - 1))
+    byte = data.draw(st.none() | st.integers(0, 255))
+    assume(content[where] != byte)
+    content[where:] = b"" if byte is None else bytes([byte]) + content[where + 1 :]
+    with tempfile.TemporaryDirectory() as folder:
+        for file, whole_content in files.items():
+            (Path(folder) / file).write_bytes(content if file == name else whole_content)
+        try:
+            found = load_adapter(folder, model)
+        except ValueError as error:
+            assert name in str(error) or "adapter_model.safetensors" in str(error)
+        else:
+            assert byte is not None
+            np.testing.assert_array_equal(found.params.flat, adapters.params.flat)
+            assert found.targets == adapters.targets
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))

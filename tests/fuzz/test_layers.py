@@ -56,6 +56,11 @@ def test_embedding(seed, B, T, V):
     check("embedding", ids, *normal(seed, (V, 2)))
 
 
+@given(seed, size, size, size, st.floats(0.1, 10))
+def test_lora(seed, n_in, n_out, r, scale):  # r may be more than either: nothing in the layer asks it to be thin
+    check("lora", *normal(seed, (n_in, n_out), (r, n_in), (n_out, r)), scale=scale)
+
+
 @given(seed, size, size, size, st.sampled_from(["gelu", "gelu_new"]))
 def test_mlp(seed, B, C, F, activation):
     check("mlp", *normal(seed, (B, C), (C, F), (F,), (F, C), (C,)), activation=activation)

@@ -101,6 +101,13 @@ def test_linear(ops: str, bias: bool) -> None:
 
 
 @both_ops
+@pytest.mark.parametrize("r", [1, 3])
+def test_lora(ops: str, r: int) -> None:
+    args = normal(5, 7), normal(r, 5), normal(7, r)
+    assert_same(ops, "lora", lambda w, a, b: w + 0.7 * (b @ a).T, *args, scale=0.7)
+
+
+@both_ops
 @pytest.mark.parametrize(("activation", "approximate"), [("gelu", "none"), ("gelu_new", "tanh")])
 @pytest.mark.parametrize("bias", [True, False])
 def test_mlp(ops: str, activation: str, approximate: str, bias: bool) -> None:
