@@ -56,8 +56,7 @@ def remove_unstarted(folder: Path) -> None:
 def save_state(folder: Path, model: GPT, optimizer: AdamW, progress: dict[str, Any]) -> None:
     """Write the training state: model and optimizer by parameter name, and progress as JSON."""
     tensors: dict[str, np.ndarray] = {}
-    for prefix, flat in _buffers(model, optimizer).items():
-        views = Parameters(model.params.shapes, flat)
+    for prefix, views in _buffers(model, optimizer).items():
         tensors |= {f"{prefix}{name}": view for name, view in views.items()}
     progress = progress | {"optimizer_steps": optimizer.steps}
     save_tensors(folder / STATE, tensors, progress=json.dumps(progress))
@@ -71,8 +70,8 @@ def load_state(folder: Path, model: GPT, optimizer: AdamW | None = None) -> dict
     path = folder / STATE
     tensors, metadata = read_tensors(path)
     progress = _progress(path, metadata)
-    for prefix, flat in _buffers(model, optimizer).items():
-        for name, view in Parameters(model.params.shapes, flat).items():
+    for prefix, views in _buffers(model, optimizer).items():
+        for name, view in views.items():
             tensor = tensors.get(prefix + name)
             if tensor is None or tensor.shape != view.shape or tensor.dtype != view.dtype:
                 raise ValueError(f"{path}: {prefix}{name} is missing, or not {view.shape} of {view.dtype}")
@@ -133,11 +132,13 @@ def _is_before(line: bytes, step: int) -> bool:
         return False
 
 
-def _buffers(model: GPT, optimizer: AdamW | None) -> dict[str, np.ndarray]:
-    if optimizer is None:
-        return {"": model.params.flat}
-    return {
-        "": model.params.flat,
-        "exp_avg.": optimizer.exp_avg,
-        "exp_avg_sq.": optimizer.exp_avg_sq,
-    }
+def _buffers(model: GPT, optimizer: AdamW | None) -> dict[str, Parameters]:
+    """Return what a training state holds: the model, what is trained if that is something else, and its averages."""
+    buffers = {"": model.params}
+    if optimizer is not None:
+        shapes = optimizer.params.shapes
+        if optimizer.params is not model.params:
+            buffers["adapter."] = optimizer.params
+        buffers["exp_avg."] = Parameters(shapes, optimizer.exp_avg)
+        buffers["exp_avg_sq."] = Parameters(shapes, optimizer.exp_avg_sq)
+    return buffers

@@ -124,6 +124,17 @@ TALES: dict[str, Any] = {
     "eval_every": 400,
     "save_every": 400,
 }
+# and a model of both languages, in a quarter of an hour
+TALES_IN_TWO: dict[str, Any] = TALES | {
+    "n_layer": 4,
+    "n_positions": 384,
+    "tokenizer": "bpe:3072",
+    "learning_rate": 4e-3,
+    "min_lr": 1e-4,
+    "max_steps": 9000,
+    "eval_every": 1000,
+    "save_every": 1000,
+}
 # settings of npgpt finetune, below what is given
 FINETUNE: dict[str, Any] = {
     "batch_size": 4,

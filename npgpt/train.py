@@ -12,6 +12,7 @@ from npgpt.checkpoint import append_metrics, cut_metrics, load_state, save_state
 from npgpt.config import TrainConfig
 from npgpt.data.packing import Packed, draw, n_tokens
 from npgpt.evaluate import estimate_loss, random_batch, whole_loss
+from npgpt.lora import Adapters
 from npgpt.model import GPT
 from npgpt.optim import AdamW, clip_scale, learning_rate_at
 from npgpt.parallel import Batch, Workers
@@ -27,6 +28,8 @@ def train(
     folder: Path,
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
+    adapters: Adapters | None = None,
+    on_best: Callable[[], None] = lambda: None,
 ) -> Iterator[dict[str, Any]]:
     """Train the model in place, and yield each record that goes to metrics.jsonl.
 
@@ -39,11 +42,13 @@ def train(
     val_data     the same; the evaluations during training take some windows or rows of it
     resume       go on from the folder's training state: to the same bits as a run that never stopped
     should_stop  asked after every step; when it says so, the state is saved and the run ends without the last record
+    adapters     train these alone, and the model with them merged in; None trains the model itself
+    on_best      called whenever the model has been kept as the best
 
     Raises FloatingPointError when loss or gradient is no longer finite; what was saved before stays.
     """
     optimizer = AdamW(
-        model.params,
+        model.params if adapters is None else adapters.params,
         config.beta1,
         config.beta2,
         config.adam_epsilon,
@@ -60,13 +65,16 @@ def train(
         model.save_pretrained(folder)
         save_state(folder, model, optimizer, progress)
 
+    if adapters is not None:
+        adapters.merge_into(model)
+
     def log(record: dict[str, Any]) -> dict[str, Any]:
         append_metrics(folder, record)
         return record
 
     with Workers(model, config.batch_size, config.threads) as workers:
         for step in range(progress["step"], config.max_steps):
-            yield log(train_step(workers, optimizer, train_data, config, step))
+            yield log(train_step(workers, optimizer, train_data, config, step, adapters))
             done = progress["step"] = step + 1
             last = done == config.max_steps
             stop = not last and should_stop()
@@ -84,6 +92,7 @@ def train(
                 if best is None or val_loss < best:
                     progress |= {"best_step": done, "best_val_loss": val_loss}
                     model.save_pretrained(folder)
+                    on_best()
             if save:
                 save_state(folder, model, optimizer, progress)
             if stop:
@@ -115,14 +124,29 @@ def training_loss(model: GPT, train_data: Data) -> float:
 
 
 @quietly
-def train_step(workers: Workers, optimizer: AdamW, train_data: Data, config: TrainConfig, step: int) -> dict[str, Any]:
+def train_step(
+    workers: Workers,
+    optimizer: AdamW,
+    train_data: Data,
+    config: TrainConfig,
+    step: int,
+    adapters: Adapters | None = None,
+) -> dict[str, Any]:
     """Take one optimizer step and return its record. Everything random in it follows from the seed and the step."""
     start = time.perf_counter()
     batches = step_batches(train_data, config, step, workers.model.config.n_positions)
-    loss, _, grad_norm = workers.loss_and_grads(batches, seed=(config.seed, step))
+    loss, grads, grad_norm = workers.loss_and_grads(batches, seed=(config.seed, step))
+    if adapters is not None:
+        grads = adapters.gradients(grads)
+        grad_norm = float(np.linalg.norm(grads.flat))
     require_finite(step + 1, loss=loss, gradient_norm=grad_norm)
     lr = learning_rate_at(step, config.learning_rate, config.min_lr, config.warmup_steps, config.max_steps)
-    workers.update(optimizer, lr, clip_scale(grad_norm, config.grad_clip))
+    scale = clip_scale(grad_norm, config.grad_clip)
+    if adapters is None:
+        workers.update(optimizer, lr, scale)
+    else:
+        optimizer.step(grads, lr, scale)
+        adapters.merge_into(workers.model)
     packed = isinstance(train_data, Packed)
     tokens = sum(n_tokens(targets) if packed else targets.size for _, targets, *_ in batches)
     return {

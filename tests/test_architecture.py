@@ -40,10 +40,11 @@ ALLOWED = {
         {"config", "files", "model", "ops", "parameters"},
     ),
     "adapters.py": (CORE, {"files", "lora", "model", "parameters", "pretrained"}),
+    "answering.py": (CORE, {"model", "sampling", "tokenizer"}),
     "checkpoint.py": (CORE, {"files", "model", "optim", "parameters", "pretrained"}),
     "train.py": (
         CORE,
-        {"checkpoint", "config", "data", "evaluate", "model", "optim", "parallel"},
+        {"checkpoint", "config", "data", "evaluate", "lora", "model", "optim", "parallel"},
     ),
     "parallel.py": (CORE | {"threadpoolctl"}, {"buffers", "model", "optim", "parameters"}),
 }

@@ -19,6 +19,7 @@ COMMANDS = {
     "ask": "complete a prompt with a fine-tuned model",
     "eval": "measure how well a model predicts a text",
     "tales": "print tales, or tasks made from them, or check one",
+    "demo": "train and fine-tune on the tales, and score it",
     "prepare": "tokenize text files once, for training with constant memory",
     "tokenizer": "learn, use and look at a tokenizer",
     "gradcheck": "check backward passes against finite differences",

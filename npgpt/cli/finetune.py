@@ -30,6 +30,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="FOLDER", help="the new run folder (default: runs/1, or the next number free)")
     parser.add_argument("--skip-long", action="store_true", help="leave out lines that the context is too short for")
+    parser.add_argument(
+        "--lora",
+        type=int,
+        metavar="R",
+        help="train low-rank adapters of rank R alone; they are merged into the model that is written, and also lie in "
+        "its folder adapter/, as PEFT reads them",
+    )
+    parser.add_argument("--lora-alpha", type=float, metavar="X", help="their scale is X / R (default: X = R)")
     parser.add_argument("--resume", action="store_true", help="go on where the run in --out stopped")
     group = parser.add_argument_group("training")
     add_fields(group, TrainConfig, {name: str(value) for name, value in FINETUNE.items()}, OF_THE_MODEL)
@@ -44,25 +52,43 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--resume needs --out FOLDER, the folder of the run to go on with")
     if not (args.data or args.resume):
         raise ValueError("--data is missing: give a file of JSON lines with prompt and completion")
+    if args.lora_alpha is not None and args.lora is None and not args.resume:
+        raise ValueError(f"--lora-alpha {args.lora_alpha} has no meaning without --lora R")
     folder = Path(args.out) if args.out else next_free(Path("runs"))
     saved = read_saved(folder) if args.resume else {}
+    before = read_finetune(folder, saved) if args.resume else {}
     config = TrainConfig(**FINETUNE | saved.get("train", {}) | given)
     from npgpt.data.examples import ExamplesSource
 
     source = ExamplesSource(args.data or saved["data"]["files"])
     announce_compiling(config.ops)
     model, tokenizer, base = open_base(args.run, config)
-    if args.skip_long or saved.get("finetune", {}).get("skip_long"):
+    how = {
+        "base": str(Path(args.run).resolve()),
+        "base_sha256": base,
+        "skip_long": args.skip_long or before.get("skip_long", False),
+        "lora": before.get("lora") if args.lora is None else args.lora,
+        "lora_alpha": before.get("lora_alpha") if args.lora_alpha is None else args.lora_alpha,
+    }
+    if how["skip_long"]:
         source.skip_long(tokenizer, model.config.n_positions)
     settings = {
         "data": source.settings() | {"tokenizer": tokenizer.fingerprint()},
-        "finetune": {"base": str(Path(args.run).resolve()), "base_sha256": base, "skip_long": args.skip_long},
+        "finetune": how,
         "model": dataclasses.asdict(model.config),
         "train": dataclasses.asdict(config),
     }
     if args.resume:
         require_same(folder, saved, settings)
     return tune(model, tokenizer, source, config, folder, args.resume, settings)
+
+
+def read_finetune(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
+    """Return what train.json says of the fine-tuning. Raises ValueError for a run of another kind."""
+    before = saved.get("finetune")
+    if not isinstance(before, dict):
+        raise ValueError(f"{folder} is no run of npgpt finetune: go on with npgpt train --resume --out {folder}")
+    return before
 
 
 def open_base(name: str, config: TrainConfig) -> tuple["GPT", "Tokenizer", str]:
@@ -81,13 +107,13 @@ def open_base(name: str, config: TrainConfig) -> tuple["GPT", "Tokenizer", str]:
 
 def require_same(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) -> None:
     """Raise ValueError for a change that would make it another run."""
-    if not isinstance(saved.get("finetune"), dict):
-        raise ValueError(f"{folder} is no run of npgpt finetune: go on with npgpt train --resume --out {folder}")
     for part, name, what in (
         ("data", "sha256", "the examples are not those that it was trained on"),
         ("data", "tokenizer", "the model's tokenizer is not the one that it was trained with"),
         ("finetune", "base_sha256", "the model to begin with is not the one that it began with"),
-        ("train", "dtype", "dtype cannot change with --resume"),
+        ("finetune", "lora", "--lora cannot change with --resume"),
+        ("finetune", "lora_alpha", "--lora-alpha cannot change with --resume"),
+        ("train", "dtype", "--dtype cannot change with --resume"),
     ):
         if saved[part].get(name) != settings[part][name]:
             raise ValueError(f"{folder}: {what}; start a new run")
@@ -103,18 +129,28 @@ def tune(
     settings: dict[str, Any],
 ) -> int:
     """Train the model on the examples, and show what it has learned."""
+    from npgpt.adapters import save_adapter
     from npgpt.checkpoint import refuse_existing, remove_unstarted
     from npgpt.data.examples import pack_examples
+    from npgpt.lora import Adapters
 
     train_part, val_part = source.split(config.seed)
     n_positions = model.config.n_positions
     train_data, val_data = (pack_examples(part, tokenizer, n_positions) for part in (train_part, val_part))
     if not resume:
         refuse_existing(folder)
+    how, options, trained = settings["finetune"], {}, model.params.flat.size
+    if how["lora"] is not None:
+        adapters = Adapters(model, how["lora"], how["lora_alpha"], seed=config.seed)
+        options = {
+            "adapters": adapters,
+            "on_best": lambda: save_adapter(folder / "adapter", adapters, how["base"]),
+        }
+        trained = adapters.params.flat.size
     left_out = f" ({source.skipped:,} too long, left out)" if source.skipped else ""
     rows, a_step = len(train_data.ids), config.batch_size * config.gradient_accumulation_steps
     print(
-        f"{folder}: {model.params.flat.size:,} parameters, {len(train_part):,} examples to train on, {len(val_part):,} "
+        f"{folder}: {trained:,} parameters to train, {len(train_part):,} examples to train on, {len(val_part):,} "
         f"to validate{left_out}; each is seen {config.max_steps * a_step / rows:.1f} times",
         flush=True,
     )
@@ -122,14 +158,13 @@ def tune(
         if not resume:
             tokenizer.save_pretrained(folder)
             write_saved(folder, settings)
-        loss = train_with_progress(model, train_data, val_data, config, folder, resume, settings)
+        loss = train_with_progress(model, train_data, val_data, config, folder, resume, settings, **options)
     except BaseException:
         if not resume:
             remove_unstarted(folder)
         raise
     if loss is None:
-        base = settings["finetune"]["base"]
-        print(f"stopped; go on with: npgpt finetune {base} --resume --out {folder}")
+        print(f"stopped; go on with: npgpt finetune {how['base']} --resume --out {folder}")
         return 130
     show(folder, tokenizer, val_part, config)
     print(f"\nuse it with: npgpt ask {folder}")

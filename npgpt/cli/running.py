@@ -25,15 +25,19 @@ def train_with_progress(
     folder: Path,
     resume: bool,
     settings: dict[str, Any],
+    **options: Any,
 ) -> float | None:
-    """Train under a progress bar. Return the loss on all validation data, or None if Ctrl-C ended the run early."""
+    """Train under a progress bar, with more options for npgpt.train.train.
+
+    Return the loss on all validation data, or None if Ctrl-C ended the run early.
+    """
     from tqdm import tqdm
 
     from npgpt.train import train
 
     loss, bar, whole, nobody_reads = 0.0, None, None, False
     with stop_on_interrupt() as stopped:
-        records = train(model, train_data, val_data, config, folder, resume, lambda: bool(stopped))
+        records = train(model, train_data, val_data, config, folder, resume, lambda: bool(stopped), **options)
         for record in records:
             step = record["step"]
             if bar is None:

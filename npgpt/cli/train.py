@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from npgpt.cli.options import add_config_flags, announce_compiling, merge, read_toml
 from npgpt.cli.running import next_free, read_saved, train_with_progress, write_saved
-from npgpt.config import PRESETS, TALES, GPTConfig, TrainConfig, split_fields
+from npgpt.config import PRESETS, TALES, TALES_IN_TWO, GPTConfig, TrainConfig, split_fields
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,8 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if "finetune" in saved:
         raise ValueError(f"{folder} is a run of npgpt finetune, which goes on with it")
     data = flags.get("data") or file.get("data") or saved.get("data", {}).get("files") or ["tales:en"]
-    tales = len(data) == 1 and data[0].partition(":")[0] == "tales"
-    recipe = TALES if tales and not args.resume else {}
+    recipe = {} if args.resume else recipe_for(data)
     gpt_fields, train_fields, _ = split_fields(
         merge(flags, file, {**saved.get("model", {}), **saved.get("train", {})}, recipe),
         GPTConfig,
@@ -115,6 +114,14 @@ def run(args: argparse.Namespace) -> int:
         print_sample(folder, tokenizer, int(train_data[0]), config)
     print(f"\nwrite more with: npgpt sample {folder}")
     return 0
+
+
+def recipe_for(data: list[str]) -> dict[str, Any]:
+    """Return the settings that suit a --data, below all that is given."""
+    from npgpt.data.tales.corpus import langs_of
+
+    langs = langs_of(data[0]) if len(data) == 1 else None
+    return {} if langs is None else TALES if len(langs) == 1 else TALES_IN_TWO
 
 
 def size(data: "np.ndarray | Packed") -> int:

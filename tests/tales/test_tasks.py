@@ -1,0 +1,149 @@
+"""Tasks made from tales, and their judges: what is right is accepted in every phrasing, what is wrong is not."""
+
+import itertools
+
+import pytest
+
+from npgpt.data.tales import LANGS, load_grammar, styles, tell
+from npgpt.data.tales.grammar import nodes
+from npgpt.data.tales.score import key_facts, score, summaries
+from npgpt.data.tales.tasks import TASKS, Example, examples, summary_scene
+
+N = 60
+
+
+def made(task, lang, n=N, seed=0) -> list[Example]:
+    return list(itertools.islice(examples(seed, (task,), (lang,)), n))
+
+
+@pytest.mark.parametrize("lang", LANGS)
+@pytest.mark.parametrize("task", TASKS)
+def test_the_completion_of_an_example_is_right(task, lang):
+    for example in made(task, lang):
+        judged = score(example, example.completion)
+        assert judged.right, judged.why
+        assert judged.recall == 1
+        assert example.line() == {
+            "task": task,
+            "lang": lang,
+            "prompt": example.prompt,
+            "completion": example.completion,
+        }
+
+
+@pytest.mark.parametrize("lang", LANGS)
+@pytest.mark.parametrize("task", ["answer", "summary", "translate"])
+def test_the_completion_of_another_tale_is_wrong(task, lang):
+    found = made(task, lang, 300)
+    same = {example.completion for example in found}
+    for example, other in itertools.pairwise(found):
+        if other.completion != example.completion:
+            assert not score(example, other.completion).right
+    assert len(same) > 100
+
+
+@pytest.mark.parametrize("lang", LANGS)
+@pytest.mark.parametrize("task", TASKS)
+def test_nothing_at_all_is_wrong(task, lang):
+    for example in made(task, lang, 10):
+        judged = score(example, "")
+        assert not judged.right
+        assert judged.recall == 0
+        assert judged.why
+
+
+def test_examples_follow_from_seed_and_part_and_take_turns():
+    first = [e.line() for e in itertools.islice(examples(1), 16)]
+    assert first == [e.line() for e in itertools.islice(examples(1), 16)]
+    assert first != [e.line() for e in itertools.islice(examples(2), 16)]
+    assert first != [e.line() for e in itertools.islice(examples(1, part=1), 16)]
+    assert [(line["task"], line["lang"]) for line in first[:8]] == list(itertools.product(TASKS, LANGS))
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_a_translation_is_accepted_in_every_phrasing(lang):
+    """Told anew with other phrasings it is still right; with one word exchanged it is not."""
+    other = LANGS[1 - LANGS.index(lang)]
+    u = styles(99, other)
+    names = [getattr(word, other).name for word in load_grammar().words["names"]]
+    for example in made("translate", lang, 40):
+        again = tell(example.tale, other, u)
+        assert score(example, again).right
+        hero = getattr(example.tale.words["hero"], other).name
+        taken = {getattr(word, other).name for word in example.tale.words.values() if hasattr(word.en, "name")}
+        gender = example.tale.words["hero"].en.he
+        stranger = next(
+            name
+            for name, word in zip(names, load_grammar().words["names"], strict=True)
+            if name not in taken and word.en.he == gender
+        )
+        judged = score(example, again.replace(hero, stranger))
+        assert not judged.right
+        assert judged.recall == 0
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_every_summary_of_the_grammar_is_accepted_and_a_false_one_is_not(lang):
+    for example in made("summary", lang):
+        tale = example.tale
+        forms = tale.forms(lang)
+        for sentence in summary_scene(tale).summary[lang]:
+            assert score(example, sentence.format_map(forms)).right
+        hero = forms["hero"].name
+        stranger = next(
+            getattr(word, lang).name
+            for word in load_grammar().words["names"]
+            if word.en.he == tale.words["hero"].en.he and word not in tale.words.values()
+        )
+        false = score(example, example.completion.replace(hero, stranger))
+        assert not false.right
+        assert 0 < false.recall < 1
+        assert "hero" in false.why
+
+
+def test_every_tale_has_one_summary_with_key_facts():
+    for lang in LANGS:
+        for scene, _ in summaries():
+            assert {"hero", "kind"} <= set(key_facts(scene, lang)), scene.name
+            assert len(key_facts(scene, lang)) >= 4, scene.name
+    for example in made("answer", "en", 300):
+        assert sum(bool(node.scene.summary["en"]) for node in example.tale.nodes) == 1
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_a_tale_that_leaves_out_what_was_given_is_wrong(lang):
+    """Each of the three kinds of order, answered with the tale of another order of the same kind."""
+    marks = {"hero": ("about ", "关于"), "words": ("with these words", "用这些词")}
+    kinds: dict[str, list[Example]] = {"title": [], "hero": [], "words": []}
+    for example in made("write", lang, 400):
+        kind = next((k for k, mark in marks.items() if mark[LANGS.index(lang)] in example.prompt), "title")
+        kinds[kind].append(example)
+    for kind, found in kinds.items():
+        assert len(found) > 50, kind
+        for example, other in itertools.pairwise(found):
+            if example.completion.split("\n")[0] == other.completion.split("\n")[0]:
+                continue
+            wanted = [getattr(example.tale.words[var], lang) for var in example.given]
+            theirs = [getattr(word, lang) for word in other.tale.words.values()]
+            if not all(word in theirs for word in wanted):
+                assert not score(example, other.completion).right, (example.prompt, other.completion)
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_a_question_has_one_answer_in_a_tale(lang):
+    """No two questions that a tale answers read the same and have different answers."""
+    for example in made("answer", lang, 400):
+        forms = example.tale.forms(lang)
+        asked = {}
+        for node in example.tale.nodes:
+            for question, answer in node.scene.questions[lang]:
+                question, answer = question.format_map(forms), answer.format_map(forms)
+                assert asked.setdefault(question, answer) == answer, question
+
+
+def test_questions_of_every_kind_are_asked():
+    asked = [q for node in nodes(load_grammar()) for q, _ in node.scene.questions["en"]]
+    for word in ("Who", "Where", "What", "Why", "How many"):
+        assert any(question.startswith(word) for question in asked), word
+    for scene in load_grammar().scenes.values():
+        assert len(scene.questions["en"]) == len(scene.questions["zh"]), scene.name
