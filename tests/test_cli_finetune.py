@@ -1,0 +1,222 @@
+"""`npgpt finetune` and `npgpt ask`: what they write and say, LoRA, Ctrl-C and --resume, and a user's mistakes."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from npgpt import GPT, Tokenizer
+from npgpt.adapters import load_adapter
+from npgpt.checkpoint import STATE
+from npgpt.cli import main
+from tests.test_cli import command
+from tests.test_cli_train import saved
+
+LINES = [{"prompt": f"What is {i} + 1? ", "completion": f"It is {i + 1}."} for i in range(30)]
+SHORT = ("--max-steps", 4, "--eval-every", 2, "--save-every", 2, "--batch-size", 2, "--warmup-steps", 1, "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    """A folder with a base model that learned a text with byte pairs, one without an end token, and lines to learn."""
+    folder = tmp_path_factory.mktemp("finetune")
+    (folder / "a.txt").write_text("".join(f"{line['prompt']}{line['completion']}\n" for line in LINES) * 3)
+    (folder / "tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    shape = ["--n-layer", "2", "--n-head", "2", "--n-embd", "16", "--n-positions", "32", "--batch-size", "4"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for out, tokenizer in ("base", "bpe:300"), ("chars", "chars"):
+            flags = ["--tokenizer", tokenizer, "--max-steps", "2", "--sample-tokens", "0", "--threads", "1"]
+            assert main(["train", "--data", "a.txt", "--out", out, *shape, *flags]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(pristine, tmp_path, monkeypatch):
+    shutil.copytree(pristine, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def finetune(capsys, *flags, out="r"):
+    return command(capsys, "finetune", "base", "--data", "tasks.jsonl", "--out", out, *SHORT, *flags)
+
+
+def test_a_run_is_written_that_ask_uses(capsys, here):
+    code, out, err = finetune(capsys)
+    assert (code, err) == (0, "")
+    model = GPT.from_pretrained("r")
+    assert f"r: {model.params.flat.size:,} parameters to train, 27 examples to train on, 3 to validate" in out
+    assert "an example that it has not learned:\n\nWhat is" in out
+    assert out.endswith("use it with: npgpt ask r\n")
+    assert Tokenizer.from_pretrained("r").fingerprint() == Tokenizer.from_pretrained("base").fingerprint()
+    assert not (here / "r" / "adapter").exists()
+    base = GPT.from_pretrained("base")
+    assert not np.array_equal(model.params.flat, base.params.flat)
+    code, out, err = command(capsys, "ask", "r", "--prompt", LINES[3]["prompt"])
+    assert (code, err) == (0, "")
+    assert out.endswith("\n")
+
+
+def test_it_learns_the_completions(capsys, here):
+    """After some steps the completions come back word for word, and ask says how many.
+
+    Each line is there ten times, so that those to validate are learned, too: the best model is then the last one.
+    """
+    lines = [{"prompt": f"Say {i}. ", "completion": f"{i}!"} for i in range(8)]
+    (here / "tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines * 10))
+    code, _, _ = finetune(capsys, "--max-steps", 400, "--learning-rate", "1e-2", "--eval-every", 50, "--batch-size", 8)
+    assert code == 0
+    (here / "ask.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, out, err = command(capsys, "ask", "r", "--data", "ask.jsonl")
+    assert code == 0
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [line["prompt"] for line in found] == [line["prompt"] for line in lines]
+    right = sum(a == b for a, b in zip(found, lines, strict=True))
+    assert err == f"{right} of 8 completions are those of the file, word for word\n"
+    assert right >= 6
+
+
+def test_lora_trains_the_adapters_alone(capsys, here):
+    """The model that is written is the base with the adapters of adapter/ merged into it."""
+    code, out, _ = finetune(capsys, "--lora", 2, "--lora-alpha", 5, "--learning-rate", "1e-2")
+    assert code == 0
+    model, base = GPT.from_pretrained("r"), GPT.from_pretrained("base")
+    adapters = load_adapter("r/adapter", base)
+    assert (adapters.rank, adapters.alpha) == (2, 5)
+    assert f"r: {adapters.params.flat.size:,} parameters to train" in out
+    for name, array in base.params.items():
+        same = np.array_equal(array, model.params[name])
+        assert same == (name.removesuffix(".weight") not in adapters.base)
+    adapters.merge_into(base)
+    np.testing.assert_array_equal(base.params.flat, model.params.flat)
+    config = json.loads((here / "r" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(here / "base")
+
+
+@pytest.mark.parametrize("lora", [(), ("--lora", 2)])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(capsys, here, monkeypatch, lora):
+    assert finetune(capsys, *lora, out="whole")[0] == 0
+    from npgpt.cli import running
+
+    real = running.stop_on_interrupt
+
+    class Stopped:
+        def __enter__(self):
+            self.context = real()
+            stopped = self.context.__enter__()
+            stopped.append(2)
+            return stopped
+
+        def __exit__(self, *error):
+            return self.context.__exit__(*error)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "stop_on_interrupt", Stopped)
+        code, out, _ = finetune(capsys, *lora, out="r")
+    assert code == 130
+    assert out.endswith(f"go on with: npgpt finetune {here / 'base'} --resume --out r\n")
+    code, _, err = command(capsys, "finetune", "base", "--resume", "--out", "r")
+    assert (code, err) == (0, "")
+    whole, resumed = saved(here / "whole"), saved(here / "r")
+    assert whole == resumed
+    if lora:
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
+            assert (here / "r" / "adapter" / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "decisive"),
+    [
+        ("finetune", ["RUN"]),
+        ("finetune base", ["--data"]),
+        ("finetune base --data", ["--data"]),
+        ("finetune nosuch --data tasks.jsonl", ["nosuch"]),
+        ("finetune base --data nosuch.jsonl", ["nosuch.jsonl", "no such file"]),
+        ("finetune base --data bad.jsonl", ["bad.jsonl:2", "'completion' is missing"]),
+        ("finetune base --data long.jsonl", ["long.jsonl:2", "tokens", "context of 32"]),
+        ("finetune base --data one.jsonl", ["1 example is too few"]),
+        ("finetune chars --data tasks.jsonl", ["--tokenizer bpe:SIZE"]),
+        ("finetune base --data tasks.jsonl --out base", ["base already holds a run"]),
+        ("finetune base --data tasks.jsonl --lora 0", ["rank=0"]),
+        ("finetune base --data tasks.jsonl --lora 17", ["rank=17"]),
+        ("finetune base --data tasks.jsonl --lora-alpha 3", ["--lora-alpha 3.0", "--lora R"]),
+        ("finetune base --data tasks.jsonl --lora 2 --lora-alpha -1", ["alpha=-1"]),
+        ("finetune base --data tasks.jsonl --max-steps 0", ["max_steps=0"]),
+        ("finetune base --data tasks.jsonl --n-layer 3", ["--n-layer"]),
+        ("finetune base --resume", ["--resume needs --out"]),
+        ("finetune base --resume --out base", ["base is no run of npgpt finetune"]),
+        ("finetune base --resume --out nosuch", ["nosuch", "no train.json"]),
+        ("ask", ["RUN"]),
+        ("ask nosuch --prompt a", ["nosuch"]),
+        ("ask base --prompt a --data tasks.jsonl", ["--prompt and --data"]),
+        ("ask base --task sing", ["sing"]),
+        ("ask base --data bad.jsonl --seed -1", ["--seed -1"]),
+        ("ask base --data nosuch.jsonl", ["nosuch.jsonl"]),
+        ("ask base --prompt a --temperature -1", ["temperature=-1"]),
+        ("ask chars --prompt a", ["--tokenizer bpe:SIZE"]),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, here, line, decisive):
+    (here / "bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n')
+    (here / "long.jsonl").write_text(json.dumps(LINES[0]) + "\n" + json.dumps({"prompt": "q" * 99, "completion": "b"}))
+    (here / "one.jsonl").write_text(json.dumps(LINES[0]))
+    before = sorted(here.rglob("*"))
+    code, _, err = command(capsys, *line.split())
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    for word in decisive:
+        assert word in err
+    assert sorted(here.rglob("*")) == before
+
+
+def test_another_base_or_rank_cannot_go_on(capsys, here):
+    assert finetune(capsys, "--lora", 2)[0] == 0
+    shutil.copytree("base", "other")
+    model = GPT.from_pretrained("other")
+    model.params.flat[0] += 1
+    model.save_pretrained("other")
+    resume = ("--resume", "--out", "r", "--max-steps", 6)
+    for words, says in (
+        (("finetune", "other", *resume), "the model to begin with is not the one"),
+        (("finetune", "base", *resume, "--lora", 3), "--lora cannot change"),
+        (("finetune", "base", *resume, "--data", "tasks.jsonl", "tasks.jsonl"), "the examples are not those"),
+        (("train", *resume), "is a run of npgpt finetune"),
+    ):
+        code, _, err = command(capsys, *words)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert says in err
+    assert command(capsys, "finetune", "base", *resume)[0] == 0
+
+
+def test_long_lines_are_left_out_on_request(capsys, here):
+    (here / "tasks.jsonl").write_text(
+        (here / "tasks.jsonl").read_text() + '{"prompt": "%s", "completion": "b"}' % ("q" * 99)
+    )
+    code, out, _ = finetune(capsys, "--skip-long")
+    assert code == 0
+    assert "(1 too long, left out)" in out
+    assert command(capsys, "finetune", "base", "--resume", "--out", "r", "--max-steps", 5)[0] == 0
+
+
+def test_ask_reads_standard_input_and_makes_tasks(capsys, here, monkeypatch):
+    prompt = LINES[5]["prompt"]
+    _, given, _ = command(capsys, "ask", "base", "--prompt", prompt, "--max-new-tokens", 5)
+    monkeypatch.setattr("sys.stdin", io.StringIO(prompt))
+    code, out, err = command(capsys, "ask", "base", "--max-new-tokens", 5)
+    assert (code, err, out) == (0, "", given)
+    code, _, err = command(capsys, "ask", "base", "--task", "answer")  # a tale is longer than this model's context
+    assert code == 2
+    assert "the prompt is too long" in err
+    code, out, _ = command(capsys, "ask", "base", "--prompt", prompt, "--temperature", 5, "--seed", 1)
+    assert out != command(capsys, "ask", "base", "--prompt", prompt, "--temperature", 5, "--seed", 2)[1]
+
+
+def test_ask_needs_no_completions(capsys, here):
+    (here / "ask.jsonl").write_text('{"prompt": "What is 1 + 1? "}\n')
+    code, out, err = command(capsys, "ask", "base", "--data", "ask.jsonl", "--max-new-tokens", 3)
+    assert (code, err) == (0, "")
+    assert json.loads(out)["prompt"] == "What is 1 + 1? "
+    assert (here / "base" / STATE).exists()
