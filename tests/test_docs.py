@@ -96,10 +96,9 @@ def test_ci_runs_the_readmes_test_command():
     assert "grep -m 1 'bin/pytest -n 2$' README.md" in script
 
 
-def test_the_first_command_names_files_that_are_there():
+def test_the_first_command_needs_no_files():
     (command,) = [line for line in README.splitlines() if line.startswith("python3") and "npgpt train" in line]
-    data = command.split("--data ")[1].split(" --")[0].split()
-    assert all(list(ROOT.glob(pattern)) for pattern in data)
+    assert "--data" not in command
 
 
 def test_derivations_quote_the_layers_code():
