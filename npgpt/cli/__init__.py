@@ -17,6 +17,7 @@ COMMANDS = {
     "sample": "write text with a trained model",
     "eval": "measure how well a model predicts a text",
     "tales": "print tales, or tasks made from them, or check one",
+    "data": "download public-domain texts to train on",
     "prepare": "tokenize text files once, for training with constant memory",
     "tokenizer": "learn, use and look at a tokenizer",
     "gradcheck": "check backward passes against finite differences",
