@@ -13,13 +13,14 @@ from npgpt import __version__
 from npgpt.config import nearest
 
 COMMANDS = {
-    "train": "train a GPT on text files",
+    "train": "train a GPT on tales, or on text files",
     "sample": "write text with a trained model",
     "finetune": "teach a trained model tasks, from prompts and completions",
     "ask": "complete a prompt with a fine-tuned model",
     "eval": "measure how well a model predicts a text",
     "tales": "print tales, or tasks made from them, or check one",
     "demo": "train and fine-tune on the tales, and score it",
+    "data": "download public-domain texts to train on",
     "prepare": "tokenize text files once, for training with constant memory",
     "tokenizer": "learn, use and look at a tokenizer",
     "gradcheck": "check backward passes against finite differences",
