@@ -1,0 +1,214 @@
+"""Commands that use the tales: train on them without --data, print and check them, draw a run, and the demo."""
+
+import io
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from npgpt import GPT, Tokenizer
+from npgpt.cli.tales_report import sample_texts, what_is_wrong
+from npgpt.data import source as sources
+from npgpt.data.packing import IGNORED
+from npgpt.data.source import TalesSource, open_source
+from npgpt.data.tales import LANGS, NotATaleError, language_of, nats, parse, tales, texts
+from npgpt.data.tales.corpus import TRAIN, VALIDATE, TalesCorpus, langs_of
+from tests.test_cli import command
+from tests.test_cli_train import saved
+
+SMALL = ("--n-layer", 1, "--n-head", 1, "--n-embd", 8, "--batch-size", 1, "--eval-batches", 1, "--threads", 1)
+QUICK = (*SMALL, "--tokenizer", "bpe:600", "--n-positions", 512, "--max-steps", 2, "--eval-every", 1, "--save-every", 1)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder, and few tales to learn a vocabulary from, to validate and to sample."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources, "TOKENIZER_TALES", 200)
+    monkeypatch.setattr(sources, "VALIDATION_TALES", 5)
+    monkeypatch.setattr("npgpt.cli.tales_report.SAMPLES", 3)
+    return tmp_path
+
+
+def test_train_needs_no_data(capsys, here):
+    """It trains on English tales, and says how far above the floor of the validation tales it is."""
+    code, out, err = command(capsys, "train", "--out", "r", *QUICK)
+    assert (code, err) == (0, "")
+    floor = sum(nats(tale, "en") for tale in itertools.islice(tales(1337, VALIDATE), 5))
+    n_bytes = sum(len(text.encode()) for text in itertools.islice(texts(1337, "en", VALIDATE), 5))
+    assert f"no model can get below {floor / n_bytes:.5f}, the floor of these tales" in out
+    data = json.loads((here / "r" / "train.json").read_text())["data"]
+    assert data["files"] == ["tales:en"]
+    whole = json.loads((here / "r" / "metrics.jsonl").read_text().splitlines()[-1])["val_loss"]
+    assert f"{100 * (whole / data['floor'] - 1):.1f}% above it" in out
+    assert "in English" in out
+    assert "in Chinese" not in out
+    assert "are new: they are not among the" in out
+    assert "which goes wrong at" in out
+    code, out, _ = command(capsys, "sample", "r", "--max-new-tokens", 5)
+    assert code == 0
+
+
+def test_both_languages_go_on_after_a_stop(capsys, here):
+    for out, steps in ("whole", 2), ("r", 1):
+        assert command(capsys, "train", "--data", "tales", "--out", out, *QUICK, "--max-steps", steps)[0] == 0
+    whole = saved(here / "whole")
+    assert "in Chinese" in command(capsys, "train", "--resume", "--out", "r", "--max-steps", 2)[1]
+    resumed = saved(here / "r")
+    # the learning rate of step 1 depends on how many there are; where the tales come from does not
+    assert whole["model.safetensors"].keys() == resumed["model.safetensors"].keys()
+    code, _, err = command(capsys, "train", "--resume", "--out", "r", "--data", "tales:en", "--max-steps", 3)
+    assert code == 2
+    assert "the text is not the one" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "decisive"),
+    [
+        ("train --data tales:fr", ["tales:fr", "en and zh"]),
+        ("train --data tales:en+en", ["tales:en+en"]),
+        ("train --data tales a.txt", ["only --data", "./tales"]),
+        ("train --data tales --tokenizer chars", ["--tokenizer chars", "bpe:SIZE"]),
+        ("train --n-positions 64 --tokenizer bpe:300", ["n_positions=64 is too short", "--n-positions"]),
+        ("tales 0", ["N 0"]),
+        ("tales many", ["many"]),
+        ("tales --seed -1", ["--seed -1"]),
+        ("tales --part -1", ["--part -1"]),
+        ("tales --lang fr", ["fr"]),
+        ("tales --tasks anser", ["anser", "did you mean 'answer'"]),
+        ("tales --check nosuch.txt", ["nosuch.txt", "no such file"]),
+        ("plot nosuch", ["nosuch", "npgpt train"]),
+        ("plot .", ["metrics.jsonl:2", "not a line of metrics"]),
+        ("demo --base-steps 0", ["--base-steps 0"]),
+        ("demo --tests -3", ["--tests -3"]),
+        ("demo --out=", ["--out is empty"]),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, here, words, decisive):
+    (here / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": \n')
+    code, _, err = command(capsys, *words.split())
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    for word in decisive:
+        assert word in err
+
+
+def test_tales_are_printed_and_checked(capsys, here, monkeypatch):
+    code, out, err = command(capsys, "tales", 2, "--lang", "zh", "--seed", 4)
+    assert (code, err) == (0, "")
+    first, second = out.rstrip("\n").split(f"\n\n{'-' * 40}\n\n")
+    assert [first, second] == list(itertools.islice(texts(4, "zh"), 2))
+    (here / "a.txt").write_text(first + "\n", "utf-8")
+    code, out, err = command(capsys, "tales", "--check", "a.txt")
+    assert (code, err) == (0, "")
+    tale = next(tales(4))
+    assert f"a tale of the kind '{tale.plot}', -log p = {nats(tale, 'zh'):.2f} nats" in out
+    assert f"hero={tale.words['hero'].zh.name}" in out
+    monkeypatch.setattr("sys.stdin", io.StringIO(first.replace("。", "!", 1)))
+    code, out, err = command(capsys, "tales", "--check", "-")
+    assert (code, err) == (1, "")
+    assert out.startswith("not a tale: character ")
+
+
+def test_tasks_are_printed_as_lines(capsys, here):
+    code, out, _ = command(capsys, "tales", 6, "--tasks", "answer,write")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [(line["task"], line["lang"]) for line in lines] == [
+        (task, lang) for task in ("answer", "write", "answer") for lang in LANGS
+    ]
+    assert {
+        line["lang"] for line in map(json.loads, command(capsys, "tales", 4, "--tasks", "--lang", "zh")[1].splitlines())
+    } == {"zh"}
+
+
+def test_the_source_gives_tales_and_their_floor(here):
+    source = open_source(["tales"], seed=3)
+    assert isinstance(source, TalesSource)
+    tokenizer = source.make_tokenizer("bpe:600")
+    corpus = TalesCorpus(LANGS, 3)
+    packed = corpus.packed(tokenizer, 6, TRAIN, 512)
+    end = tokenizer.require_end_id()
+    told = set()
+    for row in np.concatenate([packed.ids, np.full((len(packed.ids), 1), end)], axis=1):
+        told |= {tokenizer.decode(part) for part in np.split(row, np.flatnonzero(row == end)) if len(part) > 1}
+    told = {text.removeprefix("<|endoftext|>") for text in told}
+    assert told == set(corpus.texts(6, TRAIN))
+    assert [language_of(text) for text in corpus.texts(4, TRAIN)] == ["en", "zh", "en", "zh"]
+    expected = sum(nats(t, lang) for t, lang in zip(itertools.islice(tales(3, VALIDATE), 4), LANGS * 2, strict=True))
+    assert corpus.floor(4).nats == pytest.approx(expected)
+    assert np.count_nonzero(packed.targets != IGNORED) == sum(
+        len(tokenizer.encode(t)) + 1 for t in corpus.texts(6, TRAIN)
+    )
+    assert corpus.digest() != TalesCorpus(LANGS, 4).digest() != TalesCorpus(("en",), 4).digest()
+
+
+def test_a_file_that_is_called_tales_is_a_file(here):
+    (here / "tales").write_text("a" * 99)
+    assert langs_of("./tales") is None
+    assert langs_of("tales:zh+en") == ("zh", "en")
+    assert open_source(["./tales"], 0).texts == ["a" * 99]
+
+
+def test_samples_begin_anew_and_are_judged(here):
+    source = open_source(["tales:zh"], seed=3)
+    tokenizer = source.make_tokenizer("bpe:600")
+    command_model = GPT.from_pretrained(make_run(here, tokenizer))
+    found = sample_texts(command_model, tokenizer, 3, seed=0)
+    assert len(set(found)) == 3
+    assert found == sample_texts(command_model, tokenizer, 3, seed=0)
+    assert all(what_is_wrong(text, LANGS) for text in found)
+    good = next(texts(0, "zh"))
+    assert what_is_wrong(good, LANGS) == ""
+    assert what_is_wrong(good, ("en",)) == "its language, zh"
+    with pytest.raises(NotATaleError):
+        parse(good, "en")
+
+
+def make_run(folder, tokenizer: Tokenizer):
+    from npgpt import GPTConfig
+
+    end = tokenizer.require_end_id()
+    config = GPTConfig(tokenizer.vocab_size, 40, 8, 1, 1, bos_token_id=end, eos_token_id=end)
+    GPT(config).save_pretrained(folder / "m")
+    return folder / "m"
+
+
+def test_a_run_is_drawn(capsys, here, monkeypatch):
+    pytest.importorskip("matplotlib")
+    lines = [{"step": i, "loss": 3 / i} for i in range(1, 9)] + [{"step": 8, "val_loss": 0.5}]
+    (here / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (here / "train.json").write_text('{"data": {"floor": 0.25}}')
+    code, out, err = command(capsys, "plot", ".")
+    assert (code, out, err) == (0, "loss.png\n", "")
+    with_floor = (here / "loss.png").read_bytes()
+    assert with_floor.startswith(b"\x89PNG")
+    (here / "train.json").unlink()
+    assert command(capsys, "plot", ".", "--out", "b.png")[1] == "b.png\n"
+    assert (here / "b.png").read_bytes() != with_floor
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    code, _, err = command(capsys, "plot", ".")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "npgpt[plot]" in err
+
+
+def test_the_demo_trains_tunes_scores_and_goes_on(capsys, here, monkeypatch):
+    from npgpt import config
+
+    sizes = {"n_layer": 1, "n_head": 1, "n_embd": 8, "tokenizer": "bpe:900", "batch_size": 1, "eval_batches": 1}
+    monkeypatch.setattr("npgpt.cli.train.TALES_IN_TWO", config.TALES_IN_TWO | sizes | {"n_positions": 1024})
+    flags = ("demo", "--out", "d", "--base-steps", 1, "--tune-steps", 1, "--tests", 1)
+    code, out, err = command(capsys, *flags)
+    assert (code, err) == (0, "")
+    assert "$ npgpt train --data tales --max-steps 1" in out
+    assert "$ npgpt finetune d/base --data d/tasks.jsonl" in out
+    rows = [line.split() for line in out.splitlines() if line.split()[-1:] == ["0%"]]
+    assert [row[0] for row in rows] == [task for task in ("answer", "summary", "translate", "write") for _ in LANGS]
+    assert "one mistake of each kind" in out
+    tuned = saved(here / "d" / "tuned")
+    code, again, _ = command(capsys, *flags)
+    assert code == 0
+    assert "d/base is there already" in again
+    assert saved(here / "d" / "tuned") == tuned
+    assert out.split("task ")[1] == again.split("task ")[1]
