@@ -117,14 +117,16 @@ def make_copying(params: Parameters, config: GPTConfig, rng: np.random.Generator
     """Let attention begin as a copier: what it reads it writes, in part, as it is; and positions begin as waves.
 
     Of each block the values are `Q.T` of an orthogonal matrix Q and the output 0.3 Q, so that a head adds to the
-    residual stream a third of the embeddings it looks at, and with them a wish to say these tokens again. Sines and
-    cosines let a query find a key at a distance with one rotation. From random weights both take a small model most of
-    a short training to come by.
+    residual stream a third of the embeddings it looks at; and the head of the model begins as the embedding, so that
+    these tokens are likelier to be said again. Sines and cosines let a query find a key at a distance with one
+    rotation. From random weights all of it takes a small model most of a short training to come by.
 
     Sources: Trockman & Kolter, "Mimetic Initialization of Self-Attention Layers", arXiv:2305.09828; Vaswani et al.,
     "Attention Is All You Need", arXiv:1706.03762, section 3.5.
     """
     C = config.n_embd
+    if not config.tie_word_embeddings:
+        params["lm_head.weight"] = params["wte.weight"]
     for i in range(config.n_layer):
         orthogonal = np.linalg.qr(rng.standard_normal((C, C)))[0]
         params[f"h.{i}.attn.c_attn.weight"][:, 2 * C :] = orthogonal.T
