@@ -1,5 +1,6 @@
 """Low-rank adapters as a PEFT folder: adapter_config.json and adapter_model.safetensors."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def load_adapter(folder: str | Path, model: GPT) -> Adapters:
     path = Path(folder) / CONFIG
     config = read_adapter_config(path)
     try:
-        adapters = Adapters(model, config["r"], config["lora_alpha"], config["target_modules"])
+        targets = _in_every_block(config["target_modules"], model.config.n_layer)
+        adapters = Adapters(model, config["r"], config["lora_alpha"], targets)
     except (ValueError, OverflowError) as error:  # the last for an integer that no float can hold
         raise ValueError(f"{path}: {error}") from None
     path = Path(folder) / WEIGHTS
@@ -105,6 +107,21 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
     if not (isinstance(targets, list) and all(isinstance(target, str) for target in targets)):
         raise ValueError(f"{path}: target_modules={targets!r} must be a list of names; a pattern is not supported")
     return content
+
+
+def _in_every_block(names: list[str], n_layer: int) -> list[str]:
+    """Return the names, with one for a layer that is named in every block, as PEFT writes "all-linear" of few."""
+    blocks: dict[str, set[int]] = {}
+    others = []
+    for name in names:
+        if match := re.fullmatch(r"(?:transformer\.)?h\.(\d+)\.(.+)", name):
+            blocks.setdefault(match[2], set()).add(int(match[1]))
+        else:
+            others.append(name)
+    for layer, numbers in blocks.items():
+        if numbers != set(range(n_layer)):
+            raise ValueError(f"target_modules has {layer} of some blocks, {sorted(numbers)}, not of all {n_layer}")
+    return others + list(blocks)
 
 
 def _own_name(name: str) -> str:

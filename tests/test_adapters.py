@@ -121,12 +121,19 @@ def test_the_files_are_as_peft_names_things(tmp_path):
     np.testing.assert_array_equal(tensors[FIRST], adapters.params["h.0.attn.c_attn.lora_A.weight"])
 
 
-def test_a_config_of_peft_is_read(saved):
+@pytest.mark.parametrize("changes", [{}, {"task_type": None}, {"init_lora_weights": "gaussian", "r": 2}], ids=str)
+def test_a_config_of_peft_is_read(saved, changes):
     folder, model, tensors = saved
-    (folder / CONFIG).write_text(json.dumps(OF_PEFT))
+    (folder / CONFIG).write_text(json.dumps(OF_PEFT | changes))
     adapters = load_adapter(folder, model)
     assert (adapters.rank, adapters.alpha, adapters.targets) == (2, 3, ("attn.c_attn", "mlp.c_proj"))
     np.testing.assert_array_equal(adapters.params["h.0.attn.c_attn.lora_A.weight"], tensors[FIRST])
+
+
+def test_targets_that_are_named_block_by_block_are_read(saved):
+    folder, model, _ = saved
+    change_config(folder, target_modules=["transformer.h.1.attn.c_attn", "mlp.c_proj", "h.0.attn.c_attn"])
+    assert load_adapter(folder, model).targets == ("attn.c_attn", "mlp.c_proj")
 
 
 def test_an_adapter_of_a_model_without_a_head_is_read(saved):
@@ -172,6 +179,8 @@ def test_an_adapter_of_a_model_without_a_head_is_read(saved):
         ({"target_modules": [1]}, "target_modules=[1] must be a list of names"),
         ({"target_modules": []}, "there is no target"),
         ({"target_modules": ["c_attn", "lm_head"]}, "unknown target 'lm_head'"),
+        ({"target_modules": ["h.1.mlp.c_fc"]}, "target_modules has mlp.c_fc of some blocks, [1], not of all 2"),
+        ({"target_modules": ["h.0.mlp.c_fx", "transformer.h.1.mlp.c_fx"]}, "unknown target 'mlp.c_fx'"),
     ],
     ids=str,
 )
@@ -222,11 +231,17 @@ def test_weights_that_were_changed_under_the_checksum_are_refused(tmp_path):
         load_adapter(tmp_path, model)
 
 
-@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
-def test_a_missing_file_is_named(saved, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (CONFIG, "is not an adapter: it has no adapter_config.json"),
+        (WEIGHTS, "adapter_model.safetensors: no such file"),
+    ],
+)
+def test_a_missing_file_is_named(saved, name, message):
     folder, model, _ = saved
     (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=name):
+    with pytest.raises(FileNotFoundError, match=message):
         load_adapter(folder, model)
 
 
