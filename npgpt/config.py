@@ -128,10 +128,10 @@ TALES: dict[str, Any] = {
 TALES_IN_TWO: dict[str, Any] = TALES | {
     "n_layer": 4,
     "n_positions": 384,
-    "tokenizer": "bpe:3072",
+    "tokenizer": "bpe:5120",
     "learning_rate": 4e-3,
     "min_lr": 1e-4,
-    "max_steps": 9000,
+    "max_steps": 7000,
     "eval_every": 1000,
     "save_every": 1000,
 }
