@@ -15,7 +15,9 @@ TASKS = ("answer", "summary", "translate", "write")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder of npgpt finetune")
-    parser.add_argument("--prompt", metavar="TEXT", help="what to complete (default: standard input)")
+    parser.add_argument(
+        "--prompt", metavar="TEXT", help="what to complete (default: standard input, without its last line end)"
+    )
     parser.add_argument("--data", metavar="FILE", help="JSON lines with a prompt each; prints them with completions")
     parser.add_argument(
         "--task", choices=TASKS, help="an example of this task, made from a tale; judges the completion"
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if prompt is None:
         if sys.stdin.isatty():
             print("type the prompt, and end it with Ctrl-D", file=sys.stderr)
-        prompt = sys.stdin.read()
+        prompt = sys.stdin.read().removesuffix("\n")  # the one that Enter, or echo, has added
     complete(model, tokenizer, prompt, args)
     return 0
 
