@@ -250,6 +250,10 @@ def test_state_is_kept():
         ("plot p: a\nscene a: x=names\nen: {x.nam}\nzh: {x.name}", "x.nam is not known"),
         ("plot p: a (b | )\nscene a\nen: a\nzh: a\nscene b\nen: b\nzh: b", "must not end with a scene that may be"),
         ("plot p: a\nscene a\nen? Who?\n", "line 3: a question needs"),
+        (
+            "plot p: a b\nscene a: x=names\nen: {x.name}\nzh: {x.name}\nscene b: x=names\nen: {x.name}\nzh: {x.name}",
+            "scene b: x is drawn a second time",
+        ),
         ("plot p: a\nscenery\n", "line 2: expected plot, scene"),
         ("scene a\nscene a\n", "scene a is there twice"),
     ],

@@ -187,15 +187,19 @@ def entries(
         if first not in grammar.scenes:
             raise ValueError(f"plot {plot}: there is no scene {first}")
         node = made[key] = Node(plot, grammar.scenes[first], bound, grammar.words)
-        check(node, grammar.words)
+        check(node, bound, grammar.words)
         node.next = entries(plot, rest, node.bound | dict.fromkeys(node.scene.lets, "numbers"), grammar, made)
     return [(1.0, made[key])]
 
 
-def check(node: Node, words: Words) -> None:
-    """Raise ValueError for a template that names what has not been drawn, or that does not tell what is drawn."""
+def check(node: Node, before: dict[str, str], words: Words) -> None:
+    """Raise ValueError for a template that names what has not been drawn, or that does not tell what is drawn, and for
+    a variable that an earlier scene has drawn: its text would change, and two draws would tell themselves as one."""
     known = node.bound | dict.fromkeys(node.scene.lets, "numbers")
     scene = node.scene
+    for var in (*scene.draws, *scene.lets):
+        if var in before:
+            raise ValueError(f"plot {node.plot}, scene {scene.name}: {var} is drawn a second time")
     for lang in LANGS:
         if not scene.text[lang]:
             raise ValueError(f"scene {scene.name} has no phrasing in {lang}")
