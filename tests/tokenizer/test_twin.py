@@ -219,4 +219,28 @@ def test_a_vocabulary_in_any_order_is_not_taken_for_a_proper_one():
     tokens = [*BYTES, b"ab", b"abc", b"bc"]
     assert BPETokenizer(tokens, [(97, 98), (256, 99)])._tables.proper
     assert not BPETokenizer(tokens, [(256, 99), (97, 98)])._tables.proper  # abc before ab
-    assert not BPETokenizer(tokens, [(97, 98), (98, 99), (256, 99), (97, 258)])._tables.proper  # abc in two ways
+    # abc in two ways, and either comes before its parts
+    assert not BPETokenizer(tokens, [(256, 99), (97, 258), (97, 98), (98, 99)])._tables.proper
+
+
+def test_of_several_ways_to_a_token_the_one_that_is_taken_is_found():
+    """tiktoken's ranks allow every cut of a token in two; each but one would slow down long pre-tokens."""
+    text = "the theme of these themes is there, the others gather, aaaa aaaaaaa " * 3
+    trained = Tokenizer.train([text], 256 + 50, r"[\s\S]+", ())
+    ranked = from_ranks({token: i for i, token in enumerate(trained.tokens)}, trained.pattern)
+    assert len(ranked.merges) > len(trained.merges)
+    tables = ranked._tables
+    assert tables.proper
+    assert len(tables.merged) == len(trained.merges)
+    for part in (text, text[5:90], "a" * 300):
+        assert ranked.encode(part).tolist() == as_defined(ranked).encode(part).tolist()
+        assert ranked.encode(part).tolist() == trained.encode(part).tolist()
+
+
+def test_a_way_to_a_token_that_another_merge_forestalls_is_not_taken_for_it():
+    tokens = [*BYTES, b"ab", b"bc", b"abc"]
+    dead = BPETokenizer(tokens, [(97, 98), (98, 99), (97, 257)])  # abc is ab, c
+    both = BPETokenizer(tokens, [(97, 98), (98, 99), (97, 257), (256, 99)])
+    assert dead.encode("abc" * 40).tolist() == as_defined(dead).encode("abc" * 40).tolist() == [256, 99] * 40
+    assert both.encode("abc" * 40).tolist() == as_defined(both).encode("abc" * 40).tolist() == [258] * 40
+    assert both._tables.proper

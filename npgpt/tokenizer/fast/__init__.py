@@ -6,7 +6,17 @@ import numpy as np
 
 from npgpt.tokenizer.fast.classes import code_point_classes
 from npgpt.tokenizer.fast.encode import Tables, decode_ids, encode_pieces, fill_whole
-from npgpt.tokenizer.fast.merge import NEVER, build_table
+from npgpt.tokenizer.fast.merge import (
+    FREE,
+    NEVER,
+    NO_TOKEN,
+    RANK_BITS,
+    SHORT,
+    WINDOW,
+    build_table,
+    live_merges,
+    make_room,
+)
 from npgpt.tokenizer.fast.scan import scan_gpt2, scan_gpt4
 from npgpt.tokenizer.fast.train import count_pieces, learn, rehash
 from npgpt.tokenizer.patterns import GPT2, GPT4, compiled
@@ -32,27 +42,40 @@ def make_tables(
     whole     whether a pre-token that is a token as a whole is taken as it is
     """
     n = len(merges)
-    bits = max(4, (2 * n).bit_length())
+    if len(tokens) > NO_TOKEN or n > 1 << RANK_BITS:
+        raise ValueError(f"{len(tokens):,} tokens and {n:,} merges are more than the twin knows: take fast=False")
+    bits = max(4, (4 * n - 1).bit_length())  # most look-ups are of pairs that are not there: they end at the first slot
     pairs = np.array(list(merges), np.int64).reshape(n, 2)
     ranks, merged_ids = np.array(list(merges.values()), np.int64).reshape(n, 2).T
     dense, ranks = np.unique(ranks, return_inverse=True)  # numbered 0, 1, ... in the same order
-    merged = np.zeros(len(dense), np.int32)
+    merged = np.zeros(len(dense), np.uint32)
     merged[ranks] = merged_ids
-    keys, values = np.full(1 << bits, -1, np.int64), np.zeros(1 << bits, np.int32)
-    build_table(pairs[:, 0].copy(), pairs[:, 1].copy(), ranks, keys, values, 64 - bits)
+    table = np.full(1 << bits, FREE)
+    build_table(pairs[:, 0].copy(), pairs[:, 1].copy(), ranks, table, 64 - bits)
 
     made_at = np.full(len(tokens), -1)  # by which rank
     made_at[merged_ids] = ranks
-    once = len(np.unique(merged_ids)) == n
+    makes = np.unique(merged_ids)
+    once = len(makes) == n
+    if not once:
+        order = np.argsort(ranks, kind="stable")
+        sizes = np.array([len(token) for token in tokens])
+        columns = [column[order].copy() for column in (pairs[:, 0], pairs[:, 1], ranks, merged_ids)]
+        live = live_merges(*columns, np.where(sizes == 1, -1, NEVER), table, 64 - bits)[makes]
+        if (live >= 0).all():
+            kept = [(int(left), int(right)) for left, right in pairs[order[live]]]
+            return make_tables(tokens, {pair: merges[pair] for pair in kept}, is_plain, whole)
     proper = bool(once and (made_at[pairs] < ranks[:, None]).all())
+    overlaps = np.full(len(dense), not proper)
+    overlaps[ranks[pairs[:, 0] == pairs[:, 1]]] = True
 
-    byte_ids = np.zeros(256, np.int32)
+    byte_ids = np.zeros(256, np.uint32)
     byte_of = np.full(len(tokens), -1)
     for i, (token, plain) in enumerate(zip(tokens, is_plain, strict=True)):
         if plain and len(token) == 1:
             byte_ids[token[0]] = i
             byte_of[i] = token[0]
-    byte_pairs = np.full(1 << 16, NEVER, np.int32)
+    byte_pairs = np.full(1 << 16, NEVER, np.uint32)
     of_bytes = (byte_of[pairs] >= 0).all(axis=1)
     byte_pairs[byte_of[pairs[of_bytes, 0]] * 256 + byte_of[pairs[of_bytes, 1]]] = ranks[of_bytes]
 
@@ -62,7 +85,18 @@ def make_tables(
     by_bytes = np.full(1 << (2 * len(tokens)).bit_length() if whole else 0, -1, np.int32)
     if whole:
         fill_whole(by_bytes, starts, pool, np.array(is_plain))
-    return Tables(byte_ids, byte_pairs, keys, values, 64 - bits, merged, proper, by_bytes, starts, pool)
+    return Tables(
+        byte_ids,
+        byte_pairs,
+        table,
+        64 - bits,
+        merged,
+        overlaps,
+        proper,
+        by_bytes,
+        starts,
+        pool,
+    )
 
 
 def pad(data: bytes) -> np.ndarray:
@@ -116,8 +150,14 @@ def encode(
     at = np.array([*(piece for piece, _ in breaks), len(ends)], np.int64)
     special = np.array([*(token for _, token in breaks), -1], np.int32)
     counts = np.zeros(len(at), np.int64)
-    out = np.empty(size, np.int32)
-    count = encode_pieces(data, begin, ends, at, special, counts, tables, np.zeros((rows, 4), np.uint64), out)
+    cache, out = np.zeros((rows, 4), np.uint64), np.empty(size, np.int32)
+    n_ranks = len(tables.merged) if size > SHORT else 0
+    room = make_room(
+        min(size, WINDOW) if size > SHORT else 0,
+        np.empty(n_ranks, np.uint32),
+        np.zeros((n_ranks + 63) // 64, np.uint64),
+    )
+    count = encode_pieces(data, begin, ends, at, special, counts, tables, cache, room, out)
     return out[:count].copy(), counts[:-1]
 
 

@@ -14,12 +14,12 @@ CACHED = 64  # bytes beyond which a pre-token is not kept: it will hardly come a
 class Tables(NamedTuple):
     """What a kernel has to know of a tokenizer.
 
-    byte_ids    (256,) int32, the token of each byte
-    byte_pairs  (65536,) int32, the rank of each pair of bytes
-    keys        (slots,) int64, pairs of ids in an open-addressing table; -1 where free
-    values      (slots,) int32, their ranks
+    byte_ids    (256,) uint32, the token of each byte
+    byte_pairs  (65536,) uint32, the rank of each pair of bytes
+    table       (slots,) uint64, the ranks of pairs of ids, an open-addressing table
     shift       of the hash: slots == 2**(64 - shift)
-    merged      (ranks,) int32, the token that each rank makes
+    merged      (ranks,) uint32, the token that each rank makes
+    overlaps    (ranks,) bool, whether two places of this rank may share a token, so that the left one must go first
     proper      whether every token is made by one merge, and after the merges that make its parts
     whole       (slots,) int32, every token by the hash of its bytes, -1 where free, if a pre-token that is a token is
                 taken as it is; else empty
@@ -29,10 +29,10 @@ class Tables(NamedTuple):
 
     byte_ids: np.ndarray
     byte_pairs: np.ndarray
-    keys: np.ndarray
-    values: np.ndarray
+    table: np.ndarray
     shift: int
     merged: np.ndarray
+    overlaps: np.ndarray
     proper: bool
     whole: np.ndarray
     starts: np.ndarray
@@ -116,25 +116,25 @@ def find_whole(data, start, end, hashed, tables):
 
 
 @jit
-def encode_pieces(data, begin, ends, breaks, break_ids, break_counts, tables, slots, out):
+def encode_pieces(data, begin, ends, breaks, break_ids, break_counts, tables, cache, room, out):
     """Write the ids of all pre-tokens into out, and return how many they are.
 
     data          (bytes + 8,) uint8, UTF-8 with eight bytes more
     begin, ends   where the first pre-token begins, and where each ends
     breaks        the pre-tokens, by index and ascending, at which something happens: before the one of break_ids -1 the
                   number of ids is noted in break_counts; one with another break_id has this id. The last is beyond all
-    slots         (a power of 2, 4) uint64, zeros: the cache. A row has the two words of a pre-token's digest, where its
+    cache         (a power of 2, 4) uint64, zeros. A row has the two words of a pre-token's digest, where its
                   ids stand in out and how many they are, and where its bytes stand in data
+    room          of merge_long, for all of it or for WINDOW bytes
     out           int32, with room for as many ids as there are bytes
 
     A row of the cache is overwritten by the next pre-token that falls on it, so that it needs no room to grow.
     """
     byte_ids, byte_pairs, merged = tables.byte_ids, tables.byte_pairs, tables.merged
-    keys, values, shift = tables.keys, tables.values, tables.shift
+    table, shift = tables.table, tables.shift
     takes_whole = len(tables.whole) > 0
-    mask = np.uint64(len(slots) - 1)
-    ranks = np.empty(SHORT, np.int32)
-    heads, filled = np.empty(0, np.int32), np.empty(0, np.uint64)
+    mask = np.uint64(len(cache) - 1)
+    ranks = np.empty(SHORT, np.uint32)
     start, count, next_break = begin, 0, 0
     for piece in range(len(ends)):
         end = ends[piece]
@@ -153,19 +153,17 @@ def encode_pieces(data, begin, ends, breaks, break_ids, break_counts, tables, sl
             out[count] = byte_ids[data[start]]
             count += 1
         elif size > CACHED and not takes_whole:
-            if len(filled) == 0:
-                heads, filled = np.empty(len(merged), np.int32), np.zeros((len(merged) + 63) // 64, np.uint64)
-            count = merge_long(data, start, end, tables, out, count, heads, filled)
+            count = merge_long(data, start, end, tables, out, count, room)
         else:
             first, second = digest(data, start, end)
             hashed = mix(first ^ mix(second))
             row = np.int64(hashed & mask)
-            hit = slots[row, 0] == first and slots[row, 1] == second
+            hit = cache[row, 0] == first and cache[row, 1] == second
             if hit and size > PACKED:
-                earlier = np.int64(slots[row, 3])
+                earlier = np.int64(cache[row, 3])
                 hit = earlier & 0xFF == size and same(data, earlier >> 8, data, start, size)
             if hit:
-                found = np.int64(slots[row, 2])
+                found = np.int64(cache[row, 2])
                 for k in range(found >> 8, (found >> 8) + (found & 0xFF)):
                     out[count] = out[k]
                     count += 1
@@ -179,17 +177,25 @@ def encode_pieces(data, begin, ends, breaks, break_ids, break_counts, tables, sl
                     count += 1
                 elif size <= SHORT:
                     count = merge_short(
-                        data, start, end, byte_ids, byte_pairs, keys, values, shift, merged, out, count, ranks
+                        data,
+                        start,
+                        end,
+                        byte_ids,
+                        byte_pairs,
+                        table,
+                        shift,
+                        merged,
+                        out,
+                        count,
+                        ranks,
                     )
                 else:
-                    if len(filled) == 0:
-                        heads, filled = np.empty(len(merged), np.int32), np.zeros((len(merged) + 63) // 64, np.uint64)
-                    count = merge_long(data, start, end, tables, out, count, heads, filled)
+                    count = merge_long(data, start, end, tables, out, count, room)
                 if size <= CACHED:
-                    slots[row, 0] = first
-                    slots[row, 1] = second
-                    slots[row, 2] = np.uint64(before << 8 | count - before)
-                    slots[row, 3] = np.uint64(start << 8 | size)
+                    cache[row, 0] = first
+                    cache[row, 1] = second
+                    cache[row, 2] = np.uint64(before << 8 | count - before)
+                    cache[row, 3] = np.uint64(start << 8 | size)
         start = end
     while next_break < len(breaks):
         break_counts[next_break] = count

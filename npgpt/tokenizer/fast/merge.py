@@ -1,12 +1,16 @@
 """The merges of one pre-token: a plain scan for a short one, lists of places by rank for a long one."""
 
 import heapq
+from typing import NamedTuple
 
 import numpy as np
 
 from npgpt.jit import jit
 
 NEVER = 2**31 - 1  # the rank of a pair that is never merged
+TOKEN_BITS, RANK_BITS = 21, 22  # of a slot of the table of pairs: two tokens, and the rank of their merge
+FREE = np.uint64(2**64 - 1)  # a slot with nothing in it
+NO_TOKEN = 2**TOKEN_BITS - 1  # stands before the first and behind the last: no pair has it
 SHORT = 64  # bytes up to which looking at every pair each time is faster
 WINDOW, MARGIN = 16384, 512  # bytes of a long pre-token that are merged together, in the processor's cache
 
@@ -20,33 +24,70 @@ def slot_of(left, right, shift):
 
 
 @jit
-def build_table(left, right, ranks, keys, values, shift):
-    """Fill an open-addressing table, keys -1 where free, with {(left, right): rank}."""
-    mask = len(keys) - 1
+def pair_slot(left, right, shift):
+    """Return the slot of 2**(64 - shift) where a pair's search begins, and what stands there, but for its rank."""
+    key = np.uint64(left) << np.uint64(TOKEN_BITS) | np.uint64(right)
+    mixed = (key ^ key >> np.uint64(15)) * np.uint64(0x9E3779B97F4A7C15)
+    return mixed >> np.uint64(shift), key << np.uint64(RANK_BITS)
+
+
+@jit
+def build_table(left, right, ranks, table, shift):
+    """Fill an open-addressing table, FREE before, with the ranks of pairs."""
     for i in range(len(left)):
-        slot, key = slot_of(left[i], right[i], shift)
-        while keys[slot] >= 0:
-            slot = (slot + 1) & mask
-        keys[slot] = key
-        values[slot] = ranks[i]
+        slot, key = pair_slot(left[i], right[i], shift)
+        while table[slot] != FREE:
+            slot = (slot + np.uint64(1)) & np.uint64(len(table) - 1)
+        table[slot] = key | np.uint64(ranks[i])
 
 
 @jit
-def rank_of(left, right, keys, values, shift):
-    """Return the rank of a pair of ids, NEVER if it is not to be merged."""
-    slot, key = slot_of(left, right, shift)
-    mask = len(keys) - 1
-    while True:
-        found = keys[slot]
-        if found == key:
-            return np.int64(values[slot])
-        if found < 0:
-            return np.int64(NEVER)
-        slot = (slot + 1) & mask
+def rank_of(left, right, table, shift):
+    """Return the rank of a pair of ids, NEVER if it is not to be merged.
+
+    All is unsigned, as numba lets a signed index count from the end, which costs as much as the look-up itself.
+    """
+    slot, key = pair_slot(left, right, shift)
+    found = table[slot]
+    while found ^ key >= np.uint64(1 << RANK_BITS):  # another pair's
+        if found == FREE:
+            return np.uint32(NEVER)
+        slot = (slot + np.uint64(1)) & np.uint64(len(table) - 1)
+        found = table[slot]
+    return np.uint32(found ^ key)
 
 
 @jit
-def merge_short(data, start, end, byte_ids, byte_pairs, keys, values, shift, merged, out, count, ranks):
+def live_merges(left, right, ranks, made, made_at, table, shift):
+    """Return the index of the one merge that can ever make each token, -1 where none is found.
+
+    A token's bytes are merged in one way, and that passes through two tokens once, at the end. The other merges that
+    would give its bytes find no such pair: tiktoken's ranks, for one, allow every way to cut a token in two.
+
+    left, right, ranks, made  the merges, ascending by rank, and the token of each
+    made_at                   (tokens,) -1 for a byte, NEVER for the others; afterwards by which rank
+    """
+    by = np.full(len(made_at), -1)
+    for i in range(len(left)):
+        a, b, limit = left[i], right[i], ranks[i]
+        alive = by[made[i]] < 0 and made_at[a] < limit and made_at[b] < limit
+        while alive:  # back in time: the two tokens at the border, which must not have been merged before
+            if rank_of(a, b, table, shift) < limit:
+                alive = False
+            elif made_at[a] > made_at[b]:
+                limit = made_at[a]
+                a = right[by[a]]
+            elif made_at[b] >= 0:
+                limit = made_at[b] + 1  # of two places of one rank the left one goes first
+                b = left[by[b]]
+            else:
+                by[made[i]], made_at[made[i]] = i, ranks[i]
+                break
+    return by
+
+
+@jit
+def merge_short(data, start, end, byte_ids, byte_pairs, table, shift, merged, out, count, ranks):
     """Merge data[start:end] in out from index count on, and return the new count. `ranks` is room for SHORT numbers.
 
     It is given the tables one by one, as numba counts references each time that one is taken from a tuple.
@@ -70,15 +111,41 @@ def merge_short(data, start, end, byte_ids, byte_pairs, keys, values, shift, mer
         new = merged[best]
         out[count + at] = new
         if at > 0:
-            ranks[at - 1] = rank_of(out[count + at - 1], new, keys, values, shift)
+            ranks[at - 1] = rank_of(out[count + at - 1], new, table, shift)
         if at + 1 < m:
-            ranks[at] = rank_of(new, out[count + at + 1], keys, values, shift)
+            ranks[at] = rank_of(new, out[count + at + 1], table, shift)
     return count + m
 
 
+class Room(NamedTuple):
+    """What a merge of up to n bytes works in. All is unsigned: see rank_of.
+
+    cells   (n + 2, 4) uint32, of each place, counted from 1: its token, the rank of the pair that begins there, and the
+            places to the left and to the right. One row before the first and one behind the last have NO_TOKEN
+    nodes   (3 n + 1, 2) uint32, a place and the next node, 0 at the end: at most a node a byte, and two a merge
+    line    (n,) uint32, the places of one rank
+    heads   (ranks,) uint32, where the list of each rank begins; only read where filled has its bit
+    filled  uint64, a bit a rank, all 0 before and after
+    """
+
+    cells: np.ndarray
+    nodes: np.ndarray
+    line: np.ndarray
+    heads: np.ndarray
+    filled: np.ndarray
+
+
 @jit
-def merge_long(data, start, end, tables, out, count, heads, filled):
-    """Merge data[start:end] into out from index count on, and return the new count.
+def make_room(n, heads, filled):
+    """Return room for n bytes."""
+    return Room(
+        np.empty((n + 2, 4), np.uint32), np.empty((3 * n + 1, 2), np.uint32), np.empty(n, np.uint32), heads, filled
+    )
+
+
+@jit
+def merge_long(data, start, end, tables, out, count, room):
+    """Merge data[start:end] into out from index count on, and return the new count. The room is for WINDOW bytes.
 
     Far apart bytes do not meet, so it goes window by window, each from a border between tokens of the one before. The
     ids are those of the whole if they are for each two neighbours at such a seam. For: the first merge across a border
@@ -86,17 +153,17 @@ def merge_long(data, start, end, tables, out, count, heads, filled):
     is tables.proper). Where a seam does not hold, the whole is merged at once.
     """
     first, at = count, start
-    while True:
-        stop = min(at + WINDOW, end) if tables.proper else end
+    while tables.proper or end - start <= WINDOW:
+        stop = min(at + WINDOW, end)
         seam = count
-        count = merge_window(data, at, stop, tables, out, count, heads, filled)
+        count = merge_window(data, at, stop, tables, out, count, room)
         if seam > first:
             left, right = out[seam - 1], out[seam]
             a = at - (tables.starts[left + 1] - tables.starts[left])
             b = at + (tables.starts[right + 1] - tables.starts[right])
             two = np.empty(b - a, np.int32)
-            if merge_window(data, a, b, tables, two, 0, heads, filled) != 2 or two[0] != left:
-                return merge_window(data, start, end, tables, out, first, heads, filled)
+            if b - a > WINDOW or merge_window(data, a, b, tables, two, 0, room) != 2 or two[0] != left:
+                break
         if stop == end:
             return count
         at = stop
@@ -104,102 +171,107 @@ def merge_long(data, start, end, tables, out, count, heads, filled):
             count -= 1
             at -= tables.starts[out[count] + 1] - tables.starts[out[count]]
         if count == seam:  # a token as long as the window
-            return merge_window(data, start, end, tables, out, first, heads, filled)
+            break
+    return merge_window(data, start, end, tables, out, first, make_room(end - start, room.heads, room.filled))
 
 
 @jit
-def merge_window(data, start, end, tables, out, count, heads, filled):
+def merge_window(data, start, end, tables, out, count, room):
     """Merge data[start:end] into out from index count on, and return the new count, in n log n at most.
 
-    The places of each rank are a list; ranks are taken in order, and the places of one from left to right. A merge that
-    gives a pair of lower rank, as hand-made vocabularies can, puts it into a heap that goes first.
-
-    heads    (ranks,), where the list of each rank begins; only read where filled has its bit
-    filled   a bit a rank, in words of 64, all 0 before and after
+    The places of each rank are a list; ranks are taken in order, and the places of one from left to right where that
+    matters. A merge that gives a pair of lower rank, as hand-made vocabularies can, puts it into a heap that is first.
     """
-    byte_ids, byte_pairs, merged = tables.byte_ids, tables.byte_pairs, tables.merged
-    keys, values, shift = tables.keys, tables.values, tables.shift
+    byte_ids, byte_pairs, merged, overlaps = tables.byte_ids, tables.byte_pairs, tables.merged, tables.overlaps
+    table, shift = tables.table, tables.shift
+    cells, nodes, line, heads, filled = room.cells, room.nodes, room.line, room.heads, room.filled
     m = end - start
-    ids = np.empty(m, np.int32)
-    ranks = np.empty(m, np.int32)  # of the pair that begins at each place
-    before, after = np.empty(m, np.int32), np.empty(m, np.int32)
-    places = np.empty(3 * m, np.int32)  # a list node each: at most one a byte, and two a merge
-    links = np.empty(3 * m, np.int32)
-    nodes, n_urgent = 0, 0
+    for k in (0, m + 1):
+        cells[k, 0], cells[k, 1] = NO_TOKEN, NEVER
+    cells[0, 3] = 1
+    n_nodes, n_urgent = 1, 0
     urgent = [np.int64(0) for _ in range(0)]
     for k in range(m):
-        ids[k] = byte_ids[data[start + k]]
-        before[k], after[k] = k - 1, k + 1
-        ranks[k] = NEVER
-        if k + 1 < m:
-            rank = byte_pairs[np.int64(data[start + k]) << 8 | np.int64(data[start + k + 1])]
-            ranks[k] = rank
-            if rank != NEVER:
-                nodes = add_place(k, rank, heads, filled, places, links, nodes)
-    line = np.empty(m, np.int32)
+        at = np.uint32(k + 1)
+        rank = (
+            byte_pairs[np.int64(data[start + k]) << 8 | np.int64(data[start + k + 1])]
+            if k + 1 < m
+            else np.uint32(NEVER)
+        )
+        cells[at, 0], cells[at, 1], cells[at, 2], cells[at, 3] = byte_ids[data[start + k]], rank, k, k + 2
+        if rank != NEVER:
+            n_nodes = add_place(at, rank, heads, filled, nodes, n_nodes)
     word = 0
     while word < len(filled):
         if filled[word] == 0:
             word += 1
             continue
-        current = word << 6 | lowest_bit(filled[word])
+        current = np.uint32(word << 6 | lowest_bit(filled[word]))
         filled[word] &= filled[word] - np.uint64(1)
-        size = take_places(heads[current], places, links, line)
-        for j in range(size):
-            at, wanted = np.int64(line[j]), current
+        node, size, taken = heads[current], 0, 0
+        if overlaps[current]:
+            size = take_places(node, nodes, line)
+            node = np.uint32(0)
+        while node > 0 or taken < size:
+            if node > 0:
+                at, node = nodes[node, 0], nodes[node, 1]
+            else:
+                at = line[taken]
+                taken += 1
+            wanted = current
             while True:
-                if ranks[at] == wanted:
-                    new = np.int64(merged[wanted])
-                    gone = after[at]
-                    ids[at] = new
-                    after[at] = after[gone]
-                    ranks[gone] = NEVER
-                    ranks[at] = NEVER
-                    if after[at] < m:
-                        before[after[at]] = at
-                    for left in (np.int64(before[at]), at):
-                        if left < 0 or after[left] >= m:
-                            continue
-                        rank = rank_of(ids[left], ids[after[left]], keys, values, shift)
-                        ranks[left] = rank
-                        if rank < current:
-                            heapq.heappush(urgent, np.int64(rank) << 32 | left)
-                            n_urgent += 1
-                        elif rank != NEVER:
-                            nodes = add_place(left, rank, heads, filled, places, links, nodes)
+                if cells[at, 1] == wanted:
+                    new, gone, previous = merged[wanted], cells[at, 3], cells[at, 2]
+                    following = cells[gone, 3]
+                    cells[at, 0], cells[at, 3] = new, following
+                    cells[gone, 1] = NEVER
+                    cells[following, 2] = at
+                    rank = rank_of(new, cells[following, 0], table, shift)
+                    rank_before = rank_of(cells[previous, 0], new, table, shift)
+                    cells[at, 1], cells[previous, 1] = rank, rank_before
+                    if rank_before < current:
+                        heapq.heappush(urgent, np.int64(rank_before) << 32 | np.int64(previous))
+                        n_urgent += 1
+                    elif rank_before != NEVER:
+                        n_nodes = add_place(previous, rank_before, heads, filled, nodes, n_nodes)
+                    if rank < current:
+                        heapq.heappush(urgent, np.int64(rank) << 32 | np.int64(at))
+                        n_urgent += 1
+                    elif rank != NEVER:
+                        n_nodes = add_place(at, rank, heads, filled, nodes, n_nodes)
                 if n_urgent == 0:
                     break
                 first = heapq.heappop(urgent)
                 n_urgent -= 1
-                at, wanted = first & 0xFFFFFFFF, first >> 32
-    at = np.int64(0)
-    while at < m:
-        out[count] = ids[at]
+                at, wanted = np.uint32(first & 0xFFFFFFFF), np.uint32(first >> 32)
+    at = cells[0, 3]
+    while at <= m:
+        out[count] = cells[at, 0]
         count += 1
-        at = np.int64(after[at])
+        at = cells[at, 3]
     return count
 
 
 @jit
-def add_place(at, rank, heads, filled, places, links, nodes):
+def add_place(at, rank, heads, filled, nodes, n_nodes):
     """Put a place in front of the list of its rank."""
-    word, bit = rank >> 6, np.uint64(1) << np.uint64(rank & 63)
-    links[nodes] = heads[rank] if filled[word] & bit else -1
+    word, bit = rank >> np.uint32(6), np.uint64(1) << np.uint64(rank & np.uint32(63))
+    nodes[n_nodes, 0] = at
+    nodes[n_nodes, 1] = heads[rank] if filled[word] & bit else np.uint32(0)
     filled[word] |= bit
-    places[nodes] = at
-    heads[rank] = nodes
-    return nodes + 1
+    heads[rank] = n_nodes
+    return n_nodes + 1
 
 
 @jit
-def take_places(node, places, links, line):
+def take_places(node, nodes, line):
     """Write the places of a list into line, ascending, and return how many. Each was put in front of the one before."""
     size, ascending = 0, True
-    while node >= 0:
-        line[size] = places[node]
+    while node > 0:
+        line[size] = nodes[node, 0]
         ascending = ascending and (size == 0 or line[size] < line[size - 1])
         size += 1
-        node = links[node]
+        node = nodes[node, 1]
     for k in range(size // 2):
         line[k], line[size - 1 - k] = line[size - 1 - k], line[k]
     if not ascending and size > 32:
