@@ -120,7 +120,7 @@ TALES: dict[str, Any] = {
     "warmup_steps": 50,
     "weight_decay": 0.01,
     "beta2": 0.98,
-    "max_steps": 3000,
+    "max_steps": 3800,
     "eval_every": 400,
     "save_every": 400,
 }

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -58,9 +59,9 @@ class TalesCorpus(NamedTuple):
         return (tell(tale, lang, us[lang]) for tale, lang in itertools.islice(told, n))
 
     def floor(self, n: int, part: int = VALIDATE) -> Floor:
-        """Return the floor of n tales."""
+        """Return the floor of n tales: nobody can know beforehand in which of the languages one will be told."""
         told = zip(tales(self.seed, part), itertools.cycle(self.langs), strict=False)
-        total = sum(nats(tale, lang) for tale, lang in itertools.islice(told, n))
+        total = sum(nats(tale, lang) for tale, lang in itertools.islice(told, n)) + n * math.log(len(self.langs))
         return Floor(total, sum(len(text.encode()) for text in self.texts(n, part)), n)
 
     def packed(self, tokenizer: Tokenizer, n: int, part: int, n_positions: int) -> Packed:
