@@ -126,12 +126,11 @@ TALES: dict[str, Any] = {
 }
 # and a model of both languages, in a quarter of an hour
 TALES_IN_TWO: dict[str, Any] = TALES | {
-    "n_layer": 4,
+    "n_layer": 3,
     "n_positions": 384,
-    "tokenizer": "bpe:5120",
-    "learning_rate": 4e-3,
+    "tokenizer": "bpe:4096",
     "min_lr": 1e-4,
-    "max_steps": 7000,
+    "max_steps": 9500,
     "eval_every": 1000,
     "save_every": 1000,
 }

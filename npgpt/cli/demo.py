@@ -8,14 +8,14 @@ import json
 import shlex
 from pathlib import Path
 
-TUNE = ["--learning-rate", "2e-3", "--eval-every", "1000", "--save-every", "1000"]
+TUNE = ["--learning-rate", "2.5e-3", "--eval-every", "1000", "--save-every", "1000"]
 MIX = ("answer", "translate", "summary", "translate", "write")  # a translation is the hardest to learn
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="runs/demo", metavar="FOLDER", help="for both runs (default: runs/demo)")
-    parser.add_argument("--base-steps", type=int, default=7000, metavar="N", help="of training (default: 7000)")
-    parser.add_argument("--tune-steps", type=int, default=7000, metavar="N", help="of fine-tuning (default: 7000)")
+    parser.add_argument("--base-steps", type=int, default=9500, metavar="N", help="of training (default: 9500)")
+    parser.add_argument("--tune-steps", type=int, default=9500, metavar="N", help="of fine-tuning (default: 9500)")
     parser.add_argument("--tests", type=int, default=100, metavar="N", help="of each task and language (default: 100)")
     parser.add_argument("--seed", type=int, default=1337, metavar="S", help="(default: 1337)")
 
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     call(["train", "--data", "tales"], base, args.base_steps, args.seed)
     if not lines.exists():
-        write_tasks(lines, 11 * args.tune_steps, args.seed)  # a step takes 4 rows of 384 tokens, 2 or 3 examples each
+        write_tasks(lines, min(80_000, 11 * args.tune_steps), args.seed)  # a step takes about 11 of them
     call(["finetune", str(base), "--data", str(lines), *TUNE], tuned, args.tune_steps, args.seed)
     print_scores(tuned, args.tests, args.seed)
     return 0

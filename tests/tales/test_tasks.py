@@ -1,6 +1,7 @@
 """Tasks made from tales, and their judges: what is right is accepted in every phrasing, what is wrong is not."""
 
 import itertools
+import re
 
 import pytest
 
@@ -127,6 +128,35 @@ def test_a_tale_that_leaves_out_what_was_given_is_wrong(lang):
             theirs = [getattr(word, lang) for word in other.tale.words.values()]
             if not all(word in theirs for word in wanted):
                 assert not score(example, other.completion).right, (example.prompt, other.completion)
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_words_that_are_given_may_have_any_part(lang):
+    """Of three words a name need not be the hero's; asked for a tale about somebody, it must be."""
+    turned = {"hero": "friend", "friend": "hero", "kind": "fkind", "fkind": "kind"}
+    for example in made("write", lang, 300):
+        names = [var for var in example.given if var in turned]
+        if example.order == "title" or not names:
+            continue
+        words = example.tale.words
+        others = example.tale._replace(
+            words=words | {var: words[turned[var]] for var in turned if turned[var] in words}
+        )
+        if "friend" not in words or "fkind" not in words or not others.nodes[-1].bound.keys() >= set(turned):
+            continue
+        text = tell(others, lang, styles(1, lang))
+        judged = score(example, text)
+        assert judged.right == (example.order == "words" or words["hero"] is others.words["hero"]), judged.why
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_an_order_names_nothing_twice(lang):
+    for example in made("write", lang, 400):
+        forms = [word for word in re.split(r"[:：,、 ]+", example.prompt.strip()) if word[:1].strip()]
+        if example.order == "words":
+            assert len(set(forms[-3:])) == 3, example.prompt
+        if example.order == "hero":
+            assert example.prompt.count(forms[-1]) == 1, example.prompt
 
 
 @pytest.mark.parametrize("lang", LANGS)

@@ -70,12 +70,12 @@ def of_writing(example: Example, completion: str) -> Score:
     except NotATaleError as error:
         return verdict(False, str(error))
     wanted = example.tale
-    if example.prompt.rstrip().endswith(example.completion.split("\n", 1)[0]):  # the title was given
+    if example.order == "title":
         title = example.completion.split("\n", 1)[0]
         return verdict(completion.startswith(title + "\n"), f"expected the title {title!r}")
     for var in example.given:
         its_set, word = wanted.nodes[-1].bound[var], wanted.words[var]
-        roles = [var] if var in ("hero", "kind") and example.given[0] == "hero" else tale.words
+        roles = [var] if var in ("hero", "kind") and example.order == "hero" else tale.words
         if not any(tale.nodes[-1].bound.get(role) == its_set and tale.words.get(role) is word for role in roles):
             return verdict(False, f"{named(word)} is not in it")
     return verdict(True, "")

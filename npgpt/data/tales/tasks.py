@@ -26,6 +26,7 @@ class Example(NamedTuple):
 
     lang   the language of the prompt
     given  the variables of the tale that the prompt asks to use, for writing
+    order  for writing, what is given: "title", "hero" (and something else), or "words"
     """
 
     task: str
@@ -34,6 +35,7 @@ class Example(NamedTuple):
     completion: str
     tale: Tale
     given: tuple[str, ...] = ()
+    order: str = ""
 
     def line(self) -> dict[str, str]:
         """Return what a line of a JSON lines file holds."""
@@ -77,27 +79,35 @@ def write(tale: Tale, lang: str, u: Uniform) -> Example:
     """Ask for a tale with a title, about a hero and something else in it, or with three words."""
     text = tell(tale, lang, u)
     kind = int(u() * 3)
-    nouns = [var for var, name in tale.nodes[-1].bound.items() if name in SHOWN]
     if kind == 0:
         title = text.split("\n", 1)[0]
-        order = f"Write a tale: {title}\n\n" if lang == "en" else f"写一个故事：{title}\n\n"
-        return Example("write", lang, order, text, tale, tuple(tale.nodes[0].scene.draws))
+        prompt = f"Write a tale: {title}\n\n" if lang == "en" else f"写一个故事：{title}\n\n"
+        return Example("write", lang, prompt, text, tale, tuple(tale.nodes[0].scene.draws), "title")
+    nouns = {var: shown(tale, var, lang) for var, name in tale.nodes[-1].bound.items() if name in SHOWN}
     if kind == 1:
-        others = [var for var in nouns if var not in ("hero", "kind")]
-        var = others[int(u() * len(others))]
-        hero, animal, other = (shown(tale, name, lang) for name in ("hero", "kind", var))
+        hero, animal = nouns.pop("hero"), nouns.pop("kind")
+        ((var, other),) = pick(nouns, 1, [animal], u).items()
         if lang == "en":
-            order = f"Write a tale about {hero} the {animal} with this in it: {other}\n\n"
+            prompt = f"Write a tale about {hero} the {animal} with this in it: {other}\n\n"
         else:
-            order = f"写一个关于{animal}{hero}的故事，里面要有：{other}\n\n"
-        return Example("write", lang, order, text, tale, ("hero", "kind", var))
-    chosen = [nouns.pop(int(u() * len(nouns))) for _ in range(3)]
-    words = [shown(tale, var, lang) for var in chosen]
+            prompt = f"写一个关于{animal}{hero}的故事，里面要有：{other}\n\n"
+        return Example("write", lang, prompt, text, tale, ("hero", "kind", var), "hero")
+    chosen = pick(nouns, 3, [], u)
     if lang == "en":
-        order = f"Write a tale with these words: {', '.join(words)}\n\n"
+        prompt = f"Write a tale with these words: {', '.join(chosen.values())}\n\n"
     else:
-        order = f"用这些词写一个故事：{'、'.join(words)}\n\n"
-    return Example("write", lang, order, text, tale, tuple(chosen))
+        prompt = f"用这些词写一个故事：{'、'.join(chosen.values())}\n\n"
+    return Example("write", lang, prompt, text, tale, tuple(chosen), "words")
+
+
+def pick(nouns: dict[str, str], n: int, known: list[str], u: Uniform) -> dict[str, str]:
+    """Pick n variables at random, by what they are called, none of them called as another or as one that is known."""
+    left, chosen = dict(nouns), {}
+    for _ in range(n):
+        left = {var: word for var, word in left.items() if word not in (*known, *chosen.values())}
+        var = list(left)[int(u() * len(left))]
+        chosen[var] = left.pop(var)
+    return chosen
 
 
 def shown(tale: Tale, var: str, lang: str) -> str:
