@@ -21,6 +21,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from npgpt.data import is_prepared, make_tokenizer, prepare
+    from npgpt.tokenizer.stream import require_file
 
     out = Path(args.out)
     if not args.out or out.is_file():
@@ -28,8 +29,7 @@ def run(args: argparse.Namespace) -> int:
     if is_prepared(out) or (out / "tokenizer.json").exists():
         raise ValueError(f"{out} already holds a tokenizer or shards: choose another --out")
     for file in args.files:
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"{file}: no such file")
+        require_file(file)
         if not Path(file).stat().st_size:
             raise ValueError(f"{file}: the file is empty")
     there = out.exists()

@@ -77,6 +77,7 @@ def train(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from npgpt.tokenizer import Tokenizer
+    from npgpt.tokenizer.stream import require_file
 
     out = Path(args.out)
     if not args.out or out.is_file():
@@ -84,18 +85,18 @@ def train(args: argparse.Namespace) -> None:
     if (out / "tokenizer.json").exists():
         raise ValueError(f"{out} already holds a tokenizer: choose another --out")
     for file in args.files:  # before the work on the first
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"{file}: no such file")
-    special = ("<|endoftext|>",) if args.special is None else args.special
+        require_file(file)
     n_bytes = sum(Path(file).stat().st_size for file in args.files)
+    if not n_bytes:
+        raise ValueError(f"{', '.join(args.files)}: there is no text to learn from")
+    special = ("<|endoftext|>",) if args.special is None else args.special
     with tqdm(total=n_bytes, unit="B", unit_scale=True, disable=None) as bar:
 
         def files() -> Iterator[Path]:
-            for file in args.files:
-                yield Path(file)
-                bar.update(Path(file).stat().st_size)
+            yield from map(Path, args.files)
+            bar.set_description("all read, merging")
 
-        tokenizer = Tokenizer.train(files(), args.vocab_size, args.pattern, special)
+        tokenizer = Tokenizer.train(files(), args.vocab_size, args.pattern, special, progress=bar.update)
     tokenizer.save_pretrained(out)
     print(f"{out}: {tokenizer.vocab_size:,} tokens")
     if tokenizer.vocab_size < args.vocab_size:

@@ -4,7 +4,7 @@ import codecs
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +127,7 @@ class Tokenizer(ABC):
         pattern: str = "gpt2",
         special_tokens: Sequence[str] = ("<|endoftext|>",),
         fast: bool = True,
+        progress: Callable[[int], object] = lambda n: None,
     ) -> "BPETokenizer":
         """Learn a byte-level BPE: 256 bytes, then merges, then the special tokens, vocab_size in all.
 
@@ -139,12 +140,13 @@ class Tokenizer(ABC):
         pattern         "gpt2", "gpt4", "chinese", or a regular expression: within its matches pairs are merged
         special_tokens  names of tokens that no text has but where it is allowed
         fast            with the compiled twin, or as defined
+        progress        is told of each part how many bytes have been read; a file has many
 
         Raises ValueError for a vocab_size that cannot hold the bytes and the special tokens, and for a bad pattern.
         """
         from npgpt.tokenizer.train import train_bpe
 
-        return train_bpe(texts, vocab_size, pattern, special_tokens, fast)
+        return train_bpe(texts, vocab_size, pattern, special_tokens, fast, progress)
 
     @staticmethod
     def from_pretrained(folder: str | Path) -> "Tokenizer":

@@ -7,16 +7,21 @@ from pathlib import Path
 PART = 1 << 22  # bytes
 
 
+def require_file(path: str | Path) -> None:
+    """Raise FileNotFoundError, or ValueError for a folder, if path is no file."""
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; give the text files in it")
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: no such file")
+
+
 def read_parts(path: str | Path, part: int = PART) -> Iterator[bytes]:
     """Yield a UTF-8 text file in parts of whole characters, a byte order mark left out.
 
     Raises FileNotFoundError, or ValueError for a file that is not UTF-8, with the offset of the first wrong byte.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the text files in it")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+    require_file(path)
     decoder = codecs.getincrementaldecoder("utf-8")()
     held, read = b"", 0  # half a character, and the bytes read before it
     with path.open("rb") as file:

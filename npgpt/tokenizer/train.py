@@ -1,6 +1,6 @@
 """Learning a byte-level BPE: pre-tokens are counted in one pass over the texts, then merged again and again."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,12 @@ Text = str | bytes | Path
 
 
 def train_bpe(
-    texts: Iterable[Text], vocab_size: int, pattern: str, special_tokens: Sequence[str], fast: bool
+    texts: Iterable[Text],
+    vocab_size: int,
+    pattern: str,
+    special_tokens: Sequence[str],
+    fast: bool,
+    progress: Callable[[int], object],
 ) -> BPETokenizer:
     """Learn a vocabulary, as Tokenizer.train describes it. With fast=False as defined, which takes long."""
     if isinstance(texts, str | bytes):
@@ -25,7 +30,7 @@ def train_bpe(
         raise ValueError(f"a special token stands twice among {names}")
     tokens = [bytes([byte]) for byte in range(256)]
     bytes_alone = vocabulary(tokens, [], pattern, names, fast)
-    merges = learn(bytes_alone, texts, n_merges)
+    merges = learn(bytes_alone, texts, n_merges, progress)
     for left, right in merges:
         tokens.append(tokens[left] + tokens[right])
     return vocabulary(tokens, merges, pattern, names, fast)
@@ -39,7 +44,9 @@ def vocabulary(
     return BPETokenizer([*tokens, *map(to_utf8, names)], merges, pattern, special, fast=fast)
 
 
-def learn(tokenizer: BPETokenizer, texts: Iterable[Text], n_merges: int) -> list[definition.Pair]:
+def learn(
+    tokenizer: BPETokenizer, texts: Iterable[Text], n_merges: int, progress: Callable[[int], object]
+) -> list[definition.Pair]:
     """Return the merges of texts, cut by the tokenizer's pattern and special tokens."""
     counts: Any = tokenizer.twin.PieceCounts() if tokenizer.fast else definition.PieceCounts()
     for text in texts:
@@ -48,6 +55,7 @@ def learn(tokenizer: BPETokenizer, texts: Iterable[Text], n_merges: int) -> list
             for k in [*(k for k, _ in pieces.special), len(pieces.ends)]:  # all but the special tokens
                 counts.add(pieces.data, pieces.ends[first:k], int(pieces.ends[first - 1]) if first else 0)
                 first = k + 1
+            progress(int(pieces.ends[-1]) if len(pieces.ends) else 0)
     return counts.learn(n_merges, definition.LEAST_COUNT)
 
 

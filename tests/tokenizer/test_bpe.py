@@ -199,3 +199,13 @@ def test_a_text_too_short_for_the_vocabulary_gives_a_smaller_one():
 def test_a_vocabulary_that_does_not_hold_together_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         BPETokenizer(**{"tokens": BPE.tokens[:256], "merges": []} | changes)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_training_tells_of_each_part_of_a_file(tmp_path, monkeypatch, fast):
+    monkeypatch.setattr(stream.read_parts, "__defaults__", (100,))
+    (tmp_path / "a.txt").write_text("the theme of 人工智能 " * 40, encoding="utf-8")
+    told = []
+    Tokenizer.train([tmp_path / "a.txt", "more", b""], 300, fast=fast, progress=told.append)
+    assert sum(told) == (tmp_path / "a.txt").stat().st_size + 4
+    assert len(told) > 8

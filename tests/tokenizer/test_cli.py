@@ -166,3 +166,18 @@ def test_a_damaged_shard_is_refused_by_train(capsys, here, tmp_path):
     assert "cut off" in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("command", [["tokenizer", "train"], ["prepare"]], ids=" ".join)
+def test_what_is_no_text_to_learn_from_is_named(capsys, tmp_path, command):
+    (tmp_path / "empty.txt").touch()
+    for file, message in (
+        (tmp_path, "is a folder"),
+        (tmp_path / "empty.txt", "empty.txt"),
+        ("none.txt", "no such file"),
+    ):
+        assert main([*command, str(file), "--out", str(tmp_path / "out")]) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert len(err.splitlines()) == 1
+        assert not (tmp_path / "out").exists()
