@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +34,24 @@ def command(capsys, *argv) -> tuple[int, str, str]:
         code = stop.code
     out, err = capsys.readouterr()
     return code, out, err
+
+
+@contextmanager
+def stopped_after_a_step():
+    """Let a training that is run within end after its first step, as Ctrl-C ends it."""
+    from npgpt.cli import running
+
+    real = running.stop_on_interrupt
+
+    @contextmanager
+    def stopped():
+        with real() as numbers:
+            numbers.append(signal.SIGINT)
+            yield numbers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "stop_on_interrupt", stopped)
+        yield
 
 
 def start(*argv, **options) -> subprocess.Popen:

@@ -11,7 +11,8 @@ from npgpt import GPT, Tokenizer
 from npgpt.adapters import load_adapter
 from npgpt.checkpoint import STATE
 from npgpt.cli import main
-from tests.test_cli import command
+from npgpt.pretrained import read_tensors
+from tests.test_cli import command, stopped_after_a_step
 from tests.test_cli_train import saved
 
 LINES = [{"prompt": f"What is {i} + 1? ", "completion": f"It is {i + 1}."} for i in range(30)]
@@ -97,24 +98,9 @@ def test_lora_trains_the_adapters_alone(capsys, here):
 
 
 @pytest.mark.parametrize("lora", [(), ("--lora", 2)])
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(capsys, here, monkeypatch, lora):
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(capsys, here, lora):
     assert finetune(capsys, *lora, out="whole")[0] == 0
-    from npgpt.cli import running
-
-    real = running.stop_on_interrupt
-
-    class Stopped:
-        def __enter__(self):
-            self.context = real()
-            stopped = self.context.__enter__()
-            stopped.append(2)
-            return stopped
-
-        def __exit__(self, *error):
-            return self.context.__exit__(*error)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(running, "stop_on_interrupt", Stopped)
+    with stopped_after_a_step():
         code, out, _ = finetune(capsys, *lora, out="r")
     assert code == 130
     assert out.endswith(f"go on with: npgpt finetune {here / 'base'} --resume --out r\n")
@@ -123,8 +109,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(capsys, here, monkeypat
     whole, resumed = saved(here / "whole"), saved(here / "r")
     assert whole == resumed
     if lora:
-        for name in ("adapter_model.safetensors", "adapter_config.json"):
-            assert (here / "r" / "adapter" / name).exists()
+        both = (read_tensors(here / run / "adapter" / "adapter_model.safetensors")[0] for run in ("whole", "r"))
+        for (name, one), (same, other) in zip(*(sorted(tensors.items()) for tensors in both), strict=True):
+            assert name == same
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -183,12 +171,25 @@ def test_another_base_or_rank_cannot_go_on(capsys, here):
         (("finetune", "other", *resume), "the model to begin with is not the one"),
         (("finetune", "base", *resume, "--lora", 3), "--lora cannot change"),
         (("finetune", "base", *resume, "--data", "tasks.jsonl", "tasks.jsonl"), "the examples are not those"),
+        (("finetune", "base", *resume, "--seed", 3), "--seed cannot change"),
         (("train", *resume), "is a run of npgpt finetune"),
     ):
         code, _, err = command(capsys, *words)
         assert (code, len(err.splitlines())) == (2, 1)
         assert says in err
     assert command(capsys, "finetune", "base", *resume)[0] == 0
+
+
+@pytest.mark.parametrize(("name", "value"), [("lora", "x"), ("lora", True), ("lora_alpha", []), ("skip_long", 1)])
+def test_a_damaged_train_json_is_named(capsys, here, name, value):
+    assert finetune(capsys)[0] == 0
+    path = here / "r" / "train.json"
+    train = json.loads(path.read_text())
+    train["finetune"][name] = value
+    path.write_text(json.dumps(train))
+    code, _, err = command(capsys, "finetune", "base", "--resume", "--out", "r")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"train.json: finetune.{name} is {value!r}" in err
 
 
 def test_long_lines_are_left_out_on_request(capsys, here):

@@ -29,6 +29,8 @@ COMMANDS = {
 }
 MODULES = {"eval": "evaluate"}  # a module cannot be called eval without hiding the built-in
 
+TRAINING = ("train", "finetune", "demo")
+
 # what a user can mend; anything else is a defect of npgpt, and its traceback is wanted
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
 
@@ -69,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         return run(args)
     except BrokenPipeError:  # `npgpt sample RUN | head`: whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141 if args.command == "train" else 0  # but a training that was cut short is no success
+        return 141 if args.command in TRAINING else 0  # but a training that was cut short is no success
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -6,11 +6,11 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from npgpt.cli.tales import LANGS, TASKS
+
 if TYPE_CHECKING:
     from npgpt.model import GPT
     from npgpt.tokenizer import Tokenizer
-
-TASKS = ("answer", "summary", "translate", "write")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", choices=TASKS, help="an example of this task, made from a tale; judges the completion"
     )
-    parser.add_argument("--lang", choices=("en", "zh"), default="en", help="of that example (default: en)")
+    parser.add_argument("--lang", choices=LANGS, default="en", help="of that example (default: en)")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="(default: as many as the context holds)")
     parser.add_argument(
         "--temperature", type=float, default=0.0, metavar="X", help="0 takes the likeliest token (default: 0)"

@@ -43,6 +43,7 @@ def call(command: list[str], out: Path, steps: int, seed: int) -> None:
     from npgpt.cli import main
 
     if (out / STATE).exists():
+        require_same(out, steps, seed)
         if is_whole(out):
             print(f"{out} is there already\n")
             return
@@ -53,6 +54,16 @@ def call(command: list[str], out: Path, steps: int, seed: int) -> None:
     print()
     if code:
         raise SystemExit(code)
+
+
+def require_same(out: Path, steps: int, seed: int) -> None:
+    """Raise ValueError if a run is there that was begun with another number of steps or another seed."""
+    from npgpt.cli.running import read_saved
+
+    train = read_saved(out)["train"]
+    for name, value in ("max_steps", steps), ("seed", seed):
+        if train.get(name) != value:
+            raise ValueError(f"{out} was begun with {name}={train.get(name)}, not {value}: choose another --out")
 
 
 def is_whole(out: Path) -> bool:

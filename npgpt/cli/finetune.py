@@ -88,6 +88,12 @@ def read_finetune(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
     before = saved.get("finetune")
     if not isinstance(before, dict):
         raise ValueError(f"{folder} is no run of npgpt finetune: go on with npgpt train --resume --out {folder}")
+    for name, types in ("lora", (int,)), ("lora_alpha", (int, float)), ("skip_long", (bool,)):
+        value = before.get(name)
+        if value is not None and type(value) not in types:
+            raise ValueError(f"{folder / 'train.json'}: finetune.{name} is {value!r}")
+    if not saved["data"]["files"]:
+        raise ValueError(f"{folder / 'train.json'}: data.files is empty")
     return before
 
 
@@ -114,6 +120,7 @@ def require_same(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) 
         ("finetune", "lora", "--lora cannot change with --resume"),
         ("finetune", "lora_alpha", "--lora-alpha cannot change with --resume"),
         ("train", "dtype", "--dtype cannot change with --resume"),
+        ("train", "seed", "--seed cannot change with --resume: it says which examples are kept to validate"),
     ):
         if saved[part].get(name) != settings[part][name]:
             raise ValueError(f"{folder}: {what}; start a new run")

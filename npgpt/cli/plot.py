@@ -16,10 +16,15 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.files import read_json
 
     folder = Path(args.run)
+    out = folder / "loss.png" if args.out is None else Path(args.out)
+    if args.out == "" or out.is_dir():
+        raise ValueError(f"--out {args.out}: give a file")
     records = read_metrics(folder / "metrics.jsonl")
     train = folder / "train.json"
-    floor = read_json(train).get("data", {}).get("floor") if train.is_file() else None
-    out = Path(args.out) if args.out else folder / "loss.png"
+    data = read_json(train).get("data") if train.is_file() else None
+    floor = data.get("floor") if isinstance(data, dict) else None
+    if not (floor is None or is_number(floor)):
+        raise ValueError(f"{train}: the floor is {floor!r}, not a number")
     draw(records, floor, out)
     print(out)
     return 0
@@ -33,14 +38,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             record = json.loads(line)
-            if not isinstance(record.get("step"), int):
+            if (
+                not all(is_number(record.get(name, 0)) for name in ("loss", "val_loss"))
+                or type(record["step"]) is not int
+            ):
                 raise ValueError
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, KeyError):
             raise ValueError(f"{path}:{number}: not a line of metrics") from None
         records.append(record)
     if not any("loss" in record for record in records):
         raise ValueError(f"{path}: there is no step in it yet")
     return records
+
+
+def is_number(value: object) -> bool:
+    return type(value) in (int, float)
 
 
 def draw(records: list[dict[str, Any]], floor: float | None, out: Path) -> None:

@@ -53,7 +53,7 @@ def train_with_progress(
                 continue
             if whole is not None:
                 bar.close()
-                line = f"validation loss {record['val_loss']:.4f} nats a token on the whole text (step {step})"
+                line = f"validation loss {record['val_loss']:.4f} nats a token on all validation data (step {step})"
             else:
                 line = f"step {step:>6}  loss {loss:.4f}  validation {record['val_loss']:.4f}"
             try:

@@ -56,7 +56,10 @@ def check(name: str, lang: str | None) -> int:
     from npgpt.data import read_text
     from npgpt.data.tales import NotATaleError, language_of, nats, parse
 
-    text = (sys.stdin.read() if name == "-" else read_text(name)).strip()
+    if not name:
+        raise ValueError("--check is empty: give a file, or - for standard input")
+    text = sys.stdin.read() if name == "-" else read_text(name)
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").strip()
     lang = lang or language_of(text)
     try:
         tale = parse(text, lang)

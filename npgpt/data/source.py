@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,24 +15,6 @@ from npgpt.data.vocabulary import make_tokenizer
 from npgpt.tokenizer import Tokenizer
 
 TOKENIZER_TALES = 20_000  # from which a vocabulary is learned
-
-
-class Source(Protocol):
-    """Something to train on.
-
-    files  how --data names it, for --resume
-    """
-
-    files: list[str]
-
-    def make_tokenizer(self, name: str) -> Tokenizer:
-        """Return the tokenizer that --tokenizer names."""
-
-    def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Any, Any]:
-        """Return what to train on and to validate: ids of a text, or packed examples."""
-
-    def digest(self) -> str:
-        """Return a SHA-256 of all of it."""
 
 
 class TextSource:

@@ -14,7 +14,7 @@ from npgpt.data.packing import IGNORED
 from npgpt.data.source import TalesSource, open_source
 from npgpt.data.tales import LANGS, NotATaleError, language_of, nats, parse, tales, texts
 from npgpt.data.tales.corpus import TRAIN, VALIDATE, TalesCorpus, langs_of
-from tests.test_cli import command
+from tests.test_cli import command, stopped_after_a_step
 from tests.test_cli_train import saved
 
 SMALL = ("--n-layer", 1, "--n-head", 1, "--n-embd", 8, "--batch-size", 1, "--eval-batches", 1, "--threads", 1)
@@ -51,13 +51,11 @@ def test_train_needs_no_data(capsys, here):
 
 
 def test_both_languages_go_on_after_a_stop(capsys, here):
-    for out, steps in ("whole", 2), ("r", 1):
-        assert command(capsys, "train", "--data", "tales", "--out", out, *QUICK, "--max-steps", steps)[0] == 0
-    whole = saved(here / "whole")
-    assert "in Chinese" in command(capsys, "train", "--resume", "--out", "r", "--max-steps", 2)[1]
-    resumed = saved(here / "r")
-    # the learning rate of step 1 depends on how many there are; where the tales come from does not
-    assert whole["model.safetensors"].keys() == resumed["model.safetensors"].keys()
+    assert command(capsys, "train", "--data", "tales", "--out", "whole", *QUICK)[0] == 0
+    with stopped_after_a_step():
+        assert command(capsys, "train", "--data", "tales", "--out", "r", *QUICK)[0] == 130
+    assert "in Chinese" in command(capsys, "train", "--resume", "--out", "r")[1]
+    assert saved(here / "whole") == saved(here / "r")
     code, _, err = command(capsys, "train", "--resume", "--out", "r", "--data", "tales:en", "--max-steps", 3)
     assert code == 2
     assert "the text is not the one" in err
@@ -80,6 +78,11 @@ def test_both_languages_go_on_after_a_stop(capsys, here):
         ("tales --check nosuch.txt", ["nosuch.txt", "no such file"]),
         ("plot nosuch", ["nosuch", "npgpt train"]),
         ("plot .", ["metrics.jsonl:2", "not a line of metrics"]),
+        ("plot . --out .", ["--out .", "give a file"]),
+        ("plot . --out=", ["--out", "give a file"]),
+        ("plot p", ["train.json", "the floor is 'x'"]),
+        ("plot q", ["metrics.jsonl:1", "not a line of metrics"]),
+        ("tales --check=", ["--check is empty"]),
         ("demo --base-steps 0", ["--base-steps 0"]),
         ("demo --tests -3", ["--tests -3"]),
         ("demo --out=", ["--out is empty"]),
@@ -87,6 +90,10 @@ def test_both_languages_go_on_after_a_stop(capsys, here):
 )
 def test_a_mistake_is_one_line(capsys, here, words, decisive):
     (here / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": \n')
+    for name, loss, data in ("p", 2.0, {"floor": "x"}), ("q", "low", []):
+        (here / name).mkdir()
+        (here / name / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": loss}) + "\n")
+        (here / name / "train.json").write_text(json.dumps({"data": data}))
     code, _, err = command(capsys, *words.split())
     assert code == 2
     assert len(err.splitlines()) == 1
@@ -99,7 +106,7 @@ def test_tales_are_printed_and_checked(capsys, here, monkeypatch):
     assert (code, err) == (0, "")
     first, second = out.rstrip("\n").split(f"\n\n{'-' * 40}\n\n")
     assert [first, second] == list(itertools.islice(texts(4, "zh"), 2))
-    (here / "a.txt").write_text(first + "\n", "utf-8")
+    (here / "a.txt").write_text("\ufeff" + first + "\n", "utf-8", newline="\r\n")
     code, out, err = command(capsys, "tales", "--check", "a.txt")
     assert (code, err) == (0, "")
     tale = next(tales(4))
@@ -212,3 +219,6 @@ def test_the_demo_trains_tunes_scores_and_goes_on(capsys, here, monkeypatch):
     assert "d/base is there already" in again
     assert saved(here / "d" / "tuned") == tuned
     assert out.split("task ")[1] == again.split("task ")[1]
+    code, _, err = command(capsys, *flags, "--tune-steps", 2)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "d/tuned was begun with max_steps=1, not 2" in err

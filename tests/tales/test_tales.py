@@ -80,6 +80,9 @@ def sampled(n, lang, seed=0):
 def test_a_tale_is_read_back(lang):
     for tale, text in sampled(1500, lang):
         assert parse(text, lang).facts() == tale.facts()
+        # each word that counts in its probability is there once: none was drawn anew over another
+        drawn = [var for node in tale.nodes for var in (*node.scene.draws, *node.scene.lets)]
+        assert sorted(drawn) == sorted(tale.words)
 
 
 @pytest.mark.parametrize("lang", LANGS)

@@ -102,7 +102,8 @@ def write(tale: Tale, lang: str, u: Uniform) -> Example:
 
 def pick(nouns: dict[str, str], n: int, known: list[str], u: Uniform) -> dict[str, str]:
     """Pick n variables at random, by what they are called, none of them called as another or as one that is known."""
-    left, chosen = dict(nouns), {}
+    left = dict(nouns)
+    chosen: dict[str, str] = {}
     for _ in range(n):
         left = {var: word for var, word in left.items() if word not in (*known, *chosen.values())}
         var = list(left)[int(u() * len(left))]

@@ -60,7 +60,7 @@ def make_word(index: int, forms: dict[str, str]) -> Word:
         en |= PRONOUNS[en.pop("pronoun")]
     for name in ("noun", "adj"):
         if name in en:
-            en["a"] = ("an " if en[name][0] in "aeiou" or en[name].startswith("hon") else "a ") + en[name]
+            en["a"] = ("an " if en[name][0] in "aeiou" or en[name].startswith("honest") else "a ") + en[name]
             en["A"] = en["a"].capitalize()
     if "word" in en:
         en["Word"] = en["word"].capitalize()
