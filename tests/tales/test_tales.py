@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from npgpt.data.tales import (
     tell,
     texts,
 )
-from npgpt.data.tales.grammar import Node, nodes
+from npgpt.data.tales.grammar import FILES, Node, nodes
 from npgpt.data.tales.parse import parses
 
 WORDS = """
@@ -313,3 +314,15 @@ def test_nodes_say_how_likely_they_are():
         (0.25, "end"),
         (0.25, "end2"),
     ]
+
+
+def test_the_page_quotes_the_grammar():
+    """And what its Python prints, it prints."""
+    page = (Path(__file__).parents[2] / "docs" / "tales.md").read_text("utf-8")
+    scene = "scene lost_search" + page.split("scene lost_search", 1)[1].split("```")[0]
+    assert scene in FILES[2].read_text("utf-8")
+    tale = next(tales(seed=0))
+    text = tell(tale, "en", styles(0, "en"))
+    with pytest.raises(NotATaleError, match=r"^character 233 \(after .*\): 'six were.*', expected 'five'"):
+        parse(text.replace("five", "six"), "en")
+    assert "NotATaleError: character 233 (after ...): 'six ...', expected 'five'" in page
