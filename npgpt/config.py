@@ -130,7 +130,7 @@ TALES_IN_TWO: dict[str, Any] = TALES | {
     "n_positions": 384,
     "tokenizer": "bpe:4096",
     "min_lr": 1e-4,
-    "max_steps": 9500,
+    "max_steps": 9200,
     "eval_every": 1000,
     "save_every": 1000,
 }

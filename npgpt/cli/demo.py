@@ -14,8 +14,8 @@ MIX = ("answer", "translate", "summary", "translate", "write")  # a translation 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="runs/demo", metavar="FOLDER", help="for both runs (default: runs/demo)")
-    parser.add_argument("--base-steps", type=int, default=9500, metavar="N", help="of training (default: 9500)")
-    parser.add_argument("--tune-steps", type=int, default=9500, metavar="N", help="of fine-tuning (default: 9500)")
+    parser.add_argument("--base-steps", type=int, default=9200, metavar="N", help="of training (default: 9200)")
+    parser.add_argument("--tune-steps", type=int, default=9200, metavar="N", help="of fine-tuning (default: 9200)")
     parser.add_argument("--tests", type=int, default=100, metavar="N", help="of each task and language (default: 100)")
     parser.add_argument("--seed", type=int, default=1337, metavar="S", help="(default: 1337)")
 

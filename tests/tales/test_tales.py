@@ -3,7 +3,6 @@
 import itertools
 import math
 import re
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -197,37 +196,6 @@ def test_names_are_balanced():
         found = np.bincount([t.words[var].number for t in itertools.islice(tales(1), 8000) if var in t.words])
         mean = found.mean()
         assert np.all(np.abs(found - mean) < 5 * math.sqrt(mean))
-
-
-FACING = """
-plot p: start end
-scene start: x=names y=names~x
-en: {y.name} saw {x.name}.
-zh: {x.name}看见{y.name}。
-scene end: z=names!
-en: {z.name} laughed.
-zh: {z.name}笑了。
-"""
-
-
-def test_facing_persons_have_different_pronouns():
-    """Half of the names fit, whoever comes first in the text; each pair is as likely as another."""
-    names = "names: name | pronoun | zh.name\nAnn | she | 安\nBo | he | 波\nCy | he | 西\nDi | she | 黛\n"
-    grammar = read_grammar(names, [FACING])
-    assert count("en", grammar) == 4 * 2 * 2
-    drawn = Counter(tale.facts() for tale in itertools.islice(tales(0, grammar=grammar), 8000))
-    assert len(drawn) == 16
-    assert min(drawn.values()) > 8000 / 16 - 6 * math.sqrt(8000 / 16)
-    assert math.isclose(entropy("en", grammar), math.log(16))
-    for tale in itertools.islice(tales(1, grammar=grammar), 50):
-        assert tale.words["x"].en.he != tale.words["y"].en.he
-        for lang in LANGS:
-            text = tell(tale, lang, styles(0, lang))
-            assert parse(text, lang, grammar).facts() == tale.facts()
-    with pytest.raises(NotATaleError):
-        parse("Ann saw Di. Bo laughed.", "en", grammar)
-    with pytest.raises(ValueError, match="y~x needs a set with as many of either pronoun"):
-        read_grammar(names.replace("Di | she", "Di | he"), [FACING])
 
 
 def test_words_of_a_set_differ():

@@ -139,7 +139,7 @@ def test_no_two_persons_have_one_name():
     for node in nodes(load_grammar()):
         persons = [var for var, name in node.bound.items() if name == "names"]
         for var in persons[1:]:
-            assert var in node.scene.others or var in node.scene.facing or var not in node.scene.draws
+            assert var in node.scene.others or var not in node.scene.draws
 
 
 SMALL = """

@@ -61,11 +61,9 @@ def draw_tale(grammar: Grammar, u: Uniform) -> Tale:
     while options:
         node = pick(options, u()) if len(options) > 1 else options[0][1]
         path.append(node)
-        for var, choices, taken, facing in node.draws:
+        for var, choices, taken in node.draws:
             word = choices[int(u() * len(choices))]
-            while (taken and any(words[other] is word for other in taken)) or (
-                facing and words[facing].en.he == word.en.he
-            ):
+            while taken and any(words[other] is word for other in taken):
                 word = choices[int(u() * len(choices))]
             words[var] = word
         for var, (a, b) in node.scene.lets.items():

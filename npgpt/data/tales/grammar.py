@@ -24,7 +24,6 @@ class Scene:
 
     draws      {variable: set of words}, every one of which all phrasings tell
     others     the variables that draw another word than those which drew from the set before them
-    facing     {variable: variable}: the first draws a word with another pronoun than the second's, of half the set
     lets       {variable: (variable, variable)}: the first is the second less the third
     text       {lang: phrasings}; summary {lang: sentences}; questions {lang: (question, answer)}
     """
@@ -33,7 +32,6 @@ class Scene:
         self.name = name
         self.draws: dict[str, str] = {}
         self.others: set[str] = set()
-        self.facing: dict[str, str] = {}
         self.lets: dict[str, tuple[str, str]] = {}
         self.text: dict[str, list[str]] = {lang: [] for lang in LANGS}
         self.summary: dict[str, list[str]] = {lang: [] for lang in LANGS}
@@ -49,17 +47,14 @@ class Node:
     def __init__(self, plot: str, scene: Scene, bound: dict[str, str], words: Words) -> None:
         self.plot, self.scene = plot, scene
         self.bound = bound | scene.draws  # {variable: set}, of the scenes before and this one
-        # variable, its words, the variables that they are taken by, and the one whose pronoun must be another
-        self.draws: list[tuple[str, tuple[Word, ...], list[str], str | None]] = []
+        # variable, its words, and the variables that they are taken by
+        self.draws: list[tuple[str, tuple[Word, ...], list[str]]] = []
         self.sizes: list[int] = []
         seen = dict(bound)
         for var, name in scene.draws.items():
             taken = [other for other, its in seen.items() if its == name] if var in scene.others else []
-            facing = scene.facing.get(var)
-            if facing and {2 * sum(w.en.he == he for w in words[name]) for he in ("he", "she")} != {len(words[name])}:
-                raise ValueError(f"scene {scene.name}: {var}~{facing} needs a set with as many of either pronoun")
-            self.draws.append((var, words[name], taken, facing))
-            self.sizes.append(len(words[name]) // 2 if facing else len(words[name]) - len(taken))
+            self.draws.append((var, words[name], taken))
+            self.sizes.append(len(words[name]) - len(taken))
             seen[var] = name
         self.next: list[tuple[float, Node]] = []
 
@@ -133,9 +128,6 @@ def read_scenes(text: str, stories: dict[str, Story]) -> dict[str, Scene]:
                     a, _, b = source.partition("-")
                     scene.lets[var] = (a, b)
                     continue
-                source, _, facing = source.partition("~")
-                if facing:
-                    scene.facing[var] = facing
                 scene.draws[var] = source.removesuffix("!")
                 if source.endswith("!"):
                     scene.others.add(var)

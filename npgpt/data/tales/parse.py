@@ -104,13 +104,10 @@ def match(
 
 def may_be(word: Word, var: str, words: Bound, node: Node) -> bool:
     """Say whether a variable may be a word, beside those that are known: some must differ."""
-    for name, _, taken, facing in node.draws:
+    for name, _, taken in node.draws:
         if name == var and any(words.get(other) is word for other in taken):
             return False
         if var in taken and words.get(name) is word:  # told before it, though drawn after it
-            return False
-        other = facing if name == var else name if facing == var else None
-        if other in words and words[other].en.he == word.en.he:
             return False
     return True
 
