@@ -143,7 +143,15 @@ def test_float32_is_as_exact_as_the_definitions_at_other_sizes(size):
 @pytest.mark.parametrize("BLOCK", [1, 2, 3, 7])
 @pytest.mark.parametrize("SCRATCH", [1, 40, 200])
 @pytest.mark.parametrize("p", [0.0, 0.3])
-@pytest.mark.parametrize("starts", [None, [[0, 0, 2, 2, 2, 5, 5], [0, 1, 2, 3, 3, 3, 3]], [[0] * 3 + [3] * 4] * 2])
+@pytest.mark.parametrize(
+    "starts",
+    [
+        None,
+        [[0, 0, 2, 2, 2, 5, 5], [0, 1, 2, 3, 3, 3, 3]],
+        [[0] * 3 + [3] * 4] * 2,
+        [[0, 1, 2, 3, 3, 0, 0]] * 2,  # the last queries see keys that those before them do not
+    ],
+)
 def test_attention_in_any_blocks(monkeypatch, BLOCK, SCRATCH, p, starts):
     monkeypatch.setattr(attention, "BLOCK", BLOCK)
     monkeypatch.setattr(attention, "SCRATCH", SCRATCH)
