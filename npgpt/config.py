@@ -109,7 +109,7 @@ TALES: dict[str, Any] = {
     "n_layer": 2,
     "n_head": 4,
     "n_embd": 128,
-    "n_positions": 256,
+    "n_positions": 288,  # two tales, and little room left over
     "initializer_range": 0.08,
     "tie_word_embeddings": False,
     "init": "copy",
@@ -120,7 +120,7 @@ TALES: dict[str, Any] = {
     "warmup_steps": 50,
     "weight_decay": 0.01,
     "beta2": 0.98,
-    "max_steps": 3800,
+    "max_steps": 3700,
     "eval_every": 400,
     "save_every": 400,
 }
