@@ -8,6 +8,7 @@ import sys
 
 from npgpt.config import nearest
 
+# as in npgpt.data.tales, which takes NumPy: too slow for a page of help
 LANGS = ("en", "zh")
 TASKS = ("answer", "summary", "translate", "write")
 

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(out) if out else next_free(Path("runs"))
     saved = read_saved(folder) if args.resume else {}
     if "finetune" in saved:
-        raise ValueError(f"{folder} is a run of npgpt finetune, which goes on with it")
+        raise ValueError(f"{folder} is a run of npgpt finetune: go on with npgpt finetune RUN --resume --out {folder}")
     data = flags.get("data") or file.get("data") or saved.get("data", {}).get("files") or ["tales:en"]
     recipe = {} if args.resume else recipe_for(data)
     gpt_fields, train_fields, _ = split_fields(

@@ -11,8 +11,8 @@ import numpy as np
 from npgpt.data.packing import Packed, pack, too_long
 from npgpt.tokenizer import Tokenizer
 
-VALIDATE = 0.1  # of the examples, at most
-MOST_TO_VALIDATE = 1000
+VALIDATE = 0.1  # the share of the examples
+MOST_TO_VALIDATE = 1000  # and their number, at most
 
 
 class Example(NamedTuple):
@@ -100,9 +100,9 @@ def too_long_message(size: int, n_positions: int) -> str:
 class ExamplesSource:
     """Files of JSON lines to fine-tune on.
 
-    files    how --data names them, for --resume
-    examples that fit, in the order of the files
-    skipped  how many examples were too long, and left out
+    files     how --data names them, for --resume
+    examples  in the order of the files, without those that were left out
+    skipped   how many were too long, and left out
     """
 
     def __init__(self, names: Sequence[str]) -> None:

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, Tokenizer
+from npgpt.cli import tales as cli
 from npgpt.cli.tales_report import sample_texts, what_is_wrong
 from npgpt.data import source as sources
 from npgpt.data.packing import IGNORED
 from npgpt.data.source import TalesSource, open_source
 from npgpt.data.tales import LANGS, NotATaleError, language_of, nats, parse, tales, texts
 from npgpt.data.tales.corpus import TRAIN, VALIDATE, TalesCorpus, langs_of
+from npgpt.data.tales.tasks import TASKS
 from tests.test_cli import command, stopped_after_a_step
 from tests.test_cli_train import saved
 
@@ -116,6 +118,10 @@ def test_tales_are_printed_and_checked(capsys, here, monkeypatch):
     code, out, err = command(capsys, "tales", "--check", "-")
     assert (code, err) == (1, "")
     assert out.startswith("not a tale: character ")
+
+
+def test_the_help_knows_the_tasks_and_languages():
+    assert (cli.TASKS, cli.LANGS) == (TASKS, LANGS)
 
 
 def test_tasks_are_printed_as_lines(capsys, here):
