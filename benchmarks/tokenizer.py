@@ -44,30 +44,26 @@ def run(options: argparse.Namespace) -> int:
         print(f"no GPT-2 vocabulary in {options.gpt2}: give --gpt2 DIR")
         return 0
     installed = {name for name in PEERS if found[name]}
-    sections = {
-        "encode, GPT-2's vocabulary": encoding(options, installed),
-        "decode": decoding(options, installed),
-        "encode one word of 10 MB": long_words(options),
-        "train a vocabulary of 4,096": training(options, installed),
+    sections: dict[str, Callable[[], dict[str, Any]]] = {
+        "encode, GPT-2's vocabulary": lambda: encoding(options, installed),
+        "decode": lambda: decoding(options, installed),
+        "encode one word of 10 MB": lambda: long_words(options),
+        "train a vocabulary of 4,096": lambda: training(options, installed),
     }
+    about = machine(["numpy", "numba", *(PEERS[name] for name in installed)])
     if options.json:
-        print(
-            json.dumps(
-                {"machine": machine(["numpy", "numba", *(PEERS[name] for name in installed)]), "seconds": sections},
-                indent=1,
-            )
-        )
+        print(json.dumps({"machine": about, "seconds": {title: job() for title, job in sections.items()}}, indent=1))
         return 0
-    print(machine(["numpy", "numba", *(PEERS[name] for name in installed)]))
+    print(about)
     print("\n".join(skipped))
-    for title, rows in sections.items():
-        print(f"\n{title}")
-        for name, (size, seconds) in rows.items():
+    for title, job in sections.items():
+        print(f"\n{title}", flush=True)
+        for name, (size, seconds) in job().items():
             ours = seconds["npgpt"]
             cells = [f"{peer} {size / s / 1e6:.1f} MB/s ({s / ours:.1f}x)" for peer, s in seconds.items()]
             if title.startswith("train"):
                 cells = [f"{peer} {s:.3f} s ({s / ours:.1f}x)" for peer, s in seconds.items()]
-            print(f"  {name:<22}{size / 1e6:6.1f} MB  {', '.join(cells)}")
+            print(f"  {name:<22}{size / 1e6:6.1f} MB  {', '.join(cells)}", flush=True)
     print("\n(3.0x: takes three times as long as npgpt)")
     return 0
 
@@ -90,7 +86,9 @@ def texts() -> dict[str, str]:
     for name, file, times in (("tiny Shakespeare x 10", "tinyshakespeare.txt", 10), ("Tang poems", "tang.txt", 1)):
         if (SHARED / file).exists():
             found[name] = (SHARED / file).read_text(encoding="utf-8") * times
-    code = [path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("*.py"))]
+    # by folder: a virtual environment inside the repository is hundreds of megabytes of other people's code
+    files = [path for folder in ("npgpt", "tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")]
+    code = [path.read_text(encoding="utf-8") for path in sorted(files)]
     return found | {"this repository's code": "\n".join(code)}
 
 
