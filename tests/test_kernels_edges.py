@@ -56,6 +56,17 @@ def test_few_or_no_targets_count(layer, counted):
     assert_as_exact(layer, (*arrays, targets), dict)
 
 
+def test_the_only_row_has_no_target():
+    assert_as_exact("linear_cross_entropy", (normal(1, 5), normal(3, 5), np.array([-100])), dict)
+
+
+@pytest.mark.parametrize("which", [[0, 2], [1, 2, 5], [0, 1, 2, 3, 4, 5]])
+def test_the_rows_that_count_stand_anywhere(which):
+    targets = np.full(6, -100)
+    targets[which] = np.arange(len(which)) % 3
+    assert_as_exact("linear_cross_entropy", (normal(6, 5), normal(3, 5), targets), dict)
+
+
 @pytest.mark.parametrize("ignore_index", [-100, 2])
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
 @pytest.mark.parametrize("layer", ["cross_entropy", "linear_cross_entropy"])
