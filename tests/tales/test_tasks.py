@@ -2,13 +2,16 @@
 
 import itertools
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from npgpt.data.tales import LANGS, load_grammar, styles, tell
 from npgpt.data.tales.grammar import nodes
 from npgpt.data.tales.score import key_facts, score, summaries
-from npgpt.data.tales.tasks import TASKS, Example, examples, summary_scene
+from npgpt.data.tales.generate import Tale, tales, uniforms
+from npgpt.data.tales.tasks import TASKS, Example, answer, examples, excerpt, summary_scene
 
 N = 60
 
@@ -59,6 +62,52 @@ def test_examples_follow_from_seed_and_part_and_take_turns():
     assert first != [e.line() for e in itertools.islice(examples(2), 16)]
     assert first != [e.line() for e in itertools.islice(examples(1, part=1), 16)]
     assert [(line["task"], line["lang"]) for line in first[:8]] == list(itertools.product(TASKS, LANGS))
+
+
+def test_an_excerpt_is_the_beginning_and_two_scenes_at_most():
+    u = uniforms(np.random.default_rng(0))
+    found = set()
+    for tale in itertools.islice(tales(0), 600):
+        nodes = excerpt(tale, u).nodes
+        assert nodes[:2] == tale.nodes[:2]
+        after = [tale.nodes.index(node) for node in nodes[2:]]
+        assert after == list(range(after[0], after[0] + len(after))) if after else True
+        found.add((len(nodes), *(i - len(tale.nodes) for i in after)))
+    assert {n for n, *_ in found} == {2, 3, 4}
+    assert {row[-1] for row in found if row[0] > 2} >= {-1, -2, -3, -4, -5}  # the end as well
+
+
+class Untold:
+    def __getattr__(self, form):
+        return "<untold>"
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_an_excerpt_is_asked_only_of_what_it_tells(lang):
+    u = uniforms(np.random.default_rng(0))
+    for tale in itertools.islice(tales(0), 300):
+        nodes = excerpt(tale, u).nodes
+        told = {var for node in nodes for var in (*node.scene.draws, *node.scene.lets)}
+        words = {
+            var: word if var in told else SimpleNamespace(en=Untold(), zh=Untold()) for var, word in tale.words.items()
+        }
+        example = answer(Tale(nodes, words), lang, u)
+        question = example.prompt.rsplit("\n\n", 1)[1]
+        assert "<untold>" not in question + example.completion
+
+
+def test_a_share_of_the_examples_is_of_excerpts():
+    whole, mixed, short = (
+        list(itertools.islice(examples(0, ("answer", "translate", "write"), excerpts=share), 600))
+        for share in (0, 0.4, 1)
+    )
+    for task, lang in itertools.product(("answer", "translate"), LANGS):
+        sizes = [[len(e.prompt) for e in found if (e.task, e.lang) == (task, lang)] for found in (whole, mixed, short)]
+        assert np.mean(sizes[2]) < 0.6 * np.mean(sizes[0])
+        limit = max(sizes[2])
+        assert sum(size <= limit for size in sizes[0]) < 10
+        assert 20 < sum(size <= limit for size in sizes[1]) < 65
+    assert np.mean([len(e.completion) for e in short if e.task == "write"]) > 250
 
 
 @pytest.mark.parametrize("lang", LANGS)

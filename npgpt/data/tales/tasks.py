@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from npgpt.data.tales.generate import Tale, Uniform, styles, tales, tell
-from npgpt.data.tales.grammar import Scene, load_grammar
+from npgpt.data.tales.grammar import Scene, load_grammar, pieces
 from npgpt.data.tales.words import LANGS
 
 TASKS = ("answer", "summary", "translate", "write")
+OF_EXCERPTS = ("answer", "translate")  # the tasks that an excerpt will do for
 # what a word is called in a list of words to use, by its set: its English and its Chinese form
 SHOWN = {
     "names": ("name", "name"),
@@ -42,14 +43,30 @@ class Example(NamedTuple):
         return {"task": self.task, "lang": self.lang, "prompt": self.prompt, "completion": self.completion}
 
 
+def excerpt(tale: Tale, u: Uniform) -> Tale:
+    """Return a tale's title, its beginning, and of the rest two scenes at most, one after the other.
+
+    In so little text a word is soon found: with excerpts a model learns first what to look for in a tale.
+    """
+    more = int(u() * 3)
+    start = 2 + int(u() * (len(tale.nodes) - 1 - more))
+    return Tale(tale.nodes[:2] + tale.nodes[start : start + more], tale.words)
+
+
 def answer(tale: Tale, lang: str, u: Uniform) -> Example:
-    """Ask one of the questions that the tale answers."""
-    asked = [pair for node in tale.nodes for pair in node.scene.questions[lang]]
+    """Ask one of the questions that the tale, or an excerpt of one, answers."""
+    told = {var for node in tale.nodes for var in (*node.scene.draws, *node.scene.lets)}
+    asked = [pair for node in tale.nodes for pair in node.scene.questions[lang] if variables(pair) <= told]
     question, reply = (line.format_map(tale.forms(lang)) for line in asked[int(u() * len(asked))])
     text = tell(tale, lang, u)
     if lang == "en":
         return Example("answer", lang, f"{text}\n\nQuestion: {question}\nAnswer:", " " + reply, tale)
     return Example("answer", lang, f"{text}\n\n问题：{question}\n回答：", reply, tale)
+
+
+def variables(lines: tuple[str, str]) -> set[str]:
+    """Return the variables in a question and its answer."""
+    return {var for line in lines for _, var, _ in pieces(line) if var}
 
 
 def summary(tale: Tale, lang: str, u: Uniform) -> Example:
@@ -126,12 +143,18 @@ MAKERS: dict[str, Callable[[Tale, str, Uniform], Example]] = {
 
 
 def examples(
-    seed: int, tasks: tuple[str, ...] = TASKS, langs: tuple[str, ...] = LANGS, part: int = 0
+    seed: int, tasks: tuple[str, ...] = TASKS, langs: tuple[str, ...] = LANGS, part: int = 0, excerpts: float = 0
 ) -> Iterator[Example]:
-    """Yield examples without end, of each task and language in turn, each of a tale of its own."""
+    """Yield examples without end, of each task and language in turn, each of a tale of its own.
+
+    excerpts  the share of questions and translations that are of excerpts; the right answers to them all the same
+    """
     u = styles(seed, "en", part)
     stream = tales(seed, part, load_grammar())
     while True:
         for task in tasks:
             for lang in langs:
-                yield MAKERS[task](next(stream), lang, u)
+                tale = next(stream)
+                if excerpts and task in OF_EXCERPTS and u() < excerpts:
+                    tale = excerpt(tale, u)
+                yield MAKERS[task](tale, lang, u)
