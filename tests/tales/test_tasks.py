@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from npgpt.data.tales import LANGS, load_grammar, styles, tell
+from npgpt.data.tales.generate import Tale, tales, uniforms
 from npgpt.data.tales.grammar import nodes
 from npgpt.data.tales.score import key_facts, score, summaries
-from npgpt.data.tales.generate import Tale, tales, uniforms
 from npgpt.data.tales.tasks import TASKS, Example, answer, examples, excerpt, summary_scene
 
 N = 60
@@ -215,9 +215,9 @@ def test_a_question_has_one_answer_in_a_tale(lang):
         forms = example.tale.forms(lang)
         asked = {}
         for node in example.tale.nodes:
-            for question, answer in node.scene.questions[lang]:
-                question, answer = question.format_map(forms), answer.format_map(forms)
-                assert asked.setdefault(question, answer) == answer, question
+            for question, reply in node.scene.questions[lang]:
+                question, reply = question.format_map(forms), reply.format_map(forms)
+                assert asked.setdefault(question, reply) == reply, question
 
 
 def test_questions_of_every_kind_are_asked():
