@@ -1,7 +1,7 @@
 """Let a fine-tuned model answer questions about tales that it has not seen, and count the exact answers.
 
-    npgpt demo                                                # makes runs/demo/tuned, in half an hour
-    python examples/answer_questions.py runs/demo/tuned
+    npgpt demo --tasks answer                                 # makes runs/demo/answer, in half an hour
+    python examples/answer_questions.py runs/demo/answer
 
 Without a run it shows what is asked.
 """

@@ -1,7 +1,7 @@
 """Let a fine-tuned model sum up tales that it has not seen, and say which facts it tells and whether any is false.
 
-    npgpt demo                                                # makes runs/demo/tuned, in half an hour
-    python examples/summarise.py runs/demo/tuned
+    npgpt demo --tasks summary                                # makes runs/demo/summary, in half an hour
+    python examples/summarise.py runs/demo/summary
 
 Without a run it judges two summaries made by hand, a right one and one with a slip.
 """

@@ -1,7 +1,7 @@
 """Let a fine-tuned model translate a tale into Chinese and back, and compare what happens in the three texts.
 
-    npgpt demo                                                # makes runs/demo/tuned, in half an hour
-    python examples/translate.py runs/demo/tuned
+    npgpt demo --tasks translate                              # makes runs/demo/translate, in half an hour
+    python examples/translate.py runs/demo/translate
 
 Without a run it compares a tale with its Chinese telling from data/.
 """

@@ -1,8 +1,8 @@
 """Let a fine-tuned model write a tale with words that you give, as often as it takes until they are all in it.
 
-    npgpt demo                                                # makes runs/demo/tuned, in half an hour
-    python examples/write_to_order.py runs/demo/tuned Mimi fox lantern
-    python examples/write_to_order.py runs/demo/tuned 小明 小狐狸 灯笼
+    npgpt demo --tasks write                                  # makes runs/demo/write, in half an hour
+    python examples/write_to_order.py runs/demo/write Mimi fox lantern
+    python examples/write_to_order.py runs/demo/write 小明 小狐狸 灯笼
 
 Names, animals and things of the tales are known to it: data/tales.en.txt has some. Without a run it shows an order and
 a tale that fits.

@@ -180,7 +180,9 @@ def test_another_base_or_rank_cannot_go_on(capsys, here):
     assert command(capsys, "finetune", "base", *resume)[0] == 0
 
 
-@pytest.mark.parametrize(("name", "value"), [("lora", "x"), ("lora", True), ("lora_alpha", []), ("skip_long", 1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("lora", "x"), ("lora", True), ("lora_alpha", []), ("skip_long", 1), ("in_order", 0)]
+)
 def test_a_damaged_train_json_is_named(capsys, here, name, value):
     assert finetune(capsys)[0] == 0
     path = here / "r" / "train.json"
@@ -200,6 +202,31 @@ def test_long_lines_are_left_out_on_request(capsys, here):
     assert code == 0
     assert "(1 too long, left out)" in out
     assert command(capsys, "finetune", "base", "--resume", "--out", "r", "--max-steps", 5)[0] == 0
+
+
+def test_lines_are_learned_in_order_on_request(capsys, here, monkeypatch):
+    """Of lines in two halves the first steps see the first half alone; a run that goes on keeps to it."""
+    seen = []
+
+    def note(self, batches, *args, **kwargs):
+        tokenizer = Tokenizer.from_pretrained("base")
+        seen.append("".join(tokenizer.decode(ids[ids != tokenizer.end_id]) for ids in batches[0][0]))
+        return loss_and_grads(self, batches, *args, **kwargs)
+
+    from npgpt.parallel import Workers
+
+    loss_and_grads = Workers.loss_and_grads
+    monkeypatch.setattr(Workers, "loss_and_grads", note)
+    monkeypatch.setattr("npgpt.data.packing.GROUP", 300)
+    lines = [{"prompt": f"What is {letter}?", "completion": "It is."} for letter in "1" * 300 + "2" * 300]
+    (here / "tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert finetune(capsys, "--in-order")[0] == 0
+    assert all("1?" in text and "2?" not in text for text in seen)
+    assert command(capsys, "finetune", "base", "--resume", "--out", "r", "--max-steps", 6)[0] == 0
+    assert all("1?" in text and "2?" not in text for text in seen)
+    assert len(seen) == 6
+    assert finetune(capsys, out="any")[0] == 0
+    assert any("2?" in text for text in seen[6:])
 
 
 def test_ask_reads_standard_input_and_makes_tasks(capsys, here, monkeypatch):

@@ -85,7 +85,7 @@ def test_the_completion_alone_is_learned(tokenizer):
     examples = [Example(**line) for line in LINES]
     packed = pack_examples(examples, tokenizer, 40)
     end, found = tokenizer.require_end_id(), []
-    for ids, targets, starts in zip(*packed, strict=True):
+    for ids, targets, starts in zip(*packed[:3], strict=True):
         last = len(ids) - int(np.argmax(targets[::-1] != -100))
         for start in np.unique(starts[:last]):
             where = np.flatnonzero(starts[:last] == start)

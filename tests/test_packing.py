@@ -9,7 +9,7 @@ import pytest
 
 from npgpt import GPT, GPTConfig, Tokenizer, TrainConfig
 from npgpt.data import Packed, pack, too_long
-from npgpt.data.packing import best_fit, draw, n_tokens
+from npgpt.data.packing import best_fit, draw, n_tokens, pack_in_order
 from npgpt.evaluate import estimate_loss, whole_loss
 from npgpt.parallel import Workers
 from npgpt.tokenizer import ByteTokenizer, CharTokenizer
@@ -248,19 +248,26 @@ def test_rows_are_drawn_once_each_before_any_is_drawn_again():
         np.testing.assert_array_equal(starts, ids)
 
 
-def test_lessons_are_drawn_first_and_once():
-    tales, lessons = (Packed(*(np.arange(a, b)[:, None] for _ in range(3))) for a, b in ((0, 7), (90, 95)))
-    packed = tales.after(lessons)
-    drawn = [int(draw(packed, 1, i, 5)[0][0, 0]) for i in range(5 + 14)]
-    assert sorted(drawn[:5]) == list(range(90, 95)) != drawn[:5]
-    assert sorted(drawn[5:12]) == sorted(drawn[12:]) == list(range(7))
-    assert drawn[5:12] != drawn[12:]
-    assert drawn[5:] == [int(draw(tales, 1, i, 5)[0][0, 0]) for i in range(14)]
-    for n, before in itertools.product([1, 3, 4, 12], [0, 3, 5, 6]):
-        ids, targets, starts = draw(packed, n, before, 5)
-        np.testing.assert_array_equal(ids[:, 0], drawn[before : before + n])
-        np.testing.assert_array_equal(targets, ids)
-        np.testing.assert_array_equal(starts, ids)
+def test_rows_in_order_are_drawn_as_they_stand():
+    packed = Packed(*(np.arange(7)[:, None] for _ in range(3)), in_order=True)
+    for n, before in itertools.product([1, 3, 7, 20], [0, 5, 6, 7]):
+        for part in draw(packed, n, before, 5):
+            np.testing.assert_array_equal(part[:, 0], np.arange(before, before + n) % 7)
+
+
+@pytest.mark.parametrize("group", [1, 4, 7, 100])
+def test_examples_packed_in_order_come_in_groups(monkeypatch, group):
+    monkeypatch.setattr("npgpt.data.packing.GROUP", group)
+    lengths = np.random.default_rng(1).integers(1, 8, 30)
+    examples = [np.full(n, i) for i, n in enumerate(lengths)]
+    packed = pack_in_order(examples, 9, 99, [0] * 30)
+    assert packed.in_order
+    rows = [set(row[row < 99].tolist()) for row in packed.ids]
+    assert sorted(i for row in rows for i in row) == list(range(30))
+    groups = [{i // group for i in row} for row in rows]
+    assert all(len(its) == 1 for its in groups)
+    first = [min(its) for its in groups]
+    assert first == sorted(first)
 
 
 def test_the_loss_over_rows_is_the_mean_over_their_targets(monkeypatch):

@@ -31,6 +31,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FOLDER", help="the new run folder (default: runs/1, or the next number free)")
     parser.add_argument("--skip-long", action="store_true", help="leave out lines that the context is too short for")
     parser.add_argument(
+        "--in-order", action="store_true", help="learn the first lines first, as in a course; else all in any order"
+    )
+    parser.add_argument(
         "--lora",
         type=int,
         metavar="R",
@@ -67,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         "base": str(Path(args.run).resolve()),
         "base_sha256": base,
         "skip_long": args.skip_long or before.get("skip_long", False),
+        "in_order": args.in_order or before.get("in_order", False),
         "lora": before.get("lora") if args.lora is None else args.lora,
         "lora_alpha": before.get("lora_alpha") if args.lora_alpha is None else args.lora_alpha,
     }
@@ -88,7 +92,8 @@ def read_finetune(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
     before = saved.get("finetune")
     if not isinstance(before, dict):
         raise ValueError(f"{folder} is no run of npgpt finetune: go on with npgpt train --resume --out {folder}")
-    for name, types in ("lora", (int,)), ("lora_alpha", (int, float)), ("skip_long", (bool,)):
+    before.setdefault("in_order", False)  # which older runs do not say
+    for name, types in ("lora", (int,)), ("lora_alpha", (int, float)), ("skip_long", (bool,)), ("in_order", (bool,)):
         value = before.get(name)
         if value is not None and type(value) not in types:
             raise ValueError(f"{folder / 'train.json'}: finetune.{name} is {value!r}")
@@ -119,6 +124,7 @@ def require_same(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) 
         ("finetune", "base_sha256", "the model to begin with is not the one that it began with"),
         ("finetune", "lora", "--lora cannot change with --resume"),
         ("finetune", "lora_alpha", "--lora-alpha cannot change with --resume"),
+        ("finetune", "in_order", "--in-order cannot be added with --resume"),
         ("train", "dtype", "--dtype cannot change with --resume"),
         ("train", "seed", "--seed cannot change with --resume: it says which examples are kept to validate"),
     ):
@@ -143,10 +149,11 @@ def tune(
 
     train_part, val_part = source.split(config.seed)
     n_positions = model.config.n_positions
-    train_data, val_data = (pack_examples(part, tokenizer, n_positions) for part in (train_part, val_part))
+    how, options, trained = settings["finetune"], {}, model.params.flat.size
+    train_data = pack_examples(train_part, tokenizer, n_positions, how["in_order"])
+    val_data = pack_examples(val_part, tokenizer, n_positions)
     if not resume:
         refuse_existing(folder)
-    how, options, trained = settings["finetune"], {}, model.params.flat.size
     if how["lora"] is not None:
         adapters = Adapters(model, how["lora"], how["lora_alpha"], seed=config.seed)
         options = {

@@ -25,6 +25,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TASK,...",
         help=f"examples for npgpt finetune: {','.join(TASKS)} (default: all of them in turn)",
     )
+    parser.add_argument(
+        "--excerpts",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="the share of these examples that are made of excerpts, to be learned first (default: 0)",
+    )
     parser.add_argument("--check", metavar="FILE", help="a text: say where it leaves the grammar; - is standard input")
 
 
@@ -34,6 +41,10 @@ def run(args: argparse.Namespace) -> int:
     for name, value, least in ("N", args.n, 1), ("--seed", args.seed, 0), ("--part", args.part, 0):
         if value < least:
             raise ValueError(f"{name} {value} must be at least {least}")
+    if not 0 <= args.excerpts <= 1:
+        raise ValueError(f"--excerpts {args.excerpts} must be between 0 and 1")
+    if args.excerpts and args.tasks is None:
+        raise ValueError(f"--excerpts {args.excerpts} has no meaning without --tasks")
     if args.tasks is not None:
         from npgpt.data.tales.tasks import examples
 
@@ -41,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         for task in tasks:
             if task not in TASKS:
                 raise ValueError(f"--tasks {task!r} is unknown{nearest(task, TASKS)}")
-        found = examples(args.seed, tasks, (args.lang,) if args.lang else LANGS, args.part)
+        found = examples(args.seed, tasks, (args.lang,) if args.lang else LANGS, args.part, args.excerpts)
         for example in itertools.islice(found, args.n):
             print(json.dumps(example.line(), ensure_ascii=False))
         return 0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.data.packing import Packed, pack, too_long
+from npgpt.data.packing import Packed, pack, pack_in_order, too_long
 from npgpt.tokenizer import Tokenizer
 
 VALIDATE = 0.1  # the share of the examples
@@ -74,15 +74,19 @@ def read_line(line: bytes, where: str, completions: bool = True) -> Example:
     return Example(value["prompt"], value["completion"], where)
 
 
-def pack_examples(examples: Sequence[Example], tokenizer: Tokenizer, n_positions: int) -> Packed:
+def pack_examples(
+    examples: Sequence[Example], tokenizer: Tokenizer, n_positions: int, in_order: bool = False
+) -> Packed:
     """Return examples as rows of a model's context. Raises ValueError, naming the line, for one that is too long.
+
+    in_order  whether the first of the examples are to be learned first
 
     Prompt and completion are encoded each by itself: so the prompt's tokens are those that the model is asked with.
     """
     prompts, ids = encode_examples(examples, tokenizer)
     for number in too_long(ids, n_positions)[:1]:
         raise ValueError(f"{examples[number].where}: {too_long_message(len(ids[number]), n_positions)}")
-    return pack(ids, n_positions, tokenizer.require_end_id(), prompts)
+    return (pack_in_order if in_order else pack)(ids, n_positions, tokenizer.require_end_id(), prompts)
 
 
 def encode_examples(examples: Sequence[Example], tokenizer: Tokenizer) -> tuple[list[int], list[np.ndarray]]:

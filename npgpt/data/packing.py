@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 IGNORED = -100
+GROUP = 500  # of examples in order, so many are packed as best fits
 
 
 class Packed(NamedTuple):
@@ -24,24 +25,19 @@ class Packed(NamedTuple):
     ids      the tokens; the end token where there is none
     targets  the token that follows each; -100 where it is not to be learned: in a prompt, and behind the last example
     starts   where in its row each position's own example begins; behind the last example every position is alone
-    first    so many of the rows, those on top, are drawn before all others, and only once
+    in_order whether rows are drawn as they stand; else at random
 
-    The rows stand in a random order, so that some of them tell of all.
+    The rows of a set that was packed as a whole stand in a random order, so that some of them tell of all.
     """
 
     ids: np.ndarray
     targets: np.ndarray
     starts: np.ndarray
-    first: int = 0
+    in_order: bool = False
 
     def batch(self, rows: slice | np.ndarray) -> tuple[np.ndarray, ...]:
         """Return some rows as the model takes them: ids, targets and starts, int64."""
         return tuple(part[rows].astype(np.int64) for part in (self.ids, self.targets, self.starts))
-
-    def after(self, lessons: "Packed") -> "Packed":
-        """Return these rows with those of another set before them, to be learned first."""
-        ids, targets, starts = (np.concatenate(both) for both in zip(lessons[:3], self[:3], strict=True))
-        return Packed(ids, targets, starts, first=len(lessons.ids))
 
 
 def too_long(examples: Sequence[np.ndarray], n_positions: int) -> np.ndarray:
@@ -96,6 +92,14 @@ def pack(
     return Packed(ids, targets, starts)
 
 
+def pack_in_order(examples: Sequence[np.ndarray], n_positions: int, end_id: int, prompts: Sequence[int]) -> Packed:
+    """Pack examples that are to be learned in their order, group by group."""
+    groups = [slice(start, start + GROUP) for start in range(0, len(examples), GROUP)]
+    parts = [pack(examples[group], n_positions, end_id, prompts[group]) for group in groups]
+    ids, targets, starts = (np.concatenate(part) for part in zip(*(part[:3] for part in parts), strict=True))
+    return Packed(ids, targets, starts, in_order=True)
+
+
 def owners(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return, for things laid end to end whose parts are so many, for each part whose it is and how many lie before."""
     of = np.repeat(np.arange(len(lengths)), lengths)
@@ -131,15 +135,13 @@ def best_fit(sizes: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray, int]
 def draw(packed: Packed, n: int, before: int, seed: int) -> tuple[np.ndarray, ...]:
     """Return a batch of n rows: those that come after `before` others when rows are drawn without replacement.
 
-    When all have been drawn they are shuffled anew, without those that come first. Which rows come follows from the
-    arguments alone.
+    When all have been drawn they are shuffled anew, or begun with again. Which rows come follows from the arguments.
     """
-    first, n_rows = packed.first, len(packed.ids) - packed.first
-    places = np.arange(before, before + n)
-    lessons = places[places < first]
-    epoch, place = np.divmod(places[places >= first] - first, n_rows)
-    which = [epoch_order(first, seed, 0)[lessons]]
-    which += [first + epoch_order(n_rows, seed, e)[place[epoch == e]] for e in np.unique(epoch).tolist()]
+    n_rows = len(packed.ids)
+    epoch, place = np.divmod(np.arange(before, before + n), n_rows)
+    if packed.in_order:
+        return packed.batch(place)
+    which = [epoch_order(n_rows, seed, e)[place[epoch == e]] for e in range(int(epoch[0]), int(epoch[-1]) + 1)]
     return packed.batch(np.concatenate(which))
 
 

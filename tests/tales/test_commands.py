@@ -136,6 +136,22 @@ def test_tasks_are_printed_as_lines(capsys, here):
     } == {"zh"}
 
 
+def test_tasks_of_excerpts_are_shorter(capsys, here):
+    whole, short = (
+        [json.loads(line) for line in command(capsys, "tales", 40, "--tasks", "answer", *flags)[1].splitlines()]
+        for flags in ((), ("--excerpts", 1))
+    )
+    assert sum(len(e["prompt"]) for e in short) < 0.7 * sum(len(e["prompt"]) for e in whole)
+    for flags in (
+        ("--tasks", "answer", "--excerpts", "1.5"),
+        ("--tasks", "answer", "--excerpts", "nan"),
+        ("--excerpts", 1),
+    ):
+        code, _, err = command(capsys, "tales", *flags)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "--excerpts" in err
+
+
 def test_the_source_gives_tales_and_their_floor(here):
     source = open_source(["tales"], seed=3)
     assert isinstance(source, TalesSource)
@@ -215,16 +231,17 @@ def test_the_demo_trains_tunes_scores_and_goes_on(capsys, here, monkeypatch):
     code, out, err = command(capsys, *flags)
     assert (code, err) == (0, "")
     assert "$ npgpt train --data tales --max-steps 1" in out
-    assert "$ npgpt finetune d/base --data d/tasks.jsonl" in out
+    for task in TASKS:
+        assert f"$ npgpt finetune d/base --data d/{task}.jsonl --in-order" in out
     rows = [line.split() for line in out.splitlines() if line.split()[-1:] == ["0%"]]
     assert [row[0] for row in rows] == [task for task in ("answer", "summary", "translate", "write") for _ in LANGS]
     assert "one mistake of each kind" in out
-    tuned = saved(here / "d" / "tuned")
+    tuned = saved(here / "d" / "summary")
     code, again, _ = command(capsys, *flags)
     assert code == 0
     assert "d/base is there already" in again
-    assert saved(here / "d" / "tuned") == tuned
+    assert saved(here / "d" / "summary") == tuned
     assert out.split("task ")[1] == again.split("task ")[1]
     code, _, err = command(capsys, *flags, "--tune-steps", 2)
     assert (code, err.count("\n")) == (2, 1)
-    assert "d/tuned was begun with max_steps=1, not 2" in err
+    assert "d/answer was begun with max_steps=1, not 2" in err

@@ -9,9 +9,9 @@ import pytest
 
 from npgpt.data.tales import LANGS, load_grammar, styles, tell
 from npgpt.data.tales.generate import Tale, tales, uniforms
-from npgpt.data.tales.grammar import nodes
+from npgpt.data.tales.grammar import nodes, pieces
 from npgpt.data.tales.score import key_facts, score, summaries
-from npgpt.data.tales.tasks import TASKS, Example, answer, examples, excerpt, summary_scene
+from npgpt.data.tales.tasks import TASKS, Example, answer, examples, excerpt, gist, summary, summary_scene
 
 N = 60
 
@@ -94,6 +94,22 @@ def test_an_excerpt_is_asked_only_of_what_it_tells(lang):
         example = answer(Tale(nodes, words), lang, u)
         question = example.prompt.rsplit("\n\n", 1)[1]
         assert "<untold>" not in question + example.completion
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_a_gist_tells_all_that_its_summary_tells(lang):
+    u = uniforms(np.random.default_rng(0))
+    shorter = 0
+    for tale in itertools.islice(tales(0), 300):
+        short = gist(tale, u)
+        drawn = {var for node in short.nodes for var in (*node.scene.draws, *node.scene.lets)}
+        untold = {var: drawn_word if var in drawn else None for var, drawn_word in tale.words.items()}
+        for template in summary_scene(tale).summary[lang]:
+            assert all(untold[var] is not None for _, var, _ in pieces(template) if var), template
+        assert [node for node in tale.nodes if node in short.nodes] == list(short.nodes)
+        shorter += len(short.nodes) < len(tale.nodes)
+        assert summary(short, lang, u).completion
+    assert shorter > 250
 
 
 def test_a_share_of_the_examples_is_of_excerpts():

@@ -8,7 +8,6 @@ from npgpt.data.tales.grammar import Scene, load_grammar, pieces
 from npgpt.data.tales.words import LANGS
 
 TASKS = ("answer", "summary", "translate", "write")
-OF_EXCERPTS = ("answer", "translate")  # the tasks that an excerpt will do for
 # what a word is called in a list of words to use, by its set: its English and its Chinese form
 SHOWN = {
     "names": ("name", "name"),
@@ -51,6 +50,14 @@ def excerpt(tale: Tale, u: Uniform) -> Tale:
     more = int(u() * 3)
     start = 2 + int(u() * (len(tale.nodes) - 1 - more))
     return Tale(tale.nodes[:2] + tale.nodes[start : start + more], tale.words)
+
+
+def gist(tale: Tale, u: Uniform) -> Tale:
+    """Return a tale's title and beginning, and of the rest the scenes that its summary tells of."""
+    scene = summary_scene(tale)
+    needed = {var for line in scene.summary["en"] + scene.summary["zh"] for _, var, _ in pieces(line) if var}
+    rest = (node for node in tale.nodes[2:] if node.scene is scene or needed & node.scene.draws.keys())
+    return Tale((*tale.nodes[:2], *rest), tale.words)
 
 
 def answer(tale: Tale, lang: str, u: Uniform) -> Example:
@@ -142,12 +149,17 @@ MAKERS: dict[str, Callable[[Tale, str, Uniform], Example]] = {
 }
 
 
+# how a tale is shortened for a task; a tale that is written to order is short already
+SHORTER: dict[str, Callable[[Tale, Uniform], Tale]] = {"answer": excerpt, "summary": gist, "translate": excerpt}
+
+
 def examples(
     seed: int, tasks: tuple[str, ...] = TASKS, langs: tuple[str, ...] = LANGS, part: int = 0, excerpts: float = 0
 ) -> Iterator[Example]:
     """Yield examples without end, of each task and language in turn, each of a tale of its own.
 
-    excerpts  the share of questions and translations that are of excerpts; the right answers to them all the same
+    excerpts  the share of examples that are made of less than the whole tale, where the task allows it: to learn from,
+              for they cannot all be judged
     """
     u = styles(seed, "en", part)
     stream = tales(seed, part, load_grammar())
@@ -155,6 +167,6 @@ def examples(
         for task in tasks:
             for lang in langs:
                 tale = next(stream)
-                if excerpts and task in OF_EXCERPTS and u() < excerpts:
-                    tale = excerpt(tale, u)
+                if excerpts and task in SHORTER and u() < excerpts:
+                    tale = SHORTER[task](tale, u)
                 yield MAKERS[task](tale, lang, u)
