@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import kernels, step, timing
+from benchmarks import kernels, step, timing, tokenizer
 from benchmarks.__main__ import BENCHMARKS, main
 from npgpt import GPTConfig
 from npgpt.ops import FAST, REFERENCE
@@ -23,6 +23,15 @@ def test_peers_that_disagree_are_not_timed():
     for wrong in (right[::-1], right * (1 + 1e-4), np.array([1.0, np.nan, 3.0])):
         with pytest.raises(AssertionError, match="other: x is off"):
             timing.agree("other", {"x": wrong}, {"x": right}, 1e-5)
+
+
+def test_the_code_that_is_encoded_is_this_repository_s_own(tmp_path, monkeypatch):
+    for name in ("npgpt/a.py", "tests/deep/b.py", ".venv/lib/c.py", "build/d.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr(tokenizer, "ROOT", tmp_path)
+    monkeypatch.setattr(tokenizer, "SHARED", tmp_path)
+    assert tokenizer.texts() == {"this repository's code": "npgpt/a.py\ntests/deep/b.py"}
 
 
 def test_contestants_take_turns_in_their_setting(monkeypatch):
