@@ -1,6 +1,6 @@
 """Train a model on the tales in English and Chinese, fine-tune it for each of four tasks, to answer questions, sum up,
-translate and write to order, and print how well it does: an hour on two cores, a quarter of it for the model of tales.
-It shows the commands that it runs; they work by themselves, and what is there already is not done again."""
+translate and write to order, and print how well it does: an hour and a quarter on two cores, a quarter of an hour for
+each model. It shows the commands that it runs; they work by themselves, and what is there already is not done again."""
 
 import argparse
 import itertools
@@ -22,9 +22,9 @@ COURSE = ((0.25, 1.0), (0.75, 0.3))
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", default="runs/demo", metavar="FOLDER", help="for both runs (default: runs/demo)")
+    parser.add_argument("--out", default="runs/demo", metavar="FOLDER", help="for all runs (default: runs/demo)")
     parser.add_argument("--base-steps", type=int, default=9200, metavar="N", help="of training (default: 9200)")
-    parser.add_argument("--tune-steps", type=int, default=10_000, metavar="N", help="for each task (default: 10000)")
+    parser.add_argument("--tune-steps", type=int, default=9000, metavar="N", help="for each task (default: 9000)")
     parser.add_argument(
         "--tasks", default=",".join(TASKS), metavar="TASK,...", help=f"some of {','.join(TASKS)} (default: all)"
     )
