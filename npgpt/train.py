@@ -38,7 +38,7 @@ def train(
     the folder's model.safetensors, the last one in its training state.
 
     train_data   the ids of a text, of which random windows are learned; or packed examples, whose rows are drawn
-                 without replacement, and shuffled anew when all have been
+                 without replacement, and shuffled anew when all have been; or as they stand, if they are in order
     val_data     the same; the evaluations during training take some windows or rows of it
     resume       go on from the folder's training state: to the same bits as a run that never stopped
     should_stop  asked after every step; when it says so, the state is saved and the run ends without the last record

@@ -217,7 +217,7 @@ def test_lines_are_learned_in_order_on_request(capsys, here, monkeypatch):
 
     loss_and_grads = Workers.loss_and_grads
     monkeypatch.setattr(Workers, "loss_and_grads", note)
-    monkeypatch.setattr("npgpt.data.packing.GROUP", 300)
+    monkeypatch.setattr("npgpt.data.packing.GROUP", 100)
     lines = [{"prompt": f"What is {letter}?", "completion": "It is."} for letter in "1" * 300 + "2" * 300]
     (here / "tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert finetune(capsys, "--in-order")[0] == 0

@@ -9,15 +9,14 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from npgpt.cli.tales import TASKS
 from npgpt.config import nearest
 
 if TYPE_CHECKING:
     from npgpt.data.tales.score import Score
 
-# as in npgpt.data.tales.tasks, which takes NumPy: too slow for a page of help
-TASKS = ("answer", "summary", "translate", "write")
 TUNE = ["--in-order", "--learning-rate", "5e-3", "--eval-every", "1000", "--save-every", "1000"]
-# a course: the share of it, and the share of its examples that are of excerpts; looking words up is learned on these
+# parts of a course: what share of the steps each takes, and which share of its examples is made of excerpts
 COURSE = ((0.25, 1.0), (0.75, 0.3))
 
 
@@ -36,9 +35,11 @@ def run(args: argparse.Namespace) -> int:
     for name in ("base_steps", "tune_steps", "tests"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at least 1")
+    from npgpt.checkpoint import STATE
+
     if not args.out:
         raise ValueError("--out is empty: give a folder, or leave it out")
-    tasks = args.tasks.split(",")
+    tasks = list(dict.fromkeys(args.tasks.split(",")))
     for task in tasks:
         if task not in TASKS:
             raise ValueError(f"--tasks {task!r} is unknown{nearest(task, TASKS)}")
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     call(["train", "--data", "tales"], base, args.base_steps, args.seed)
     for task in tasks:
         lines = folder / f"{task}.jsonl"
-        if not lines.exists():
+        if not (lines.exists() and (folder / task / STATE).exists()):  # one of an earlier try may be of other steps
             write_course(lines, task, base, args.tune_steps, args.seed)
         call(["finetune", str(base), "--data", str(lines), *TUNE], folder / task, args.tune_steps, args.seed)
     print_scores(folder, tasks, args.tests, args.seed)
@@ -92,8 +93,14 @@ def is_whole(out: Path) -> bool:
 
 
 def write_course(path: Path, task: str, base: Path, steps: int, seed: int) -> None:
-    """Write as many examples of a task as the steps will see, those of excerpts first."""
+    """Write about as many examples of a task as the steps will see, those of excerpts first.
+
+    Raises ValueError where none fits into the base's context.
+    """
+    import numpy as np
+
     from npgpt.config import FINETUNE
+    from npgpt.data.packing import GROUP, best_fit
     from npgpt.data.tales.corpus import LEARN
     from npgpt.data.tales.tasks import examples
     from npgpt.files import write_text
@@ -103,19 +110,19 @@ def write_course(path: Path, task: str, base: Path, steps: int, seed: int) -> No
     tokenizer, n_positions = Tokenizer.from_pretrained(base), GPT.from_pretrained(base).config.n_positions
     lines = []
     for number, (share, excerpts) in enumerate(COURSE):
-        room = share * steps * FINETUNE["batch_size"] * n_positions
         found = examples(seed + number, (task,), part=LEARN, excerpts=excerpts)
-        while room > 0:
-            some = list(itertools.islice(found, 500))
-            asked, told = (
-                tokenizer.encode_batch(part) for part in zip(*((e.prompt, e.completion) for e in some), strict=True)
-            )
-            for example, prompt, completion in zip(some, asked, told, strict=True):
-                size = len(prompt) + len(completion) + 1
-                if room > 0 and size <= n_positions:
-                    room -= size
-                    lines.append(json.dumps(example.line(), ensure_ascii=False) + "\n")
-    lines += lines[-1:] if len(lines) == 1 else []  # one is kept to validate
+        n_rows = 0
+        while n_rows < share * steps * FINETUNE["batch_size"]:
+            some = list(itertools.islice(found, GROUP))
+            prompts = tokenizer.encode_batch(example.prompt for example in some)
+            completions = tokenizer.encode_batch(example.completion for example in some)
+            sizes = np.array([len(a) + len(b) + 1 for a, b in zip(prompts, completions, strict=True)])
+            fits = sizes <= n_positions
+            if not fits.any():
+                raise ValueError(f"{base}: examples of the task {task} do not fit into its context of {n_positions}")
+            n_rows += best_fit(sizes[fits], n_positions)[2]
+            fitting = itertools.compress(some, fits)
+            lines += [json.dumps(example.line(), ensure_ascii=False) + "\n" for example in fitting]
     print(f"{path}: {len(lines):,} examples\n")
     write_text(path, "".join(lines))
 

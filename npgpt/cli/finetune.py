@@ -31,7 +31,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FOLDER", help="the new run folder (default: runs/1, or the next number free)")
     parser.add_argument("--skip-long", action="store_true", help="leave out lines that the context is too short for")
     parser.add_argument(
-        "--in-order", action="store_true", help="learn the first lines first, as in a course; else all in any order"
+        "--in-order",
+        action="store_true",
+        help="learn the first lines first, as in a course, and after the last begin again; else in any order",
     )
     parser.add_argument(
         "--lora",
@@ -163,9 +165,11 @@ def tune(
         trained = adapters.params.flat.size
     left_out = f" ({source.skipped:,} too long, left out)" if source.skipped else ""
     rows, a_step = len(train_data.ids), config.batch_size * config.gradient_accumulation_steps
+    seen = config.max_steps * a_step / rows
+    share = f"the first {seen:.0%} are seen once" if how["in_order"] and seen < 1 else f"each is seen {seen:.1f} times"
     print(
         f"{folder}: {trained:,} parameters to train, {len(train_part):,} examples to train on, {len(val_part):,} "
-        f"to validate{left_out}; each is seen {config.max_steps * a_step / rows:.1f} times",
+        f"to validate{left_out}; {share}",
         flush=True,
     )
     try:

@@ -135,7 +135,8 @@ def best_fit(sizes: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray, int]
 def draw(packed: Packed, n: int, before: int, seed: int) -> tuple[np.ndarray, ...]:
     """Return a batch of n rows: those that come after `before` others when rows are drawn without replacement.
 
-    When all have been drawn they are shuffled anew, or begun with again. Which rows come follows from the arguments.
+    When all have been drawn they are shuffled anew. Rows in order come as they stand, and then from the first again.
+    Which rows come follows from the arguments alone.
     """
     n_rows = len(packed.ids)
     epoch, place = np.divmod(np.arange(before, before + n), n_rows)

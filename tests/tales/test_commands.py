@@ -9,6 +9,7 @@ import pytest
 
 from npgpt import GPT, Tokenizer
 from npgpt.cli import tales as cli
+from npgpt.cli.demo import write_course
 from npgpt.cli.tales_report import sample_texts, what_is_wrong
 from npgpt.data import source as sources
 from npgpt.data.packing import IGNORED
@@ -245,3 +246,33 @@ def test_the_demo_trains_tunes_scores_and_goes_on(capsys, here, monkeypatch):
     code, _, err = command(capsys, *flags, "--tune-steps", 2)
     assert (code, err.count("\n")) == (2, 1)
     assert "d/answer was begun with max_steps=1, not 2" in err
+
+
+@pytest.mark.parametrize("tasks", ["", "answer,", "anwser", "answer, write"])
+def test_a_demo_of_an_unknown_task_is_refused(capsys, here, tasks):
+    code, _, err = command(capsys, "demo", "--out", "d", "--tasks", tasks)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "is unknown" in err
+    assert not (here / "d").exists()
+
+
+def test_a_course_fills_the_steps_and_begins_with_excerpts(here, monkeypatch):
+    from npgpt import GPTConfig
+    from npgpt.data.examples import pack_examples, read_examples
+
+    tokenizer = open_source(["tales"], seed=3).make_tokenizer("bpe:900")
+    GPT(GPTConfig(tokenizer.vocab_size, 500, 8, 1, 1)).save_pretrained(here / "base")
+    tokenizer.save_pretrained(here / "base")
+    monkeypatch.setattr("npgpt.data.packing.GROUP", 50)
+    write_course(here / "c.jsonl", "answer", here / "base", 40, seed=1)
+    lines = [json.loads(line) for line in (here / "c.jsonl").read_text("utf-8").splitlines()]
+    assert {line["task"] for line in lines} == {"answer"}
+    rows = pack_examples(read_examples([here / "c.jsonl"]), tokenizer, 500, in_order=True).ids
+    assert 4 * 40 <= len(rows) < 4 * 40 + 40
+    sizes = [len(line["prompt"]) for line in lines if line["lang"] == "en"]
+    n = next(i for i, size in enumerate(sizes) if size > 500)
+    assert 0.2 < n / len(sizes) < 0.6
+    assert max(sizes[:n]) < 500 < np.mean(sizes[n:])
+    with pytest.raises(ValueError, match="do not fit into its context of 20"):
+        GPT(GPTConfig(tokenizer.vocab_size, 20, 8, 1, 1)).save_pretrained(here / "base")
+        write_course(here / "c.jsonl", "answer", here / "base", 40, seed=1)

@@ -87,7 +87,12 @@ def test_an_excerpt_is_asked_only_of_what_it_tells(lang):
     u = uniforms(np.random.default_rng(0))
     for tale in itertools.islice(tales(0), 300):
         nodes = excerpt(tale, u).nodes
-        told = {var for node in nodes for var in (*node.scene.draws, *node.scene.lets)}
+        # what every phrasing says
+        told = {
+            var
+            for node in nodes
+            for var in set.intersection(*({v for _, v, _ in pieces(text) if v} for text in node.scene.text[lang]))
+        }
         words = {
             var: word if var in told else SimpleNamespace(en=Untold(), zh=Untold()) for var, word in tale.words.items()
         }
