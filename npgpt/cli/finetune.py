@@ -33,7 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--in-order",
         action="store_true",
-        help="learn the first lines first, as in a course, and after the last begin again; else in any order",
+        help="learn the first lines first, as in a course, and begin again after the last; else they come in any order",
     )
     parser.add_argument(
         "--lora",
