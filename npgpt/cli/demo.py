@@ -1,5 +1,5 @@
 """Train a model on the tales in English and Chinese, fine-tune it for each of four tasks, to answer questions, sum up,
-translate and write to order, and print how well it does: an hour and a quarter on two cores, a quarter of an hour for
+translate and write to order, and print how well it does: more than an hour on two cores, about a quarter of an hour for
 each model. It shows the commands that it runs; they work by themselves, and what is there already is not done again."""
 
 import argparse
@@ -9,8 +9,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npgpt.cli.tales import TASKS
-from npgpt.config import nearest
+from npgpt.cli.tales import TASKS, read_tasks
 
 if TYPE_CHECKING:
     from npgpt.data.tales.score import Score
@@ -32,17 +31,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from npgpt.checkpoint import STATE
+
     for name in ("base_steps", "tune_steps", "tests"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at least 1")
-    from npgpt.checkpoint import STATE
-
     if not args.out:
         raise ValueError("--out is empty: give a folder, or leave it out")
-    tasks = list(dict.fromkeys(args.tasks.split(",")))
-    for task in tasks:
-        if task not in TASKS:
-            raise ValueError(f"--tasks {task!r} is unknown{nearest(task, TASKS)}")
+    tasks = list(dict.fromkeys(read_tasks(args.tasks)))
     folder = Path(args.out)
     base = folder / "base"
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,10 +100,10 @@ def write_course(path: Path, task: str, base: Path, steps: int, seed: int) -> No
     from npgpt.data.tales.corpus import LEARN
     from npgpt.data.tales.tasks import examples
     from npgpt.files import write_text
-    from npgpt.model import GPT
+    from npgpt.pretrained import read_config
     from npgpt.tokenizer import Tokenizer
 
-    tokenizer, n_positions = Tokenizer.from_pretrained(base), GPT.from_pretrained(base).config.n_positions
+    tokenizer, n_positions = Tokenizer.from_pretrained(base), read_config(base / "config.json").n_positions
     lines = []
     for number, (share, excerpts) in enumerate(COURSE):
         found = examples(seed + number, (task,), part=LEARN, excerpts=excerpts)

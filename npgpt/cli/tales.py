@@ -48,11 +48,9 @@ def run(args: argparse.Namespace) -> int:
     if args.tasks is not None:
         from npgpt.data.tales.tasks import examples
 
-        tasks = tuple(args.tasks.split(","))
-        for task in tasks:
-            if task not in TASKS:
-                raise ValueError(f"--tasks {task!r} is unknown{nearest(task, TASKS)}")
-        found = examples(args.seed, tasks, (args.lang,) if args.lang else LANGS, args.part, args.excerpts)
+        found = examples(
+            args.seed, read_tasks(args.tasks), (args.lang,) if args.lang else LANGS, args.part, args.excerpts
+        )
         for example in itertools.islice(found, args.n):
             print(json.dumps(example.line(), ensure_ascii=False))
         return 0
@@ -61,6 +59,15 @@ def run(args: argparse.Namespace) -> int:
     for i, text in enumerate(itertools.islice(texts(args.seed, args.lang or "en", args.part), args.n)):
         print(f"\n{'-' * 40}\n\n{text}" if i else text)
     return 0
+
+
+def read_tasks(flag: str) -> tuple[str, ...]:
+    """Return the tasks that --tasks names. Raises ValueError for one that there is not."""
+    tasks = tuple(flag.split(","))
+    for task in tasks:
+        if task not in TASKS:
+            raise ValueError(f"--tasks {task!r} is unknown{nearest(task, TASKS)}")
+    return tasks
 
 
 def check(name: str, lang: str | None) -> int:

@@ -229,6 +229,8 @@ def test_the_demo_trains_tunes_scores_and_goes_on(capsys, here, monkeypatch):
     sizes = {"n_layer": 1, "n_head": 1, "n_embd": 8, "tokenizer": "bpe:900", "batch_size": 1, "eval_batches": 1}
     monkeypatch.setattr("npgpt.cli.train.TALES_IN_TWO", config.TALES_IN_TWO | sizes | {"n_positions": 1024})
     flags = ("demo", "--out", "d", "--base-steps", 1, "--tune-steps", 1, "--tests", 1)
+    (here / "d").mkdir()
+    (here / "d" / "answer.jsonl").write_text("of an earlier try, which ended before its run began")
     code, out, err = command(capsys, *flags)
     assert (code, err) == (0, "")
     assert "$ npgpt train --data tales --max-steps 1" in out
