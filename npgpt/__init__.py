@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from npgpt.config import GPTConfig, TrainConfig
     from npgpt.gradcheck import check_backward, numerical_gradient
     from npgpt.model import GPT
-    from npgpt.optim import AdamW
+    from npgpt.optim import AdamW, Muon
     from npgpt.sampling import generate
     from npgpt.tokenizer import Tokenizer
 
@@ -17,6 +17,7 @@ _HOME = {
     "AdamW": "npgpt.optim",
     "GPT": "npgpt.model",
     "GPTConfig": "npgpt.config",
+    "Muon": "npgpt.optim",
     "Tokenizer": "npgpt.tokenizer",
     "TrainConfig": "npgpt.config",
     "check_backward": "npgpt.gradcheck",
@@ -28,6 +29,7 @@ __all__ = [
     "GPT",
     "AdamW",
     "GPTConfig",
+    "Muon",
     "Tokenizer",
     "TrainConfig",
     "check_backward",

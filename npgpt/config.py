@@ -12,6 +12,7 @@ ACTIVATION_FUNCTIONS = ("gelu_new", "gelu")
 DTYPES = ("float32", "float64")
 OPS = ("fast", "reference")
 INITS = ("gpt2", "copy")
+OPTIMIZERS = ("adamw", "muon")
 
 
 def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -73,10 +74,11 @@ class TrainConfig:
     batch_size: int = option(12, "sequences in a batch, B")
     gradient_accumulation_steps: int = option(1, "batches whose gradients make one step")
     max_steps: int = option(2000, "optimizer steps")
+    optimizer: str = option("adamw", "adamw, or muon for the matrices of the blocks and adamw for the rest", OPTIMIZERS)
     learning_rate: float = option(1e-3, "highest learning rate, reached after the warm-up")
     min_lr: float = option(1e-4, "learning rate at the end of the cosine decay")
     warmup_steps: int = option(100, "steps over which the learning rate rises linearly")
-    weight_decay: float = option(0.1, "decoupled weight decay, on matrices only")
+    weight_decay: float = option(0.1, "decoupled weight decay, on matrices only; of muon, on those of the blocks")
     beta1: float = option(0.9, "AdamW's decay of the gradient's mean")
     beta2: float = option(0.99, "AdamW's decay of the gradient's mean square")
     adam_epsilon: float = option(1e-8, "AdamW's term against division by zero")

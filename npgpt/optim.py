@@ -1,7 +1,8 @@
-"""AdamW over the flat buffer, clipping by global norm, and the learning-rate schedule."""
+"""AdamW over the flat buffer, Muon for the matrices of the blocks, clipping by global norm, and the schedule."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,7 @@ class AdamW:
         self.exp_avg = np.zeros_like(params.flat)
         self.exp_avg_sq = np.zeros_like(params.flat)
         self.steps = 0
+        self.n_decayed = params.n_decayed
         self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
         self.update = update
 
@@ -90,7 +92,7 @@ class AdamW:
             self.exp_avg[part],
             self.exp_avg_sq[part],
             self.steps,
-            min(max(self.params.n_decayed - start, 0), stop - start),
+            min(max(self.n_decayed - start, 0), stop - start),
             lr,
             self.beta1,
             self.beta2,
@@ -98,6 +100,83 @@ class AdamW:
             self.weight_decay,
             scale,
         )
+
+
+def orthogonalized(matrix: np.ndarray, steps: int = 5) -> np.ndarray:
+    """Return a matrix with the same singular vectors and singular values near 1, by Newton and Schulz's iteration.
+
+        X = G / ||G||
+        X = a X + b (X X^T) X + c (X X^T)^2 X        steps times, (a, b, c) = (3.4445, -4.7750, 2.0315)
+
+    Each time a singular value s becomes a s + b s^3 + c s^5, which takes 0.01 and more into 0.68..1.14 in five steps:
+    no exact result, but a quick one, of matrix products alone. A matrix of zeros is returned as it is.
+
+    Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
+    kellerjordan.github.io/posts/muon.
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (np.linalg.norm(x) + 1e-30)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * (gram @ gram)) @ x
+    return x.T if tall else x
+
+
+def muon_update(
+    param: np.ndarray, grad: np.ndarray, exp_avg: np.ndarray, lr: float, beta: float, weight_decay: float, scale: float
+) -> None:
+    """Take one step in place for a matrix (m, n), or several side by side: param and exp_avg are changed, grad is not.
+
+        grad    = scale * grad
+        exp_avg = beta * exp_avg + (1 - beta) * grad
+        step    = orthogonalized(beta * exp_avg + (1 - beta) * grad)         (Nesterov's momentum)
+        param  -= lr * weight_decay * param
+        param  -= lr * 0.2 sqrt(max(m, n)) * step
+
+    The step goes as far in every direction of the matrix, in the rare ones, too. Its root mean square is about 0.2 lr,
+    as that of AdamW is, so that learning rates are alike. Of a matrix with three times as many columns as rows, which
+    makes query, key and value at once, each third is a matrix of its own.
+
+    Source: Jordan et al. (see orthogonalized); Liu et al., "Muon is Scalable for LLM Training", arXiv:2502.16982, for
+    the decay and the factor.
+    """
+    grad = scale * grad
+    exp_avg *= beta
+    exp_avg += (1 - beta) * grad
+    ahead = beta * exp_avg + (1 - beta) * grad
+    param *= 1 - lr * weight_decay
+    rows, columns = param.shape
+    width = rows if columns == 3 * rows else columns
+    for start in range(0, columns, width):
+        part = slice(start, start + width)
+        param[:, part] -= lr * 0.2 * math.sqrt(max(rows, width)) * orthogonalized(ahead[:, part])
+
+
+class Muon(AdamW):
+    """Muon for the matrices of a GPT's blocks, AdamW for everything else: embeddings, head, biases and layer norms.
+
+    Of the two averages of a block's matrix the second stays 0. Weight decay is for these matrices alone.
+    """
+
+    def __init__(self, params: Parameters, *args: Any, momentum: float = 0.95, **options: Any) -> None:
+        super().__init__(params, *args, **options)
+        self.momentum, self.n_decayed = momentum, 0
+        self.matrices = [name for name, shape in params.shapes.items() if name.startswith("h.") and len(shape) == 2]
+
+    def _update(self, part: slice, grads: Parameters, lr: float, scale: float) -> None:
+        start, stop, _ = part.indices(self.params.flat.size)
+        for name in self.matrices:  # each by the part that it begins in
+            place = self.params.places[name]
+            if start <= place.start < stop:
+                exp_avg = self.exp_avg[place].reshape(self.params.shapes[name])
+                muon_update(self.params[name], grads[name], exp_avg, lr, self.momentum, self.weight_decay, scale)
+        places = [self.params.places[name] for name in self.matrices]
+        ends = [0, *(end for place in places for end in (place.start, place.stop)), self.params.flat.size]
+        for low, high in zip(ends[::2], ends[1::2], strict=True):
+            rest = slice(max(low, start), min(high, stop))
+            if rest.start < rest.stop:
+                super()._update(rest, grads, lr, scale)
 
 
 def clip_scale(norm: float, max_norm: float) -> float:

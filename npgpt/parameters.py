@@ -13,7 +13,8 @@ Shapes = dict[str, tuple[int, ...]]
 class Parameters(dict[str, np.ndarray]):
     """{name: array}, every array a view into the one-dimensional buffer `flat`.
 
-    The matrices come first in the buffer, `flat[:n_decayed]`, because weight decay is for them alone.
+    The matrices come first in the buffer, `flat[:n_decayed]`, because weight decay is for them alone;
+    `places` says which slice of it each array is.
     Assigning to a name copies into its view, so the views and the buffer can never come apart.
     """
 
@@ -24,8 +25,10 @@ class Parameters(dict[str, np.ndarray]):
         matrices = [name for name in shapes if len(shapes[name]) >= 2]
         vectors = [name for name in shapes if len(shapes[name]) < 2]
         views, start = {}, 0
+        self.places: dict[str, slice] = {}
         for name in matrices + vectors:
             stop = start + math.prod(shapes[name])
+            self.places[name] = slice(start, stop)
             views[name] = flat[start:stop].reshape(shapes[name])
             start = stop
         super().__init__((name, views[name]) for name in shapes)

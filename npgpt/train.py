@@ -1,4 +1,4 @@
-"""The training loop: batches, gradients, AdamW, evaluations, and a run folder that is whole at every moment."""
+"""The training loop: batches, gradients, optimizer, evaluations, and a run folder that is whole at every moment."""
 
 import math
 import time
@@ -14,7 +14,7 @@ from npgpt.data.packing import Packed, draw, n_tokens
 from npgpt.evaluate import estimate_loss, random_batch, whole_loss
 from npgpt.lora import Adapters
 from npgpt.model import GPT
-from npgpt.optim import AdamW, clip_scale, learning_rate_at
+from npgpt.optim import AdamW, Muon, clip_scale, learning_rate_at
 from npgpt.parallel import Batch, Workers
 
 Data = np.ndarray | Packed  # a text, or examples
@@ -42,12 +42,12 @@ def train(
     val_data     the same; the evaluations during training take some windows or rows of it
     resume       go on from the folder's training state: to the same bits as a run that never stopped
     should_stop  asked after every step; when it says so, the state is saved and the run ends without the last record
-    adapters     train these alone, and the model with them merged in; None trains the model itself
+    adapters     train these alone, by AdamW, and the model with them merged in; None trains the model itself
     on_best      called whenever the model has been kept as the best
 
     Raises FloatingPointError when loss or gradient is no longer finite; what was saved before stays.
     """
-    optimizer = AdamW(
+    optimizer = (Muon if config.optimizer == "muon" and adapters is None else AdamW)(
         model.params if adapters is None else adapters.params,
         config.beta1,
         config.beta2,

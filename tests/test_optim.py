@@ -1,11 +1,11 @@
-"""AdamW by hand, the parts of it one at a time, clipping, and the schedule."""
+"""AdamW and Muon by hand, the parts of them one at a time, clipping, and the schedule."""
 
 import math
 
 import numpy as np
 import pytest
 
-from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at
+from npgpt.optim import AdamW, Muon, clip_grad_norm, learning_rate_at, orthogonalized
 from npgpt.parameters import Parameters
 
 SHAPES = {"matrix": (2, 3), "vector": (3,)}
@@ -93,3 +93,73 @@ def test_schedule():
 def test_schedule_without_warmup_or_shorter_than_it():
     assert learning_rate_at(0, 1.0, 0.1, 0, 1) == 1.0
     assert learning_rate_at(4, 1.0, 0.1, 100, 5) == pytest.approx(5 / 101)
+
+
+# --- Muon
+
+
+def blocks():
+    """Parameters with a matrix of a block, one that makes query, key and value, and others."""
+    shapes = {
+        "wte.weight": (5, 2),
+        "h.0.attn.c_attn.weight": (2, 6),
+        "h.0.mlp.c_proj.weight": (4, 2),
+        "h.0.ln_1.weight": (2,),
+    }
+    rng = np.random.default_rng(0)
+    size = 10 + 12 + 8 + 2
+    return Parameters(shapes, rng.standard_normal(size)), Parameters(shapes, rng.standard_normal(size))
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (16, 64), (64, 16), (1, 5)])
+def test_orthogonalized_keeps_the_singular_vectors_and_brings_the_values_near_one(shape):
+    rng = np.random.default_rng(1)
+    n = min(shape)
+    u, v = np.linalg.qr(rng.standard_normal((shape[0], n)))[0], np.linalg.qr(rng.standard_normal((shape[1], n)))[0]
+    values = np.linspace(1, 0.05, n)
+    found = u.T @ orthogonalized((u * values) @ v.T) @ v
+    np.testing.assert_allclose(found, np.diag(np.diag(found)), atol=1e-12)
+    assert (np.diag(found) > 0.65).all()
+    assert (np.diag(found) < 1.2).all()
+
+
+def test_orthogonalized_leaves_zeros_and_dtype_alone():
+    assert not orthogonalized(np.zeros((3, 4))).any()
+    assert orthogonalized(np.ones((3, 4), np.float32)).dtype == np.float32
+
+
+def test_muon_by_hand():
+    (params, grads), beta, lr = blocks(), 0.95, 0.1
+    name, before = "h.0.attn.c_attn.weight", params.flat.copy()
+    before = Parameters(params.shapes, before)
+    optimizer = Muon(params, weight_decay=0.5)
+    optimizer.step(grads, lr, scale=0.5)
+    g = 0.5 * grads[name]
+    ahead = beta * (1 - beta) * g + (1 - beta) * g  # the average began at 0
+    for part in (slice(0, 2), slice(2, 4), slice(4, 6)):
+        want = 0.95 * before[name][:, part] - lr * 0.2 * math.sqrt(2) * orthogonalized(ahead[:, part])
+        np.testing.assert_allclose(params[name][:, part], want, rtol=1e-13)
+    name = "h.0.mlp.c_proj.weight"
+    want = 0.95 * before[name] - lr * 0.2 * 2 * orthogonalized(grads[name])
+    np.testing.assert_allclose(params[name], want, rtol=1e-9)
+    np.testing.assert_allclose(optimizer.exp_avg[params.places[name]], 0.05 * 0.5 * grads[name].ravel(), rtol=1e-13)
+
+
+def test_muon_leaves_the_rest_to_adamw_without_decay():
+    params, grads = blocks()
+    others = blocks()[0]
+    Muon(params, weight_decay=0.5).step(grads, 0.1)
+    AdamW(others, weight_decay=0).step(grads, 0.1)
+    for name in ("wte.weight", "h.0.ln_1.weight"):
+        np.testing.assert_array_equal(params[name], others[name])
+
+
+@pytest.mark.parametrize("size", [1, 5, 11, 31])
+def test_muon_takes_the_same_step_in_parts(size):
+    params, grads = blocks()
+    whole, parted = Muon(params), Muon(blocks()[0])
+    for _ in range(3):
+        whole.step(grads, 0.1)
+        parted.step(grads, 0.1, parts=[slice(i, i + size) for i in range(0, 32, size)])
+    np.testing.assert_array_equal(parted.params.flat, whole.params.flat)
+    np.testing.assert_array_equal(parted.exp_avg, whole.exp_avg)

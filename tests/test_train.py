@@ -88,6 +88,7 @@ VARIANTS = {
     "accumulation": ({"gradient_accumulation_steps": 3, "batch_size": 2}, {"resid_pdrop": 0.2}),
     "float64": ({"dtype": "float64"}, {}),
     "untied": ({}, {"tie_word_embeddings": False, "bias": False, "activation_function": "gelu"}),
+    "muon": ({"optimizer": "muon"}, {}),
     "no clipping": ({"grad_clip": 0, "warmup_steps": 0, "save_every": 100}, {}),
 }
 
@@ -102,6 +103,10 @@ def configs(variant: str) -> tuple[TrainConfig, GPTConfig]:
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path, variant, stops):
     records = run(tmp_path, *configs(variant), stops)
     assert (timeless(records), content(tmp_path)) == uninterrupted(variant)
+
+
+def test_each_optimizer_goes_its_own_way():
+    assert uninterrupted("muon")[0][-1]["val_loss"] != uninterrupted("plain")[0][-1]["val_loss"]
 
 
 @pytest.mark.parametrize("crash", range(1, STEPS))
