@@ -54,6 +54,11 @@ def test_lines_are_read_in_order_with_their_places(path):
         (b'{"prompt": "caf\xe9", "completion": "b"}', "not UTF-8: byte 0xe9"),
         (b'{"prompt": "a\\ud800", "completion": "b"}', r"'prompt' has the lone surrogate U\+D800"),
         (b"[" * 100_000, "not JSON"),
+        (b'{"prompt": ["a", "b"], "completion": ["c"]}', "there are 2 prompts, but 1 completions"),
+        (b'{"prompt": "a", "completion": ["c", "d"]}', "there are 1 prompts, but 2 completions"),
+        (b'{"prompt": [], "completion": []}', "there is no prompt"),
+        (b'{"prompt": ["a", 3], "completion": ["c", "d"]}', "'prompt' is 3, not a string"),
+        (b'{"prompt": ["a", "b"], "completion": ["c", ""]}', "'completion' is empty"),
     ],
 )
 def test_a_malformed_line_is_named(path, line, says):
@@ -97,6 +102,21 @@ def test_the_completion_alone_is_learned(tokenizer):
             np.testing.assert_array_equal(prompt, tokenizer.encode(tokenizer.decode(prompt)))
             found.append((tokenizer.decode(prompt), tokenizer.decode(completion)))
     assert sorted(found) == sorted((line["prompt"], line["completion"]) for line in LINES)
+
+
+def test_of_several_turns_every_completion_is_learned(path, tokenizer):
+    write(path, [{"prompt": ["Say 1.\n", "第 👋"], "completion": ["第1个 👋", "Say 2.\n"]}])
+    (example,) = read_examples([path])
+    assert example.turns() == (("Say 1.\n", "第1个 👋"), ("第 👋", "Say 2.\n"))
+    packed = pack_examples([example], tokenizer, 60)
+    parts = [tokenizer.encode(text).tolist() for pair in example.turns() for text in pair]
+    end = tokenizer.require_end_id()
+    ids = [end, *parts[0], *parts[1], end, *parts[2], *parts[3]]
+    assert packed.ids[0, : len(ids)].tolist() == ids
+    targets = [-100] * len(parts[0]) + [*parts[1], end] + [-100] * len(parts[2]) + [*parts[3], end]
+    assert packed.targets[0, : len(ids)].tolist() == targets
+    assert (packed.targets[0, len(ids) :] == -100).all()
+    assert not packed.starts[0, : len(ids)].any()
 
 
 def test_an_example_that_does_not_fit_is_named_or_left_out(path, tokenizer):

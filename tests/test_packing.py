@@ -24,6 +24,11 @@ EXAMPLES = [
 PROMPTS = [1, 0, 5, 0, 2, 3, 0]
 
 
+def asked(examples, prompts) -> list[np.ndarray] | None:
+    """Return which tokens belong to a prompt, where so many at the beginning do."""
+    return prompts and [np.arange(len(ids)) < n for ids, n in zip(examples, prompts, strict=True)]
+
+
 def model(dtype="float64", ops="fast", **changes):
     gpt = GPT(GPTConfig(**(SIZES | changes)), dtype=dtype, ops=ops)
     rng = np.random.default_rng(4)
@@ -58,7 +63,7 @@ def laid_out(examples, prompts) -> list[tuple[tuple, tuple]]:
 @pytest.mark.parametrize("n_positions", [9, 10, 17, 40])
 @pytest.mark.parametrize("prompts", [None, PROMPTS])
 def test_every_example_is_in_the_rows_once_and_whole(n_positions, prompts):
-    packed = pack(EXAMPLES, n_positions, E, prompts)
+    packed = pack(EXAMPLES, n_positions, E, asked(EXAMPLES, prompts))
     assert {part.shape for part in packed[:3]} == {(len(packed.ids), n_positions)}
     assert Counter(unpacked(packed)) == Counter(laid_out(EXAMPLES, prompts or [0] * 7))
     assert n_tokens(packed.targets) == sum(len(ids) + 1 for ids in EXAMPLES)
@@ -68,10 +73,10 @@ def test_many_random_examples_fill_their_rows():
     rng = np.random.default_rng(1)
     examples = [rng.integers(0, E, n) for n in rng.integers(0, 31, 3000)]
     prompts = [int(rng.integers(0, len(ids) + 1)) for ids in examples]
-    packed = pack(examples, 32, E, prompts)
+    packed = pack(examples, 32, E, asked(examples, prompts))
     assert Counter(unpacked(packed)) == Counter(laid_out(examples, prompts))
     assert n_tokens(packed.targets) > 0.99 * packed.ids.size
-    for part, again in zip(packed[:3], pack(examples, 32, E, prompts)[:3], strict=True):
+    for part, again in zip(packed[:3], pack(examples, 32, E, asked(examples, prompts))[:3], strict=True):
         np.testing.assert_array_equal(part, again)
 
 
@@ -116,17 +121,21 @@ def test_an_example_that_fits_exactly_and_those_that_do_not():
     ("examples", "prompts", "match"),
     [
         ([], None, "no example"),
-        ([[1, 2], [3]], [0], "2 integers"),
-        ([[1, 2]], [0.5], "1 integers"),
-        ([[1, 2], [3]], [0, 2], "example 1 has a prompt of 2 tokens, but 1"),
-        ([[1, 2], [3]], [-1, 0], "example 0 has a prompt of -1"),
+        ([[1, 2], [3]], [[True, False]], "a bool for each token"),
+        ([[1, 2]], [[1, 0]], "a bool for each token"),
+        ([[1, 2], [3]], [[True], [True, False]], "a bool for each token"),
         ([[1, -2]], None, "ids"),
         ([[1.0, 2.0]], None, "ids"),
     ],
 )
 def test_what_cannot_be_packed(examples, prompts, match):
     with pytest.raises(ValueError, match=match):
-        pack([np.array(ids) for ids in examples], 9, E, prompts)
+        pack([np.array(ids) for ids in examples], 9, E, prompts and [np.array(part) for part in prompts])
+
+
+def test_prompts_may_stand_anywhere():
+    packed = pack([np.array([1, 2, 3, 4, 5])], 8, E, [np.array([True, False, True, True, False])])
+    assert packed.targets.tolist() == [[-100, 2, -100, -100, 5, E, -100, -100]]
 
 
 # --- computed as if it were alone
@@ -150,7 +159,7 @@ def alone(gpt, examples, prompts):
 @pytest.mark.parametrize("n_positions", [9, 14, 40])
 def test_packed_examples_are_computed_as_if_they_were_alone(ops, tied, n_positions):
     gpt = model(ops=ops, tie_word_embeddings=tied, n_positions=n_positions)
-    packed = pack(EXAMPLES, n_positions, E, PROMPTS)
+    packed = pack(EXAMPLES, n_positions, E, asked(EXAMPLES, PROMPTS))
     ids, targets, starts = packed.batch(slice(None))
     loss, grads, logits = alone(gpt, EXAMPLES, PROMPTS)
     found, found_grads = gpt.loss_and_grads(ids, targets, starts=starts)
@@ -220,7 +229,7 @@ def test_starts_that_cannot_be(starts, error, match):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_workers_share_rows_with_different_counts_of_targets(threads):
     gpt = model()
-    packed = pack(EXAMPLES, 9, E, PROMPTS)
+    packed = pack(EXAMPLES, 9, E, asked(EXAMPLES, PROMPTS))
     loss, grads, _ = alone(gpt, EXAMPLES, PROMPTS)
     batches = [packed.batch(slice(2)), packed.batch(slice(2, None))]
     with Workers(gpt, 2, threads) as workers:
@@ -260,7 +269,7 @@ def test_examples_packed_in_order_come_in_groups(monkeypatch, group):
     monkeypatch.setattr("npgpt.data.packing.GROUP", group)
     lengths = np.random.default_rng(1).integers(1, 8, 30)
     examples = [np.full(n, i) for i, n in enumerate(lengths)]
-    packed = pack_in_order(examples, 9, 99, [0] * 30)
+    packed = pack_in_order(examples, 9, 99, asked(examples, [0] * 30))
     assert packed.in_order
     rows = [set(row[row < 99].tolist()) for row in packed.ids]
     assert sorted(i for row in rows for i in row) == list(range(30))
@@ -272,7 +281,7 @@ def test_examples_packed_in_order_come_in_groups(monkeypatch, group):
 
 def test_the_loss_over_rows_is_the_mean_over_their_targets(monkeypatch):
     gpt = model()
-    packed = pack(EXAMPLES, 9, E, PROMPTS)
+    packed = pack(EXAMPLES, 9, E, asked(EXAMPLES, PROMPTS))
     loss, _, _ = alone(gpt, EXAMPLES, PROMPTS)
     assert whole_loss(gpt, packed) == pytest.approx(loss, rel=1e-13)
     monkeypatch.setattr("npgpt.evaluate.TOKENS_PER_BATCH", 18)  # two rows at a time, and one that is left
@@ -285,8 +294,8 @@ def test_the_loss_over_rows_is_the_mean_over_their_targets(monkeypatch):
 
 RNG = np.random.default_rng(6)
 TRAIN = [RNG.integers(0, E, n) for n in RNG.integers(1, 9, 50)]
-TRAIN_ROWS = pack(TRAIN, 9, E, [len(ids) // 2 for ids in TRAIN])
-VAL_ROWS = pack(EXAMPLES, 9, E, PROMPTS)
+TRAIN_ROWS = pack(TRAIN, 9, E, asked(TRAIN, [len(ids) // 2 for ids in TRAIN]))
+VAL_ROWS = pack(EXAMPLES, 9, E, asked(EXAMPLES, PROMPTS))
 CONFIG = TrainConfig(
     batch_size=3, max_steps=11, eval_every=4, eval_batches=2, save_every=3, warmup_steps=2, learning_rate=1e-2
 )

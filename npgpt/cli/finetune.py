@@ -26,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="FILE",
-        help='lines such as {"prompt": "...", "completion": "..."}',
+        help='lines such as {"prompt": "...", "completion": "..."}; for several turns both are lists',
     )
     parser.add_argument("--out", metavar="FOLDER", help="the new run folder (default: runs/1, or the next number free)")
     parser.add_argument("--skip-long", action="store_true", help="leave out lines that the context is too short for")

@@ -1,6 +1,7 @@
 """Prompts and completions from JSON lines, as examples to learn: a prompt is read, its completion is learned."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +17,22 @@ MOST_TO_VALIDATE = 1000  # and their number, at most
 
 
 class Example(NamedTuple):
-    """A prompt and its completion, and where they stand: "file:line"."""
+    """A prompt and its completion, where they stand: "file:line", and what prompts and completions follow them."""
 
     prompt: str
     completion: str
     where: str = ""
+    more: tuple[tuple[str, str], ...] = ()
+
+    def turns(self) -> tuple[tuple[str, str], ...]:
+        """Return all pairs of a prompt and its completion."""
+        return ((self.prompt, self.completion), *self.more)
 
 
 def read_examples(files: Sequence[str | Path], completions: bool = True) -> list[Example]:
     """Read JSON lines, each an object with the strings `prompt` and `completion`; other keys are not looked at.
+
+    Both may be lists of as many strings, the turns of a conversation: the model reads all of it up to a prompt.
 
     completions  whether each must have one; a line without has the completion ""
 
@@ -60,18 +68,28 @@ def read_line(line: bytes, where: str, completions: bool = True) -> Example:
         raise ValueError(f"{where}: expected an object with prompt and completion, got {type(value).__name__}")
     if not completions:
         value = {"completion": ""} | value
+    texts: dict[str, list[str]] = {}
     for key in ("prompt", "completion"):
-        if not isinstance(value.get(key), str):
-            wrong = f"is {value[key]!r}, not a string" if key in value else "is missing"
-            raise ValueError(f"{where}: {key!r} {wrong}")
-        try:
-            value[key].encode("utf-8")
-        except UnicodeEncodeError as error:
-            code = ord(value[key][error.start])
-            raise ValueError(f"{where}: {key!r} has the lone surrogate U+{code:04X}, half a character") from None
-    if completions and not value["completion"]:
+        if key not in value:
+            raise ValueError(f"{where}: {key!r} is missing")
+        texts[key] = several = value[key] if isinstance(value[key], list) else [value[key]]
+        for text in several:
+            if not isinstance(text, str):
+                raise ValueError(f"{where}: {key!r} is {text!r}, not a string")
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                code = ord(text[error.start])
+                raise ValueError(f"{where}: {key!r} has the lone surrogate U+{code:04X}, half a character") from None
+    n, n_completions = len(texts["prompt"]), len(texts["completion"])
+    if n != n_completions:
+        raise ValueError(f"{where}: there are {n} prompts, but {n_completions} completions")
+    if not n:
+        raise ValueError(f"{where}: there is no prompt")
+    if completions and not all(texts["completion"]):
         raise ValueError(f"{where}: 'completion' is empty: there would be nothing to learn")
-    return Example(value["prompt"], value["completion"], where)
+    first, *more = zip(texts["prompt"], texts["completion"], strict=True)
+    return Example(*first, where, tuple(more))
 
 
 def pack_examples(
@@ -81,20 +99,29 @@ def pack_examples(
 
     in_order  whether the first of the examples are to be learned first
 
-    Prompt and completion are encoded each by itself: so the prompt's tokens are those that the model is asked with.
+    Every prompt and completion is encoded by itself: so a prompt's tokens are those that the model is asked with.
     """
-    prompts, ids = encode_examples(examples, tokenizer)
+    ids, prompts = encode_examples(examples, tokenizer)
     for number in too_long(ids, n_positions)[:1]:
         raise ValueError(f"{examples[number].where}: {too_long_message(len(ids[number]), n_positions)}")
     return (pack_in_order if in_order else pack)(ids, n_positions, tokenizer.require_end_id(), prompts)
 
 
-def encode_examples(examples: Sequence[Example], tokenizer: Tokenizer) -> tuple[list[int], list[np.ndarray]]:
-    """Return how many tokens each prompt has, and the tokens of prompts and completions together."""
-    prompts = tokenizer.encode_batch(example.prompt for example in examples)
-    completions = tokenizer.encode_batch(example.completion for example in examples)
-    together = [np.concatenate(both) for both in zip(prompts, completions, strict=True)]
-    return [len(prompt) for prompt in prompts], together
+def encode_examples(examples: Sequence[Example], tokenizer: Tokenizer) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the tokens of each example, the end token between its turns, and which of them belong to a prompt."""
+    turns = [example.turns() for example in examples]
+    texts = tokenizer.encode_batch(text for pairs in turns for pair in pairs for text in pair)
+    end = np.array([tokenizer.require_end_id()])
+    ids, prompts, encoded = [], [], iter(texts)
+    for pairs in turns:
+        parts: list[tuple[np.ndarray, bool]] = []
+        for number in range(len(pairs)):
+            if number:
+                parts.append((end, False))
+            parts += [(next(encoded), True), (next(encoded), False)]
+        ids.append(np.concatenate([part for part, _ in parts]))
+        prompts.append(np.repeat([asked for _, asked in parts], [len(part) for part, _ in parts]))
+    return ids, prompts
 
 
 def too_long_message(size: int, n_positions: int) -> str:
@@ -116,7 +143,7 @@ class ExamplesSource:
 
     def skip_long(self, tokenizer: Tokenizer, n_positions: int) -> None:
         """Leave out the examples that do not fit. Raises ValueError where none does."""
-        _, ids = encode_examples(self.examples, tokenizer)
+        ids, _ = encode_examples(self.examples, tokenizer)
         long = set(too_long(ids, n_positions).tolist())
         if len(long) == len(ids):
             shortest = min(map(len, ids))
@@ -144,7 +171,7 @@ class ExamplesSource:
         """Return a SHA-256 of all prompts and completions."""
         sha = hashlib.sha256()
         for example in self.examples:
-            for text in (example.prompt, example.completion):
+            for text in itertools.chain(*example.turns()):
                 data = text.encode("utf-8")
                 sha.update(f"{len(data)} ".encode() + data)
         return sha.hexdigest()

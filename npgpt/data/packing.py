@@ -6,7 +6,7 @@ given nothing but E begins a new text:
     ids      E  x1 x2 .. xn
     targets  x1 x2 .. xn E
 
-Of an example with a prompt the prompt's tokens are no targets: nobody asks the model to write the question.
+Of an example with prompts their tokens are no targets: nobody asks the model to write the question.
 """
 
 import functools
@@ -46,32 +46,30 @@ def too_long(examples: Sequence[np.ndarray], n_positions: int) -> np.ndarray:
 
 
 def pack(
-    examples: Sequence[np.ndarray], n_positions: int, end_id: int, prompts: Sequence[int] | np.ndarray | None = None
+    examples: Sequence[np.ndarray], n_positions: int, end_id: int, prompts: Sequence[np.ndarray] | None = None
 ) -> Packed:
     """Put examples into as few rows of n_positions as best fit, the longest first, finds.
 
     examples  the ids of each, one-dimensional, without end tokens
-    prompts   how many of its first tokens are a prompt, for each; None: all tokens are to be learned
+    prompts   for each a bool a token: whether it belongs to a prompt; None: all tokens are to be learned
 
-    Raises ValueError for an example that is too long, with its number from 0 (too_long finds them all), for a prompt
-    that is longer than its example, and where there is no example.
+    Raises ValueError for an example that is too long, with its number from 0 (too_long finds them all), for prompts of
+    other lengths, and where there is no example.
     """
     if not len(examples):
         raise ValueError("there is no example to pack")
     lengths = np.fromiter(map(len, examples), np.int64, len(examples))
-    prompt = np.zeros_like(lengths) if prompts is None else np.asarray(prompts)
-    if prompt.shape != lengths.shape or prompt.dtype.kind not in "iu":
-        raise ValueError(f"prompts must be {len(lengths)} integers, one for each example")
     for number in too_long(examples, n_positions)[:1]:
         raise ValueError(
             f"example {number} has {lengths[number]} tokens, and with its end token does not fit into "
             f"n_positions={n_positions}"
         )
-    for number in np.flatnonzero((prompt < 0) | (prompt > lengths))[:1]:
-        raise ValueError(f"example {number} has a prompt of {prompt[number]} tokens, but {lengths[number]} in all")
     tokens = np.concatenate(examples)
     if tokens.size and (tokens.dtype.kind not in "iu" or tokens.min() < 0):
         raise ValueError("an example is no array of ids, which are integers of at least 0")
+    asked = np.zeros(len(tokens), bool) if prompts is None else np.concatenate(prompts)
+    if prompts is not None and (asked.dtype != bool or [*map(len, prompts)] != lengths.tolist()):
+        raise ValueError("prompts must have a bool for each token of each example")
 
     row, offset, n_rows = best_fit(lengths + 1, n_positions)
     shape = (n_rows, n_positions)
@@ -85,14 +83,16 @@ def pack(
     of, within = owners(lengths)  # for each token: its example, and how many of it lie before
     where = first[of] + within
     ids.ravel()[where + 1] = tokens
-    targets.ravel()[where] = np.where(within < prompt[of], IGNORED, tokens)
+    targets.ravel()[where] = np.where(asked, IGNORED, tokens)
     targets.ravel()[first + lengths] = end_id
     of, within = owners(lengths + 1)
     starts.ravel()[first[of] + within] = offset[of]
     return Packed(ids, targets, starts)
 
 
-def pack_in_order(examples: Sequence[np.ndarray], n_positions: int, end_id: int, prompts: Sequence[int]) -> Packed:
+def pack_in_order(
+    examples: Sequence[np.ndarray], n_positions: int, end_id: int, prompts: Sequence[np.ndarray]
+) -> Packed:
     """Pack examples that are to be learned in their order, group by group."""
     groups = [slice(start, start + GROUP) for start in range(0, len(examples), GROUP)]
     parts = [pack(examples[group], n_positions, end_id, prompts[group]) for group in groups]
