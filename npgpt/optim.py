@@ -124,9 +124,16 @@ def orthogonalized(matrix: np.ndarray, steps: int = 5) -> np.ndarray:
 
 
 def muon_update(
-    param: np.ndarray, grad: np.ndarray, exp_avg: np.ndarray, lr: float, beta: float, weight_decay: float, scale: float
+    param: np.ndarray,
+    grad: np.ndarray,
+    exp_avg: np.ndarray,
+    lr: float,
+    beta: float,
+    weight_decay: float,
+    scale: float = 1.0,
+    count: int = 1,
 ) -> None:
-    """Take one step in place for a matrix (m, n), or several side by side: param and exp_avg are changed, grad is not.
+    """Take one step in place for `count` matrices (m, n) side by side: param and exp_avg are changed, grad is not.
 
         grad    = scale * grad
         exp_avg = beta * exp_avg + (1 - beta) * grad
@@ -135,8 +142,7 @@ def muon_update(
         param  -= lr * 0.2 sqrt(max(m, n)) * step
 
     The step goes as far in every direction of the matrix, in the rare ones, too. Its root mean square is about 0.2 lr,
-    as that of AdamW is, so that learning rates are alike. Of a matrix with three times as many columns as rows, which
-    makes query, key and value at once, each third is a matrix of its own.
+    as that of AdamW is, so that learning rates are alike.
 
     Source: Jordan et al. (see orthogonalized); Liu et al., "Muon is Scalable for LLM Training", arXiv:2502.16982, for
     the decay and the factor.
@@ -146,17 +152,15 @@ def muon_update(
     exp_avg += (1 - beta) * grad
     ahead = beta * exp_avg + (1 - beta) * grad
     param *= 1 - lr * weight_decay
-    rows, columns = param.shape
-    width = rows if columns == 3 * rows else columns
-    for start in range(0, columns, width):
-        part = slice(start, start + width)
-        param[:, part] -= lr * 0.2 * math.sqrt(max(rows, width)) * orthogonalized(ahead[:, part])
+    for part, direction in zip(np.split(param, count, axis=1), np.split(ahead, count, axis=1), strict=True):
+        part -= lr * 0.2 * math.sqrt(max(part.shape)) * orthogonalized(direction)
 
 
 class Muon(AdamW):
     """Muon for the matrices of a GPT's blocks, AdamW for everything else: embeddings, head, biases and layer norms.
 
-    Of the two averages of a block's matrix the second stays 0. Weight decay is for these matrices alone.
+    What makes query, key and value at once is three matrices. Of the two averages of a block's matrix the second stays
+    0. Weight decay is for these matrices alone.
     """
 
     def __init__(self, params: Parameters, *args: Any, momentum: float = 0.95, **options: Any) -> None:
@@ -170,7 +174,8 @@ class Muon(AdamW):
             place = self.params.places[name]
             if start <= place.start < stop:
                 exp_avg = self.exp_avg[place].reshape(self.params.shapes[name])
-                muon_update(self.params[name], grads[name], exp_avg, lr, self.momentum, self.weight_decay, scale)
+                settings = (lr, self.momentum, self.weight_decay, scale)
+                muon_update(self.params[name], grads[name], exp_avg, *settings, 3 if "c_attn" in name else 1)
         places = [self.params.places[name] for name in self.matrices]
         ends = [0, *(end for place in places for end in (place.start, place.stop)), self.params.flat.size]
         for low, high in zip(ends[::2], ends[1::2], strict=True):

@@ -47,7 +47,9 @@ def train(
 
     Raises FloatingPointError when loss or gradient is no longer finite; what was saved before stays.
     """
-    optimizer = (Muon if config.optimizer == "muon" and adapters is None else AdamW)(
+    if adapters is not None and config.optimizer != "adamw":
+        raise ValueError(f"optimizer={config.optimizer!r} is for whole models: adapters are trained by adamw")
+    optimizer = (Muon if config.optimizer == "muon" else AdamW)(
         model.params if adapters is None else adapters.params,
         config.beta1,
         config.beta2,

@@ -194,6 +194,22 @@ def test_a_damaged_train_json_is_named(capsys, here, name, value):
     assert f"train.json: finetune.{name} is {value!r}" in err
 
 
+def test_adapters_are_trained_by_adamw_alone(capsys, here):
+    code, _, err = finetune(capsys, "--lora", 2, "--optimizer", "muon")
+    assert code == 2
+    assert "optimizer='muon' is for whole models" in err.splitlines()[-1]
+    assert not (here / "r").exists()
+
+
+def test_a_tuned_model_keeps_its_optimizer(capsys, here):
+    assert finetune(capsys, "--optimizer", "muon")[0] == 0
+    resume = ("finetune", "base", "--resume", "--out", "r", "--max-steps", 6)
+    code, _, err = command(capsys, *resume, "--optimizer", "adamw")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "--optimizer cannot change" in err
+    assert command(capsys, *resume)[0] == 0
+
+
 def test_long_lines_are_left_out_on_request(capsys, here):
     (here / "tasks.jsonl").write_text(
         (here / "tasks.jsonl").read_text() + '{"prompt": "%s", "completion": "b"}' % ("q" * 99)

@@ -408,6 +408,18 @@ def test_resume_with_more_steps_and_other_settings_goes_on(capsys, text):
     assert steps(text / "r") == list(range(1, 10))
 
 
+def test_a_run_keeps_its_optimizer_and_one_that_names_none_has_adamw(capsys, text):
+    assert train(capsys)[0] == 0
+    path = text / "r" / "train.json"
+    saved = json.loads(path.read_text())
+    assert saved["train"].pop("optimizer") == "adamw"
+    path.write_text(json.dumps(saved))
+    code, _, err = resume(capsys, "--max-steps", 7, "--optimizer", "muon")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "optimizer is 'adamw' in r and cannot change with --resume" in err
+    assert resume(capsys, "--max-steps", 7)[0] == 0
+
+
 def test_resume_finds_a_text_that_has_moved(capsys, text):
     assert train(capsys)[0] == 0
     (text / "a.txt").rename(text / "b.txt")

@@ -80,6 +80,8 @@ def test_files_without_examples_are_refused(path, tmp_path):
 def test_a_completion_may_be_left_out_where_it_is_to_be_made(path):
     path.write_text('{"prompt": "a"}\n{"prompt": "b", "completion": ""}\n{"prompt": "c", "completion": "d"}\n')
     assert [example.completion for example in read_examples([path], completions=False)] == ["", "", "d"]
+    path.write_text('{"prompt": ["a", "b"]}\n')
+    assert read_examples([path], completions=False)[0].turns() == (("a", ""), ("b", ""))
     path.write_text('{"completion": "a"}\n')
     with pytest.raises(ValueError, match=":1: 'prompt' is missing"):
         read_examples([path], completions=False)
@@ -155,6 +157,11 @@ def test_the_digest_is_that_of_the_content(path):
     first = ExamplesSource([path]).digest()
     write(path, [{"prompt": "a", "completion": "bc"}, *LINES])
     assert ExamplesSource([path]).digest() != first
+    digests = set()
+    for second in "de":
+        write(path, [{"prompt": ["a", "c"], "completion": ["b", second]}])
+        digests.add(ExamplesSource([path]).digest())
+    assert len(digests) == 2
 
 
 def test_a_vocabulary_without_an_end_is_refused():

@@ -99,15 +99,15 @@ def test_schedule_without_warmup_or_shorter_than_it():
 
 
 def blocks():
-    """Parameters with a matrix of a block, one that makes query, key and value, and others."""
+    """Parameters with two matrices of a block of one shape, one of which makes query, key and value, and others."""
     shapes = {
         "wte.weight": (5, 2),
         "h.0.attn.c_attn.weight": (2, 6),
-        "h.0.mlp.c_proj.weight": (4, 2),
+        "h.0.mlp.c_fc.weight": (2, 6),
         "h.0.ln_1.weight": (2,),
     }
     rng = np.random.default_rng(0)
-    size = 10 + 12 + 8 + 2
+    size = 10 + 12 + 12 + 2
     return Parameters(shapes, rng.standard_normal(size)), Parameters(shapes, rng.standard_normal(size))
 
 
@@ -119,8 +119,8 @@ def test_orthogonalized_keeps_the_singular_vectors_and_brings_the_values_near_on
     values = np.linspace(1, 0.05, n)
     found = u.T @ orthogonalized((u * values) @ v.T) @ v
     np.testing.assert_allclose(found, np.diag(np.diag(found)), atol=1e-12)
-    assert (np.diag(found) > 0.65).all()
-    assert (np.diag(found) < 1.2).all()
+    assert (np.diag(found) > 0.68).all()
+    assert (np.diag(found) < 1.14).all()
 
 
 def test_orthogonalized_leaves_zeros_and_dtype_alone():
@@ -129,20 +129,24 @@ def test_orthogonalized_leaves_zeros_and_dtype_alone():
 
 
 def test_muon_by_hand():
-    (params, grads), beta, lr = blocks(), 0.95, 0.1
-    name, before = "h.0.attn.c_attn.weight", params.flat.copy()
-    before = Parameters(params.shapes, before)
+    params, _ = blocks()
     optimizer = Muon(params, weight_decay=0.5)
-    optimizer.step(grads, lr, scale=0.5)
-    g = 0.5 * grads[name]
-    ahead = beta * (1 - beta) * g + (1 - beta) * g  # the average began at 0
-    for part in (slice(0, 2), slice(2, 4), slice(4, 6)):
-        want = 0.95 * before[name][:, part] - lr * 0.2 * math.sqrt(2) * orthogonalized(ahead[:, part])
-        np.testing.assert_allclose(params[name][:, part], want, rtol=1e-13)
-    name = "h.0.mlp.c_proj.weight"
-    want = 0.95 * before[name] - lr * 0.2 * 2 * orthogonalized(grads[name])
-    np.testing.assert_allclose(params[name], want, rtol=1e-9)
-    np.testing.assert_allclose(optimizer.exp_avg[params.places[name]], 0.05 * 0.5 * grads[name].ravel(), rtol=1e-13)
+    rng = np.random.default_rng(2)
+    want = {name: array.copy() for name, array in params.items()}
+    average = {name: np.zeros_like(array) for name, array in want.items()}
+    for lr in (0.1, 0.2, 0.05):
+        grads = Parameters(params.shapes, rng.standard_normal(params.flat.size))
+        optimizer.step(grads, lr, scale=0.5)
+        for name, count, longest in (("h.0.attn.c_attn.weight", 3, 2), ("h.0.mlp.c_fc.weight", 1, 6)):
+            average[name] = 0.95 * average[name] + 0.05 * 0.5 * grads[name]
+            ahead = 0.95 * average[name] + 0.05 * 0.5 * grads[name]
+            turned = np.hstack([orthogonalized(part) for part in np.split(ahead, count, axis=1)])
+            want[name] = (1 - lr * 0.5) * want[name] - lr * 0.2 * math.sqrt(longest) * turned
+    for name in ("h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight"):
+        # five iterations make a difference of one rounding in the average some hundred times as large
+        np.testing.assert_allclose(params[name], want[name], rtol=1e-11)
+        np.testing.assert_allclose(optimizer.exp_avg[params.places[name]], average[name].ravel(), rtol=1e-13)
+        assert not optimizer.exp_avg_sq[params.places[name]].any()
 
 
 def test_muon_leaves_the_rest_to_adamw_without_decay():
@@ -160,6 +164,6 @@ def test_muon_takes_the_same_step_in_parts(size):
     whole, parted = Muon(params), Muon(blocks()[0])
     for _ in range(3):
         whole.step(grads, 0.1)
-        parted.step(grads, 0.1, parts=[slice(i, i + size) for i in range(0, 32, size)])
+        parted.step(grads, 0.1, parts=[slice(i, i + size) for i in range(0, 36, size)])
     np.testing.assert_array_equal(parted.params.flat, whole.params.flat)
     np.testing.assert_array_equal(parted.exp_avg, whole.exp_avg)

@@ -128,6 +128,7 @@ def require_same(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) 
         ("finetune", "lora_alpha", "--lora-alpha cannot change with --resume"),
         ("finetune", "in_order", "--in-order cannot be added with --resume"),
         ("train", "dtype", "--dtype cannot change with --resume"),
+        ("train", "optimizer", "--optimizer cannot change with --resume"),
         ("train", "seed", "--seed cannot change with --resume: it says which examples are kept to validate"),
     ):
         if saved[part].get(name) != settings[part][name]:

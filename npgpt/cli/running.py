@@ -122,6 +122,7 @@ def read_saved(folder: Path) -> dict[str, Any]:
                 split_fields(saved[part], config)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
+    saved["train"].setdefault("optimizer", "adamw")  # which older runs do not say
     files = saved["data"].get("files")
     if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
         raise ValueError(f"{path}: data.files={files!r} must be a list of strings")

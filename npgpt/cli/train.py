@@ -171,7 +171,7 @@ def resumed(
             raise ValueError(
                 f"{name} is {saved['model'][name]!r} in {folder} and cannot become {value!r} with --resume"
             )
-    for name in ("tokenizer", "dtype"):
+    for name in ("tokenizer", "dtype", "optimizer"):
         if saved["train"].get(name) != getattr(config, name):
             raise ValueError(f"{name} is {saved['train'].get(name)!r} in {folder} and cannot change with --resume")
     if source.digest() != saved["data"].get("sha256"):

@@ -66,8 +66,9 @@ def read_line(line: bytes, where: str, completions: bool = True) -> Example:
         raise ValueError(f"{where}: not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected an object with prompt and completion, got {type(value).__name__}")
-    if not completions:
-        value = {"completion": ""} | value
+    if not completions and "completion" not in value:
+        prompts = value.get("prompt")
+        value["completion"] = [""] * len(prompts) if isinstance(prompts, list) else ""
     texts: dict[str, list[str]] = {}
     for key in ("prompt", "completion"):
         if key not in value:
