@@ -32,25 +32,37 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="the share of them that is made of excerpts, to be learned first; writing has none (default: 0)",
     )
+    parser.add_argument(
+        "--questions",
+        type=int,
+        default=0,
+        metavar="K",
+        help="up to K further questions about its tale follow each of them, the turns of a conversation (default: 0)",
+    )
     parser.add_argument("--check", metavar="FILE", help="a text: say where it leaves the grammar; - is standard input")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.check is not None:
         return check(args.check, args.lang)
-    for name, value, least in ("N", args.n, 1), ("--seed", args.seed, 0), ("--part", args.part, 0):
+    for name, value, least in (
+        ("N", args.n, 1),
+        ("--seed", args.seed, 0),
+        ("--part", args.part, 0),
+        ("--questions", args.questions, 0),
+    ):
         if value < least:
             raise ValueError(f"{name} {value} must be at least {least}")
     if not 0 <= args.excerpts <= 1:
         raise ValueError(f"--excerpts {args.excerpts} must be between 0 and 1")
-    if args.excerpts and args.tasks is None:
-        raise ValueError(f"--excerpts {args.excerpts} has no meaning without --tasks")
+    for name, value in ("--excerpts", args.excerpts), ("--questions", args.questions):
+        if value and args.tasks is None:
+            raise ValueError(f"{name} {value} has no meaning without --tasks")
     if args.tasks is not None:
         from npgpt.data.tales.tasks import examples
 
-        found = examples(
-            args.seed, read_tasks(args.tasks), (args.lang,) if args.lang else LANGS, args.part, args.excerpts
-        )
+        langs = (args.lang,) if args.lang else LANGS
+        found = examples(args.seed, read_tasks(args.tasks), langs, args.part, args.excerpts, args.questions)
         for example in itertools.islice(found, args.n):
             print(json.dumps(example.line(), ensure_ascii=False))
         return 0

@@ -12,6 +12,7 @@ from npgpt.cli import tales as cli
 from npgpt.cli.demo import write_course
 from npgpt.cli.tales_report import sample_texts, what_is_wrong
 from npgpt.data import source as sources
+from npgpt.data.examples import read_examples
 from npgpt.data.packing import IGNORED
 from npgpt.data.source import TalesSource, open_source
 from npgpt.data.tales import LANGS, NotATaleError, language_of, nats, parse, tales, texts
@@ -153,6 +154,18 @@ def test_tasks_of_excerpts_are_shorter(capsys, here):
         assert "--excerpts" in err
 
 
+def test_questions_follow_as_the_turns_of_a_conversation(capsys, here):
+    out = command(capsys, "tales", 4, "--tasks", "answer,summary", "--questions", 2)[1]
+    (here / "a.jsonl").write_text(out, "utf-8")
+    for line, example in zip(map(json.loads, out.splitlines()), read_examples([here / "a.jsonl"]), strict=True):
+        assert len(line["prompt"]) == len(line["completion"]) == 3
+        assert [*example.turns()] == [*zip(line["prompt"], line["completion"], strict=True)]
+    for flags in ("--tasks", "answer", "--questions", "-1"), ("--questions", 2):
+        code, _, err = command(capsys, "tales", *flags)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "--questions" in err
+
+
 def test_the_source_gives_tales_and_their_floor(here):
     source = open_source(["tales"], seed=3)
     assert isinstance(source, TalesSource)
@@ -260,7 +273,7 @@ def test_a_demo_of_an_unknown_task_is_refused(capsys, here, tasks):
 
 def test_a_course_fills_the_steps_and_begins_with_excerpts(here, monkeypatch):
     from npgpt import GPTConfig
-    from npgpt.data.examples import pack_examples, read_examples
+    from npgpt.data.examples import pack_examples
 
     tokenizer = open_source(["tales"], seed=3).make_tokenizer("bpe:900")
     GPT(GPTConfig(tokenizer.vocab_size, 500, 8, 1, 1)).save_pretrained(here / "base")

@@ -11,7 +11,18 @@ from npgpt.data.tales import LANGS, load_grammar, styles, tell
 from npgpt.data.tales.generate import Tale, tales, uniforms
 from npgpt.data.tales.grammar import nodes, pieces
 from npgpt.data.tales.score import key_facts, score, summaries
-from npgpt.data.tales.tasks import TASKS, Example, answer, examples, excerpt, gist, summary, summary_scene
+from npgpt.data.tales.tasks import (
+    TASKS,
+    Example,
+    answer,
+    examples,
+    excerpt,
+    further,
+    gist,
+    questions_about,
+    summary,
+    summary_scene,
+)
 
 N = 60
 
@@ -97,6 +108,38 @@ def test_an_excerpt_is_asked_only_of_what_it_tells(lang):
     for tale in itertools.islice(tales(0), 300):
         example = answer(with_words_told(excerpt(tale, u), lang), lang, u)
         assert "<untold>" not in example.prompt.rsplit("\n\n", 1)[1] + example.completion
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_questions_about_its_tale_follow_an_example(task):
+    for example in itertools.islice(examples(0, (task,), questions=3), 100):
+        line = example.line()
+        assert (line["task"], line["lang"]) == (task, example.lang)
+        turns = list(zip(line["prompt"], line["completion"], strict=True))
+        assert turns == [(example.prompt, example.completion), *example.more]
+        assert len(turns) == 4
+        asked = [turn for turn in questions_about(example.tale, example.lang) if example.prompt.endswith(turn[0])]
+        assert len(asked) == (task == "answer")
+        assert len({*asked, *example.more}) == len(asked) + 3
+        assert {*example.more} < {*questions_about(example.tale, example.lang)}
+
+
+@pytest.mark.parametrize("lang", LANGS)
+def test_no_more_questions_follow_than_an_excerpt_answers(lang):
+    u = uniforms(np.random.default_rng(0))
+    for tale in itertools.islice(tales(0), 300):
+        short = excerpt(tale, u)
+        told = with_words_told(short, lang)
+        example = further(answer(told, lang, u), told, 99, u)
+        assert len(example.more) == len(questions_about(short, lang)) - 1
+        assert not any("<untold>" in text for turn in example.more for text in turn)
+
+
+def test_every_question_comes_first_among_those_that_follow():
+    u = uniforms(np.random.default_rng(0))
+    tale = next(tales(0))
+    example = summary(tale, "en", u)
+    assert {further(example, tale, 1, u).more[0] for _ in range(300)} == {*questions_about(tale, "en")}
 
 
 @pytest.mark.parametrize("lang", LANGS)

@@ -27,6 +27,7 @@ class Example(NamedTuple):
     lang   the language of the prompt
     given  the variables of the tale that the prompt asks to use, for writing
     order  for writing, what is given: "title", "hero" (and something else), or "words"
+    more   further questions about the tale, as prompts that follow and their completions
     """
 
     task: str
@@ -36,10 +37,14 @@ class Example(NamedTuple):
     tale: Tale
     given: tuple[str, ...] = ()
     order: str = ""
+    more: tuple[tuple[str, str], ...] = ()
 
-    def line(self) -> dict[str, str]:
-        """Return what a line of a JSON lines file holds."""
-        return {"task": self.task, "lang": self.lang, "prompt": self.prompt, "completion": self.completion}
+    def line(self) -> dict[str, str | list[str]]:
+        """Return what a line of a JSON lines file holds: of a conversation, lists of its prompts and completions."""
+        prompts, completions = zip((self.prompt, self.completion), *self.more, strict=True)
+        turns = {"prompt": list(prompts), "completion": list(completions)}
+        one = {"prompt": self.prompt, "completion": self.completion}
+        return {"task": self.task, "lang": self.lang, **(turns if self.more else one)}
 
 
 def excerpt(tale: Tale, u: Uniform) -> Tale:
@@ -62,13 +67,25 @@ def gist(tale: Tale, u: Uniform) -> Tale:
 
 def answer(tale: Tale, lang: str, u: Uniform) -> Example:
     """Ask one of the questions that the tale, or an excerpt of one, answers."""
+    asked = questions_about(tale, lang)
+    prompt, completion = asked[int(u() * len(asked))]
+    return Example("answer", lang, tell(tale, lang, u) + prompt, completion, tale)
+
+
+def questions_about(tale: Tale, lang: str) -> list[tuple[str, str]]:
+    """Return the questions that a tale, or an excerpt of one, answers, as what follows its text, and the answers."""
     told = {var for node in tale.nodes for var in (*node.scene.draws, *node.scene.lets)}
     asked = [pair for node in tale.nodes for pair in node.scene.questions[lang] if variables(pair) <= told]
-    question, reply = (line.format_map(tale.forms(lang)) for line in asked[int(u() * len(asked))])
-    text = tell(tale, lang, u)
+    filled = [[line.format_map(tale.forms(lang)) for line in pair] for pair in asked]
     if lang == "en":
-        return Example("answer", lang, f"{text}\n\nQuestion: {question}\nAnswer:", " " + reply, tale)
-    return Example("answer", lang, f"{text}\n\n问题：{question}\n回答：", reply, tale)
+        return [(f"\n\nQuestion: {question}\nAnswer:", " " + reply) for question, reply in filled]
+    return [(f"\n\n问题：{question}\n回答：", reply) for question, reply in filled]
+
+
+def further(example: Example, tale: Tale, n: int, u: Uniform) -> Example:
+    """Let up to n questions about its tale follow an example, none of them asked in it already."""
+    left = [turn for turn in questions_about(tale, example.lang) if not example.prompt.endswith(turn[0])]
+    return example._replace(more=tuple(left.pop(int(u() * len(left))) for _ in range(min(n, len(left)))))
 
 
 def variables(lines: tuple[str, str]) -> set[str]:
@@ -154,12 +171,18 @@ SHORTER: dict[str, Callable[[Tale, Uniform], Tale]] = {"answer": excerpt, "summa
 
 
 def examples(
-    seed: int, tasks: tuple[str, ...] = TASKS, langs: tuple[str, ...] = LANGS, part: int = 0, excerpts: float = 0
+    seed: int,
+    tasks: tuple[str, ...] = TASKS,
+    langs: tuple[str, ...] = LANGS,
+    part: int = 0,
+    excerpts: float = 0,
+    questions: int = 0,
 ) -> Iterator[Example]:
     """Yield examples without end, of each task and language in turn, each of a tale of its own.
 
-    excerpts  the share of examples that are made of less than the whole tale, where the task allows it: to learn from,
-              for they cannot all be judged
+    excerpts   the share of examples that are made of less than the whole tale, where the task allows it: to learn from,
+               for they cannot all be judged
+    questions  up to so many further questions about its tale follow each example
     """
     u = styles(seed, "en", part)
     stream = tales(seed, part, load_grammar())
@@ -169,4 +192,5 @@ def examples(
                 tale = next(stream)
                 if excerpts and task in SHORTER and u() < excerpts:
                     tale = SHORTER[task](tale, u)
-                yield MAKERS[task](tale, lang, u)
+                example = MAKERS[task](tale, lang, u)
+                yield further(example, tale, questions, u) if questions else example
