@@ -221,7 +221,9 @@ def test_long_lines_are_left_out_on_request(capsys, here):
 
 
 def test_lines_are_learned_in_order_on_request(capsys, here, monkeypatch):
-    """Of lines in two halves the first steps see the first half alone; a run that goes on keeps to it."""
+    """Of lines in two halves the first steps see the first half alone; a run that goes on keeps to it. The last lines
+    are kept to validate.
+    """
     seen = []
 
     def note(self, batches, *args, **kwargs):
@@ -236,12 +238,16 @@ def test_lines_are_learned_in_order_on_request(capsys, here, monkeypatch):
     monkeypatch.setattr("npgpt.data.packing.GROUP", 100)
     lines = [{"prompt": f"What is {letter}?", "completion": "It is."} for letter in "1" * 300 + "2" * 300]
     (here / "tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert finetune(capsys, "--in-order")[0] == 0
+    code, out, _ = finetune(capsys, "--in-order")
+    assert code == 0
+    assert "What is 2?[" in out
     assert all("1?" in text and "2?" not in text for text in seen)
     assert command(capsys, "finetune", "base", "--resume", "--out", "r", "--max-steps", 6)[0] == 0
     assert all("1?" in text and "2?" not in text for text in seen)
     assert len(seen) == 6
-    assert finetune(capsys, out="any")[0] == 0
+    code, out, _ = finetune(capsys, out="any")
+    assert code == 0
+    assert "What is 1?[" in out  # the first of those kept
     assert any("2?" in text for text in seen[6:])
 
 

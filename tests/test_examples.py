@@ -141,6 +141,7 @@ def test_a_tenth_is_kept_to_validate(path):
     assert sorted(train + val) == sorted(source.examples)
     assert (train, val) == ExamplesSource([path]).split(seed=0)
     assert val != source.split(seed=1)[1]
+    assert source.split(seed=0, in_order=True) == (source.examples[:18], source.examples[18:])
     write(path, LINES[:2])
     assert [len(part) for part in ExamplesSource([path]).split(seed=0)] == [1, 1]
     write(path, LINES[:1])

@@ -1,5 +1,6 @@
 """Teach a trained model tasks, from JSON lines with a prompt and the completion that it should learn to give. The loss
-is that of the completions alone; a tenth of the lines is kept to validate. Writes a run folder; `npgpt ask` uses it."""
+is that of the completions alone; a tenth of the lines, at most 1,000, is kept to validate. Writes a run folder;
+`npgpt ask` uses it."""
 
 import argparse
 import dataclasses
@@ -33,7 +34,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--in-order",
         action="store_true",
-        help="learn the first lines first, as in a course, and begin again after the last; else they come in any order",
+        help="learn the first lines first, as in a course whose last lines are kept to validate, and begin again after "
+        "the last; else they come in any order",
     )
     parser.add_argument(
         "--lora",
@@ -150,9 +152,9 @@ def tune(
     from npgpt.data.examples import pack_examples
     from npgpt.lora import Adapters
 
-    train_part, val_part = source.split(config.seed)
-    n_positions = model.config.n_positions
     how, options, trained = settings["finetune"], {}, model.params.flat.size
+    train_part, val_part = source.split(config.seed, how["in_order"])
+    n_positions = model.config.n_positions
     train_data = pack_examples(train_part, tokenizer, n_positions, how["in_order"])
     val_data = pack_examples(val_part, tokenizer, n_positions)
     if not resume:

@@ -152,16 +152,18 @@ class ExamplesSource:
         self.examples = [example for number, example in enumerate(self.examples) if number not in long]
         self.skipped = len(long)
 
-    def split(self, seed: int) -> tuple[list[Example], list[Example]]:
+    def split(self, seed: int, in_order: bool = False) -> tuple[list[Example], list[Example]]:
         """Return the examples to train on, and those to validate: a random tenth, 1,000 at the most.
+
+        in_order  whether they are a course, whose last examples are what it leads to: then the last ones validate
 
         Raises ValueError for fewer than two examples.
         """
         n = len(self.examples)
         if n < 2:
             raise ValueError(f"{n} example is too few: it takes one to train on and one to validate")
-        order = np.random.default_rng(seed).permutation(n)
         n_val = min(MOST_TO_VALIDATE, max(1, int(VALIDATE * n)))
+        order = np.arange(n)[::-1] if in_order else np.random.default_rng(seed).permutation(n)
         val = set(order[:n_val].tolist())
         parts: tuple[list[Example], list[Example]] = [], []
         for number, example in enumerate(self.examples):
