@@ -60,7 +60,7 @@ def test_the_only_row_has_no_target():
     assert_as_exact("linear_cross_entropy", (normal(1, 5), normal(3, 5), np.array([-100])), dict)
 
 
-@pytest.mark.parametrize("which", [[0, 2], [1, 2, 5]])
+@pytest.mark.parametrize("which", [[0, 2], [1, 2, 5], [0, 1, 2, 3, 4, 5]])
 def test_the_rows_that_count_stand_anywhere(which):
     targets = np.full(6, -100)
     targets[which] = np.arange(len(which)) % 3

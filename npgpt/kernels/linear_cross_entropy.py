@@ -3,6 +3,8 @@
 Of a batch's N x V logits, the largest array of a step, there is one, and each of them is exponentiated once.
 """
 
+import math
+
 import numpy as np
 
 from npgpt.buffers import empty
@@ -18,22 +20,25 @@ def linear_cross_entropy_forward(
     """Do what npgpt.layers.linear_cross_entropy_forward does; keep the gradient of the logits for dout = 1."""
     rows = as_rows(x)
     ids, count = checked(targets, len(weight), ignore_index)
-    logits = np.dot(rows, weight.T, out=empty((len(rows), len(weight)), rows.dtype))
-    loss = rows.dtype.type(_forward(logits, ids, rows.dtype.type(1 / count)) / count)
+    kept = np.flatnonzero(ids != IGNORED)  # of a prompt, say, no logits are made
+    buffer = empty((len(rows), len(weight)), rows.dtype)  # of the same size at every step
+    rows = rows[kept]
+    logits = np.dot(rows, weight.T, out=buffer[: len(kept)])
+    loss = rows.dtype.type(_forward(logits, ids[kept], rows.dtype.type(1 / count)) / count)
     dlogits = logits
-    return loss, (rows, weight, dlogits, x.shape)
+    return loss, (rows, weight, dlogits, kept, x.shape)
 
 
 def linear_cross_entropy_backward(
     dout: np.ndarray | float, cache: tuple, dweight: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Do what npgpt.layers.linear_cross_entropy_backward does."""
-    rows, weight, dlogits, shape = cache
+    rows, weight, dlogits, kept, shape = cache
     scale = rows.dtype.type(dout)
-    dx = np.dot(dlogits, weight, out=empty(rows.shape, rows.dtype))
-    dx *= scale
-    # dout times the few numbers of x, not times the many of dlogits or of dweight
-    scaled = np.multiply(rows, scale, out=empty(rows.shape, rows.dtype))
+    dx = np.zeros((math.prod(shape[:-1]), shape[-1]), rows.dtype)
+    # dout times the few numbers of x and of dx, not times the many of dlogits or of dweight
+    dx[kept] = np.dot(dlogits, weight) * scale
+    scaled = rows * scale
     dweight = np.dot(dlogits.T, scaled, out=empty(weight.shape, weight.dtype) if dweight is None else dweight)
     return dx.reshape(shape), dweight
 
@@ -43,9 +48,6 @@ def _forward(logits: np.ndarray, ids: np.ndarray, scale: float) -> float:
     V = logits.shape[1]
     loss = np.float64(0)
     for n in range(logits.shape[0]):
-        if ids[n] == IGNORED:
-            logits[n, :] = 0
-            continue
         top = logits[n, 0]
         for v in range(V):
             top = max(top, logits[n, v])
