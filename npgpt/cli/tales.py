@@ -30,7 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="X",
-        help="the share of them that is made of excerpts, to be learned first; writing has none (default: 0)",
+        help="the share of them that is made of excerpts, to be learned first (default: 0)",
     )
     parser.add_argument(
         "--questions",

@@ -22,6 +22,7 @@ from npgpt.data.tales.tasks import (
     questions_about,
     summary,
     summary_scene,
+    write,
 )
 
 N = 60
@@ -110,6 +111,19 @@ def test_an_excerpt_is_asked_only_of_what_it_tells(lang):
         assert "<untold>" not in example.prompt.rsplit("\n\n", 1)[1] + example.completion
 
 
+@pytest.mark.parametrize("lang", LANGS)
+def test_an_excerpt_is_written_to_an_order_of_what_it_tells(lang):
+    u = uniforms(np.random.default_rng(0))
+    orders = set()
+    for tale in itertools.islice(tales(0), 300):
+        short = excerpt(tale, u)
+        example = write(with_words_told(short, lang), lang, u)
+        assert "<untold>" not in example.prompt
+        assert {*example.given} <= {var for node in short.nodes for var in node.scene.draws}
+        orders.add(example.order)
+    assert orders == {"title", "hero", "words"}
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_questions_about_its_tale_follow_an_example(task):
     for example in itertools.islice(examples(0, (task,), questions=3), 100):
@@ -159,13 +173,15 @@ def test_a_share_of_the_examples_is_of_excerpts():
         list(itertools.islice(examples(0, ("answer", "translate", "write"), excerpts=share), 600))
         for share in (0, 0.4, 1)
     )
-    for task, lang in itertools.product(("answer", "translate"), LANGS):
-        sizes = [[len(e.prompt) for e in found if (e.task, e.lang) == (task, lang)] for found in (whole, mixed, short)]
+    for task, lang in itertools.product(("answer", "translate", "write"), LANGS):
+        sizes = [
+            [len(e.completion if task == "write" else e.prompt) for e in found if (e.task, e.lang) == (task, lang)]
+            for found in (whole, mixed, short)
+        ]
         assert np.mean(sizes[2]) < 0.6 * np.mean(sizes[0])
         limit = max(sizes[2])
         assert sum(size <= limit for size in sizes[0]) < 10
         assert 20 < sum(size <= limit for size in sizes[1]) < 65
-    assert np.mean([len(e.completion) for e in short if e.task == "write"]) > 250
 
 
 @pytest.mark.parametrize("lang", LANGS)

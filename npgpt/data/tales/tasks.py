@@ -74,12 +74,17 @@ def answer(tale: Tale, lang: str, u: Uniform) -> Example:
 
 def questions_about(tale: Tale, lang: str) -> list[tuple[str, str]]:
     """Return the questions that a tale, or an excerpt of one, answers, as what follows its text, and the answers."""
-    told = {var for node in tale.nodes for var in (*node.scene.draws, *node.scene.lets)}
+    told = told_by(tale)
     asked = [pair for node in tale.nodes for pair in node.scene.questions[lang] if variables(pair) <= told]
     filled = [[line.format_map(tale.forms(lang)) for line in pair] for pair in asked]
     if lang == "en":
         return [(f"\n\nQuestion: {question}\nAnswer:", " " + reply) for question, reply in filled]
     return [(f"\n\n问题：{question}\n回答：", reply) for question, reply in filled]
+
+
+def told_by(tale: Tale) -> set[str]:
+    """Return the variables that a tale's own scenes draw or count."""
+    return {var for node in tale.nodes for var in (*node.scene.draws, *node.scene.lets)}
 
 
 def further(example: Example, tale: Tale, n: int, u: Uniform) -> Example:
@@ -117,14 +122,18 @@ def translate(tale: Tale, lang: str, u: Uniform) -> Example:
 
 
 def write(tale: Tale, lang: str, u: Uniform) -> Example:
-    """Ask for a tale with a title, about a hero and something else in it, or with three words."""
+    """Ask for a tale with a title, about a hero and something else in it, or with three words.
+
+    An excerpt that tells of less than three things is asked for by its title.
+    """
     text = tell(tale, lang, u)
     kind = int(u() * 3)
-    if kind == 0:
+    told = told_by(tale)
+    nouns = {var: shown(tale, var, lang) for var, name in tale.nodes[-1].bound.items() if name in SHOWN and var in told}
+    if kind == 0 or len(set(nouns.values())) < 3:
         title = text.split("\n", 1)[0]
         prompt = f"Write a tale: {title}\n\n" if lang == "en" else f"写一个故事：{title}\n\n"
         return Example("write", lang, prompt, text, tale, tuple(tale.nodes[0].scene.draws), "title")
-    nouns = {var: shown(tale, var, lang) for var, name in tale.nodes[-1].bound.items() if name in SHOWN}
     if kind == 1:
         hero, animal = nouns.pop("hero"), nouns.pop("kind")
         ((var, other),) = pick(nouns, 1, [animal], u).items()
@@ -166,8 +175,13 @@ MAKERS: dict[str, Callable[[Tale, str, Uniform], Example]] = {
 }
 
 
-# how a tale is shortened for a task; a tale that is written to order is short already
-SHORTER: dict[str, Callable[[Tale, Uniform], Tale]] = {"answer": excerpt, "summary": gist, "translate": excerpt}
+# how a tale is shortened for a task
+SHORTER: dict[str, Callable[[Tale, Uniform], Tale]] = {
+    "answer": excerpt,
+    "summary": gist,
+    "translate": excerpt,
+    "write": excerpt,
+}
 
 
 def examples(
@@ -180,8 +194,8 @@ def examples(
 ) -> Iterator[Example]:
     """Yield examples without end, of each task and language in turn, each of a tale of its own.
 
-    excerpts   the share of examples that are made of less than the whole tale, where the task allows it: to learn from,
-               for they cannot all be judged
+    excerpts   the share of examples that are made of less than the whole tale: to learn from, for they cannot all be
+               judged
     questions  up to so many further questions about its tale follow each example
     """
     u = styles(seed, "en", part)
@@ -190,7 +204,7 @@ def examples(
         for task in tasks:
             for lang in langs:
                 tale = next(stream)
-                if excerpts and task in SHORTER and u() < excerpts:
+                if excerpts and u() < excerpts:
                     tale = SHORTER[task](tale, u)
                 example = MAKERS[task](tale, lang, u)
                 yield further(example, tale, questions, u) if questions else example
