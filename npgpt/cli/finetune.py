@@ -131,7 +131,11 @@ def require_same(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) 
         ("finetune", "in_order", "--in-order cannot be added with --resume"),
         ("train", "dtype", "--dtype cannot change with --resume"),
         ("train", "optimizer", "--optimizer cannot change with --resume"),
-        ("train", "seed", "--seed cannot change with --resume: it says which examples are kept to validate"),
+        (
+            "train",
+            "seed",
+            "--seed cannot change with --resume: it says what is drawn, and what validates",
+        ),
     ):
         if saved[part].get(name) != settings[part][name]:
             raise ValueError(f"{folder}: {what}; start a new run")

@@ -17,11 +17,11 @@ from npgpt.data.tales.tasks import (
     answer,
     examples,
     excerpt,
-    further,
     gist,
     questions_about,
     summary,
     summary_scene,
+    with_questions,
     write,
 )
 
@@ -124,6 +124,14 @@ def test_an_excerpt_is_written_to_an_order_of_what_it_tells(lang):
     assert orders == {"title", "hero", "words"}
 
 
+def test_two_of_one_kind_are_one_word_of_an_order():
+    u = uniforms(np.random.default_rng(0))
+    tale = next(tale for tale in tales(0) if tale.plot == "gift")
+    words = tale.words | {"fkind": tale.words["kind"]}
+    nodes = [node for node in tale.nodes if {"kind", "fkind"} & node.scene.draws.keys()]
+    assert {write(Tale(tuple(nodes), words), "en", u).order for _ in range(30)} == {"title"}
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_questions_about_its_tale_follow_an_example(task):
     for example in itertools.islice(examples(0, (task,), questions=3), 100):
@@ -144,7 +152,7 @@ def test_no_more_questions_follow_than_an_excerpt_answers(lang):
     for tale in itertools.islice(tales(0), 300):
         short = excerpt(tale, u)
         told = with_words_told(short, lang)
-        example = further(answer(told, lang, u), told, 99, u)
+        example = with_questions(answer(told, lang, u), 99, u)
         assert len(example.more) == len(questions_about(short, lang)) - 1
         assert not any("<untold>" in text for turn in example.more for text in turn)
 
@@ -153,7 +161,7 @@ def test_every_question_comes_first_among_those_that_follow():
     u = uniforms(np.random.default_rng(0))
     tale = next(tales(0))
     example = summary(tale, "en", u)
-    assert {further(example, tale, 1, u).more[0] for _ in range(300)} == {*questions_about(tale, "en")}
+    assert {with_questions(example, 1, u).more[0] for _ in range(300)} == {*questions_about(tale, "en")}
 
 
 @pytest.mark.parametrize("lang", LANGS)

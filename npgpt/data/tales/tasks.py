@@ -87,9 +87,9 @@ def told_by(tale: Tale) -> set[str]:
     return {var for node in tale.nodes for var in (*node.scene.draws, *node.scene.lets)}
 
 
-def further(example: Example, tale: Tale, n: int, u: Uniform) -> Example:
+def with_questions(example: Example, n: int, u: Uniform) -> Example:
     """Let up to n questions about its tale follow an example, none of them asked in it already."""
-    left = [turn for turn in questions_about(tale, example.lang) if not example.prompt.endswith(turn[0])]
+    left = [turn for turn in questions_about(example.tale, example.lang) if not example.prompt.endswith(turn[0])]
     return example._replace(more=tuple(left.pop(int(u() * len(left))) for _ in range(min(n, len(left)))))
 
 
@@ -124,7 +124,7 @@ def translate(tale: Tale, lang: str, u: Uniform) -> Example:
 def write(tale: Tale, lang: str, u: Uniform) -> Example:
     """Ask for a tale with a title, about a hero and something else in it, or with three words.
 
-    An excerpt that tells of less than three things is asked for by its title.
+    An excerpt with fewer than three different words to give is asked for by its title.
     """
     text = tell(tale, lang, u)
     kind = int(u() * 3)
@@ -207,4 +207,4 @@ def examples(
                 if excerpts and u() < excerpts:
                     tale = SHORTER[task](tale, u)
                 example = MAKERS[task](tale, lang, u)
-                yield further(example, tale, questions, u) if questions else example
+                yield with_questions(example, questions, u) if questions else example
