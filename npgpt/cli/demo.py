@@ -5,24 +5,46 @@ each model. It shows the commands that it runs; they work by themselves, and wha
 import argparse
 import itertools
 import json
+import math
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from npgpt.cli.tales import TASKS, read_tasks
 
 if TYPE_CHECKING:
+    from npgpt.data.tales import tasks
     from npgpt.data.tales.score import Score
 
-TUNE = ["--in-order", "--learning-rate", "5e-3", "--eval-every", "1000", "--save-every", "1000"]
-# parts of a course: what share of the steps each takes, and which share of its examples is made of excerpts
-COURSE = ((0.25, 1.0), (0.75, 0.3))
+TUNE = ["--in-order", "--optimizer", "muon", "--weight-decay", "0.2", "--learning-rate", "2.5e-3"]
+TUNE += ["--eval-every", "1000", "--save-every", "1000"]
+
+
+class Part(NamedTuple):
+    """A part of a course: what share of the steps it takes, its task, which share of its examples is made of excerpts,
+    and up to how many further questions follow each."""
+
+    share: float
+    task: str
+    excerpts: float
+    questions: int = 0
+
+
+# questions teach to look up what a tale says; then that is put to use
+LOOK_UP = (Part(0.1, "answer", 1.0, 5), Part(0.15, "answer", 0.3, 5))
+COURSES = {
+    "answer": (*LOOK_UP, Part(0.75, "answer", 0.3, 5)),
+    "summary": (*LOOK_UP, Part(0.15, "summary", 1.0), Part(0.6, "summary", 0.3)),
+    "translate": (*LOOK_UP, Part(0.15, "translate", 1.0), Part(0.6, "translate", 0.3)),
+    "write": (LOOK_UP[0], Part(0.3, "write", 1.0), Part(0.6, "write", 0.0)),
+}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="runs/demo", metavar="FOLDER", help="for all runs (default: runs/demo)")
-    parser.add_argument("--base-steps", type=int, default=9200, metavar="N", help="of training (default: 9200)")
-    parser.add_argument("--tune-steps", type=int, default=9000, metavar="N", help="for each task (default: 9000)")
+    parser.add_argument("--base-steps", type=int, default=9500, metavar="N", help="of training (default: 9500)")
+    parser.add_argument("--tune-steps", type=int, default=12000, metavar="N", help="for each task (default: 12000)")
     parser.add_argument(
         "--tasks", default=",".join(TASKS), metavar="TASK,...", help=f"some of {','.join(TASKS)} (default: all)"
     )
@@ -89,38 +111,52 @@ def is_whole(out: Path) -> bool:
 
 
 def write_course(path: Path, task: str, base: Path, steps: int, seed: int) -> None:
-    """Write about as many examples of a task as the steps will see, those of excerpts first.
+    """Write about as many examples as the steps will see, as the task's course has them, and those that validate.
 
     Raises ValueError where none fits into the base's context.
     """
-    import numpy as np
-
     from npgpt.config import FINETUNE
-    from npgpt.data.packing import GROUP, best_fit
+    from npgpt.data.examples import MOST_TO_VALIDATE
     from npgpt.data.tales.corpus import LEARN
     from npgpt.data.tales.tasks import examples
     from npgpt.files import write_text
+
+    lines: list[str] = []
+    for number, part in enumerate(COURSES[task]):
+        found = examples(seed + number, (part.task,), part=LEARN, excerpts=part.excerpts, questions=part.questions)
+        groups, wanted = fitting(found, base), part.share * steps * FINETUNE["batch_size"]
+        while wanted > 0:
+            group, rows = next(groups)
+            # of the last part more than is wanted, for what lies behind it begins anew
+            enough = len(group) if part is COURSES[task][-1] else math.ceil(len(group) * min(1.0, wanted / rows))
+            lines += group[:enough]
+            wanted -= rows
+    learned = len(lines)
+    while len(lines) < learned + MOST_TO_VALIDATE:
+        lines += next(groups)[0]
+    print(f"{path}: {len(lines):,} examples\n")
+    write_text(path, "".join(lines))
+
+
+def fitting(found: "Iterator[tasks.Example]", base: Path) -> Iterator[tuple[list[str], int]]:
+    """Yield group by group the lines of the examples that fit into a model's context, and how many rows they fill."""
+    import numpy as np
+
+    from npgpt.data.examples import Example, encode_examples
+    from npgpt.data.packing import GROUP, best_fit
     from npgpt.pretrained import read_config
     from npgpt.tokenizer import Tokenizer
 
     tokenizer, n_positions = Tokenizer.from_pretrained(base), read_config(base / "config.json").n_positions
-    lines = []
-    for number, (share, excerpts) in enumerate(COURSE):
-        found = examples(seed + number, (task,), part=LEARN, excerpts=excerpts)
-        n_rows = 0
-        while n_rows < share * steps * FINETUNE["batch_size"]:
-            some = list(itertools.islice(found, GROUP))
-            prompts = tokenizer.encode_batch(example.prompt for example in some)
-            completions = tokenizer.encode_batch(example.completion for example in some)
-            sizes = np.array([len(a) + len(b) + 1 for a, b in zip(prompts, completions, strict=True)])
-            fits = sizes <= n_positions
-            if not fits.any():
-                raise ValueError(f"{base}: examples of the task {task} do not fit into its context of {n_positions}")
-            n_rows += best_fit(sizes[fits], n_positions)[2]
-            fitting = itertools.compress(some, fits)
-            lines += [json.dumps(example.line(), ensure_ascii=False) + "\n" for example in fitting]
-    print(f"{path}: {len(lines):,} examples\n")
-    write_text(path, "".join(lines))
+    while True:
+        some = list(itertools.islice(found, GROUP))
+        turns = [Example(made.prompt, made.completion, more=made.more) for made in some]
+        sizes = np.array([len(ids) + 1 for ids in encode_examples(turns, tokenizer)[0]])
+        fits = sizes <= n_positions
+        if not fits.any():
+            raise ValueError(f"{base}: examples of {some[0].task!r} do not fit into its context of {n_positions}")
+        lines = [json.dumps(made.line(), ensure_ascii=False) + "\n" for made in itertools.compress(some, fits)]
+        yield lines, best_fit(sizes[fits], n_positions)[2]
 
 
 def print_scores(folder: Path, tasks: list[str], n: int, seed: int) -> None:

@@ -7,17 +7,17 @@ import json
 import numpy as np
 import pytest
 
-from npgpt import GPT, Tokenizer
+from npgpt import GPT, GPTConfig, Tokenizer
 from npgpt.cli import tales as cli
-from npgpt.cli.demo import write_course
+from npgpt.cli.demo import COURSES, write_course
 from npgpt.cli.tales_report import sample_texts, what_is_wrong
 from npgpt.data import source as sources
-from npgpt.data.examples import read_examples
+from npgpt.data.examples import ExamplesSource, pack_examples, read_examples
 from npgpt.data.packing import IGNORED
 from npgpt.data.source import TalesSource, open_source
 from npgpt.data.tales import LANGS, NotATaleError, language_of, nats, parse, tales, texts
-from npgpt.data.tales.corpus import TRAIN, VALIDATE, TalesCorpus, langs_of
-from npgpt.data.tales.tasks import TASKS
+from npgpt.data.tales.corpus import TEST, TRAIN, VALIDATE, TalesCorpus, langs_of
+from npgpt.data.tales.tasks import TASKS, examples
 from tests.test_cli import command, stopped_after_a_step
 from tests.test_cli_train import saved
 
@@ -210,8 +210,6 @@ def test_samples_begin_anew_and_are_judged(here):
 
 
 def make_run(folder, tokenizer: Tokenizer):
-    from npgpt import GPTConfig
-
     end = tokenizer.require_end_id()
     config = GPTConfig(tokenizer.vocab_size, 40, 8, 1, 1, bos_token_id=end, eos_token_id=end)
     GPT(config).save_pretrained(folder / "m")
@@ -271,23 +269,60 @@ def test_a_demo_of_an_unknown_task_is_refused(capsys, here, tasks):
     assert not (here / "d").exists()
 
 
-def test_a_course_fills_the_steps_and_begins_with_excerpts(here, monkeypatch):
-    from npgpt import GPTConfig
-    from npgpt.data.examples import pack_examples
-
+@pytest.fixture
+def base(here, monkeypatch):
+    """A model's folder, with a context of 500; courses are of small groups, and 20 lines validate."""
     tokenizer = open_source(["tales"], seed=3).make_tokenizer("bpe:900")
     GPT(GPTConfig(tokenizer.vocab_size, 500, 8, 1, 1)).save_pretrained(here / "base")
     tokenizer.save_pretrained(here / "base")
     monkeypatch.setattr("npgpt.data.packing.GROUP", 50)
-    write_course(here / "c.jsonl", "answer", here / "base", 40, seed=1)
-    lines = [json.loads(line) for line in (here / "c.jsonl").read_text("utf-8").splitlines()]
-    assert {line["task"] for line in lines} == {"answer"}
-    rows = pack_examples(read_examples([here / "c.jsonl"]), tokenizer, 500, in_order=True).ids
-    assert 4 * 40 <= len(rows) < 4 * 40 + 40
-    sizes = [len(line["prompt"]) for line in lines if line["lang"] == "en"]
-    n = next(i for i, size in enumerate(sizes) if size > 500)
-    assert 0.2 < n / len(sizes) < 0.6
-    assert max(sizes[:n]) < 500 < np.mean(sizes[n:])
-    GPT(GPTConfig(tokenizer.vocab_size, 20, 8, 1, 1)).save_pretrained(here / "base")
-    with pytest.raises(ValueError, match="do not fit into its context of 20"):
-        write_course(here / "c.jsonl", "answer", here / "base", 40, seed=1)
+    monkeypatch.setattr("npgpt.data.examples.MOST_TO_VALIDATE", 20)
+    return here / "base"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_course_is_learned_to_its_end_and_no_further(base, task):
+    path = base / "course.jsonl"
+    write_course(path, task, base, 40, seed=1)
+    learned, kept = ExamplesSource([path]).split(seed=0, in_order=True)
+    rows = pack_examples(learned, Tokenizer.from_pretrained(base), 500, in_order=True).ids
+    assert (
+        4 * 40 <= len(rows) < 4 * 40 + 90
+    )  # up to 49 lines of a group for each of the parts, and 30 that validate not
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    assert {line["task"] for line in lines[-60:]} == {task}
+    assert len(kept) == 20
+    assert sum(part.share for part in COURSES[task]) == pytest.approx(1)
+    told = [e.prompt + e.completion for e in (*learned, *kept)]
+    assert len(set(told)) == len(told)
+    assert not set(told) & {e.prompt + e.completion for e in itertools.islice(examples(1, (task,), part=TEST), 300)}
+
+
+def test_a_short_course_reaches_its_task(base):
+    path = base / "course.jsonl"
+    write_course(path, "summary", base, 10, seed=1)
+    learned, _ = ExamplesSource([path]).split(seed=0, in_order=True)
+    n = next(i for i, example in enumerate(learned) if example.prompt.endswith(("Summary:", "摘要：")))
+    assert len(pack_examples(learned[:n], Tokenizer.from_pretrained(base), 500, in_order=True).ids) < 20 < 4 * 10
+
+
+def test_a_course_of_answers_begins_with_excerpts(base):
+    write_course(base / "course.jsonl", "answer", base, 40, seed=1)
+    lines = [json.loads(line) for line in (base / "course.jsonl").read_text("utf-8").splitlines()]
+    sizes = [len(line["prompt"][0]) for line in lines if line["lang"] == "en"]
+    assert 1.5 * np.mean(sizes[: len(sizes) // 10]) < np.mean(sizes[len(sizes) // 2 :])
+    assert {len(line["prompt"]) for line in lines} <= {2, 3, 4, 5, 6}
+    assert sum(len(line["prompt"]) == 6 for line in lines) > len(lines) / 2
+
+
+def test_a_course_of_summaries_begins_with_questions(base):
+    write_course(base / "course.jsonl", "summary", base, 40, seed=1)
+    lines = [json.loads(line) for line in (base / "course.jsonl").read_text("utf-8").splitlines()]
+    assert [task for task, _ in itertools.groupby(line["task"] for line in lines)] == ["answer", "summary"]
+
+
+def test_a_context_that_is_too_short_for_a_course_is_told(base):
+    config = GPTConfig(Tokenizer.from_pretrained(base).vocab_size, 20, 8, 1, 1)
+    GPT(config).save_pretrained(base)
+    with pytest.raises(ValueError, match="examples of 'answer' do not fit into its context of 20"):
+        write_course(base / "course.jsonl", "answer", base, 40, seed=1)
