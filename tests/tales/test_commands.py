@@ -35,8 +35,9 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_train_needs_no_data(capsys, here):
+def test_train_needs_no_data(capsys, here, monkeypatch):
     """It trains on English tales, and says how far above the floor of the validation tales it is."""
+    monkeypatch.setattr("npgpt.jit.is_compiled", lambda package: True)  # no line on stderr of a first compilation
     code, out, err = command(capsys, "train", "--out", "r", *QUICK)
     assert (code, err) == (0, "")
     floor = sum(nats(tale, "en") for tale in itertools.islice(tales(1337, VALIDATE), 5))
@@ -286,16 +287,27 @@ def test_a_course_is_learned_to_its_end_and_no_further(base, task):
     write_course(path, task, base, 40, seed=1)
     learned, kept = ExamplesSource([path]).split(seed=0, in_order=True)
     rows = pack_examples(learned, Tokenizer.from_pretrained(base), 500, in_order=True).ids
-    assert (
-        4 * 40 <= len(rows) < 4 * 40 + 90
-    )  # up to 49 lines of a group for each of the parts, and 30 that validate not
+    # up to 49 lines of the last group, and 30 of those behind it that do not validate
+    assert 4 * 40 <= len(rows) < 4 * 40 + 90
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     assert {line["task"] for line in lines[-60:]} == {task}
     assert len(kept) == 20
     assert sum(part.share for part in COURSES[task]) == pytest.approx(1)
     told = [e.prompt + e.completion for e in (*learned, *kept)]
     assert len(set(told)) == len(told)
-    assert not set(told) & {e.prompt + e.completion for e in itertools.islice(examples(1, (task,), part=TEST), 300)}
+
+
+def test_a_course_is_made_of_tales_that_judge_nothing(base, monkeypatch):
+    parts = set()
+
+    def note(*args, part, **options):
+        parts.add(part)
+        return examples(*args, part=part, **options)
+
+    monkeypatch.setattr("npgpt.data.tales.tasks.examples", note)
+    write_course(base / "course.jsonl", "summary", base, 10, seed=1)
+    assert len(parts) == 1
+    assert not parts & {TRAIN, VALIDATE, TEST}
 
 
 def test_a_short_course_reaches_its_task(base):
