@@ -131,11 +131,7 @@ def require_same(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) 
         ("finetune", "in_order", "--in-order cannot be added with --resume"),
         ("train", "dtype", "--dtype cannot change with --resume"),
         ("train", "optimizer", "--optimizer cannot change with --resume"),
-        (
-            "train",
-            "seed",
-            "--seed cannot change with --resume: it says what is drawn, and what validates",
-        ),
+        ("train", "seed", "--seed cannot change with --resume: it says what is drawn, and what validates"),
     ):
         if saved[part].get(name) != settings[part][name]:
             raise ValueError(f"{folder}: {what}; start a new run")

@@ -1,6 +1,7 @@
 """The head and its loss: the logits are made here and seen by nobody else, so their gradient is put in their place.
 
-Of a batch's N x V logits, the largest array of a step, there is one, and each of them is exponentiated once.
+Of a batch's N x V logits, the largest array of a step, there is one. Only those whose targets count are made, and each
+is exponentiated once.
 """
 
 import math

@@ -42,9 +42,12 @@ class Example(NamedTuple):
     def line(self) -> dict[str, str | list[str]]:
         """Return what a line of a JSON lines file holds: of a conversation, lists of its prompts and completions."""
         prompts, completions = zip((self.prompt, self.completion), *self.more, strict=True)
-        turns = {"prompt": list(prompts), "completion": list(completions)}
-        one = {"prompt": self.prompt, "completion": self.completion}
-        return {"task": self.task, "lang": self.lang, **(turns if self.more else one)}
+        return {
+            "task": self.task,
+            "lang": self.lang,
+            "prompt": list(prompts) if self.more else self.prompt,
+            "completion": list(completions) if self.more else self.completion,
+        }
 
 
 def excerpt(tale: Tale, u: Uniform) -> Tale:
