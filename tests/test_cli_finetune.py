@@ -140,6 +140,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(capsys, here, lora):
         ("ask", ["RUN"]),
         ("ask nosuch --prompt a", ["nosuch"]),
         ("ask base --prompt a --data tasks.jsonl", ["--prompt and --data"]),
+        ("ask base --prompt a --lang zh", ["--lang zh", "--task"]),
         ("ask base --task sing", ["sing"]),
         ("ask base --data bad.jsonl --seed -1", ["--seed -1"]),
         ("ask base --data nosuch.jsonl", ["nosuch.jsonl"]),

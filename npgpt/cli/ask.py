@@ -22,7 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", choices=TASKS, help="an example of this task, made from a tale; judges the completion"
     )
-    parser.add_argument("--lang", choices=LANGS, default="en", help="of that example (default: en)")
+    parser.add_argument("--lang", choices=LANGS, help="of that example (default: en)")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="(default: as many as the context holds)")
     parser.add_argument(
         "--temperature", type=float, default=0.0, metavar="X", help="0 takes the likeliest token (default: 0)"
@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
     given = [name for name in ("prompt", "data", "task") if getattr(args, name) is not None]
     if len(given) > 1:
         raise ValueError(f"--{given[0]} and --{given[1]}: give one of them")
+    if args.lang is not None and args.task is None:
+        raise ValueError(f"--lang {args.lang} has no meaning without --task")
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed} must be at least 0")
     from npgpt.cli.sample import open_run
@@ -94,7 +96,7 @@ def complete_example(model: "GPT", tokenizer: "Tokenizer", args: argparse.Namesp
     from npgpt.data.tales.score import score
     from npgpt.data.tales.tasks import examples
 
-    example = next(examples(args.seed, (args.task,), (args.lang,), part=TEST))
+    example = next(examples(args.seed, (args.task,), (args.lang or "en",), part=TEST))
     print(example.prompt, end="", flush=True)
     judged = score(example, complete(model, tokenizer, example.prompt, args))
     print("\nright" if judged.right else f"\nwrong: {judged.why}")
