@@ -28,7 +28,7 @@ if lang == "zh":
     order = f"用这些词写一个故事：{'、'.join(words)}\n\n"
 model, tokenizer = npgpt.GPT.from_pretrained(run), npgpt.Tokenizer.from_pretrained(run)
 for seed in range(5):
-    text = tokenizer.decode(answer_tokens(model, tokenizer, order, temperature=0.5, seed=seed))
+    text = tokenizer.decode(answer_tokens(model, tokenizer, order, temperature=0.8, top_p=0.9, seed=seed))
     missing = [word for word in words if word not in text]
     try:
         parse(text, lang)

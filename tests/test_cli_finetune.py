@@ -1,5 +1,6 @@
 """`npgpt finetune` and `npgpt ask`: what they write and say, LoRA, Ctrl-C and --resume, and a user's mistakes."""
 
+import argparse
 import io
 import json
 import shutil
@@ -9,8 +10,10 @@ import pytest
 
 from npgpt import GPT, Tokenizer
 from npgpt.adapters import load_adapter
+from npgpt.answering import answers
 from npgpt.checkpoint import STATE
-from npgpt.cli import main
+from npgpt.cli import ask, main
+from npgpt.data.examples import Example, encode_examples
 from npgpt.pretrained import read_tensors
 from tests.test_cli import command, stopped_after_a_step
 from tests.test_cli_train import saved
@@ -263,6 +266,65 @@ def test_ask_reads_standard_input_and_makes_tasks(capsys, here, monkeypatch):
     assert "the prompt is too long" in err
     code, out, _ = command(capsys, "ask", "base", "--prompt", prompt, "--temperature", 5, "--seed", 1)
     assert out != command(capsys, "ask", "base", "--prompt", prompt, "--temperature", 5, "--seed", 2)[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "temperature", "top_p"),
+    [
+        ([], 0, None),
+        (["--prompt", "a", "--top-p", "0.5"], 0, 0.5),
+        (["--task", "answer"], 0, None),
+        (["--task", "write"], 0.8, 0.9),
+        (["--task", "write", "--top-p", "0.5"], 0.8, 0.5),
+        (["--task", "write", "--temperature", "0"], 0, None),
+        (["--task", "write", "--temperature", "0.7", "--top-p", "0.6"], 0.7, 0.6),
+    ],
+)
+def test_ask_draws_as_it_suits_the_task_unless_told(flags, temperature, top_p):
+    parser = argparse.ArgumentParser()
+    ask.add_flags(parser)
+    args = parser.parse_args(["r", *flags, "--max-new-tokens", "7", "--top-k", "3", "--seed", "9"])
+    assert ask.settings(args) == (7, temperature, 3, top_p, 9)
+
+
+def test_answers_are_drawn_one_after_another(here):
+    model, tokenizer = GPT.from_pretrained("base"), Tokenizer.from_pretrained("base")
+    prompts = [LINES[0]["prompt"]] * 3
+    drawn = list(answers(model, tokenizer, prompts, 5.0, seed=1))
+    assert len(set(drawn)) == 3
+    assert drawn == list(answers(model, tokenizer, prompts, 5.0, seed=1))
+    assert drawn != list(answers(model, tokenizer, prompts, 5.0, seed=2))
+    likeliest = list(answers(model, tokenizer, prompts))
+    assert len(set(likeliest)) == 1
+    assert list(answers(model, tokenizer, prompts, 5.0, 1e-9)) == likeliest
+
+
+def test_ask_goes_through_a_conversation_as_it_was_learned(capsys, here, monkeypatch):
+    """Each prompt comes behind what the model itself has said before, as a row of training would have it."""
+    seen = []
+    tokenizer = Tokenizer.from_pretrained("base")
+
+    def say(model, ids, *rest):
+        seen.append(ids)
+        return iter(tokenizer.encode(f"It is {len(seen)}."))
+
+    monkeypatch.setattr("npgpt.answering.generate", say)
+    asked = ["Is 它 2? ", "Is it 3? "]
+    line = {"prompt": asked, "completion": ["It is 1.", "It is 3."]}
+    (here / "ask.jsonl").write_text(json.dumps(line) + "\n" + json.dumps({"prompt": asked}) + "\n")
+    code, out, err = command(capsys, "ask", "base", "--data", "ask.jsonl")
+    assert (code, err) == (0, "1 of 2 completions are those of the file, word for word\n")
+    said = [["It is 1.", "It is 2."], ["It is 3.", "It is 4."]]
+    assert [json.loads(line) for line in out.splitlines()] == [{"prompt": asked, "completion": c} for c in said]
+    end = tokenizer.require_end_id()
+    for number, (first, second) in enumerate(said):
+        whole = encode_examples([Example(asked[0], first, more=((asked[1], second),))], tokenizer)[0][0]
+        assert seen[2 * number] == [end, *tokenizer.encode(asked[0])]
+        assert [*seen[2 * number + 1], *tokenizer.encode(second)] == [end, *whole]
+    (here / "ask.jsonl").write_text(json.dumps({"prompt": ["a", "b" * 99]}) + "\n")
+    code, _, err = command(capsys, "ask", "base", "--data", "ask.jsonl")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "ask.jsonl:1: the conversation is too long" in err
 
 
 def test_ask_needs_no_completions(capsys, here):

@@ -18,14 +18,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", metavar="TEXT", help="what to complete (default: standard input, without its last line end)"
     )
-    parser.add_argument("--data", metavar="FILE", help="JSON lines with a prompt each; prints them with completions")
+    parser.add_argument(
+        "--data", metavar="FILE", help="JSON lines with a prompt each, or several; prints them with completions"
+    )
     parser.add_argument(
         "--task", choices=TASKS, help="an example of this task, made from a tale; judges the completion"
     )
     parser.add_argument("--lang", choices=LANGS, help="of that example (default: en)")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="(default: as many as the context holds)")
     parser.add_argument(
-        "--temperature", type=float, default=0.0, metavar="X", help="0 takes the likeliest token (default: 0)"
+        "--temperature",
+        type=float,
+        metavar="X",
+        help="0 takes the likeliest token (default: 0; for --task write 0.8, with --top-p 0.9)",
     )
     parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens alone")
     parser.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest tokens with probability P")
@@ -57,13 +62,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def settings(args: argparse.Namespace) -> tuple[int | None, float, int | None, float | None, int]:
+    """Return how a completion is drawn: as it is asked for, or as it suits the task."""
+    from npgpt.data.tales.tasks import DRAWN
+
+    temperature, top_p = DRAWN.get(args.task, (0.0, None))
+    if args.temperature is not None:
+        temperature, top_p = args.temperature, None
+    return args.max_new_tokens, temperature, args.top_k, top_p if args.top_p is None else args.top_p, args.seed
+
+
 def complete(model: "GPT", tokenizer: "Tokenizer", prompt: str, args: argparse.Namespace) -> str:
     """Print a completion as it comes, and return it."""
     from npgpt.answering import answer_tokens
 
-    settings = (args.max_new_tokens, args.temperature, args.top_k, args.top_p, args.seed)
     pieces = []
-    for piece in tokenizer.decode_stream(answer_tokens(model, tokenizer, prompt, *settings)):
+    for piece in tokenizer.decode_stream(answer_tokens(model, tokenizer, prompt, *settings(args))):
         print(piece, end="", flush=True)
         pieces.append(piece)
     print()
@@ -71,20 +85,29 @@ def complete(model: "GPT", tokenizer: "Tokenizer", prompt: str, args: argparse.N
 
 
 def complete_lines(model: "GPT", tokenizer: "Tokenizer", args: argparse.Namespace) -> int:
-    """Print each line with the model's completion, and to stderr how many are those that the file has."""
+    """Print each line with the model's completions, and to stderr how many are those that the file has.
+
+    Of a conversation each prompt is completed with the model's own earlier completions in view.
+    """
     from npgpt.answering import answer_tokens
     from npgpt.data.examples import read_examples
 
-    settings = (args.max_new_tokens, args.temperature, args.top_k, args.top_p, args.seed)
     same = with_completion = 0
     for example in read_examples([args.data], completions=False):
-        try:
-            found = tokenizer.decode(list(answer_tokens(model, tokenizer, example.prompt, *settings)))
-        except ValueError as error:
-            raise ValueError(f"{example.where}: {error}") from None
-        print(json.dumps({"prompt": example.prompt, "completion": found}, ensure_ascii=False), flush=True)
-        with_completion += bool(example.completion)
-        same += bool(example.completion) and found.strip() == example.completion.strip()
+        turns: list[tuple[str, str]] = []
+        for prompt, completion in example.turns():
+            try:
+                tokens = list(answer_tokens(model, tokenizer, prompt, *settings(args), before=turns))
+            except ValueError as error:
+                raise ValueError(f"{example.where}: {error}") from None
+            turns.append((prompt, tokenizer.decode(tokens)))
+            with_completion += bool(completion)
+            same += bool(completion) and turns[-1][1].strip() == completion.strip()
+        prompts, found = map(list, zip(*turns, strict=True))
+        line = (
+            {"prompt": prompts, "completion": found} if example.more else {"prompt": prompts[0], "completion": found[0]}
+        )
+        print(json.dumps(line, ensure_ascii=False), flush=True)
     if with_completion:
         print(f"{same} of {with_completion} completions are those of the file, word for word", file=sys.stderr)
     return 0

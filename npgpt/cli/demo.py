@@ -183,15 +183,16 @@ def scores_of(run: Path, task: str, n: int, seed: int) -> "dict[str, list[Score]
     from npgpt.data.tales import LANGS
     from npgpt.data.tales.corpus import TEST
     from npgpt.data.tales.score import score
-    from npgpt.data.tales.tasks import examples
+    from npgpt.data.tales.tasks import DRAWN, examples
     from npgpt.model import GPT
     from npgpt.tokenizer import Tokenizer
 
     model, tokenizer = GPT.from_pretrained(run), Tokenizer.from_pretrained(run)
     tests = list(itertools.islice(examples(seed, (task,), part=TEST), n * len(LANGS)))
     fits = [test for test in tests if len(tokenizer.encode(test.prompt)) + 2 < model.config.n_positions]
-    found = zip(fits, answers(model, tokenizer, [test.prompt for test in fits]), strict=True)
+    temperature, top_p = DRAWN.get(task, (0.0, None))
+    found = answers(model, tokenizer, (test.prompt for test in fits), temperature, top_p, seed)
     scores: dict[str, list[Score]] = {lang: [] for lang in LANGS}
-    for test, text in found:
+    for test, text in zip(fits, found, strict=True):
         scores[test.lang].append(score(test, text))
     return scores

@@ -9,7 +9,7 @@ import pytest
 
 from npgpt import GPT, GPTConfig, Tokenizer
 from npgpt.cli import tales as cli
-from npgpt.cli.demo import COURSES, write_course
+from npgpt.cli.demo import COURSES, scores_of, write_course
 from npgpt.cli.tales_report import sample_texts, what_is_wrong
 from npgpt.data import source as sources
 from npgpt.data.examples import ExamplesSource, pack_examples, read_examples
@@ -260,6 +260,15 @@ def test_the_demo_trains_tunes_scores_and_goes_on(capsys, here, monkeypatch):
     code, _, err = command(capsys, *flags, "--tune-steps", 2)
     assert (code, err.count("\n")) == (2, 1)
     assert "d/answer was begun with max_steps=1, not 2" in err
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_demo_draws_as_it_suits_the_task(base, monkeypatch, task):
+    """It scores a tale to order by a draw, and all else by the likeliest tokens."""
+    seen = []
+    monkeypatch.setattr("npgpt.answering.answers", lambda *args: seen.append(args[3:]) or ["" for _ in args[2]])
+    assert {lang: len(scores) for lang, scores in scores_of(base, task, 4, seed=5).items()} == {"en": 4, "zh": 4}
+    assert seen == [(0.8, 0.9, 5) if task == "write" else (0.0, None, 5)]
 
 
 @pytest.mark.parametrize("tasks", ["", "answer,", "anwser", "answer, write"])
