@@ -1,33 +1,68 @@
 """Measure how well a model predicts a text: mean loss in nats a token, perplexity, and bits a byte, over the whole
-file. Bits a byte compare between tokenizers."""
+file. Bits a byte compare between tokenizers. Of tales that it has not seen it also says what no model can get below."""
 
 import argparse
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from npgpt.model import GPT
+    from npgpt.tokenizer import Tokenizer
+
+SEED = 1337  # of the tales
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
-    parser.add_argument("--data", required=True, metavar="FILE", help="a UTF-8 text file")
+    parser.add_argument("--data", required=True, metavar="FILE", help="a UTF-8 text file, or tales, tales:en, tales:zh")
     parser.add_argument("--last", action="store_true", help="the model of the last step, not the best one")
 
 
 def run(args: argparse.Namespace) -> int:
     from npgpt.cli.sample import open_run
+    from npgpt.data.tales.corpus import langs_of
+
+    langs = langs_of(args.data)
+    model, tokenizer = open_run(args.run, args.last)
+    if langs:
+        return of_tales(model, tokenizer, langs)
+    return of_text(model, tokenizer, args.data)
+
+
+def of_text(model: "GPT", tokenizer: "Tokenizer", file: str) -> int:
     from npgpt.data import read_text
     from npgpt.evaluate import whole_loss
 
-    model, tokenizer = open_run(args.run, args.last)
-    text = read_text(args.data)
+    text = read_text(file)
     try:
         ids = tokenizer.encode(text)
     except ValueError as error:
-        raise ValueError(f"{args.data}: {error}") from None
-    loss = whole_loss(model, ids)
+        raise ValueError(f"{file}: {error}") from None
     # the first token is not predicted, so its bytes do not count either
-    predicted = len(ids) - 1
-    predicted_bytes = len(tokenizer.decode_bytes(ids[1:]))
+    print_loss(whole_loss(model, ids), len(ids) - 1, len(tokenizer.decode_bytes(ids[1:])))
+    return 0
+
+
+def of_tales(model: "GPT", tokenizer: "Tokenizer", langs: tuple[str, ...]) -> int:
+    """Print the loss of tales that no run trains on or validates with, each computed by itself, and its floor."""
+    import numpy as np
+
+    from npgpt.data.packing import IGNORED
+    from npgpt.data.tales.corpus import TEST, VALIDATION_TALES, TalesCorpus
+    from npgpt.evaluate import whole_loss
+
+    corpus = TalesCorpus(langs, SEED)
+    floor = corpus.floor(VALIDATION_TALES, TEST)
+    packed = corpus.packed(tokenizer, VALIDATION_TALES, TEST, model.config.n_positions)
+    loss, predicted = whole_loss(model, packed), int(np.count_nonzero(packed.targets != IGNORED))
+    print_loss(loss, predicted, floor.n_bytes)
+    lowest = floor.nats / predicted
+    print(f"floor       {lowest:.4f} nats a token; the model is {100 * (loss / lowest - 1):.1f}% above it")
+    return 0
+
+
+def print_loss(loss: float, predicted: int, predicted_bytes: int) -> None:
     print(f"loss        {loss:.4f} nats a token")
     print(f"perplexity  {math.exp(loss):.4g}" if loss < 700 else "perplexity  inf")
     print(f"bits/byte   {loss * predicted / math.log(2) / predicted_bytes:.4f}")
     print(f"tokens      {predicted:,} ({predicted_bytes:,} bytes)")
-    return 0

@@ -79,6 +79,7 @@ def test_both_languages_go_on_after_a_stop(capsys, here):
         ("tales --seed -1", ["--seed -1"]),
         ("tales --part -1", ["--part -1"]),
         ("tales --lang fr", ["fr"]),
+        ("eval nosuch --data tales:fr", ["tales:fr", "en and zh"]),
         ("tales --tasks anser", ["anser", "did you mean 'answer'"]),
         ("tales --check nosuch.txt", ["nosuch.txt", "no such file"]),
         ("plot nosuch", ["nosuch", "npgpt train"]),
@@ -260,6 +261,27 @@ def test_the_demo_trains_tunes_scores_and_goes_on(capsys, here, monkeypatch):
     code, _, err = command(capsys, *flags, "--tune-steps", 2)
     assert (code, err.count("\n")) == (2, 1)
     assert "d/answer was begun with max_steps=1, not 2" in err
+
+
+@pytest.mark.parametrize("langs", [("en",), ("zh",), LANGS])
+def test_eval_measures_tales_one_by_one_beside_their_floor(capsys, base, monkeypatch, langs):
+    """Its loss is that of each tale by itself, behind the end token, and with the one that ends it."""
+    monkeypatch.setattr("npgpt.data.tales.corpus.VALIDATION_TALES", 7)
+    code, out, _ = command(capsys, "eval", "base", "--data", f"tales:{'+'.join(langs)}")
+    assert code == 0
+    model, tokenizer = GPT.from_pretrained("base"), Tokenizer.from_pretrained("base")
+    corpus, end = TalesCorpus(langs, 1337), tokenizer.require_end_id()
+    total = tokens = n_bytes = 0
+    for text in corpus.texts(7, TEST):
+        ids = np.array([end, *tokenizer.encode(text), end])
+        total += model.loss(ids[None, :-1], ids[None, 1:]) * (len(ids) - 1)
+        tokens += len(ids) - 1
+        n_bytes += len(text.encode())
+    floor = corpus.floor(7, TEST).nats
+    assert f"loss        {total / tokens:.4f} nats a token\n" in out
+    assert f"bits/byte   {total / np.log(2) / n_bytes:.4f}\n" in out
+    assert f"tokens      {tokens:,} ({n_bytes:,} bytes)\n" in out
+    assert f"floor       {floor / tokens:.4f} nats a token; the model is {100 * (total / floor - 1):.1f}% above" in out
 
 
 @pytest.mark.parametrize("task", TASKS)
