@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from npgpt.cli.tales import TASKS, read_tasks
+from npgpt.cli.tales import LANGS, TASKS, read_tasks
 
 if TYPE_CHECKING:
     from npgpt.data.tales import tasks
@@ -23,12 +23,13 @@ TUNE += ["--eval-every", "1000", "--save-every", "1000"]
 
 class Part(NamedTuple):
     """A part of a course: what share of the steps it takes, its task, which share of its examples is made of excerpts,
-    and up to how many further questions follow each."""
+    up to how many further questions follow each, and up to how many words an order gives."""
 
     share: float
     task: str
     excerpts: float
     questions: int = 0
+    words: int = 3
 
 
 # questions teach to look up what a tale says; then that is put to use
@@ -37,7 +38,12 @@ COURSES = {
     "answer": (*LOOK_UP, Part(0.75, "answer", 0.3, 5)),
     "summary": (*LOOK_UP, Part(0.15, "summary", 1.0), Part(0.6, "summary", 0.3)),
     "translate": (*LOOK_UP, Part(0.15, "translate", 1.0), Part(0.6, "translate", 0.3)),
-    "write": (LOOK_UP[0], Part(0.3, "write", 1.0), Part(0.6, "write", 0.0)),
+    "write": (
+        Part(0.08, "answer", 1.0, 5),
+        Part(0.22, "write", 1.0, words=8),
+        Part(0.4, "write", 0.0, words=8),
+        Part(0.3, "write", 0.0, words=4),
+    ),
 }
 
 
@@ -123,7 +129,8 @@ def write_course(path: Path, task: str, base: Path, steps: int, seed: int) -> No
 
     lines: list[str] = []
     for number, part in enumerate(COURSES[task]):
-        found = examples(seed + number, (part.task,), part=LEARN, excerpts=part.excerpts, questions=part.questions)
+        options = part.excerpts, part.questions, part.words
+        found = examples(seed + number, (part.task,), LANGS, LEARN, *options)
         groups, wanted = fitting(found, base), part.share * steps * FINETUNE["batch_size"]
         while wanted > 0:
             group, rows = next(groups)
@@ -180,7 +187,6 @@ def print_scores(folder: Path, tasks: list[str], n: int, seed: int) -> None:
 def scores_of(run: Path, task: str, n: int, seed: int) -> "dict[str, list[Score]]":
     """Return the scores of n completions in each language; prompts that are too long have none."""
     from npgpt.answering import answers
-    from npgpt.data.tales import LANGS
     from npgpt.data.tales.corpus import TEST
     from npgpt.data.tales.score import score
     from npgpt.data.tales.tasks import DRAWN, examples

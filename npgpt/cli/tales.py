@@ -11,10 +11,11 @@ from npgpt.config import nearest
 # as in npgpt.data.tales, which takes NumPy: too slow for a page of help
 LANGS = ("en", "zh")
 TASKS = ("answer", "summary", "translate", "write")
+WORDS = 3
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("n", nargs="?", type=int, default=1, metavar="N", help="how many (default: 1)")
+    parser.add_argument("n", nargs="?", type=int, metavar="N", help="how many (default: 1)")
     parser.add_argument("--lang", choices=LANGS, help="English or Chinese (default: en; of tasks, both)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
     parser.add_argument("--part", type=int, default=0, metavar="P", help="other tales of the same seed (default: 0)")
@@ -39,36 +40,53 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="up to K further questions about its tale follow each of them, the turns of a conversation (default: 0)",
     )
+    parser.add_argument(
+        "--words",
+        type=int,
+        default=WORDS,
+        metavar="K",
+        help="an order to write with some words gives from three up to K of them (default: 3)",
+    )
     parser.add_argument("--check", metavar="FILE", help="a text: say where it leaves the grammar; - is standard input")
 
 
 def run(args: argparse.Namespace) -> int:
+    n = 1 if args.n is None else args.n
     if args.check is not None:
+        for name, value in ("N", args.n), ("--tasks", args.tasks):
+            if value is not None:
+                raise ValueError(f"{name} {value} has no meaning with --check")
         return check(args.check, args.lang)
     for name, value, least in (
-        ("N", args.n, 1),
+        ("N", n, 1),
         ("--seed", args.seed, 0),
         ("--part", args.part, 0),
         ("--questions", args.questions, 0),
+        ("--words", args.words, WORDS),
     ):
         if value < least:
             raise ValueError(f"{name} {value} must be at least {least}")
     if not 0 <= args.excerpts <= 1:
         raise ValueError(f"--excerpts {args.excerpts} must be between 0 and 1")
-    for name, value in ("--excerpts", args.excerpts), ("--questions", args.questions):
-        if value and args.tasks is None:
+    for name, value, default in (
+        ("--excerpts", args.excerpts, 0),
+        ("--questions", args.questions, 0),
+        ("--words", args.words, WORDS),
+    ):
+        if value != default and args.tasks is None:
             raise ValueError(f"{name} {value} has no meaning without --tasks")
     if args.tasks is not None:
         from npgpt.data.tales.tasks import examples
 
         langs = (args.lang,) if args.lang else LANGS
-        found = examples(args.seed, read_tasks(args.tasks), langs, args.part, args.excerpts, args.questions)
-        for example in itertools.islice(found, args.n):
+        tasks = read_tasks(args.tasks)
+        found = examples(args.seed, tasks, langs, args.part, args.excerpts, args.questions, args.words)
+        for example in itertools.islice(found, n):
             print(json.dumps(example.line(), ensure_ascii=False))
         return 0
     from npgpt.data.tales import texts
 
-    for i, text in enumerate(itertools.islice(texts(args.seed, args.lang or "en", args.part), args.n)):
+    for i, text in enumerate(itertools.islice(texts(args.seed, args.lang or "en", args.part), n)):
         print(f"\n{'-' * 40}\n\n{text}" if i else text)
     return 0
 

@@ -78,6 +78,8 @@ def test_both_languages_go_on_after_a_stop(capsys, here):
         ("tales many", ["many"]),
         ("tales --seed -1", ["--seed -1"]),
         ("tales --part -1", ["--part -1"]),
+        ("tales --tasks --words 2", ["--words 2", "at least 3"]),
+        ("tales --words 5", ["--words 5", "--tasks"]),
         ("tales --lang fr", ["fr"]),
         ("eval nosuch --data tales:fr", ["tales:fr", "en and zh"]),
         ("tales --tasks anser", ["anser", "did you mean 'answer'"]),
@@ -89,6 +91,8 @@ def test_both_languages_go_on_after_a_stop(capsys, here):
         ("plot p", ["train.json", "the floor is 'x'"]),
         ("plot q", ["metrics.jsonl:1", "not a line of metrics"]),
         ("tales --check=", ["--check is empty"]),
+        ("tales 3 --check a.txt", ["N 3", "--check"]),
+        ("tales --tasks answer --check a.txt", ["--tasks answer", "--check"]),
         ("demo --base-steps 0", ["--base-steps 0"]),
         ("demo --tests -3", ["--tests -3"]),
         ("demo --out=", ["--out is empty"]),
@@ -154,6 +158,13 @@ def test_tasks_of_excerpts_are_shorter(capsys, here):
         code, _, err = command(capsys, "tales", *flags)
         assert (code, err.count("\n")) == (2, 1)
         assert "--excerpts" in err
+
+
+def test_an_order_gives_as_many_words_as_are_asked_for(capsys, here):
+    out = command(capsys, "tales", 60, "--tasks", "write", "--lang", "en", "--words", 7)[1]
+    prompts = [json.loads(line)["prompt"] for line in out.splitlines()]
+    given = {prompt.count(", ") + 1 for prompt in prompts if prompt.startswith("Write a tale with these words: ")}
+    assert given == {3, 4, 5, 6, 7}
 
 
 def test_questions_follow_as_the_turns_of_a_conversation(capsys, here):
@@ -331,9 +342,9 @@ def test_a_course_is_learned_to_its_end_and_no_further(base, task):
 def test_a_course_is_made_of_tales_that_judge_nothing(base, monkeypatch):
     parts = set()
 
-    def note(*args, part, **options):
+    def note(seed, tasks, langs, part, *options):
         parts.add(part)
-        return examples(*args, part=part, **options)
+        return examples(seed, tasks, langs, part, *options)
 
     monkeypatch.setattr("npgpt.data.tales.tasks.examples", note)
     write_course(base / "course.jsonl", "summary", base, 10, seed=1)
@@ -362,6 +373,16 @@ def test_a_course_of_summaries_begins_with_questions(base):
     write_course(base / "course.jsonl", "summary", base, 40, seed=1)
     lines = [json.loads(line) for line in (base / "course.jsonl").read_text("utf-8").splitlines()]
     assert [task for task, _ in itertools.groupby(line["task"] for line in lines)] == ["answer", "summary"]
+
+
+def test_a_course_of_orders_begins_with_questions_and_many_words(base):
+    write_course(base / "course.jsonl", "write", base, 40, seed=1)
+    lines = [json.loads(line) for line in (base / "course.jsonl").read_text("utf-8").splitlines()]
+    assert [task for task, _ in itertools.groupby(line["task"] for line in lines)] == ["answer", "write"]
+    orders = [line["prompt"] for line in lines if line["lang"] == "en" and line["task"] == "write"]
+    given = [order.count(", ") + 1 for order in orders if order.startswith("Write a tale with these words: ")]
+    assert 6 <= max(given[: len(given) // 2]) <= 8
+    assert {*given[-10:]} == {3, 4}
 
 
 def test_a_context_that_is_too_short_for_a_course_is_told(base):

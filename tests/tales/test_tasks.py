@@ -132,6 +132,21 @@ def test_two_of_one_kind_are_one_word_of_an_order():
     assert {write(Tale(tuple(nodes), words), "en", u).order for _ in range(30)} == {"title"}
 
 
+@pytest.mark.parametrize("lang", LANGS)
+@pytest.mark.parametrize("most", [3, 6])
+def test_an_order_gives_from_three_words_up_to_so_many(lang, most):
+    """As many as it says are given, each another word, and each number of them is as likely."""
+    found = [e for e in itertools.islice(examples(0, ("write",), (lang,), words=most), 900) if e.order == "words"]
+    for example in found:
+        words = re.split("[：:]", example.prompt.strip())[1].strip().split(", " if lang == "en" else "、")
+        assert len(words) == len(set(words)) == len(example.given) == len(set(example.given))
+        assert score(example, example.completion).right
+    counts = np.bincount([len(example.given) for example in found], minlength=most + 1)
+    assert (counts[:3] == 0).all()
+    assert len(counts) == most + 1
+    assert (counts[3:] > 0.6 * len(found) / (most - 2)).all()
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_questions_about_its_tale_follow_an_example(task):
     for example in itertools.islice(examples(0, (task,), questions=3), 100):

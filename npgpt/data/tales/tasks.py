@@ -127,8 +127,8 @@ def translate(tale: Tale, lang: str, u: Uniform) -> Example:
     return Example("translate", lang, f"{text}\n\n译成英文：\n", tell(tale, "en", u), tale)
 
 
-def write(tale: Tale, lang: str, u: Uniform) -> Example:
-    """Ask for a tale with a title, about a hero and something else in it, or with three words.
+def write(tale: Tale, lang: str, u: Uniform, words: int = 3) -> Example:
+    """Ask for a tale with a title, about a hero and something else in it, or with from three up to so many words.
 
     An excerpt with fewer than three different words to give is asked for by its title.
     """
@@ -148,7 +148,7 @@ def write(tale: Tale, lang: str, u: Uniform) -> Example:
         else:
             prompt = f"写一个关于{animal}{hero}的故事，里面要有：{other}\n\n"
         return Example("write", lang, prompt, text, tale, ("hero", "kind", var), "hero")
-    chosen = pick(nouns, 3, [], u)
+    chosen = pick(nouns, 3 + int(u() * (min(words, len(set(nouns.values()))) - 2)), [], u)
     if lang == "en":
         prompt = f"Write a tale with these words: {', '.join(chosen.values())}\n\n"
     else:
@@ -197,12 +197,14 @@ def examples(
     part: int = 0,
     excerpts: float = 0,
     questions: int = 0,
+    words: int = 3,
 ) -> Iterator[Example]:
     """Yield examples without end, of each task and language in turn, each of a tale of its own.
 
     excerpts   the share of examples that are made of less than the whole tale: to learn from, for they cannot all be
                judged
     questions  up to so many further questions about its tale follow each example
+    words      an order for a tale with three words gives up to so many
     """
     u = styles(seed, "en", part)
     stream = tales(seed, part, load_grammar())
@@ -212,5 +214,5 @@ def examples(
                 tale = next(stream)
                 if excerpts and u() < excerpts:
                     tale = SHORTER[task](tale, u)
-                example = MAKERS[task](tale, lang, u)
+                example = write(tale, lang, u, words) if task == "write" else MAKERS[task](tale, lang, u)
                 yield with_questions(example, questions, u) if questions else example
