@@ -283,8 +283,8 @@ def test_ask_reads_standard_input_and_makes_tasks(capsys, here, monkeypatch):
 def test_ask_draws_as_it_suits_the_task_unless_told(flags, temperature, top_p):
     parser = argparse.ArgumentParser()
     ask.add_flags(parser)
-    args = parser.parse_args(["r", *flags, "--max-new-tokens", "7", "--top-k", "3", "--seed", "9"])
-    assert ask.settings(args) == (7, temperature, 3, top_p, 9)
+    args = parser.parse_args(["r", *flags, "--max-new-tokens", "7", "--top-k", "3"])
+    assert ask.settings(args) == (7, temperature, 3, top_p)
 
 
 def test_answers_are_drawn_one_after_another(here):
@@ -301,30 +301,38 @@ def test_answers_are_drawn_one_after_another(here):
 
 def test_ask_goes_through_a_conversation_as_it_was_learned(capsys, here, monkeypatch):
     """Each prompt comes behind what the model itself has said before, as a row of training would have it."""
-    seen = []
+    seen, how = [], []
     tokenizer = Tokenizer.from_pretrained("base")
 
     def say(model, ids, *rest):
         seen.append(ids)
-        return iter(tokenizer.encode(f"It is {len(seen)}."))
+        how.append(rest)
+        return iter(tokenizer.encode(f"{len(seen)}."))
 
     monkeypatch.setattr("npgpt.answering.generate", say)
-    asked = ["Is 它 2? ", "Is it 3? "]
-    line = {"prompt": asked, "completion": ["It is 1.", "It is 3."]}
+    asked = ["它 2? ", "3? ", "4? "]
+    line = {"prompt": asked, "completion": ["1.", "1.", "3."]}
     (here / "ask.jsonl").write_text(json.dumps(line) + "\n" + json.dumps({"prompt": asked}) + "\n")
-    code, out, err = command(capsys, "ask", "base", "--data", "ask.jsonl")
-    assert (code, err) == (0, "1 of 2 completions are those of the file, word for word\n")
-    said = [["It is 1.", "It is 2."], ["It is 3.", "It is 4."]]
+    flags = ("--temperature", 2, "--top-k", 5, "--top-p", 0.5, "--seed", 3, "--max-new-tokens", 4)
+    code, out, err = command(capsys, "ask", "base", "--data", "ask.jsonl", *flags)
+    assert (code, err) == (0, "2 of 3 completions are those of the file, word for word\n")
+    said = [["1.", "2.", "3."], ["4.", "5.", "6."]]
     assert [json.loads(line) for line in out.splitlines()] == [{"prompt": asked, "completion": c} for c in said]
     end = tokenizer.require_end_id()
-    for number, (first, second) in enumerate(said):
-        whole = encode_examples([Example(asked[0], first, more=((asked[1], second),))], tokenizer)[0][0]
-        assert seen[2 * number] == [end, *tokenizer.encode(asked[0])]
-        assert [*seen[2 * number + 1], *tokenizer.encode(second)] == [end, *whole]
+    for number, found in enumerate(said):
+        turns = list(zip(asked, found, strict=True))
+        for turn in range(3):
+            example = Example(*turns[0], more=tuple(turns[1 : turn + 1]))
+            whole = encode_examples([example], tokenizer)[0][0]
+            assert [*seen[3 * number + turn], *tokenizer.encode(found[turn])] == [end, *whole]
+    assert {rest[:4] for rest in how} == {(4, 2.0, 5, 0.5)}
+    assert {id(rest[4]) for rest in how} == {id(how[0][4])}  # one generator for all of them
+    assert how[0][4].bit_generator.state == np.random.default_rng(3).bit_generator.state
     (here / "ask.jsonl").write_text(json.dumps({"prompt": ["a", "b" * 99]}) + "\n")
     code, _, err = command(capsys, "ask", "base", "--data", "ask.jsonl")
     assert (code, err.count("\n")) == (2, 1)
     assert "ask.jsonl:1: the conversation is too long" in err
+    assert "--max-new-tokens" in err
 
 
 def test_ask_needs_no_completions(capsys, here):

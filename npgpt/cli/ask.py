@@ -1,9 +1,11 @@
 """Complete a prompt with a fine-tuned model: one that is given, all of standard input, each line of a file of JSON
-lines, or an example made from a tale. Takes the likeliest completion unless a temperature is given."""
+lines, or an example made from a tale. Takes the likeliest completion unless a temperature is given, or a tale is made
+to order by --task write, which is drawn."""
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from npgpt.cli.tales import LANGS, TASKS
@@ -45,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--lang {args.lang} has no meaning without --task")
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed} must be at least 0")
+    from npgpt.answering import answer_tokens
     from npgpt.cli.sample import open_run
 
     model, tokenizer = open_run(args.run)
@@ -58,26 +61,24 @@ def run(args: argparse.Namespace) -> int:
         if sys.stdin.isatty():
             print("type the prompt, and end it with Ctrl-D", file=sys.stderr)
         prompt = sys.stdin.read().removesuffix("\n")  # the one that Enter, or echo, has added
-    complete(model, tokenizer, prompt, args)
+    complete(tokenizer, answer_tokens(model, tokenizer, prompt, *settings(args), args.seed))
     return 0
 
 
-def settings(args: argparse.Namespace) -> tuple[int | None, float, int | None, float | None, int]:
+def settings(args: argparse.Namespace) -> tuple[int | None, float, int | None, float | None]:
     """Return how a completion is drawn: as it is asked for, or as it suits the task."""
     from npgpt.data.tales.tasks import DRAWN
 
     temperature, top_p = DRAWN.get(args.task, (0.0, None))
     if args.temperature is not None:
         temperature, top_p = args.temperature, None
-    return args.max_new_tokens, temperature, args.top_k, top_p if args.top_p is None else args.top_p, args.seed
+    return args.max_new_tokens, temperature, args.top_k, top_p if args.top_p is None else args.top_p
 
 
-def complete(model: "GPT", tokenizer: "Tokenizer", prompt: str, args: argparse.Namespace) -> str:
+def complete(tokenizer: "Tokenizer", tokens: Iterator[int]) -> str:
     """Print a completion as it comes, and return it."""
-    from npgpt.answering import answer_tokens
-
     pieces = []
-    for piece in tokenizer.decode_stream(answer_tokens(model, tokenizer, prompt, *settings(args))):
+    for piece in tokenizer.decode_stream(tokens):
         print(piece, end="", flush=True)
         pieces.append(piece)
     print()
@@ -89,17 +90,21 @@ def complete_lines(model: "GPT", tokenizer: "Tokenizer", args: argparse.Namespac
 
     Of a conversation each prompt is completed with the model's own earlier completions in view.
     """
+    import numpy as np
+
     from npgpt.answering import answer_tokens
     from npgpt.data.examples import read_examples
 
+    rng = np.random.default_rng(args.seed)
     same = with_completion = 0
     for example in read_examples([args.data], completions=False):
         turns: list[tuple[str, str]] = []
         for prompt, completion in example.turns():
             try:
-                tokens = list(answer_tokens(model, tokenizer, prompt, *settings(args), before=turns))
+                tokens = list(answer_tokens(model, tokenizer, prompt, *settings(args), rng, turns))
             except ValueError as error:
-                raise ValueError(f"{example.where}: {error}") from None
+                shorter = "; --max-new-tokens N shortens the model's own answers" if turns else ""
+                raise ValueError(f"{example.where}: {error}{shorter}") from None
             turns.append((prompt, tokenizer.decode(tokens)))
             with_completion += bool(completion)
             same += bool(completion) and turns[-1][1].strip() == completion.strip()
@@ -115,12 +120,14 @@ def complete_lines(model: "GPT", tokenizer: "Tokenizer", args: argparse.Namespac
 
 def complete_example(model: "GPT", tokenizer: "Tokenizer", args: argparse.Namespace) -> int:
     """Make an example of a task, complete it, and judge the completion."""
+    from npgpt.answering import answer_tokens
     from npgpt.data.tales.corpus import TEST
     from npgpt.data.tales.score import score
     from npgpt.data.tales.tasks import examples
 
     example = next(examples(args.seed, (args.task,), (args.lang or "en",), part=TEST))
+    tokens = answer_tokens(model, tokenizer, example.prompt, *settings(args), args.seed)
     print(example.prompt, end="", flush=True)
-    judged = score(example, complete(model, tokenizer, example.prompt, args))
+    judged = score(example, complete(tokenizer, tokens))
     print("\nright" if judged.right else f"\nwrong: {judged.why}")
     return 0

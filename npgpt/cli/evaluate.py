@@ -22,6 +22,8 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.cli.sample import open_run
     from npgpt.data.tales.corpus import langs_of
 
+    if not args.data:
+        raise ValueError("--data is empty: give a file, or the tales")
     langs = langs_of(args.data)
     model, tokenizer = open_run(args.run, args.last)
     if langs:

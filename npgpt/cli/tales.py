@@ -43,15 +43,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--words",
         type=int,
-        default=WORDS,
         metavar="K",
-        help="an order to write with some words gives from three up to K of them (default: 3)",
+        help="an order to write with some words gives from 3 up to K, if its tale has so many (default: 3)",
     )
     parser.add_argument("--check", metavar="FILE", help="a text: say where it leaves the grammar; - is standard input")
 
 
 def run(args: argparse.Namespace) -> int:
-    n = 1 if args.n is None else args.n
+    n, words = 1 if args.n is None else args.n, WORDS if args.words is None else args.words
     if args.check is not None:
         for name, value in ("N", args.n), ("--tasks", args.tasks):
             if value is not None:
@@ -62,25 +61,23 @@ def run(args: argparse.Namespace) -> int:
         ("--seed", args.seed, 0),
         ("--part", args.part, 0),
         ("--questions", args.questions, 0),
-        ("--words", args.words, WORDS),
+        ("--words", words, WORDS),
     ):
         if value < least:
             raise ValueError(f"{name} {value} must be at least {least}")
     if not 0 <= args.excerpts <= 1:
         raise ValueError(f"--excerpts {args.excerpts} must be between 0 and 1")
-    for name, value, default in (
-        ("--excerpts", args.excerpts, 0),
-        ("--questions", args.questions, 0),
-        ("--words", args.words, WORDS),
-    ):
-        if value != default and args.tasks is None:
+    for name, value in ("--excerpts", args.excerpts), ("--questions", args.questions), ("--words", args.words):
+        if value and args.tasks is None:
             raise ValueError(f"{name} {value} has no meaning without --tasks")
     if args.tasks is not None:
         from npgpt.data.tales.tasks import examples
 
         langs = (args.lang,) if args.lang else LANGS
         tasks = read_tasks(args.tasks)
-        found = examples(args.seed, tasks, langs, args.part, args.excerpts, args.questions, args.words)
+        if args.words is not None and "write" not in tasks:
+            raise ValueError(f"--words {args.words} has no meaning without the task write")
+        found = examples(args.seed, tasks, langs, args.part, args.excerpts, args.questions, words)
         for example in itertools.islice(found, n):
             print(json.dumps(example.line(), ensure_ascii=False))
         return 0

@@ -79,7 +79,9 @@ def test_both_languages_go_on_after_a_stop(capsys, here):
         ("tales --seed -1", ["--seed -1"]),
         ("tales --part -1", ["--part -1"]),
         ("tales --tasks --words 2", ["--words 2", "at least 3"]),
-        ("tales --words 5", ["--words 5", "--tasks"]),
+        ("tales --words 3", ["--words 3", "--tasks"]),
+        ("tales --tasks answer,summary --words 5", ["--words 5", "write"]),
+        ("eval r --data=", ["--data is empty"]),
         ("tales --lang fr", ["fr"]),
         ("eval nosuch --data tales:fr", ["tales:fr", "en and zh"]),
         ("tales --tasks anser", ["anser", "did you mean 'answer'"]),
@@ -274,6 +276,24 @@ def test_the_demo_trains_tunes_scores_and_goes_on(capsys, here, monkeypatch):
     assert "d/answer was begun with max_steps=1, not 2" in err
 
 
+@pytest.mark.parametrize("lang", [None, *LANGS])
+def test_ask_makes_an_example_and_judges_the_answer(capsys, base, monkeypatch, lang):
+    tokenizer = Tokenizer.from_pretrained("base")
+    example = next(examples(4, ("answer",), (lang or "en",), part=TEST))
+    said = {"right": example.completion, f"wrong: expected {example.completion.strip()!r}": "no"}
+    for verdict, text in said.items():
+        monkeypatch.setattr("npgpt.answering.generate", lambda *args, text=text: iter(tokenizer.encode(text)))
+        flags = () if lang is None else ("--lang", lang)
+        code, out, _ = command(capsys, "ask", "base", "--task", "answer", "--seed", 4, *flags)
+        assert (code, out) == (0, f"{example.prompt}{text}\n\n{verdict}\n")
+    monkeypatch.undo()
+
+
+def test_ask_says_what_is_wrong_before_it_prints_a_tale(capsys, base):
+    code, out, err = command(capsys, "ask", "base", "--task", "answer", "--top-k", 0)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
 @pytest.mark.parametrize("langs", [("en",), ("zh",), LANGS])
 def test_eval_measures_tales_one_by_one_beside_their_floor(capsys, base, monkeypatch, langs):
     """Its loss is that of each tale by itself, behind the end token, and with the one that ends it."""
@@ -379,9 +399,13 @@ def test_a_course_of_orders_begins_with_questions_and_many_words(base):
     write_course(base / "course.jsonl", "write", base, 40, seed=1)
     lines = [json.loads(line) for line in (base / "course.jsonl").read_text("utf-8").splitlines()]
     assert [task for task, _ in itertools.groupby(line["task"] for line in lines)] == ["answer", "write"]
-    orders = [line["prompt"] for line in lines if line["lang"] == "en" and line["task"] == "write"]
-    given = [order.count(", ") + 1 for order in orders if order.startswith("Write a tale with these words: ")]
-    assert 6 <= max(given[: len(given) // 2]) <= 8
+    made = [line for line in lines if line["lang"] == "en" and line["task"] == "write"]
+    sizes = [len(line["completion"]) for line in made]
+    assert 1.5 * np.mean(sizes[: len(sizes) // 5]) < np.mean(sizes[len(sizes) // 2 :])
+    ordered = [line for line in made if line["prompt"].startswith("Write a tale with these words: ")]
+    given = [line["prompt"].count(", ") + 1 for line in ordered]
+    assert max(n for n, line in zip(given, ordered, strict=True) if len(line["completion"]) < 300) > 4
+    assert max(given) > 5
     assert {*given[-10:]} == {3, 4}
 
 

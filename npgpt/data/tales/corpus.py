@@ -71,7 +71,7 @@ class TalesCorpus(NamedTuple):
         if longest > n_positions:
             raise ValueError(
                 f"n_positions={n_positions} is too short: the longest of the tales has {longest} tokens, its end "
-                "included; give a larger --n-positions, or a larger vocabulary"
+                "included; train with a larger --n-positions, or a larger vocabulary"
             )
         return pack(examples, n_positions, tokenizer.require_end_id())
 

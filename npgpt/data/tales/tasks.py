@@ -19,8 +19,8 @@ SHOWN = {
     "workers": ("noun", "noun"),
     "colours": ("adj", "adj"),
 }
-# the temperature and top_p that suit a task where the likeliest token does not: many names are as likely for a friend
-# in a tale, each less than the hero's once more, which is a mistake
+# temperature and top_p if the likeliest token is not the best: a friend in a tale may have any of forty names, and if
+# each is less likely than the hero's own, the likeliest is the one that is a mistake
 DRAWN = {"write": (0.8, 0.9)}
 
 
@@ -128,7 +128,7 @@ def translate(tale: Tale, lang: str, u: Uniform) -> Example:
 
 
 def write(tale: Tale, lang: str, u: Uniform, words: int = 3) -> Example:
-    """Ask for a tale with a title, about a hero and something else in it, or with from three up to so many words.
+    """Ask for a tale with a title, about a hero and something else in it, or with three words and up to so many.
 
     An excerpt with fewer than three different words to give is asked for by its title.
     """
@@ -204,7 +204,7 @@ def examples(
     excerpts   the share of examples that are made of less than the whole tale: to learn from, for they cannot all be
                judged
     questions  up to so many further questions about its tale follow each example
-    words      an order for a tale with three words gives up to so many
+    words      an order by words gives from three up to so many, if its tale has them
     """
     u = styles(seed, "en", part)
     stream = tales(seed, part, load_grammar())
