@@ -39,10 +39,9 @@ COURSES = {
     "summary": (*LOOK_UP, Part(0.15, "summary", 1.0), Part(0.6, "summary", 0.3)),
     "translate": (*LOOK_UP, Part(0.15, "translate", 1.0), Part(0.6, "translate", 0.3)),
     "write": (
-        Part(0.08, "answer", 1.0, 5),
-        Part(0.22, "write", 1.0, words=8),
-        Part(0.4, "write", 0.0, words=8),
-        Part(0.3, "write", 0.0, words=4),
+        Part(0.2, "write", 1.0, words=8),
+        Part(0.45, "write", 0.0, words=8),
+        Part(0.35, "write", 0.0, words=4),
     ),
 }
 

@@ -395,11 +395,10 @@ def test_a_course_of_summaries_begins_with_questions(base):
     assert [task for task, _ in itertools.groupby(line["task"] for line in lines)] == ["answer", "summary"]
 
 
-def test_a_course_of_orders_begins_with_questions_and_many_words(base):
+def test_a_course_of_orders_begins_with_excerpts_and_many_words(base):
     write_course(base / "course.jsonl", "write", base, 40, seed=1)
     lines = [json.loads(line) for line in (base / "course.jsonl").read_text("utf-8").splitlines()]
-    assert [task for task, _ in itertools.groupby(line["task"] for line in lines)] == ["answer", "write"]
-    made = [line for line in lines if line["lang"] == "en" and line["task"] == "write"]
+    made = [line for line in lines if line["lang"] == "en"]
     sizes = [len(line["completion"]) for line in made]
     assert 1.5 * np.mean(sizes[: len(sizes) // 5]) < np.mean(sizes[len(sizes) // 2 :])
     ordered = [line for line in made if line["prompt"].startswith("Write a tale with these words: ")]

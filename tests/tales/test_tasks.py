@@ -136,7 +136,10 @@ def test_two_of_one_kind_are_one_word_of_an_order():
 @pytest.mark.parametrize("most", [3, 6])
 def test_an_order_gives_from_three_words_up_to_so_many(lang, most):
     """As many as it says are given, each another word, and each number of them is as likely."""
-    found = [e for e in itertools.islice(examples(0, ("write",), (lang,), words=most), 900) if e.order == "words"]
+    orders = list(itertools.islice(examples(0, ("write",), (lang,), words=most), 900))
+    found = [e for e in orders if e.order == "words"]
+    for order in ("title", "hero"):
+        assert abs(sum(e.order == order for e in orders) / 900 - 1 / most) < 0.05
     for example in found:
         words = re.split("[：:]", example.prompt.strip())[1].strip().split(", " if lang == "en" else "、")
         assert len(words) == len(set(words)) == len(example.given) == len(set(example.given))

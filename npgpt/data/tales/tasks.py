@@ -130,10 +130,11 @@ def translate(tale: Tale, lang: str, u: Uniform) -> Example:
 def write(tale: Tale, lang: str, u: Uniform, words: int = 3) -> Example:
     """Ask for a tale with a title, about a hero and something else in it, or with three words and up to so many.
 
-    An excerpt with fewer than three different words to give is asked for by its title.
+    One order in `words` is by a title, one by a hero, the others are by words. An excerpt with fewer than three words
+    to give is asked for by its title.
     """
     text = tell(tale, lang, u)
-    kind = int(u() * 3)
+    kind = int(u() * words)
     told = told_by(tale)
     nouns = {var: shown(tale, var, lang) for var, name in tale.nodes[-1].bound.items() if name in SHOWN and var in told}
     if kind == 0 or len(set(nouns.values())) < 3:
