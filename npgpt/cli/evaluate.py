@@ -27,11 +27,14 @@ def run(args: argparse.Namespace) -> int:
     langs = langs_of(args.data)
     model, tokenizer = open_run(args.run, args.last)
     if langs:
-        return of_tales(model, tokenizer, langs)
-    return of_text(model, tokenizer, args.data)
+        print_loss_of_tales(model, tokenizer, langs)
+    else:
+        print_loss_of_text(model, tokenizer, args.data)
+    return 0
 
 
-def of_text(model: "GPT", tokenizer: "Tokenizer", file: str) -> int:
+def print_loss_of_text(model: "GPT", tokenizer: "Tokenizer", file: str) -> None:
+    """Print the loss of a file. Raises ValueError for one that the tokenizer or the model cannot read."""
     from npgpt.data import read_text
     from npgpt.evaluate import whole_loss
 
@@ -42,10 +45,9 @@ def of_text(model: "GPT", tokenizer: "Tokenizer", file: str) -> int:
         raise ValueError(f"{file}: {error}") from None
     # the first token is not predicted, so its bytes do not count either
     print_loss(whole_loss(model, ids), len(ids) - 1, len(tokenizer.decode_bytes(ids[1:])))
-    return 0
 
 
-def of_tales(model: "GPT", tokenizer: "Tokenizer", langs: tuple[str, ...]) -> int:
+def print_loss_of_tales(model: "GPT", tokenizer: "Tokenizer", langs: tuple[str, ...]) -> None:
     """Print the loss of tales that no run trains on or validates with, each computed by itself, and its floor."""
     import numpy as np
 
@@ -60,7 +62,6 @@ def of_tales(model: "GPT", tokenizer: "Tokenizer", langs: tuple[str, ...]) -> in
     print_loss(loss, predicted, floor.n_bytes)
     lowest = floor.nats / predicted
     print(f"floor       {lowest:.4f} nats a token; the model is {100 * (loss / lowest - 1):.1f}% above it")
-    return 0
 
 
 def print_loss(loss: float, predicted: int, predicted_bytes: int) -> None:

@@ -50,9 +50,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    n, words = 1 if args.n is None else args.n, WORDS if args.words is None else args.words
+    n = 1 if args.n is None else args.n
+    words = WORDS if args.words is None else args.words
     if args.check is not None:
-        for name, value in ("N", args.n), ("--tasks", args.tasks):
+        for name, value in ("N", args.n), ("--tasks", args.tasks), ("--words", args.words):
             if value is not None:
                 raise ValueError(f"{name} {value} has no meaning with --check")
         return check(args.check, args.lang)

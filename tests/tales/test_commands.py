@@ -95,6 +95,7 @@ def test_both_languages_go_on_after_a_stop(capsys, here):
         ("tales --check=", ["--check is empty"]),
         ("tales 3 --check a.txt", ["N 3", "--check"]),
         ("tales --tasks answer --check a.txt", ["--tasks answer", "--check"]),
+        ("tales --words 4 --check a.txt", ["--words 4", "--check"]),
         ("demo --base-steps 0", ["--base-steps 0"]),
         ("demo --tests -3", ["--tests -3"]),
         ("demo --out=", ["--out is empty"]),
@@ -286,7 +287,6 @@ def test_ask_makes_an_example_and_judges_the_answer(capsys, base, monkeypatch, l
         flags = () if lang is None else ("--lang", lang)
         code, out, _ = command(capsys, "ask", "base", "--task", "answer", "--seed", 4, *flags)
         assert (code, out) == (0, f"{example.prompt}{text}\n\n{verdict}\n")
-    monkeypatch.undo()
 
 
 def test_ask_says_what_is_wrong_before_it_prints_a_tale(capsys, base):

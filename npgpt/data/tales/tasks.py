@@ -1,6 +1,7 @@
 """Four tasks made from tales, as prompts and completions: questions, summaries, translations, and writing to order."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from npgpt.data.tales.generate import Tale, Uniform, styles, tales, tell
@@ -19,8 +20,8 @@ SHOWN = {
     "workers": ("noun", "noun"),
     "colours": ("adj", "adj"),
 }
-# temperature and top_p if the likeliest token is not the best: a friend in a tale may have any of forty names, and if
-# each is less likely than the hero's own, the likeliest is the one that is a mistake
+# temperature and top_p of a task for which the likeliest tokens are not the best: each of forty names that a friend may
+# have can be less likely than the hero's own, which is a mistake
 DRAWN = {"write": (0.8, 0.9)}
 
 
@@ -209,11 +210,12 @@ def examples(
     """
     u = styles(seed, "en", part)
     stream = tales(seed, part, load_grammar())
+    makers = MAKERS | {"write": partial(write, words=words)}
     while True:
         for task in tasks:
             for lang in langs:
                 tale = next(stream)
                 if excerpts and u() < excerpts:
                     tale = SHORTER[task](tale, u)
-                example = write(tale, lang, u, words) if task == "write" else MAKERS[task](tale, lang, u)
+                example = makers[task](tale, lang, u)
                 yield with_questions(example, questions, u) if questions else example
