@@ -9,8 +9,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import Contestant, agree, as_json, in_turns, installed, machine, milliseconds, show, table
-from npgpt.buffers import Buffers
 from npgpt.ops import FAST, REFERENCE, Ops
+from npgpt.support.buffers import Buffers
 
 Arrays = tuple[Any, ...]
 

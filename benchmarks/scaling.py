@@ -9,7 +9,7 @@ from benchmarks.step import own_step
 from benchmarks.timing import Contestant, as_json, in_turns, machine, milliseconds, show, table
 from npgpt import GPTConfig
 from npgpt.config import preset
-from npgpt.parallel import n_threads
+from npgpt.training.workers import n_threads
 
 CONTEXTS = (64, 128, 256, 512, 1024, 2048)
 TOKENS = 2048  # of a batch, whatever the context: so that products other than attention's stay the same

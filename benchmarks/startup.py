@@ -23,13 +23,13 @@ IMPORTS = {
 FIRST_STEP = """
 import os, sys, time
 import npgpt.train
-step = npgpt.train.train_step
+step = npgpt.training.step.train_step
 def first(*args):
     record = step(*args)
     started = int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
     print("first step after", float(open("/proc/uptime").read().split()[0]) - started, flush=True)
     os._exit(0)
-npgpt.train.train_step = first
+npgpt.training.step.train_step = first
 from npgpt.cli import main
 main(sys.argv[1:])
 """

@@ -19,8 +19,9 @@ from benchmarks import peer_models as peers
 from benchmarks.timing import Contestant, against, agree, as_json, in_turns, installed, machine
 from npgpt import GPT, AdamW, GPTConfig
 from npgpt.config import preset
-from npgpt.optim import clip_scale
-from npgpt.parallel import Workers, n_threads
+from npgpt.data.batch import Batch
+from npgpt.optim.schedule import clip_scale
+from npgpt.training.workers import Workers, n_threads
 
 # case: preset, vocabulary, batch, context, what is compared
 CASES: dict[str, tuple[str, int, int, int, tuple[str, ...]]] = {
@@ -90,7 +91,7 @@ class own_step:  # noqa: N801, used as a function
         self.optimizer = AdamW(self.model.params, *peers.BETAS, peers.EPS, peers.DECAY, self.model.ops.adamw_update)
 
     def __call__(self, ids: np.ndarray, targets: np.ndarray) -> float:
-        loss, _, norm = self.workers.loss_and_grads([(ids, targets)])
+        loss, _, norm = self.workers.loss_and_grads([Batch(ids, targets)])
         self.workers.update(self.optimizer, peers.LR, clip_scale(norm, peers.CLIP))
         return loss
 

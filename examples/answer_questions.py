@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import npgpt
-from npgpt.answering import answers
 from npgpt.data.examples import read_examples
+from npgpt.generation.prompts import answers
 
 examples = read_examples([Path(__file__).parents[1] / "data" / "answer.jsonl"])
 if len(sys.argv) < 2:

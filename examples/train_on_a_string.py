@@ -3,8 +3,8 @@
 import numpy as np
 
 import npgpt
-from npgpt.evaluate import random_batch
-from npgpt.optim import clip_grad_norm, learning_rate_at
+from npgpt.data.batch import random_batch
+from npgpt.optim.schedule import clip_grad_norm, learning_rate_at
 from npgpt.tokenizer import CharTokenizer
 
 TEXT = """\
@@ -22,8 +22,7 @@ optimizer = npgpt.AdamW(model.params, weight_decay=0.01)
 rng = np.random.default_rng(0)
 
 for step in range(STEPS):
-    inputs, targets = random_batch(ids, BATCH, config.n_positions, rng)
-    loss, grads = model.loss_and_grads(inputs, targets)
+    loss, grads = model.loss_and_grads(random_batch(ids, BATCH, config.n_positions, rng))
     norm = clip_grad_norm(grads, max_norm=1.0)
     optimizer.step(grads, learning_rate_at(step, 1e-2, 1e-4, warmup_steps=10, max_steps=STEPS))
     if step % 40 == 0 or step == STEPS - 1:

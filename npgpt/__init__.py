@@ -3,25 +3,25 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from npgpt.support.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from npgpt.config import GPTConfig, TrainConfig
+    from npgpt.generation.engine import generate
     from npgpt.gradcheck import check_backward, numerical_gradient
-    from npgpt.model import GPT
+    from npgpt.models.gpt2 import GPT
     from npgpt.optim import AdamW, Muon
-    from npgpt.sampling import generate
     from npgpt.tokenizer import Tokenizer
 
 _HOME = {
     "AdamW": "npgpt.optim",
-    "GPT": "npgpt.model",
+    "GPT": "npgpt.models.gpt2",
     "GPTConfig": "npgpt.config",
     "Muon": "npgpt.optim",
     "Tokenizer": "npgpt.tokenizer",
     "TrainConfig": "npgpt.config",
     "check_backward": "npgpt.gradcheck",
-    "generate": "npgpt.sampling",
+    "generate": "npgpt.generation.engine",
     "numerical_gradient": "npgpt.gradcheck",
 }
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from npgpt.config import GPTConfig
-from npgpt.model import gpt_backward, gpt_forward, loss_backward, loss_forward
+from npgpt.models.gpt2 import gpt_backward, gpt_forward, loss_backward, loss_forward
+from npgpt.models.gpt2_parameters import parameter_shapes, zero_parameters
 from npgpt.ops import Ops
-from npgpt.parameters import parameter_shapes, zero_parameters
 
 Rng = np.random.Generator
 

@@ -1,12 +1,13 @@
 """The configurations, GPTConfig and TrainConfig, and the presets. Every field is a flag of `npgpt train`."""
 
 import dataclasses
-import difflib
 import math
 import numbers
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from npgpt.support.hints import nearest
 
 ACTIVATION_FUNCTIONS = ("gelu_new", "gelu")
 DTYPES = ("float32", "float64")
@@ -106,48 +107,6 @@ class TrainConfig:
             raise ValueError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}: lower --min-lr too")
 
 
-# settings for a --data, below what is given: small models that learn the tales in minutes
-TALES: dict[str, Any] = {
-    "n_layer": 2,
-    "n_head": 4,
-    "n_embd": 128,
-    "n_positions": 288,  # two tales, and little room left over
-    "initializer_range": 0.08,
-    "tie_word_embeddings": False,
-    "init": "copy",
-    "tokenizer": "bpe:2048",
-    "batch_size": 4,
-    "optimizer": "muon",  # nearer to the floor than adamw, and it leaves a model that learns tasks sooner
-    "learning_rate": 5e-3,
-    "min_lr": 1e-4,
-    "warmup_steps": 50,
-    "weight_decay": 0.2,
-    "beta2": 0.98,
-    "max_steps": 3200,
-    "eval_every": 400,
-    "save_every": 400,
-}
-# and a model of both languages, in a quarter of an hour
-TALES_IN_TWO: dict[str, Any] = TALES | {
-    "n_layer": 3,
-    "n_positions": 384,
-    "tokenizer": "bpe:4096",
-    "max_steps": 9500,
-    "eval_every": 1000,
-    "save_every": 1000,
-}
-# settings of npgpt finetune, below what is given
-FINETUNE: dict[str, Any] = {
-    "batch_size": 4,
-    "learning_rate": 1e-3,
-    "min_lr": 5e-5,
-    "warmup_steps": 50,
-    "weight_decay": 0.01,
-    "beta2": 0.98,
-    "max_steps": 1000,
-    "eval_every": 200,
-    "save_every": 200,
-}
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64},
     "small": {"n_layer": 6, "n_head": 6, "n_embd": 384, "n_positions": 256},
@@ -166,13 +125,6 @@ def preset(name: str, **changes: Any) -> GPTConfig:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}{nearest(name, PRESETS)}")
     return GPTConfig(**(PRESETS[name] | changes))
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """Return '; did you mean ...?' with the word that is most like it, or the list of all of them."""
-    words = list(words)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(words)}"
 
 
 def field_types(config: type) -> dict[str, tuple[type, bool]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from npgpt.adapters import load_adapter, save_adapter
+from npgpt.models.lora import load_adapter, save_adapter
 from tests.test_lora import IDS, make_adapters, make_model
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -259,7 +259,7 @@ def test_what_was_there_stays_whole_when_writing_fails(saved, monkeypatch):
     def full(*args, **kwargs):
         raise OSError("no space left")
 
-    for function in ("os.replace", "npgpt.pretrained.save_file"):
+    for function in ("os.replace", "npgpt.hub.tensors.save_file"):
         with monkeypatch.context() as patch:
             patch.setattr(function, full)
             with pytest.raises(OSError, match="no space left"):

@@ -13,93 +13,205 @@ from npgpt import layers
 from npgpt.cases import CASES
 
 ROOT = Path(npgpt.__file__).parent
-CORE = {"numpy", "numba", "regex"}
+CORE = {"numpy", "numba", "regex", "scipy"}
 
-# what each part may import: (outside the standard library, inside npgpt)
-ALLOWED = {
-    "layers": ({"numpy"}, {"layers"}),
+# what each room may import, wherever in a file: (outside the standard library, inside npgpt). Nothing may import `cli`.
+ALLOWED: dict[str, tuple[set[str], set[str]]] = {
+    "support": ({"numpy", "numba", "llvmlite"}, set()),  # llvmlite comes with numba, and knows the CPU
+    "config": (set(), {"support"}),
+    "layers": ({"numpy"}, set()),
+    "kernels": ({"numpy", "numba"}, {"support"}),
     # matplotlib for pictures, pytest in the plugin: both only where they are asked for, as a test below holds
-    "gradcheck": ({"numpy", "matplotlib", "pytest"}, {"gradcheck"}),
-    "tokenizer": (CORE, {"tokenizer", "files", "jit"}),
-    "jit.py": (CORE | {"llvmlite"}, set()),  # llvmlite comes with numba, and knows the CPU
-    "config.py": (set(), set()),
-    "files.py": (set(), set()),
-    "parameters.py": (CORE, {"config"}),
-    "kernels": (CORE, {"kernels", "buffers", "jit"}),
-    "buffers.py": ({"numpy"}, set()),
-    "ops.py": (CORE, {"layers", "kernels", "optim"}),
-    "model.py": (CORE, {"config", "ops", "parameters", "pretrained"}),
-    "lora.py": (CORE, {"config", "layers", "model", "parameters"}),
-    "optim.py": (CORE, {"parameters"}),
-    "sampling.py": (CORE, {"model"}),
-    "evaluate.py": (CORE, {"data", "model"}),
-    "data": (CORE, {"config", "data", "files", "tokenizer"}),
-    "cases.py": (CORE, {"config", "model", "ops", "parameters"}),
-    "pretrained.py": (
-        CORE | {"safetensors", "huggingface_hub"},
-        {"config", "files", "model", "ops", "parameters"},
+    "gradcheck": ({"numpy", "matplotlib", "pytest"}, set()),
+    "tokenizer": ({"numpy", "numba", "regex"}, {"support"}),
+    "optim": ({"numpy"}, {"support"}),
+    "ops": (set(), {"config", "layers", "kernels", "optim", "support"}),
+    "hub": ({"numpy", "safetensors", "huggingface_hub"}, {"config", "support"}),
+    "data": ({"numpy"}, {"config", "support", "tokenizer"}),
+    # of hub, to write and read a model's files; of data, the type Batch; of layers, lora, which has no twin
+    "models": ({"numpy"}, {"config", "data", "hub", "layers", "ops", "support"}),
+    "cases": ({"numpy"}, {"config", "models", "ops"}),
+    "training": (
+        {"numpy", "threadpoolctl"},
+        {"config", "data", "hub", "models", "ops", "optim", "support", "tokenizer"},
     ),
-    "adapters.py": (CORE, {"files", "lora", "model", "parameters", "pretrained"}),
-    "answering.py": (CORE, {"model", "sampling", "tokenizer"}),
-    "checkpoint.py": (CORE, {"files", "model", "optim", "parameters", "pretrained"}),
-    "train.py": (
-        CORE,
-        {"checkpoint", "config", "data", "evaluate", "lora", "model", "optim", "parallel"},
-    ),
-    "parallel.py": (CORE | {"threadpoolctl"}, {"buffers", "model", "optim", "parameters"}),
+    "generation": ({"numpy"}, {"models", "support", "tokenizer", "training"}),
+    "inspection": ({"numpy"}, {"config", "models", "support"}),
 }
-FREE = {"__init__.py", "__main__.py", "cli"}  # the only ones that print
+FREE = {"__init__", "__main__", "cli"}  # the only ones that print
+MODULES = {"__init__", "__main__", "config", "ops", "cases"}  # all that stand in the root
 
 
-def imports(path):
-    """Return the top-level names that a file imports, wherever in it: outside the standard library, inside npgpt."""
+def imports(path, types=True):
+    """Return the modules that a file imports, wherever in it: outside the standard library, and inside npgpt.
+
+    types  whether imports for type checkers alone count
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    left_out = set()
+    if not types:
+        blocks = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+        left_out = {node for block in blocks for part in block.body for node in ast.walk(part)}
     outside, inside = set(), set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
+        if node in left_out:
+            continue
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = [node.module]
-            if node.module == "npgpt":
-                names = [f"npgpt.{alias.name}" for alias in node.names]
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         for name in names:
-            top, *rest = name.split(".")
+            top = name.split(".")[0]
             if top == "npgpt":
-                inside.add(rest[0] if rest else "npgpt")
+                inside.add(name)
             elif top not in sys.stdlib_module_names:
                 outside.add(top)
     return outside, inside
 
 
-def parts():
-    return sorted(path.name for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists())
+def rooms(root=ROOT):
+    found = [path for path in root.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    return {path.stem: sorted(path.rglob("*.py")) if path.is_dir() else [path] for path in sorted(found)}
 
 
-def test_every_part_has_a_rule():
-    assert set(parts()) == set(ALLOWED) | FREE
+def wrong_arrows(root=ROOT):
+    """Return what is imported and may not be, a line each."""
+    found = []
+    for room, files in rooms(root).items():
+        if room in FREE:
+            continue
+        for file in files:
+            outside, inside = imports(file)
+            targets = {name.split(".")[1] for name in inside} - {room}
+            wrong = (outside - ALLOWED[room][0]) | (targets - ALLOWED[room][1])
+            found += [f"{file.relative_to(root)} imports {name}" for name in sorted(wrong)]
+    return found
 
 
-@pytest.mark.parametrize("part", ALLOWED)
-def test_layering(part):
-    path = ROOT / part
-    for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
-        outside, inside = imports(file)
-        assert outside <= ALLOWED[part][0], file
-        assert inside <= ALLOWED[part][1], file
+def circles(arrows):
+    """Return the names that lie on a circle of arrows {name: names}: what reaches itself."""
+    reach = {name: set(targets) for name, targets in arrows.items()}
+    for middle in reach:
+        for name in reach:
+            if middle in reach[name]:
+                reach[name] |= reach[middle]
+    return sorted(name for name in reach if name in reach[name])
 
 
-@pytest.mark.parametrize("part", ALLOWED)
-def test_only_the_command_line_prints(part):
-    path = ROOT / part
-    for file in [path] if path.is_file() else path.rglob("*.py"):
-        calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
-        assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], file
+def file_arrows(root=ROOT):
+    """Return {module: modules of npgpt that it imports}, imports for type checkers and packages' names left out."""
+    files = {file for files in rooms(root).values() for file in files if file.name != "__init__.py"}
+    modules = {".".join(("npgpt", *file.relative_to(root).with_suffix("").parts)): file for file in files}
+    arrows = {}
+    for module, file in modules.items():
+        names = imports(file, types=False)[1]
+        arrows[module] = {n for n in modules for name in names if name == n or name.startswith(f"{n}.")}
+    return arrows
+
+
+def test_every_room_has_a_rule():
+    assert set(rooms()) == set(ALLOWED) | FREE
+
+
+def test_the_root_holds_little():
+    assert {path.stem for path in ROOT.glob("*.py")} == MODULES
+
+
+def test_every_import_is_allowed():
+    assert wrong_arrows() == []
+
+
+def test_no_room_allows_a_circle():
+    assert circles({room: inside for room, (_, inside) in ALLOWED.items()}) == []
+
+
+def test_no_file_is_on_a_circle():
+    arrows = file_arrows()
+    assert len(arrows) > 100
+    assert circles(arrows) == []
+
+
+def test_an_arrow_that_is_not_allowed_is_found(tmp_path):
+    root = tmp_path / "npgpt"
+    for name, text in {
+        "layers/__init__.py": "",
+        "layers/gelu.py": "import numba\nfrom npgpt.support import jit\n",
+        "support/__init__.py": "",
+        "support/jit.py": "def f():\n    from npgpt.cli import main\n",
+        "optim/__init__.py": "from npgpt.support import files\n",
+        "cli/__init__.py": "from npgpt.layers import gelu\n",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    assert wrong_arrows(root) == [
+        "layers/gelu.py imports numba",
+        "layers/gelu.py imports support",
+        "support/jit.py imports cli",
+    ]
+
+
+def test_a_circle_is_found(tmp_path):
+    root = tmp_path / "npgpt"
+    (root / "hub").mkdir(parents=True)
+    (root / "hub" / "__init__.py").write_text("")
+    (root / "hub" / "one.py").write_text("from npgpt.hub import two\n")
+    (root / "hub" / "two.py").write_text("def f():\n    from npgpt.hub.three import g\n")
+    (root / "hub" / "three.py").write_text("from npgpt.hub.one import f\n")
+    (root / "hub" / "four.py").write_text("from npgpt.hub.one import f\n")
+    assert circles(file_arrows(root)) == ["npgpt.hub.one", "npgpt.hub.three", "npgpt.hub.two"]
+    (root / "hub" / "three.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import npgpt.hub.one\n"
+    )
+    assert circles(file_arrows(root)) == []
+
+
+def test_only_the_command_line_prints():
+    for room, files in rooms().items():
+        for file in files if room not in FREE else ():
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+            assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], file
+
+
+@pytest.mark.parametrize("room", sorted(room for room, files in rooms().items() if len(files) > 1))
+def test_every_room_says_what_lives_in_it(room):
+    first = ast.get_docstring(ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8")))
+    assert first, room
+
+
+def test_the_trainer_and_the_engine_name_no_class_of_a_model():
+    for room in ("training", "generation"):
+        for file in rooms()[room]:
+            assert not [name for name in imports(file)[1] if name.endswith(".GPT")], file
 
 
 def test_files_stay_small():
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in ROOT.rglob("*.py")}
     assert {str(path): n for path, n in lengths.items() if n > 400} == {}
+
+
+BRANCHES = (ast.If, ast.IfExp, ast.For, ast.While, ast.ExceptHandler, ast.comprehension, ast.match_case)
+
+
+def branches(function):
+    """Return how many ways to go on a function has beside the straight one."""
+    nodes = list(ast.walk(function))
+    operators = sum(len(node.values) - 1 for node in nodes if isinstance(node, ast.BoolOp))
+    return sum(isinstance(node, BRANCHES) for node in nodes) + operators
+
+
+def test_functions_do_one_thing():
+    """No function is longer than 60 lines or has more than 15 branches, unless its docstring says why."""
+    found = {}
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                lines, n = node.end_lineno - node.lineno + 1, branches(node)
+                if (lines > 60 or n > 15) and "in one function" not in (ast.get_docstring(node) or ""):
+                    found[f"{path.relative_to(ROOT)}:{node.name}"] = lines, n
+    assert found == {}
 
 
 LAYER_FILES = sorted(path.stem for path in (ROOT / "layers").glob("*.py") if path.stem != "__init__")

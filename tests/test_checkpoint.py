@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, AdamW, GPTConfig
-from npgpt.checkpoint import (
+from npgpt.hub.tensors import read_tensors, save_tensors
+from npgpt.training.checkpoint import (
     STATE,
     append_metrics,
     cut_metrics,
@@ -17,7 +18,6 @@ from npgpt.checkpoint import (
     refuse_existing,
     save_state,
 )
-from npgpt.pretrained import read_tensors, save_tensors
 
 CONFIG = GPTConfig(vocab_size=7, n_positions=5, n_embd=6, n_layer=2, n_head=3)
 PROGRESS = {"step": 12, "best_step": 8, "best_val_loss": 0.1 + 0.2}
@@ -38,7 +38,7 @@ def trained(dtype: str = "float32", config: GPTConfig = CONFIG) -> tuple[GPT, Ad
     model = GPT(config, seed=3, dtype=dtype)
     optimizer = AdamW(model.params)
     rng = np.random.default_rng(5)
-    for flat in (model.params.flat, optimizer.exp_avg, optimizer.exp_avg_sq):
+    for flat in (model.params.flat, optimizer.exp_avg.flat, optimizer.exp_avg_sq.flat):
         flat[:] = rng.standard_normal(flat.size)
     optimizer.steps = 12
     return model, optimizer
@@ -71,8 +71,8 @@ def test_the_training_state_comes_back_to_the_bit(tmp_path, dtype, changes):
     other, other_optimizer = blank(model)
     progress = load_state(tmp_path, other, other_optimizer)
     assert other.params.flat.tobytes() == model.params.flat.tobytes()
-    assert other_optimizer.exp_avg.tobytes() == optimizer.exp_avg.tobytes()
-    assert other_optimizer.exp_avg_sq.tobytes() == optimizer.exp_avg_sq.tobytes()
+    assert other_optimizer.exp_avg.flat.tobytes() == optimizer.exp_avg.flat.tobytes()
+    assert other_optimizer.exp_avg_sq.flat.tobytes() == optimizer.exp_avg_sq.flat.tobytes()
     assert other_optimizer.steps == 12
     assert {key: progress[key] for key in PROGRESS} == PROGRESS
 
@@ -152,7 +152,7 @@ def test_a_save_that_fails_leaves_the_state_before(state, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("npgpt.pretrained.save_file", full)
+    monkeypatch.setattr("npgpt.hub.tensors.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_state(folder, model, optimizer, PROGRESS | {"step": 13})
     assert (folder / STATE).read_bytes() == before

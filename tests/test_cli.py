@@ -16,11 +16,11 @@ import pytest
 import npgpt
 from npgpt import GPT, AdamW, GPTConfig, __version__
 from npgpt.cases import LAYERS
-from npgpt.checkpoint import save_state
 from npgpt.cli import COMMANDS, main
-from npgpt.cli.info import flops_per_token
+from npgpt.inspection.sizes import flops_per_token
 from npgpt.ops import REFERENCE
 from npgpt.tokenizer import ByteTokenizer, CharTokenizer
+from npgpt.training.checkpoint import save_state
 
 TEXT = "白日依山盡，\n黃河入海流。\ne\u0301🙂"
 SIZES = {"n_positions": 8, "n_embd": 12, "n_layer": 2, "n_head": 3}
@@ -176,7 +176,7 @@ def test_sample_shows_each_token_before_the_next_is_computed(run, monkeypatch):
             yield token
             seen.append(out.flushed)
 
-    monkeypatch.setattr("npgpt.sampling.generate", slow)
+    monkeypatch.setattr("npgpt.generation.engine.generate", slow)
     monkeypatch.setattr(sys, "stdout", out)
     assert main(["sample", str(run.folder), "--prompt", "日"]) == 0
     expected = ["日黃", "日黃河"] if len(seen) == 2 else ["日", "日", "日黃", "日黃", "日黃", "日黃河"]
@@ -428,7 +428,7 @@ def test_the_version_is_said(capsys):
 
 def test_a_defect_of_npgpt_keeps_its_traceback(capsys, run, monkeypatch):
     """Only what a user can mend becomes one line."""
-    monkeypatch.setattr("npgpt.cli.info.flops_per_token", lambda config: 1 / 0)
+    monkeypatch.setattr("npgpt.inspection.sizes.flops_per_token", lambda config: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["info", str(run.folder)])
 

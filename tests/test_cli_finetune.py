@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, Tokenizer
-from npgpt.adapters import load_adapter
-from npgpt.answering import answers
-from npgpt.checkpoint import STATE
 from npgpt.cli import ask, main
 from npgpt.data.examples import Example, encode_examples
-from npgpt.pretrained import read_tensors
+from npgpt.generation.prompts import answers
+from npgpt.hub.tensors import read_tensors
+from npgpt.models.lora import load_adapter
+from npgpt.training.checkpoint import STATE
 from tests.test_cli import command, stopped_after_a_step
 from tests.test_cli_train import saved
 
@@ -232,10 +232,10 @@ def test_lines_are_learned_in_order_on_request(capsys, here, monkeypatch):
 
     def note(self, batches, *args, **kwargs):
         tokenizer = Tokenizer.from_pretrained("base")
-        seen.append("".join(tokenizer.decode(ids[ids != tokenizer.end_id]) for ids in batches[0][0]))
+        seen.append("".join(tokenizer.decode(ids[ids != tokenizer.end_id]) for ids in batches[0].ids))
         return loss_and_grads(self, batches, *args, **kwargs)
 
-    from npgpt.parallel import Workers
+    from npgpt.training.workers import Workers
 
     loss_and_grads = Workers.loss_and_grads
     monkeypatch.setattr(Workers, "loss_and_grads", note)
@@ -309,7 +309,7 @@ def test_ask_goes_through_a_conversation_as_it_was_learned(capsys, here, monkeyp
         how.append(rest)
         return iter(tokenizer.encode(f"{len(seen)}."))
 
-    monkeypatch.setattr("npgpt.answering.generate", say)
+    monkeypatch.setattr("npgpt.generation.prompts.generate", say)
     asked = ["它 2? ", "3? ", "4? "]
     line = {"prompt": asked, "completion": ["1.", "1.", "3."]}
     (here / "ask.jsonl").write_text(json.dumps(line) + "\n" + json.dumps({"prompt": asked}) + "\n")

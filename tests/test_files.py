@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from npgpt import files
-from npgpt.files import read_json, write_atomically, write_json, write_text
+from npgpt.support import files
+from npgpt.support.files import read_json, write_atomically, write_json, write_text
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

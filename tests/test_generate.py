@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, GPTConfig, generate
-from npgpt.sampling import KVCache, apply_temperature, draw, keep_top_k, keep_top_p, softmax
+from npgpt.generation.rules import apply_temperature, draw, keep_top_k, keep_top_p, softmax
 
 LOGITS = np.log([0.4, 0.1, 0.3, 0.15, 0.05])
 
@@ -26,11 +26,35 @@ def test_cache_gives_the_whole_models_logits(changes, chunks):
     gpt = model(**changes)
     ids = [3, 1, 4, 1, 5, 8, 2, 6]
     want = gpt.logits([ids])[0]
-    cache, start = KVCache(gpt), 0
+    past, start = gpt.new_past(), 0
     for size in chunks:
-        got = cache.advance(ids[start : start + size])
+        got = gpt.forward([ids[start : start + size]], past)[0]
+        np.testing.assert_allclose(got, want[start : start + size], rtol=1e-11)
         start += size
-        np.testing.assert_allclose(got, want[start - 1], rtol=1e-11)
+        assert past.length == start
+
+
+def test_a_past_holds_rows_apart():
+    gpt = model()
+    ids = np.array([[3, 1, 4, 1, 5], [8, 2, 6, 0, 7]])
+    past = gpt.new_past(2)
+    parts = [gpt.forward(ids[:, :2], past), gpt.forward(ids[:, 2:], past)]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), gpt.logits(ids), rtol=1e-11)
+
+
+def test_the_last_logits_are_those_of_the_last_position():
+    gpt = model()
+    np.testing.assert_allclose(gpt.forward([[3, 1, 4]], last=True), gpt.forward([[3, 1, 4]])[:, -1:], rtol=1e-13)
+
+
+def test_a_past_is_full_when_the_context_is():
+    gpt = model()
+    past = gpt.new_past()
+    gpt.forward([[1] * 8], past)
+    with pytest.raises(ValueError, match="9 tokens are longer than n_positions=8"):
+        gpt.forward([[1]], past)
+    with pytest.raises(ValueError, match="past and starts"):
+        gpt.forward([[1]], gpt.new_past(), starts=[[0]])
 
 
 @pytest.mark.parametrize("prompt", [[1], [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2]])
@@ -51,14 +75,14 @@ def test_a_seed_gives_the_same_tokens():
 def test_tokens_come_one_at_a_time():
     calls = []
     gpt = model()
-    advance = KVCache.advance
+    forward = gpt.forward
 
-    def counting(self, ids):
-        calls.append(len(ids))
-        return advance(self, ids)
+    def counting(ids, *args, **options):
+        calls.append(ids.shape[1])
+        return forward(ids, *args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KVCache, "advance", counting)
+        patch.setattr(gpt, "forward", counting)
         list(itertools.islice(generate(gpt, [1, 2, 3], 100), 3))
     assert calls == [3, 1, 1]  # the prompt at once, then a token at a time, and none that nobody asked for
 
@@ -101,7 +125,8 @@ def test_rules_after_one_another():
     # top-k leaves 0.4 and 0.3; of what is left, 0.4 / 0.7 = 0.57 is enough for p = 0.5
     gpt = model()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KVCache, "advance", lambda self, ids: np.append(LOGITS, np.full(4, -np.inf)))
+        logits = np.append(LOGITS, np.full(4, -np.inf))[None, None]
+        patch.setattr(gpt, "forward", lambda ids, past, last: logits)
         assert set(generate(gpt, [1], 50, top_k=2)) == {0, 2}
         assert set(generate(gpt, [1], 50, top_k=2, top_p=0.5)) == {0}
 

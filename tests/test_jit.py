@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from npgpt import jit
+from npgpt.support import jit
 
-HELPER = "from npgpt.jit import jit\n\n@jit\ndef helper(x):\n    return {}\n"
+HELPER = "from npgpt.support.jit import jit\n\n@jit\ndef helper(x):\n    return {}\n"
 CALLER = (
-    "from npgpt.jit import jit\nfrom kernels.helper import helper\n\n@jit\ndef caller(x):\n    return helper(x) + 0\n"
+    "from npgpt.support.jit import jit\nfrom kernels.helper import helper\n\n"
+    "@jit\ndef caller(x):\n    return helper(x) + 0\n"
 )
 # A process takes a second to import numba, so two of them do all that is asked: the first compiles, and the second
 # looks for what that one left, and then imports the package again under one circumstance after the other.
@@ -20,7 +21,7 @@ START = """
 import importlib, json, os, sys, tempfile
 from pathlib import Path
 import llvmlite.binding, numba
-from npgpt import jit
+from npgpt.support import jit
 
 package, home = Path(sys.argv[1]), Path(sys.argv[2])
 found = {}

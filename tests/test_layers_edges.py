@@ -7,7 +7,7 @@ import pytest
 
 from npgpt import layers
 from npgpt.config import GPTConfig
-from npgpt.model import (
+from npgpt.models.gpt2 import (
     block_backward,
     block_forward,
     features_backward,
@@ -17,8 +17,9 @@ from npgpt.model import (
     loss_backward,
     loss_forward,
 )
+from npgpt.models.gpt2_parameters import zero_parameters
 from npgpt.ops import REFERENCE
-from npgpt.parameters import Parameters, zero_parameters
+from npgpt.support.parameters import Parameters
 from tests.test_layers import attention_by_loops
 
 

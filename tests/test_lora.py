@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, AdamW, GPTConfig
+from npgpt.data.batch import Batch
 from npgpt.gradcheck import check_gradient
-from npgpt.lora import TARGETS, Adapters
-from npgpt.parallel import Workers
+from npgpt.models.lora import TARGETS, Adapters
+from npgpt.training.workers import Workers
 
 SIZES = {"vocab_size": 7, "n_positions": 5, "n_embd": 6, "n_layer": 2, "n_head": 3, "n_inner": 10}
 IDS = np.array([[0, 6, 3, 3, 1], [2, 5, 0, 4, 6]])
@@ -124,7 +125,7 @@ def test_a_step_lowers_the_loss_and_leaves_the_rest_of_the_model():
     losses = []
     with Workers(model, batch_size=2, threads=1) as workers:
         for _ in range(40):
-            loss, grads, _ = workers.loss_and_grads([(IDS, NEXT)])
+            loss, grads, _ = workers.loss_and_grads([Batch(IDS, NEXT)])
             losses.append(loss)
             optimizer.step(adapters.gradients(grads), lr=0.02)
             adapters.merge_into(model)

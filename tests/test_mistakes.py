@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from npgpt.checkpoint import STATE
 from npgpt.cli import main
+from npgpt.training.checkpoint import STATE
 from tests.test_cli import command
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 20

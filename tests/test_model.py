@@ -9,9 +9,10 @@ import pytest
 
 from npgpt import GPT, GPTConfig
 from npgpt.gradcheck import numerical_gradient
-from npgpt.model import gpt_backward, gpt_forward
+from npgpt.models.gpt2 import gpt_backward, gpt_forward
+from npgpt.models.gpt2_parameters import init_parameters, parameter_shapes
 from npgpt.ops import REFERENCE, get_ops
-from npgpt.parameters import Parameters, init_parameters, parameter_shapes
+from npgpt.support.parameters import Parameters
 
 SIZES = {"vocab_size": 7, "n_positions": 6, "n_embd": 8, "n_layer": 2, "n_head": 2}
 IDS = np.array([[1, 2, 3, 1], [6, 0, 2, 2]])

@@ -9,11 +9,11 @@ import pytest
 
 from npgpt import GPT, GPTConfig, Tokenizer, TrainConfig
 from npgpt.data import Packed, pack, too_long
-from npgpt.data.packing import best_fit, draw, n_tokens, pack_in_order
-from npgpt.evaluate import estimate_loss, whole_loss
-from npgpt.parallel import Workers
+from npgpt.data.packing import best_fit, draw, pack_in_order
 from npgpt.tokenizer import ByteTokenizer, CharTokenizer
-from npgpt.train import train
+from npgpt.training.evaluation import estimate_loss, whole_loss
+from npgpt.training.loop import Trainer
+from npgpt.training.workers import Workers
 from tests.test_train import changed, content, metrics, timeless
 
 E = 10
@@ -22,6 +22,10 @@ EXAMPLES = [
     np.array(ids, int) for ids in ([1, 2, 3], [4], [1, 2, 2, 0, 5, 9, 1, 3], [], [7, 7], [3, 1, 4, 1], [8, 0, 0, 0])
 ]
 PROMPTS = [1, 0, 5, 0, 2, 3, 0]
+
+
+def parts(batch):
+    return batch.ids, batch.targets, batch.starts
 
 
 def asked(examples, prompts) -> list[np.ndarray] | None:
@@ -66,7 +70,7 @@ def test_every_example_is_in_the_rows_once_and_whole(n_positions, prompts):
     packed = pack(EXAMPLES, n_positions, E, asked(EXAMPLES, prompts))
     assert {part.shape for part in packed[:3]} == {(len(packed.ids), n_positions)}
     assert Counter(unpacked(packed)) == Counter(laid_out(EXAMPLES, prompts or [0] * 7))
-    assert n_tokens(packed.targets) == sum(len(ids) + 1 for ids in EXAMPLES)
+    assert packed.rows(slice(None)).n_tokens == sum(len(ids) + 1 for ids in EXAMPLES)
 
 
 def test_many_random_examples_fill_their_rows():
@@ -75,7 +79,7 @@ def test_many_random_examples_fill_their_rows():
     prompts = [int(rng.integers(0, len(ids) + 1)) for ids in examples]
     packed = pack(examples, 32, E, asked(examples, prompts))
     assert Counter(unpacked(packed)) == Counter(laid_out(examples, prompts))
-    assert n_tokens(packed.targets) > 0.99 * packed.ids.size
+    assert packed.rows(slice(None)).n_tokens > 0.99 * packed.ids.size
     for part, again in zip(packed[:3], pack(examples, 32, E, asked(examples, prompts))[:3], strict=True):
         np.testing.assert_array_equal(part, again)
 
@@ -105,7 +109,7 @@ def test_the_rows_take_little_memory(end_id, dtype):
     packed = pack([np.array([1, 2])], 5, end_id)
     assert packed.ids.dtype == packed.targets.dtype == dtype
     assert packed.starts.dtype == np.int16
-    assert [part.dtype for part in packed.batch(slice(1))] == [np.int64] * 3
+    assert [part.dtype for part in parts(packed.rows(slice(1)))] == [np.int64] * 3
 
 
 def test_an_example_that_fits_exactly_and_those_that_do_not():
@@ -160,7 +164,7 @@ def alone(gpt, examples, prompts):
 def test_packed_examples_are_computed_as_if_they_were_alone(ops, tied, n_positions):
     gpt = model(ops=ops, tie_word_embeddings=tied, n_positions=n_positions)
     packed = pack(EXAMPLES, n_positions, E, asked(EXAMPLES, PROMPTS))
-    ids, targets, starts = packed.batch(slice(None))
+    ids, targets, starts = parts(packed.rows(slice(None)))
     loss, grads, logits = alone(gpt, EXAMPLES, PROMPTS)
     found, found_grads = gpt.loss_and_grads(ids, targets, starts=starts)
     assert gpt.loss(ids, targets, starts) == found == pytest.approx(loss, rel=1e-13)
@@ -180,7 +184,7 @@ def test_no_token_of_an_example_changes_anything_in_another(ops, n_positions):
     gpt = model(ops=ops, n_positions=n_positions)
     rng = np.random.default_rng(3)
     examples = [rng.integers(0, E, n) for n in rng.integers(1, min(n_positions, 40), 30)]
-    ids, _, starts = pack(examples, n_positions, E).batch(slice(3))
+    ids, _, starts = parts(pack(examples, n_positions, E).rows(slice(3)))
     before, features = gpt.logits(ids, starts), gpt.features(ids, starts)
     for row, at in [(0, 1), (1, n_positions // 2), (2, n_positions - 1)]:
         other = ids.copy()
@@ -231,7 +235,7 @@ def test_workers_share_rows_with_different_counts_of_targets(threads):
     gpt = model()
     packed = pack(EXAMPLES, 9, E, asked(EXAMPLES, PROMPTS))
     loss, grads, _ = alone(gpt, EXAMPLES, PROMPTS)
-    batches = [packed.batch(slice(2)), packed.batch(slice(2, None))]
+    batches = [packed.rows(slice(2)), packed.rows(slice(2, None))]
     with Workers(gpt, 2, threads) as workers:
         for _ in range(2):
             found, found_grads, norm = workers.loss_and_grads(batches)
@@ -245,13 +249,13 @@ def test_workers_share_rows_with_different_counts_of_targets(threads):
 
 def test_rows_are_drawn_once_each_before_any_is_drawn_again():
     packed = Packed(*(np.arange(7, dtype=np.int16)[:, None] for _ in range(3)))
-    drawn = [int(draw(packed, 1, i, 5)[0][0, 0]) for i in range(28)]
+    drawn = [int(draw(packed, 1, i, 5).ids[0, 0]) for i in range(28)]
     epochs = [drawn[i : i + 7] for i in range(0, 28, 7)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len(set(map(tuple, epochs))) == 4
-    assert [int(draw(packed, 1, i, 6)[0][0, 0]) for i in range(7)] != epochs[0]
+    assert [int(draw(packed, 1, i, 6).ids[0, 0]) for i in range(7)] != epochs[0]
     for n, before in itertools.product([1, 3, 7, 20], [0, 5, 6, 7]):
-        ids, targets, starts = draw(packed, n, before, 5)
+        ids, targets, starts = parts(draw(packed, n, before, 5))
         np.testing.assert_array_equal(ids[:, 0], drawn[before : before + n])
         np.testing.assert_array_equal(targets, ids)
         np.testing.assert_array_equal(starts, ids)
@@ -260,7 +264,7 @@ def test_rows_are_drawn_once_each_before_any_is_drawn_again():
 def test_rows_in_order_are_drawn_as_they_stand():
     packed = Packed(*(np.arange(7)[:, None] for _ in range(3)), in_order=True)
     for n, before in itertools.product([1, 3, 7, 20], [0, 5, 6, 7]):
-        for part in draw(packed, n, before, 5):
+        for part in parts(draw(packed, n, before, 5)):
             np.testing.assert_array_equal(part[:, 0], np.arange(before, before + n) % 7)
 
 
@@ -284,12 +288,12 @@ def test_the_loss_over_rows_is_the_mean_over_their_targets(monkeypatch):
     packed = pack(EXAMPLES, 9, E, asked(EXAMPLES, PROMPTS))
     loss, _, _ = alone(gpt, EXAMPLES, PROMPTS)
     assert whole_loss(gpt, packed) == pytest.approx(loss, rel=1e-13)
-    monkeypatch.setattr("npgpt.evaluate.TOKENS_PER_BATCH", 18)  # two rows at a time, and one that is left
+    monkeypatch.setattr("npgpt.training.evaluation.TOKENS_PER_BATCH", 18)  # two rows at a time, and one that is left
     assert whole_loss(gpt, packed) == pytest.approx(loss, rel=1e-13)
-    assert estimate_loss(gpt, packed, 2, 100, seed=1) == pytest.approx(loss, rel=1e-13)
-    some = estimate_loss(gpt, packed, 1, 3, seed=1)
-    assert some == pytest.approx(gpt.loss(*packed.batch(slice(3))), rel=1e-13)
-    assert some == estimate_loss(gpt, packed, 1, 3, seed=2)
+    assert estimate_loss(gpt, packed, TrainConfig(batch_size=2, eval_batches=100)) == pytest.approx(loss, rel=1e-13)
+    some = estimate_loss(gpt, packed, TrainConfig(batch_size=1, eval_batches=3, seed=1))
+    assert some == pytest.approx(gpt.loss(packed.rows(slice(3))), rel=1e-13)
+    assert some == estimate_loss(gpt, packed, TrainConfig(batch_size=1, eval_batches=3, seed=2))
 
 
 RNG = np.random.default_rng(6)
@@ -307,7 +311,7 @@ def run(folder, config=CONFIG, stops=(), **changes):
         gpt = GPT(GPTConfig(**(SIZES | changes)), 999 if done else config.seed, config.dtype)
         steps = itertools.count(done + 1)
         should_stop = lambda steps=steps, stop=stop: next(steps) == stop  # noqa: E731
-        list(train(gpt, TRAIN_ROWS, VAL_ROWS, config, folder, done > 0, should_stop))
+        list(Trainer(gpt, TRAIN_ROWS, VAL_ROWS, config, folder).run(done > 0, should_stop))
         done = stop
     return metrics(folder)
 
@@ -323,17 +327,18 @@ def test_a_run_over_examples_that_was_stopped_goes_on_to_the_same_bits(tmp_path,
 
 
 def test_a_step_over_examples_is_logged_as_what_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr("npgpt.train.time.perf_counter", itertools.count(0, 2).__next__)  # a step takes two seconds
+    # a step takes two seconds
+    monkeypatch.setattr("npgpt.training.step.time.perf_counter", itertools.count(0, 2).__next__)
     config = changed(CONFIG, dtype="float64", gradient_accumulation_steps=2)
     gpt = GPT(GPTConfig(**SIZES), 0, "float64")
-    records = train(gpt, VAL_ROWS, TRAIN_ROWS, config, tmp_path)
+    records = Trainer(gpt, VAL_ROWS, TRAIN_ROWS, config, tmp_path).run()
     for step in range(4):
         batch = draw(VAL_ROWS, 6, 6 * step, config.seed)
-        loss = gpt.loss(*batch)
+        loss = gpt.loss(batch)
         record = next(records)
         assert record["loss"] == pytest.approx(loss, rel=1e-12)
-        assert record["tokens_per_s"] == pytest.approx(n_tokens(batch[1]) / 2, abs=0.1)
-        assert n_tokens(batch[1]) < batch[1].size
+        assert record["tokens_per_s"] == pytest.approx(batch.n_tokens / 2, abs=0.1)
+        assert batch.n_tokens < batch.targets.size
 
 
 def test_the_last_line_is_the_loss_over_all_validation_examples(tmp_path):

@@ -5,8 +5,9 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from npgpt import GPT, AdamW, GPTConfig
-from npgpt.optim import clip_scale
-from npgpt.parallel import Workers, n_threads, n_workers, shard
+from npgpt.data.batch import Batch
+from npgpt.optim.schedule import clip_scale
+from npgpt.training.workers import Workers, n_threads, n_workers
 
 CONFIG = GPTConfig(vocab_size=7, n_positions=6, n_embd=8, n_layer=2, n_head=2)
 DROPOUT = GPTConfig(**vars(CONFIG) | {"resid_pdrop": 0.2, "embd_pdrop": 0.1, "attn_pdrop": 0.3})
@@ -18,7 +19,7 @@ def micro_batches(rng, masks):
     for rows, masked in masks:
         ids, targets = rng.integers(0, 7, (2, rows, 5))
         targets[rng.permuted(np.arange(rows * 5) < masked).reshape(rows, 5)] = -100
-        batches.append((ids, targets))
+        batches.append(Batch(ids, targets))
     return batches
 
 
@@ -33,7 +34,7 @@ def test_gradients_of_shards_and_batches_are_those_of_the_whole(rng, masks, thre
     model = GPT(GPTConfig(**vars(CONFIG) | {"tie_word_embeddings": tied}), 1, "float64")
     model.params.flat *= 20
     batches = micro_batches(rng, masks)
-    full = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    full = [np.concatenate([getattr(batch, name) for batch in batches]) for name in ("ids", "targets")]
     full_loss, full_grads = model.loss_and_grads(*full)
     with Workers(model, batch_size=max(rows for rows, _ in masks), threads=threads) as workers:
         for _ in range(2):  # the second time in memory that is not fresh
@@ -82,9 +83,9 @@ def test_more_threads_change_roundings_alone():
 def test_dropout_masks_follow_the_seed_and_differ_between_workers():
     ids, targets = np.zeros((2, 2, 6), int)  # both workers have the same sequence
     with Workers(GPT(DROPOUT, 0), 2, 2) as workers:
-        losses = [workers.loss_and_grads([(ids, targets)], seed)[0] for seed in ((0, 0), (0, 0), (0, 1), None)]
+        losses = [workers.loss_and_grads([Batch(ids, targets)], seed)[0] for seed in ((0, 0), (0, 0), (0, 1), None)]
         halves = [grads.flat.copy() for grads in workers.grads]
-        workers.loss_and_grads([(ids, targets)], (0, 0))
+        workers.loss_and_grads([Batch(ids, targets)], (0, 0))
         assert not np.array_equal(workers.grads[0].flat - workers.grads[1].flat, workers.grads[1].flat)
     assert losses[0] == losses[1] != losses[2] != losses[3]
     np.testing.assert_array_equal(halves[0] - halves[1], halves[1])  # without masks they have the same gradient
@@ -145,13 +146,18 @@ def test_threads_are_the_cores_unless_they_are_given():
     assert n_threads(0) >= 1
 
 
-def test_shards_are_the_batch_in_order():
+@pytest.mark.parametrize("starts", [None, 2 * np.arange(7)[:, None]], ids=["one text", "several"])
+def test_parts_are_the_batch_in_order(starts):
     ids = np.arange(7)[:, None]
     for n in range(1, 9):
-        parts = [shard((ids, -ids), i, n) for i in range(n)]
-        np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), ids)
-        np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), -ids)
-        assert max(len(part) for part, _ in parts) - min(len(part) for part, _ in parts) <= 1
+        parts = [Batch(ids, -ids, starts).part(i, n) for i in range(n)]
+        np.testing.assert_array_equal(np.concatenate([part.ids for part in parts]), ids)
+        np.testing.assert_array_equal(np.concatenate([part.targets for part in parts]), -ids)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        if starts is None:
+            assert all(part.starts is None for part in parts)
+        else:
+            np.testing.assert_array_equal(np.concatenate([part.starts for part in parts]), starts)
 
 
 def test_an_error_in_a_worker_reaches_the_caller_when_all_have_stopped():
@@ -159,10 +165,10 @@ def test_an_error_in_a_worker_reaches_the_caller_when_all_have_stopped():
     ids[1, 2] = 99
     with Workers(GPT(CONFIG, 0), 2, 2) as workers:
         with pytest.raises(ValueError, match="id 99 is outside"):
-            workers.loss_and_grads([(ids, ids)])
+            workers.loss_and_grads([Batch(ids, ids)])
         with pytest.raises(ValueError, match="id 99 is outside"):
-            workers.loss_and_grads([(ids[::-1], ids[::-1])])
-        assert np.isfinite(workers.loss_and_grads([(ids[:1], ids[:1])])[0])
+            workers.loss_and_grads([Batch(ids[::-1], ids[::-1])])
+        assert np.isfinite(workers.loss_and_grads([Batch(ids[:1], ids[:1])])[0])
 
 
 def test_map_keeps_the_order_and_reads_no_more_than_it_needs():

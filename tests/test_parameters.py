@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, GPTConfig
-from npgpt.parameters import init_parameters
+from npgpt.models.gpt2_parameters import init_parameters
 
 CONFIG = GPTConfig(
     vocab_size=40, n_positions=12, n_embd=16, n_layer=2, n_head=2, initializer_range=0.08, tie_word_embeddings=False

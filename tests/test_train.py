@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-import npgpt.train
 from npgpt import GPT, AdamW, GPTConfig, TrainConfig
-from npgpt.checkpoint import STATE, load_last, load_state
 from npgpt.data import encode_split
-from npgpt.evaluate import estimate_loss, random_batch, whole_loss
-from npgpt.optim import learning_rate_at
-from npgpt.pretrained import read_tensors
-from npgpt.train import train
+from npgpt.data.batch import Text, random_batch
+from npgpt.hub.tensors import read_tensors
+from npgpt.optim.schedule import learning_rate_at
+from npgpt.training.checkpoint import STATE, load_last, load_state
+from npgpt.training.evaluation import estimate_loss, whole_loss
+from npgpt.training.loop import Trainer
 
 GPT_CONFIG = GPTConfig(vocab_size=7, n_positions=6, n_embd=8, n_layer=2, n_head=2)
 STEPS = 11
@@ -33,6 +33,11 @@ TRAIN_IDS, VAL_IDS = IDS[:200], IDS[200:]
 
 def changed(config, **changes):
     return type(config)(**vars(config) | changes)
+
+
+def train(model, train_ids, val_ids, config, folder, resume=False, should_stop=lambda: False):
+    T = model.config.n_positions
+    return Trainer(model, Text(train_ids, T), Text(val_ids, T), config, folder).run(resume, should_stop)
 
 
 def run(folder, config=CONFIG, gpt_config=GPT_CONFIG, stops=()) -> list[dict]:
@@ -170,12 +175,13 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path):
 def test_every_step_draws_other_windows_and_every_seed_too(tmp_path, monkeypatch):
     drawn = []
 
-    def spy(*args):
-        ids, targets = random_batch(*args)
-        drawn.append(ids.tobytes())
-        return ids, targets
+    def spy(self, step, config):
+        batches = draw(self, step, config)
+        drawn.extend(batch.ids.tobytes() for batch in batches)
+        return batches
 
-    monkeypatch.setattr(npgpt.train, "random_batch", spy)
+    draw = Text.draw
+    monkeypatch.setattr(Text, "draw", spy)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         list(train(GPT(GPT_CONFIG, 0), TRAIN_IDS, VAL_IDS, changed(CONFIG, seed=seed), tmp_path / name))
     a, b, c = drawn[:STEPS], drawn[STEPS : 2 * STEPS], drawn[2 * STEPS :]
@@ -216,28 +222,29 @@ def test_the_last_line_is_the_loss_over_the_whole_validation_text(tmp_path):
 def test_whole_loss_counts_every_token_but_the_first_once(length):
     model = GPT(GPT_CONFIG, 2, "float64")
     model.params.flat *= 20  # predictions far from uniform, so that no token is like another
-    assert whole_loss(model, IDS[:length]) == pytest.approx(naive_loss(model, IDS[:length]), rel=1e-12)
+    assert whole_loss(model, Text(IDS[:length], 6)) == pytest.approx(naive_loss(model, IDS[:length]), rel=1e-12)
 
 
 @pytest.mark.parametrize("length", [0, 1])
 def test_a_text_with_nothing_to_predict_has_no_loss(length):
     with pytest.raises(ValueError, match=f"{length} tokens"):
-        whole_loss(GPT(GPT_CONFIG), IDS[:length])
+        whole_loss(GPT(GPT_CONFIG), Text(IDS[:length], 6))
 
 
 def test_random_batches_reach_every_window_of_the_text(rng):
     ids = np.arange(10, dtype=np.uint8)
-    inputs, targets = random_batch(ids, 400, 4, rng)
-    assert {tuple(row) for row in inputs.tolist()} == {tuple(range(s, s + 4)) for s in range(6)}
-    np.testing.assert_array_equal(targets, inputs + 1)
+    batch = random_batch(ids, 400, 4, rng)
+    assert {tuple(row) for row in batch.ids.tolist()} == {tuple(range(s, s + 4)) for s in range(6)}
+    np.testing.assert_array_equal(batch.targets, batch.ids + 1)
 
 
 def test_an_estimate_takes_the_same_windows_each_time():
     model = GPT(GPT_CONFIG, 2)
     model.params.flat *= 20
-    first = estimate_loss(model, VAL_IDS, 3, 2, seed=1)
-    assert estimate_loss(model, VAL_IDS, 3, 2, seed=1) == first
-    assert estimate_loss(model, VAL_IDS, 3, 2, seed=2) != first
+    text = Text(VAL_IDS, 6)
+    first = estimate_loss(model, text, changed(CONFIG, seed=1))
+    assert estimate_loss(model, text, changed(CONFIG, seed=1)) == first
+    assert estimate_loss(model, text, changed(CONFIG, seed=2)) != first
 
 
 def test_the_best_model_is_kept_and_so_is_the_last(tmp_path):
@@ -261,7 +268,7 @@ def test_the_best_model_is_kept_and_so_is_the_last(tmp_path):
 @pytest.mark.parametrize(("losses", "best"), [((3, 1, 2), 8), ((1, 2, 3), 4), ((3, 2, 1), 11), ((2, 2, 2), 4)])
 def test_best_is_the_first_of_the_lowest_validation_losses(tmp_path, monkeypatch, losses, best):
     given = iter(losses)
-    monkeypatch.setattr(npgpt.train, "estimate_loss", lambda *args: float(next(given)))
+    monkeypatch.setattr("npgpt.training.loop.estimate_loss", lambda *args: float(next(given)))
     model, at = GPT(GPT_CONFIG, 0), {}
     for record in train(model, TRAIN_IDS, VAL_IDS, CONFIG, tmp_path):
         at.setdefault(record["step"], model.params.flat.copy())
@@ -348,7 +355,7 @@ def test_a_disk_that_fills_leaves_what_was_saved_before(tmp_path, monkeypatch, w
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr("npgpt.files.os.replace", full)
+        patch.setattr("npgpt.support.files.os.replace", full)
         with pytest.raises(OSError, match="No space left"):
             list(train(GPT(GPT_CONFIG, CONFIG.seed), TRAIN_IDS, VAL_IDS, CONFIG, tmp_path))
     assert not list(tmp_path.glob(".*"))

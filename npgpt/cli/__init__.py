@@ -10,7 +10,7 @@ import sys
 from typing import NoReturn
 
 from npgpt import __version__
-from npgpt.config import nearest
+from npgpt.support.hints import nearest
 
 COMMANDS = {
     "train": "train a GPT on tales, or on text files",

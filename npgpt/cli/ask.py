@@ -8,10 +8,11 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from npgpt.cli.options import announce_compiling
 from npgpt.cli.tales import LANGS, TASKS
 
 if TYPE_CHECKING:
-    from npgpt.model import GPT
+    from npgpt.models.base import Model
     from npgpt.tokenizer import Tokenizer
 
 
@@ -47,9 +48,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--lang {args.lang} has no meaning without --task")
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed} must be at least 0")
-    from npgpt.answering import answer_tokens
-    from npgpt.cli.sample import open_run
+    from npgpt.generation.opening import open_run
+    from npgpt.generation.prompts import answer_tokens
 
+    announce_compiling()
     model, tokenizer = open_run(args.run)
     tokenizer.require_end_id()
     if args.data is not None:
@@ -85,15 +87,15 @@ def complete(tokenizer: "Tokenizer", tokens: Iterator[int]) -> str:
     return "".join(pieces)
 
 
-def complete_lines(model: "GPT", tokenizer: "Tokenizer", args: argparse.Namespace) -> int:
+def complete_lines(model: "Model", tokenizer: "Tokenizer", args: argparse.Namespace) -> int:
     """Print each line with the model's completions, and to stderr how many are those that the file has.
 
     Of a conversation each prompt is completed with the model's own earlier completions in view.
     """
     import numpy as np
 
-    from npgpt.answering import answer_tokens
     from npgpt.data.examples import read_examples
+    from npgpt.generation.prompts import answer_tokens
 
     rng = np.random.default_rng(args.seed)
     same = with_completion = 0
@@ -118,12 +120,12 @@ def complete_lines(model: "GPT", tokenizer: "Tokenizer", args: argparse.Namespac
     return 0
 
 
-def complete_example(model: "GPT", tokenizer: "Tokenizer", args: argparse.Namespace) -> int:
+def complete_example(model: "Model", tokenizer: "Tokenizer", args: argparse.Namespace) -> int:
     """Make an example of a task, complete it, and judge the completion."""
-    from npgpt.answering import answer_tokens
     from npgpt.data.tales.corpus import TEST
     from npgpt.data.tales.score import score
     from npgpt.data.tales.tasks import examples
+    from npgpt.generation.prompts import answer_tokens
 
     example = next(examples(args.seed, (args.task,), (args.lang or "en",), part=TEST))
     tokens = answer_tokens(model, tokenizer, example.prompt, *settings(args), args.seed)

@@ -37,7 +37,7 @@ def get(name: str, copy: str | None, url: str | None) -> Path:
     from tqdm import tqdm
 
     from npgpt.data.download import fetch, find, sha256
-    from npgpt.files import write_atomically
+    from npgpt.support.files import write_atomically
 
     text = find(name)
     if copy is not None:  # before the work

@@ -58,7 +58,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from npgpt.checkpoint import STATE
+    from npgpt.training.checkpoint import STATE
 
     for name in ("base_steps", "tune_steps", "tests"):
         if getattr(args, name) < 1:
@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
 
 def call(command: list[str], out: Path, steps: int, seed: int) -> None:
     """Run a command of npgpt that trains, or go on with the run that it has begun. Raises SystemExit if it fails."""
-    from npgpt.checkpoint import STATE
     from npgpt.cli import main
+    from npgpt.training.checkpoint import STATE
 
     if (out / STATE).exists():
         require_same(out, steps, seed)
@@ -100,7 +100,7 @@ def call(command: list[str], out: Path, steps: int, seed: int) -> None:
 
 def require_same(out: Path, steps: int, seed: int) -> None:
     """Raise ValueError if a run is there that was begun with another number of steps or another seed."""
-    from npgpt.cli.running import read_saved
+    from npgpt.training.run import read_saved
 
     train = read_saved(out)["train"]
     for name, value in ("max_steps", steps), ("seed", seed):
@@ -112,7 +112,10 @@ def is_whole(out: Path) -> bool:
     """Say whether a run has come to its end."""
     path = out / "metrics.jsonl"
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    return bool(lines) and '"whole": true' in lines[-1]
+    try:
+        return bool(lines) and json.loads(lines[-1])["whole"] is True
+    except (ValueError, KeyError, TypeError):  # a line that was cut short, or another record
+        return False
 
 
 def write_course(path: Path, task: str, base: Path, steps: int, seed: int) -> None:
@@ -120,11 +123,11 @@ def write_course(path: Path, task: str, base: Path, steps: int, seed: int) -> No
 
     Raises ValueError where none fits into the base's context.
     """
-    from npgpt.config import FINETUNE
     from npgpt.data.examples import MOST_TO_VALIDATE
     from npgpt.data.tales.corpus import LEARN
     from npgpt.data.tales.tasks import examples
-    from npgpt.files import write_text
+    from npgpt.support.files import write_text
+    from npgpt.training.recipes import FINETUNE
 
     lines: list[str] = []
     for number, part in enumerate(COURSES[task]):
@@ -150,7 +153,7 @@ def fitting(found: "Iterator[tasks.Example]", base: Path) -> Iterator[tuple[list
 
     from npgpt.data.examples import Example, encode_examples
     from npgpt.data.packing import GROUP, best_fit
-    from npgpt.pretrained import read_config
+    from npgpt.hub.gpt2 import read_config
     from npgpt.tokenizer import Tokenizer
 
     tokenizer, n_positions = Tokenizer.from_pretrained(base), read_config(base / "config.json").n_positions
@@ -185,14 +188,13 @@ def print_scores(folder: Path, tasks: list[str], n: int, seed: int) -> None:
 
 def scores_of(run: Path, task: str, n: int, seed: int) -> "dict[str, list[Score]]":
     """Return the scores of n completions in each language; prompts that are too long have none."""
-    from npgpt.answering import answers
     from npgpt.data.tales.corpus import TEST
     from npgpt.data.tales.score import score
     from npgpt.data.tales.tasks import DRAWN, examples
-    from npgpt.model import GPT
-    from npgpt.tokenizer import Tokenizer
+    from npgpt.generation.opening import open_run
+    from npgpt.generation.prompts import answers
 
-    model, tokenizer = GPT.from_pretrained(run), Tokenizer.from_pretrained(run)
+    model, tokenizer = open_run(str(run))
     tests = list(itertools.islice(examples(seed, (task,), part=TEST), n * len(LANGS)))
     fits = [test for test in tests if len(tokenizer.encode(test.prompt)) + 2 < model.config.n_positions]
     temperature, top_p = DRAWN.get(task, (0.0, None))

@@ -5,8 +5,10 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
+from npgpt.cli.options import announce_compiling
+
 if TYPE_CHECKING:
-    from npgpt.model import GPT
+    from npgpt.models.base import Model
     from npgpt.tokenizer import Tokenizer
 
 SEED = 1337  # of the tales
@@ -19,12 +21,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from npgpt.cli.sample import open_run
     from npgpt.data.tales.corpus import langs_of
+    from npgpt.generation.opening import open_run
 
     if not args.data:
         raise ValueError("--data is empty: give a file, or the tales")
     langs = langs_of(args.data)
+    announce_compiling()
     model, tokenizer = open_run(args.run, args.last)
     if langs:
         print_loss_of_tales(model, tokenizer, langs)
@@ -33,10 +36,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def print_loss_of_text(model: "GPT", tokenizer: "Tokenizer", file: str) -> None:
+def print_loss_of_text(model: "Model", tokenizer: "Tokenizer", file: str) -> None:
     """Print the loss of a file. Raises ValueError for one that the tokenizer or the model cannot read."""
-    from npgpt.data import read_text
-    from npgpt.evaluate import whole_loss
+    from npgpt.data import Text, read_text
+    from npgpt.training.evaluation import whole_loss
 
     text = read_text(file)
     try:
@@ -44,21 +47,19 @@ def print_loss_of_text(model: "GPT", tokenizer: "Tokenizer", file: str) -> None:
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     # the first token is not predicted, so its bytes do not count either
-    print_loss(whole_loss(model, ids), len(ids) - 1, len(tokenizer.decode_bytes(ids[1:])))
+    loss = whole_loss(model, Text(ids, model.config.n_positions))
+    print_loss(loss, len(ids) - 1, len(tokenizer.decode_bytes(ids[1:])))
 
 
-def print_loss_of_tales(model: "GPT", tokenizer: "Tokenizer", langs: tuple[str, ...]) -> None:
+def print_loss_of_tales(model: "Model", tokenizer: "Tokenizer", langs: tuple[str, ...]) -> None:
     """Print the loss of tales that no run trains on or validates with, each computed by itself, and its floor."""
-    import numpy as np
-
-    from npgpt.data.packing import IGNORED
     from npgpt.data.tales.corpus import TEST, VALIDATION_TALES, TalesCorpus
-    from npgpt.evaluate import whole_loss
+    from npgpt.training.evaluation import whole_loss
 
     corpus = TalesCorpus(langs, SEED)
     floor = corpus.floor(VALIDATION_TALES, TEST)
     packed = corpus.packed(tokenizer, VALIDATION_TALES, TEST, model.config.n_positions)
-    loss, predicted = whole_loss(model, packed), int(np.count_nonzero(packed.targets != IGNORED))
+    loss, predicted = whole_loss(model, packed), packed.size
     print_loss(loss, predicted, floor.n_bytes)
     lowest = floor.nats / predicted
     print(f"floor       {lowest:.4f} nats a token; the model is {100 * (loss / lowest - 1):.1f}% above it")

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     elif len(reports) > 1:
         print(f"{passed} of {len(reports)} pass")
     if args.html:
-        from npgpt.files import write_text
+        from npgpt.support.files import write_text
 
         write_text(Path(args.html), "<hr>".join(report.to_html() for report in reports.values()))
     return 0 if passed == len(reports) else 1
@@ -71,9 +71,9 @@ def check_layers(layer: str | None, ops: str | None, seed: int) -> Iterator[tupl
 
     from npgpt.cases import CASES
     from npgpt.cli.options import announce_compiling
-    from npgpt.config import nearest
     from npgpt.gradcheck import check_backward
     from npgpt.ops import get_ops
+    from npgpt.support.hints import nearest
 
     layers = {case.layer for case in CASES}
     if layer is not None and layer not in layers:

@@ -1,21 +1,6 @@
 """Show a model: its sizes, parameters by group, memory, and FLOPs a token."""
 
 import argparse
-from collections import Counter
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from npgpt.config import GPTConfig
-    from npgpt.parameters import Parameters
-
-GROUPS = {
-    "wte": "token embedding",
-    "wpe": "position embedding",
-    ".attn.": "attention",
-    ".mlp.": "MLP",
-    "ln_": "layer norm",
-    "lm_head": "head",
-}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -23,16 +8,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from npgpt.model import GPT
+    from npgpt.inspection.sizes import count_parameters, flops_per_token
+    from npgpt.models.registry import open_model
 
-    model = GPT.from_pretrained(args.run, ops="reference")
+    model = open_model(args.run, ops="reference")
     config = model.config
     head = "tied head" if config.tie_word_embeddings else "untied head"
     print(
         f"{args.run}: {config.n_layer} blocks, {config.n_head} heads, {config.n_embd} channels, "
         f"context {config.n_positions}, vocabulary {config.vocab_size:,}, {head}"
     )
-    total = model.params.flat.size
+    total = model.size
     print("\nparameters")
     for group, count in count_parameters(model.params).items():
         print(f"  {group:<20}{count:>14,}  {count / total:6.1%}")
@@ -55,24 +41,3 @@ def scaled(number: float, units: tuple[str, str, str]) -> str:
     """Return a number in the largest of three units, a thousand times apart, in which it is at least 1."""
     power = 2 if number >= 1e9 else 1 if number >= 1e6 else 0
     return f"{number / 1000 ** (power + 1):,.2f} {units[power]}"
-
-
-def count_parameters(params: "Parameters") -> Counter[str]:
-    """Return the number of parameters in each group that has any."""
-    counts: Counter[str] = Counter()
-    for name, array in params.items():
-        group = next(group for key, group in GROUPS.items() if key in name)
-        counts[group] += array.size
-    return counts
-
-
-def flops_per_token(config: "GPTConfig") -> float:
-    """Return the operations of one token's forward pass, averaged over a full context.
-
-    Two for each weight of a matrix product; in attention two for each channel of each visible key, once for the scores
-    and once for the values, and a token sees (T + 1) / 2 keys on average. All else is small.
-    """
-    C, T, V = config.n_embd, config.n_positions, config.vocab_size
-    matrices = config.n_layer * (4 * C * C + 2 * C * config.mlp_width) + V * C
-    attention = config.n_layer * 2 * C * (T + 1) / 2
-    return 2 * (matrices + attention)

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from npgpt.config import PRESETS, GPTConfig, TrainConfig, field_types, nearest, split_fields
+from npgpt.config import PRESETS, GPTConfig, TrainConfig, field_types, split_fields
+from npgpt.training.recipes import DEFAULT_PRESET
 
-DROPOUTS = ("embd_pdrop", "resid_pdrop", "attn_pdrop")
-DEFAULT_PRESET = "tiny"
 ALIASES = {"learning_rate": ("--lr",)}
 # what is not a field of a config, but may stand in a --config file too
 COMMAND_KEYS = ("data", "out", "preset", "dropout")
@@ -60,7 +59,7 @@ def announce_compiling(ops: str = "fast") -> None:
     if ops != "fast":
         return
     from npgpt import kernels
-    from npgpt.jit import is_compiled
+    from npgpt.support.jit import is_compiled
 
     if not is_compiled(Path(kernels.__file__).parent):
         print(
@@ -97,28 +96,3 @@ def read_toml(path: str) -> dict[str, Any]:
     if not isinstance(data, list) or not all(isinstance(name, str) for name in data):
         raise ValueError(f"{path}: data={data!r} must be a string or a list of strings")
     return values
-
-
-def merge(
-    flags: Mapping[str, Any], file: Mapping[str, Any], saved: Mapping[str, Any], recipe: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return all settings: a flag beats the --config file, which beats what a resumed run was started with.
-
-    Below them all stand the preset, which the nearest of the three names, and below it the recipe, what suits the data.
-    Raises ValueError for an unknown preset.
-    """
-    given = _spread(saved) | _spread(file) | _spread(flags)
-    preset = given.pop("preset", None)
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
-    below = PRESETS[DEFAULT_PRESET] | dict(recipe or {}) | (PRESETS[preset] if preset else {})
-    return below | given
-
-
-def _spread(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace dropout by the three fields that it sets, where they are not set themselves."""
-    spread = dict(values)
-    if "dropout" in spread:
-        dropout = spread.pop("dropout")
-        spread = dict.fromkeys(DROPOUTS, dropout) | spread
-    return spread

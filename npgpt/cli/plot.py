@@ -13,7 +13,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from npgpt.files import read_json
+    from npgpt.support.files import read_json
 
     folder = Path(args.run)
     out = folder / "loss.png" if args.out is None else Path(args.out)

@@ -1,57 +1,32 @@
-"""What commands that train have in common: the progress bar, Ctrl-C, and the settings kept for --resume."""
+"""What commands that train have in common: the progress bar and Ctrl-C."""
 
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from npgpt.config import GPTConfig, TrainConfig, split_fields
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from npgpt.data.packing import Packed
-    from npgpt.model import GPT
+    from npgpt.training.run import Run
 
 
-def train_with_progress(
-    model: "GPT",
-    train_data: "np.ndarray | Packed",
-    val_data: "np.ndarray | Packed",
-    config: TrainConfig,
-    folder: Path,
-    resume: bool,
-    settings: dict[str, Any],
-    **options: Any,
-) -> float | None:
-    """Train under a progress bar, with more options for npgpt.train.train.
-
-    Return the loss on all validation data, or None if Ctrl-C ended the run early.
-    """
+def train_with_progress(run: "Run") -> bool:
+    """Train under a progress bar. Return whether the run has come to its end, and not to Ctrl-C."""
     from tqdm import tqdm
 
-    from npgpt.train import train
-
-    loss, bar, whole, nobody_reads = 0.0, None, None, False
+    loss, bar, nobody_reads = 0.0, None, False
     with stop_on_interrupt() as stopped:
-        records = train(model, train_data, val_data, config, folder, resume, lambda: bool(stopped), **options)
-        for record in records:
+        for record in run.records(lambda: bool(stopped)):
             step = record["step"]
             if bar is None:
-                if resume:  # the run has been found whole; from here on it is one with these settings
-                    write_saved(folder, settings)
-                bar = tqdm(initial=step - 1, total=config.max_steps, unit="step", disable=None)
-            if record.get("whole"):
-                whole = record["val_loss"]
+                bar = tqdm(initial=step - 1, total=run.config.max_steps, unit="step", disable=None)
             if "val_loss" not in record:
                 loss = record["loss"]
                 bar.set_postfix_str(f"loss {loss:.3f}, {record['tokens_per_s']:,.0f} tokens/s", refresh=False)
                 bar.update()
                 continue
-            if whole is not None:
+            if record.get("whole"):
                 bar.close()
                 line = f"validation loss {record['val_loss']:.4f} nats a token on all validation data (step {step})"
             else:
@@ -67,7 +42,7 @@ def train_with_progress(
         bar.close()
     if nobody_reads:
         raise BrokenPipeError
-    return whole
+    return run.whole is not None
 
 
 def discard_output() -> None:
@@ -90,40 +65,3 @@ def stop_on_interrupt() -> Iterator[list[int]]:
         yield stopped
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def next_free(parent: Path) -> Path:
-    """Return parent/1, or the next number after the largest in parent."""
-    taken = [int(p.name) for p in parent.glob("*") if p.name.isdecimal()] if parent.is_dir() else []
-    return parent / str(max(taken, default=0) + 1)
-
-
-def write_saved(folder: Path, settings: dict[str, Any]) -> None:
-    """Write train.json, from which --resume knows the run."""
-    from npgpt import __version__
-    from npgpt.files import write_json
-
-    write_json(folder / "train.json", {"npgpt_version": __version__, **settings})
-
-
-def read_saved(folder: Path) -> dict[str, Any]:
-    """Read train.json. Raises FileNotFoundError or ValueError where --resume cannot go on from it."""
-    from npgpt.files import read_json
-
-    path = folder / "train.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} is not a run folder: it has no train.json")
-    saved = read_json(path)
-    for part, config in (("model", GPTConfig), ("train", TrainConfig), ("data", None)):
-        if not isinstance(saved.get(part), dict):
-            raise ValueError(f"{path}: {part!r} is missing")
-        if config:
-            try:
-                split_fields(saved[part], config)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from None
-    saved["train"].setdefault("optimizer", "adamw")  # which older runs do not say
-    files = saved["data"].get("files")
-    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
-        raise ValueError(f"{path}: data.files={files!r} must be a list of strings")
-    return saved

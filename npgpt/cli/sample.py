@@ -2,11 +2,11 @@
 
 import argparse
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from npgpt.cli.options import announce_compiling
+
 if TYPE_CHECKING:
-    from npgpt.model import GPT
     from npgpt.tokenizer import Tokenizer
 
 
@@ -28,16 +28,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from npgpt.sampling import generate
+    from npgpt.generation.engine import generate
+    from npgpt.generation.opening import learned_examples, open_run
+    from npgpt.generation.prompts import first_prompt
 
+    announce_compiling()
     model, tokenizer = open_run(args.run, args.last)
-    begin = [tokenizer.end_id] if tokenizer.end_id is not None and learned_examples(args.run) else []
-    if args.prompt is None:
-        prompt = begin or default_prompt(tokenizer, 0)
-    elif not args.prompt:
+    if args.prompt == "":
         raise ValueError("--prompt is empty: give at least one character, or leave it out")
-    else:
-        prompt = begin + [int(i) for i in tokenizer.encode(args.prompt)]
+    prompt = first_prompt(tokenizer, args.prompt, learned_examples(args.run))
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed} must be at least 0")
     tokens = generate(
@@ -53,44 +52,6 @@ def run(args: argparse.Namespace) -> int:
     print(args.prompt or "", end="", flush=True)
     print_text(tokenizer, tokens)
     return 0
-
-
-def open_run(name: str, last: bool = False) -> tuple["GPT", "Tokenizer"]:
-    """Open the best or the last model of a run, and its tokenizer."""
-    from npgpt.cli.options import announce_compiling
-    from npgpt.model import GPT
-    from npgpt.tokenizer import Tokenizer
-
-    announce_compiling()
-    if last:
-        from npgpt.checkpoint import load_last
-
-        model = load_last(Path(name))
-    else:
-        model = GPT.from_pretrained(name)
-    tokenizer = Tokenizer.from_pretrained(name)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ValueError(
-            f"{name}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}"
-        )
-    return model, tokenizer
-
-
-def learned_examples(name: str) -> bool:
-    """Say whether a run has learned texts that begin and end with the end token, as tales do, and no running text."""
-    from npgpt.files import read_json
-
-    path = Path(name) / "train.json"
-    data = read_json(path).get("data") if path.is_file() else None
-    return isinstance(data, dict) and data.get("examples") is True
-
-
-def default_prompt(tokenizer: "Tokenizer", first: int) -> list[int]:
-    """Return a new line, after which a text begins, or the token `first` where the vocabulary has none."""
-    try:
-        return [int(i) for i in tokenizer.encode("\n")]
-    except ValueError:
-        return [first]
 
 
 def print_text(tokenizer: "Tokenizer", tokens: Iterable[int]) -> None:

@@ -6,7 +6,7 @@ import itertools
 import json
 import sys
 
-from npgpt.config import nearest
+from npgpt.support.hints import nearest
 
 # as in npgpt.data.tales, which takes NumPy: too slow for a page of help
 LANGS = ("en", "zh")

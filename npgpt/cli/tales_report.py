@@ -6,7 +6,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from npgpt.data.source import TalesSource
-    from npgpt.model import GPT
+    from npgpt.models.base import Model
     from npgpt.tokenizer import Tokenizer
 
 SAMPLES = 100
@@ -14,11 +14,10 @@ TEMPERATURE = 0.6
 NAMES = {"en": "English", "zh": "Chinese"}
 
 
-def report(model: "GPT", tokenizer: "Tokenizer", source: "TalesSource", n_train: int, loss: float, seed: int) -> None:
+def report(model: "Model", tokenizer: "Tokenizer", source: "TalesSource", loss: float, seed: int) -> None:
     """Print the validation loss beside its floor, which share of sampled tales is right and new, and one of them.
 
-    n_train  how many tales it was trained on
-    loss     on the tales to validate, in nats a token
+    loss  on the tales to validate, in nats a token
     """
     from npgpt.data.tales import language_of
     from npgpt.data.tales.corpus import TRAIN
@@ -31,12 +30,13 @@ def report(model: "GPT", tokenizer: "Tokenizer", source: "TalesSource", n_train:
     )
     texts = sample_texts(model, tokenizer, SAMPLES, seed)
     wrong = {text: error for text in texts if (error := what_is_wrong(text, source.corpus.langs))}
-    known = set(source.corpus.texts(n_train, TRAIN)) & set(texts)
+    known = set(source.corpus.texts(source.n_train, TRAIN)) & set(texts)
     print(f"of {len(texts)} tales written at temperature {TEMPERATURE}, right in every detail are")
     for lang in source.corpus.langs:
         its = [text for text in texts if language_of(text) == lang]
         print(f"  {sum(text not in wrong for text in its)} of {len(its)} in {NAMES[lang]}")
-    print(f"and {sum(text not in known for text in texts)} are new: they are not among the {n_train:,} it has learned")
+    new = sum(text not in known for text in texts)
+    print(f"and {new} are new: they are not among the {source.n_train:,} it has learned")
     right = [text for text in texts if text not in wrong]
     if right:
         print(f"\none of them:\n\n{right[0]}")
@@ -45,14 +45,14 @@ def report(model: "GPT", tokenizer: "Tokenizer", source: "TalesSource", n_train:
 
 
 def sample_texts(
-    model: "GPT", tokenizer: "Tokenizer", n: int, seed: int, temperature: float = TEMPERATURE
+    model: "Model", tokenizer: "Tokenizer", n: int, seed: int, temperature: float = TEMPERATURE
 ) -> list[str]:
     """Write n texts from nothing.
 
     The first token is drawn as the model has it: a temperature would favour the language whose titles have fewer ways
     to begin.
     """
-    from npgpt.sampling import generate
+    from npgpt.generation.engine import generate
 
     end = tokenizer.require_end_id()
     texts = []

@@ -1,13 +1,21 @@
-"""From text files to tokens."""
+"""From files to batches: texts, shards, examples, packing, downloads, the tales.
 
+It imports config, support and tokenizer.
+"""
+
+from npgpt.data.batch import IGNORED, Batch, Dataset, Text
 from npgpt.data.packing import Packed, pack, too_long
 from npgpt.data.shards import Prepared, is_prepared, open_prepared, prepare
 from npgpt.data.text import encode_split, read_text, require_enough
 from npgpt.data.vocabulary import make_tokenizer
 
 __all__ = [
+    "IGNORED",
+    "Batch",
+    "Dataset",
     "Packed",
     "Prepared",
+    "Text",
     "encode_split",
     "is_prepared",
     "make_tokenizer",

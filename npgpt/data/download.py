@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from npgpt.config import nearest
-from npgpt.files import write_atomically
+from npgpt.support.files import write_atomically
+from npgpt.support.hints import nearest
 
 TIMEOUT = 30  # seconds without a byte
 PIECE = 2**16

@@ -103,8 +103,9 @@ def pack_examples(
     Every prompt and completion is encoded by itself: so a prompt's tokens are those that the model is asked with.
     """
     ids, prompts = encode_examples(examples, tokenizer)
-    for number in too_long(ids, n_positions)[:1]:
-        raise ValueError(f"{examples[number].where}: {too_long_message(len(ids[number]), n_positions)}")
+    long = too_long(ids, n_positions)
+    if long.size:
+        raise ValueError(f"{examples[long[0]].where}: {too_long_message(len(ids[long[0]]), n_positions)}")
     return (pack_in_order if in_order else pack)(ids, n_positions, tokenizer.require_end_id(), prompts)
 
 

@@ -10,12 +10,14 @@ Of an example with prompts their tokens are no targets: nobody asks the model to
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-IGNORED = -100
+from npgpt.config import TrainConfig
+from npgpt.data.batch import IGNORED, Batch
+
 GROUP = 500  # of examples in order, so many are packed as best fits
 
 
@@ -35,9 +37,32 @@ class Packed(NamedTuple):
     starts: np.ndarray
     in_order: bool = False
 
-    def batch(self, rows: slice | np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return some rows as the model takes them: ids, targets and starts, int64."""
-        return tuple(part[rows].astype(np.int64) for part in (self.ids, self.targets, self.starts))
+    @property
+    def size(self) -> int:
+        """The number of targets to learn."""
+        return int(np.count_nonzero(self.targets != IGNORED))
+
+    def rows(self, which: slice | np.ndarray) -> Batch:
+        """Return some rows as the model takes them, int64."""
+        return Batch(*(part[which].astype(np.int64) for part in (self.ids, self.targets, self.starts)))
+
+    def draw(self, step: int, config: TrainConfig) -> list[Batch]:
+        """Return the rows whose turn it is: all are drawn once before one is drawn again."""
+        B, n = config.batch_size, config.gradient_accumulation_steps
+        return [draw(self, B, B * (n * step + i), config.seed) for i in range(n)]
+
+    def sample(self, config: TrainConfig) -> Iterator[Batch]:
+        """Yield the first rows."""
+        B, stop = config.batch_size, min(len(self.ids), config.batch_size * config.eval_batches)
+        return (self.rows(slice(start, min(start + B, stop))) for start in range(0, stop, B))
+
+    def whole(self, rows: int) -> Iterator[Batch]:
+        """Yield all rows, as they stand."""
+        return (self.rows(slice(start, start + rows)) for start in range(0, len(self.ids), rows))
+
+    def first(self) -> Batch:
+        """Return the first row."""
+        return self.rows(slice(1))
 
 
 def too_long(examples: Sequence[np.ndarray], n_positions: int) -> np.ndarray:
@@ -59,7 +84,9 @@ def pack(
     if not len(examples):
         raise ValueError("there is no example to pack")
     lengths = np.fromiter(map(len, examples), np.int64, len(examples))
-    for number in too_long(examples, n_positions)[:1]:
+    long = too_long(examples, n_positions)
+    if long.size:
+        number = long[0]
         raise ValueError(
             f"example {number} has {lengths[number]} tokens, and with its end token does not fit into "
             f"n_positions={n_positions}"
@@ -132,7 +159,7 @@ def best_fit(sizes: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray, int]
     return np.random.default_rng(0).permutation(n_rows)[row], offset, n_rows
 
 
-def draw(packed: Packed, n: int, before: int, seed: int) -> tuple[np.ndarray, ...]:
+def draw(packed: Packed, n: int, before: int, seed: int) -> Batch:
     """Return a batch of n rows: those that come after `before` others when rows are drawn without replacement.
 
     When all have been drawn they are shuffled anew. Rows in order come as they stand, and then from the first again.
@@ -141,9 +168,9 @@ def draw(packed: Packed, n: int, before: int, seed: int) -> tuple[np.ndarray, ..
     n_rows = len(packed.ids)
     epoch, place = np.divmod(np.arange(before, before + n), n_rows)
     if packed.in_order:
-        return packed.batch(place)
+        return packed.rows(place)
     which = [epoch_order(n_rows, seed, e)[place[epoch == e]] for e in range(int(epoch[0]), int(epoch[-1]) + 1)]
-    return packed.batch(np.concatenate(which))
+    return packed.rows(np.concatenate(which))
 
 
 @functools.lru_cache(maxsize=2)
@@ -151,8 +178,3 @@ def epoch_order(n_rows: int, seed: int, epoch: int) -> np.ndarray:
     order = np.random.default_rng((seed, epoch)).permutation(n_rows)
     order.flags.writeable = False
     return order
-
-
-def n_tokens(targets: np.ndarray) -> int:
-    """Return how many positions of packed rows (B, T) belong to an example: each row's last one ends with a target."""
-    return int((targets.shape[1] - np.argmax(targets[:, ::-1] != IGNORED, axis=1)).sum())

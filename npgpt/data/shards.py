@@ -22,7 +22,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from npgpt.data.text import TRAIN_SHARE
-from npgpt.files import write_atomically
+from npgpt.support.files import write_atomically
 from npgpt.tokenizer import Tokenizer
 
 MAGIC = b"npgpt tokens 1\n\0"

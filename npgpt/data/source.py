@@ -3,11 +3,11 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import Any, Protocol
 
 from npgpt.config import TrainConfig
-from npgpt.data.packing import IGNORED, Packed
+from npgpt.data.batch import Dataset, Text
+from npgpt.data.packing import Packed
 from npgpt.data.shards import Prepared, is_prepared, open_prepared
 from npgpt.data.tales.corpus import TRAIN, VALIDATE, VALIDATION_TALES, Floor, TalesCorpus, langs_of
 from npgpt.data.text import encode_split, read_text, require_enough
@@ -17,8 +17,35 @@ from npgpt.tokenizer import Tokenizer
 TOKENIZER_TALES = 20_000  # from which a vocabulary is learned
 
 
+class Source(Protocol):
+    """Where training data comes from.
+
+    files           how --data names it, for --resume
+    tokenizer_name  the name of the tokenizer that it comes with; None if one is to be made
+    """
+
+    files: list[str]
+
+    @property
+    def tokenizer_name(self) -> str | None: ...
+
+    def make_tokenizer(self, name: str) -> Tokenizer:
+        """Return the tokenizer that --tokenizer names, with a vocabulary from this data if it is to be learned."""
+
+    def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Dataset, Dataset]:
+        """Return what to train on and what to validate with."""
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the data, by which a resumed run knows it again."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what train.json keeps of it. To be called after split."""
+
+
 class TextSource:
     """UTF-8 text files."""
+
+    tokenizer_name = None
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
@@ -28,8 +55,9 @@ class TextSource:
     def make_tokenizer(self, name: str) -> Tokenizer:
         return make_tokenizer(name, self.names)
 
-    def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
-        return encode_split(self.texts, tokenizer.encode, n_positions)
+    def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Text, Text]:
+        train_ids, val_ids = encode_split(self.texts, tokenizer.encode, n_positions)
+        return Text(train_ids, n_positions), Text(val_ids, n_positions)
 
     def digest(self) -> str:
         sha = hashlib.sha256()
@@ -38,28 +66,36 @@ class TextSource:
             sha.update(f"{len(data)} ".encode() + data)
         return sha.hexdigest()
 
+    def settings(self) -> dict[str, Any]:
+        return {"files": self.files, "sha256": self.digest()}
+
 
 class PreparedSource:
     """A folder of npgpt prepare, which has a tokenizer already."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.tokenizer_name = str(name)
         self.files = [str(Path(name).resolve())]
         self.prepared: Prepared = open_prepared(name)
 
     def make_tokenizer(self, name: str) -> Tokenizer:
         return self.prepared.tokenizer
 
-    def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[np.ndarray, np.ndarray]:
+    def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Text, Text]:
         require_enough(self.prepared.train_ids, self.prepared.val_ids, n_positions)
-        return self.prepared.train_ids, self.prepared.val_ids
+        return Text(self.prepared.train_ids, n_positions), Text(self.prepared.val_ids, n_positions)
 
     def digest(self) -> str:
         return self.prepared.sha256
 
+    def settings(self) -> dict[str, Any]:
+        return {"files": self.files, "sha256": self.digest()}
+
 
 class TalesSource:
     """The tales that come with npgpt, as many as the run will see."""
+
+    tokenizer_name = None
 
     def __init__(self, name: str, langs: tuple[str, ...], seed: int) -> None:
         self.files = [name]
@@ -82,7 +118,7 @@ class TalesSource:
         self.n_train = self.corpus.n_tales(tokenizer, n_rows, n_positions)
         train = self.corpus.packed(tokenizer, self.n_train, TRAIN, n_positions)
         val = self.corpus.packed(tokenizer, VALIDATION_TALES, VALIDATE, n_positions)
-        self.val_tokens = int(np.count_nonzero(val.targets != IGNORED))
+        self.val_tokens = val.size
         return train, val
 
     def floor(self) -> Floor:
@@ -96,8 +132,13 @@ class TalesSource:
     def digest(self) -> str:
         return self.corpus.digest()
 
+    def settings(self) -> dict[str, Any]:
+        """Return what train.json keeps; that the run learns texts with an end, and the floor of its loss, too."""
+        data = {"files": self.files, "sha256": self.digest()}
+        return data | {"examples": True, "floor": self.floor_a_token()}
 
-def open_source(names: Sequence[str], seed: int) -> TextSource | PreparedSource | TalesSource:
+
+def open_source(names: Sequence[str], seed: int) -> Source:
     """Open what --data names. Raises FileNotFoundError or ValueError for what cannot be read or be together."""
     for name in names:
         langs = langs_of(name)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from npgpt.config import nearest
+from npgpt.support.hints import nearest
 from npgpt.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from npgpt.tokenizer.stream import read_parts
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from npgpt.jit import jit
+from npgpt.support.jit import jit
 
 
 def adamw_update(

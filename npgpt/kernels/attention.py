@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from npgpt.buffers import empty
 from npgpt.kernels.causal_softmax import (
     check_starts,
     first_keys,
@@ -18,6 +17,7 @@ from npgpt.kernels.causal_softmax import (
     softmax_rows_again,
     softmax_rows_backward,
 )
+from npgpt.support.buffers import empty
 
 BLOCK = 128  # queries
 SCRATCH = 2**17  # elements of the scores of a block: what a core's own cache holds

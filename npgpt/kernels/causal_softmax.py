@@ -5,10 +5,10 @@ The compiled functions take an empty array of starts where every query sees from
 
 import numpy as np
 
-from npgpt.buffers import empty
-from npgpt.jit import jit
 from npgpt.kernels.exp import exp
 from npgpt.kernels.rows import as_rows
+from npgpt.support.buffers import empty
+from npgpt.support.jit import jit
 
 INDEX = np.dtype(np.int64)
 

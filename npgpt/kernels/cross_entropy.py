@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from npgpt.buffers import empty
-from npgpt.jit import jit
 from npgpt.kernels.exp import exp
 from npgpt.kernels.rows import as_rows
+from npgpt.support.buffers import empty
+from npgpt.support.jit import jit
 
 CHUNK = 128  # terms that are added up in the logits' precision; over the chunks the sum is in float64
 IGNORED = -1  # what stands for ignore_index, whatever it is

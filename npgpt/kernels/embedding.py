@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from npgpt.buffers import empty
-from npgpt.jit import jit
 from npgpt.kernels.rows import as_rows
+from npgpt.support.buffers import empty
+from npgpt.support.jit import jit
 
 
 def embedding_forward(ids: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, tuple]:

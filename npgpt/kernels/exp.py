@@ -10,7 +10,7 @@ import numpy as np
 from numba import float32
 from numba.extending import overload
 
-from npgpt.jit import jit
+from npgpt.support.jit import jit
 
 LOG2E = np.float32(math.log2(math.e))
 # ln 2 in two parts: n * LN2_HIGH is exact for every n that occurs, so that x - n * ln 2 loses nothing

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from npgpt.buffers import empty
-from npgpt.jit import jit
 from npgpt.kernels.rows import as_rows
+from npgpt.support.buffers import empty
+from npgpt.support.jit import jit
 
 
 def gelu_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:

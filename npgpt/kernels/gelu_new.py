@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 
-from npgpt.buffers import empty
-from npgpt.jit import jit
 from npgpt.kernels.exp import exp
 from npgpt.kernels.rows import as_rows
+from npgpt.support.buffers import empty
+from npgpt.support.jit import jit
 
 TWICE_SCALE = 2 * math.sqrt(2 / math.pi)
 CUBIC = 0.044715

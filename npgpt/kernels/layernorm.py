@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from npgpt.buffers import empty
-from npgpt.jit import FASTMATH, jit
 from npgpt.kernels.rows import as_rows
+from npgpt.support.buffers import empty
+from npgpt.support.jit import FASTMATH, jit
 
 
 def layernorm_forward(

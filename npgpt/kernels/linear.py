@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from npgpt.buffers import empty
 from npgpt.kernels.rows import add_bias, as_rows, sum_rows
+from npgpt.support.buffers import empty
 
 
 def linear_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, tuple]:

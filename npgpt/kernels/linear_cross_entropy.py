@@ -8,11 +8,11 @@ import math
 
 import numpy as np
 
-from npgpt.buffers import empty
-from npgpt.jit import jit
 from npgpt.kernels.cross_entropy import CHUNK, IGNORED, checked
 from npgpt.kernels.exp import exp
 from npgpt.kernels.rows import as_rows
+from npgpt.support.buffers import empty
+from npgpt.support.jit import jit
 
 
 def linear_cross_entropy_forward(

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from npgpt.buffers import empty
-from npgpt.jit import jit
 from npgpt.kernels import gelu, gelu_new
 from npgpt.kernels.linear import linear_backward, linear_forward
 from npgpt.kernels.rows import as_rows
+from npgpt.support.buffers import empty
+from npgpt.support.jit import jit
 
 ACTIVATIONS = {"gelu": gelu, "gelu_new": gelu_new}
 

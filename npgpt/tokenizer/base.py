@@ -108,7 +108,7 @@ class Tokenizer(ABC):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, as `tokenizers` and `transformers` read them."""
-        from npgpt.files import write_json
+        from npgpt.support.files import write_json
 
         write_json(Path(folder) / "tokenizer.json", self.to_json())
         # the class of transformers that takes tokenizer.json as it stands, whatever its model
@@ -154,7 +154,7 @@ class Tokenizer(ABC):
 
         Raises FileNotFoundError, or ValueError for a file that is broken or of a kind that npgpt does not know.
         """
-        from npgpt.files import read_json
+        from npgpt.support.files import read_json
         from npgpt.tokenizer.bpe import BPETokenizer
         from npgpt.tokenizer.bytes import ByteTokenizer
         from npgpt.tokenizer.chars import CharTokenizer

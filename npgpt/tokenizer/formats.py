@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from npgpt.files import read_json, write_json, write_text
+from npgpt.support.files import read_json, write_json, write_text
 from npgpt.tokenizer.bpe import BPETokenizer
 from npgpt.tokenizer.bytes import byte_characters
 from npgpt.tokenizer.patterns import ALSO, GPT2, PATTERNS

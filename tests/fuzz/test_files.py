@@ -10,9 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from npgpt import GPT, GPTConfig, Tokenizer
-from npgpt.adapters import load_adapter, save_adapter
 from npgpt.cli.options import read_toml
-from npgpt.lora import Adapters
+from npgpt.models.lora import Adapters, load_adapter, save_adapter
 from npgpt.tokenizer import ByteTokenizer, CharTokenizer
 
 FILES = ["model.safetensors", "config.json", "tokenizer.json"]

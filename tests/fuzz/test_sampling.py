@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from npgpt.sampling import apply_temperature, draw, keep_top_k, keep_top_p, softmax
+from npgpt.generation.rules import apply_temperature, draw, keep_top_k, keep_top_p, softmax
 
 logits = st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=12).map(np.array)
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 NPGPT = Project(
     ROOT,
-    files=("npgpt/layers/*.py", "npgpt/kernels/*.py", "npgpt/model.py"),
+    files=("npgpt/layers/*.py", "npgpt/kernels/*.py", "npgpt/models/gpt2.py"),
     tests=(
         "tests/test_twins.py",
         "tests/test_kernels*.py",
@@ -42,7 +42,7 @@ NPGPT = Project(
         # a kernel must be held by what is said of it alone, and a layer by its own tests without those of the model
         ("npgpt/kernels/", r"-reference\]|test_layers_edges|test_model|fuzz"),
         ("npgpt/layers/", r"-fast\]|test_twins|test_kernels|test_model|\[gpt "),
-        ("npgpt/model", r"-fast\]|test_twins|test_kernels"),
+        ("npgpt/models/", r"-fast\]|test_twins|test_kernels"),
     ),
 )
 COLUMNS = ("mutants", "killed", "equivalent", "survived")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from npgpt import GPT
-from npgpt.adapters import load_adapter, save_adapter
-from npgpt.lora import TARGETS, Adapters
+from npgpt.models.lora import TARGETS, Adapters, load_adapter, save_adapter
 
 from .helpers import (
     TOLERANCES,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, generate
-from npgpt.sampling import KVCache
+from npgpt.models.kv_cache import KVCache
 
 from .helpers import (
     TOLERANCES,

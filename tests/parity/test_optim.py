@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from npgpt.optim import AdamW, clip_grad_norm, learning_rate_at
-from npgpt.parameters import Parameters
+from npgpt.optim import AdamW
+from npgpt.optim.schedule import clip_grad_norm, learning_rate_at
+from npgpt.support.parameters import Parameters
 
 from .helpers import (
     make_model,
@@ -80,7 +81,7 @@ def test_fifty_steps_of_the_same_gradients(dtype: str, tolerance: float) -> None
         clipped.append(norm > MAX_NORM)
     assert 10 < sum(clipped) < 40  # steps of both kinds
     assert_moved_alike(params, start, twins, tolerance)
-    assert params.flat.dtype == ours.exp_avg.dtype == ours.exp_avg_sq.dtype == dtype
+    assert params.flat.dtype == ours.exp_avg.flat.dtype == ours.exp_avg_sq.flat.dtype == dtype
 
 
 # Each side's rounding now goes through its own weights into its next gradient and grows from there,

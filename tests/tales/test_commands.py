@@ -12,8 +12,8 @@ from npgpt.cli import tales as cli
 from npgpt.cli.demo import COURSES, scores_of, write_course
 from npgpt.cli.tales_report import sample_texts, what_is_wrong
 from npgpt.data import source as sources
+from npgpt.data.batch import IGNORED
 from npgpt.data.examples import ExamplesSource, pack_examples, read_examples
-from npgpt.data.packing import IGNORED
 from npgpt.data.source import TalesSource, open_source
 from npgpt.data.tales import LANGS, NotATaleError, language_of, nats, parse, tales, texts
 from npgpt.data.tales.corpus import TEST, TRAIN, VALIDATE, TalesCorpus, langs_of
@@ -37,7 +37,9 @@ def here(tmp_path, monkeypatch):
 
 def test_train_needs_no_data(capsys, here, monkeypatch):
     """It trains on English tales, and says how far above the floor of the validation tales it is."""
-    monkeypatch.setattr("npgpt.jit.is_compiled", lambda package: True)  # no line on stderr of a first compilation
+    monkeypatch.setattr(
+        "npgpt.support.jit.is_compiled", lambda package: True
+    )  # no line on stderr of a first compilation
     code, out, err = command(capsys, "train", "--out", "r", *QUICK)
     assert (code, err) == (0, "")
     floor = sum(nats(tale, "en") for tale in itertools.islice(tales(1337, VALIDATE), 5))
@@ -251,10 +253,10 @@ def test_a_run_is_drawn(capsys, here, monkeypatch):
 
 
 def test_the_demo_trains_tunes_scores_and_goes_on(capsys, here, monkeypatch):
-    from npgpt import config
+    from npgpt.training import recipes
 
     sizes = {"n_layer": 1, "n_head": 1, "n_embd": 8, "tokenizer": "bpe:900", "batch_size": 1, "eval_batches": 1}
-    monkeypatch.setattr("npgpt.cli.train.TALES_IN_TWO", config.TALES_IN_TWO | sizes | {"n_positions": 1024})
+    monkeypatch.setattr("npgpt.training.recipes.TALES_IN_TWO", recipes.TALES_IN_TWO | sizes | {"n_positions": 1024})
     flags = ("demo", "--out", "d", "--base-steps", 1, "--tune-steps", 1, "--tests", 1)
     (here / "d").mkdir()
     (here / "d" / "answer.jsonl").write_text("of an earlier try, which ended before its run began")
@@ -283,7 +285,7 @@ def test_ask_makes_an_example_and_judges_the_answer(capsys, base, monkeypatch, l
     example = next(examples(4, ("answer",), (lang or "en",), part=TEST))
     said = {"right": example.completion, f"wrong: expected {example.completion.strip()!r}": "no"}
     for verdict, text in said.items():
-        monkeypatch.setattr("npgpt.answering.generate", lambda *args, text=text: iter(tokenizer.encode(text)))
+        monkeypatch.setattr("npgpt.generation.prompts.generate", lambda *args, text=text: iter(tokenizer.encode(text)))
         flags = () if lang is None else ("--lang", lang)
         code, out, _ = command(capsys, "ask", "base", "--task", "answer", "--seed", 4, *flags)
         assert (code, out) == (0, f"{example.prompt}{text}\n\n{verdict}\n")
@@ -319,7 +321,9 @@ def test_eval_measures_tales_one_by_one_beside_their_floor(capsys, base, monkeyp
 def test_the_demo_draws_as_it_suits_the_task(base, monkeypatch, task):
     """It scores a tale to order by a draw, and all else by the likeliest tokens."""
     seen = []
-    monkeypatch.setattr("npgpt.answering.answers", lambda *args: seen.append(args[3:]) or ["" for _ in args[2]])
+    monkeypatch.setattr(
+        "npgpt.generation.prompts.answers", lambda *args: seen.append(args[3:]) or ["" for _ in args[2]]
+    )
     assert {lang: len(scores) for lang, scores in scores_of(base, task, 4, seed=5).items()} == {"en": 4, "zh": 4}
     assert seen == [(0.8, 0.9, 5) if task == "write" else (0.0, None, 5)]
 

@@ -119,14 +119,14 @@ MEMORY = """
 import re, sys
 from pathlib import Path
 from npgpt.data import make_tokenizer, open_prepared, prepare
-from npgpt.evaluate import random_batch, windows
+from npgpt.data.batch import random_batch, windows
 import numpy as np
 file, out = sys.argv[1:]
 tokenizer = make_tokenizer(sys.argv[3] if len(sys.argv) > 3 else "bpe:1000", [file])
 prepare([file], out, tokenizer)
 shards = open_prepared(out)
 random_batch(shards.train_ids, 12, 64, np.random.default_rng(0))
-n = sum(inputs.size for inputs, _ in windows(shards.val_ids, 64, 128))
+n = sum(batch.ids.size for batch in windows(shards.val_ids, 64, 128))
 # not getrusage's ru_maxrss, in which Linux counts the process that this one was started from
 peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 print(peak // 1024, len(shards.train_ids) + len(shards.val_ids), n)

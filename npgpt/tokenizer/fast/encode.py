@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.jit import jit
+from npgpt.support.jit import jit
 from npgpt.tokenizer.fast.merge import SHORT, merge_long, merge_short
 
 PACKED = 15  # bytes of a pre-token that fit, with their number, into two words of 64 bits

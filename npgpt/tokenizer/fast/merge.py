@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.jit import jit
+from npgpt.support.jit import jit
 
 NEVER = 2**31 - 1  # the rank of a pair that is never merged
 TOKEN_BITS, RANK_BITS = 21, 22  # of a slot of the table of pairs: two tokens, and the rank of their merge

@@ -6,7 +6,7 @@ The comments quote the parts of the patterns.
 
 import numpy as np
 
-from npgpt.jit import jit
+from npgpt.support.jit import jit
 from npgpt.tokenizer.fast.classes import LETTER, NEWLINE, NUMBER, OTHER, SPACE
 
 APOSTROPHE, BLANK = 0x27, 0x20

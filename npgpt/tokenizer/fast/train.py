@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.jit import jit
+from npgpt.support.jit import jit
 from npgpt.tokenizer.fast.encode import digest, mix, same
 from npgpt.tokenizer.fast.merge import slot_of
 

@@ -1,16 +1,34 @@
-"""What a fine-tuned model is for: the completion of a prompt."""
+"""Prompts: what a model reads before what it writes, and the completions of a fine-tuned model."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from npgpt.model import GPT
-from npgpt.sampling import generate
+from npgpt.generation.engine import generate
+from npgpt.models.base import Model
 from npgpt.tokenizer import Tokenizer
 
 
+def first_prompt(tokenizer: Tokenizer, text: str | None, learned_examples: bool, first: int = 0) -> list[int]:
+    """Return the ids that a model goes on from.
+
+    text              to go on from; None: from the beginning
+    learned_examples  whether the model has learned texts that begin after the end token, and no running text
+    first             the token to begin with if the vocabulary has neither an end token to begin after nor a line end
+    """
+    begin = [tokenizer.end_id] if tokenizer.end_id is not None and learned_examples else []
+    if text is not None:
+        return begin + [int(i) for i in tokenizer.encode(text)]
+    if begin:
+        return begin
+    try:
+        return [int(i) for i in tokenizer.encode("\n")]
+    except ValueError:
+        return [first]
+
+
 def answer_tokens(
-    model: GPT,
+    model: Model,
     tokenizer: Tokenizer,
     prompt: str,
     max_new_tokens: int | None = None,
@@ -46,7 +64,7 @@ def answer_tokens(
 
 
 def answers(
-    model: GPT,
+    model: Model,
     tokenizer: Tokenizer,
     prompts: Iterable[str],
     temperature: float = 0.0,

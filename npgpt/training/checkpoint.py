@@ -8,16 +8,17 @@ metrics.jsonl                a line a step, and a line an evaluation
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from npgpt.files import write_atomically
-from npgpt.model import GPT
-from npgpt.optim import AdamW
-from npgpt.parameters import Parameters
-from npgpt.pretrained import load_model, read_tensors, save_tensors
+from npgpt.hub.tensors import read_tensors, save_tensors
+from npgpt.models.base import Model
+from npgpt.models.registry import open_model
+from npgpt.optim import Optimizer
+from npgpt.support.files import write_atomically
 
 STATE = "training_state.safetensors"
 FILES = (
@@ -53,7 +54,7 @@ def remove_unstarted(folder: Path) -> None:
         folder.rmdir()
 
 
-def save_state(folder: Path, model: GPT, optimizer: AdamW, progress: dict[str, Any]) -> None:
+def save_state(folder: Path, model: Model, optimizer: Optimizer, progress: dict[str, Any]) -> None:
     """Write the training state: model and optimizer by parameter name, and progress as JSON."""
     tensors: dict[str, np.ndarray] = {}
     for prefix, views in _buffers(model, optimizer).items():
@@ -62,7 +63,7 @@ def save_state(folder: Path, model: GPT, optimizer: AdamW, progress: dict[str, A
     save_tensors(folder / STATE, tensors, progress=json.dumps(progress))
 
 
-def load_state(folder: Path, model: GPT, optimizer: AdamW | None = None) -> dict[str, Any]:
+def load_state(folder: Path, model: Model, optimizer: Optimizer | None = None) -> dict[str, Any]:
     """Read the training state into model and optimizer, and return the progress.
 
     Raises FileNotFoundError, or ValueError for a state that is damaged or of another model.
@@ -96,14 +97,17 @@ def _progress(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     return progress
 
 
-def load_last(folder: Path, dtype: str = "float32") -> GPT:
-    """Return the model of the last saved step; `GPT.from_pretrained` returns the best."""
-    tensors, _ = read_tensors(folder / STATE)
-    if "wte.weight" not in tensors:
-        raise ValueError(f"{folder / STATE}: wte.weight is missing")
-    model = load_model(folder, tensors["wte.weight"].dtype.name, "fast")
-    load_state(folder, model)
-    return GPT(model.config, params=Parameters(model.params.shapes, model.params.flat.astype(dtype)))
+def load_last(folder: Path, dtype: str = "float32") -> Model:
+    """Return the model of the last saved step; model.safetensors holds the best."""
+    model = open_model(folder, dtype)
+    tensors, metadata = read_tensors(folder / STATE)
+    _progress(folder / STATE, metadata)
+    for name, view in model.params.items():
+        tensor = tensors.get(name)
+        if tensor is None or tensor.shape != view.shape or tensor.dtype.kind != "f":
+            raise ValueError(f"{folder / STATE}: {name} is missing, or not {view.shape}")
+        view[...] = tensor
+    return model
 
 
 def append_metrics(folder: Path, record: dict[str, Any]) -> None:
@@ -132,13 +136,11 @@ def _is_before(line: bytes, step: int) -> bool:
         return False
 
 
-def _buffers(model: GPT, optimizer: AdamW | None) -> dict[str, Parameters]:
+def _buffers(model: Model, optimizer: Optimizer | None) -> dict[str, Mapping[str, np.ndarray]]:
     """Return what a training state holds: the model, what is trained if that is something else, and its averages."""
-    buffers = {"": model.params}
+    buffers: dict[str, Mapping[str, np.ndarray]] = {"": model.params}
     if optimizer is not None:
-        shapes = optimizer.params.shapes
         if optimizer.params is not model.params:
             buffers["adapter."] = optimizer.params
-        buffers["exp_avg."] = Parameters(shapes, optimizer.exp_avg)
-        buffers["exp_avg_sq."] = Parameters(shapes, optimizer.exp_avg_sq)
+        buffers |= optimizer.state
     return buffers

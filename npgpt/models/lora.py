@@ -7,15 +7,19 @@ merged weights on to the two thin matrices behind each of them.
 import math
 import operator
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 
-from npgpt.config import GPTConfig, nearest
+from npgpt.config import GPTConfig
+from npgpt.hub.peft import CONFIG, WEIGHTS, AdapterConfig, read_adapter_config, read_adapter_tensors, write_adapter
 from npgpt.layers import lora_backward, lora_forward
-from npgpt.model import GPT
-from npgpt.parameters import Parameters, Shapes, parameter_shapes
+from npgpt.models.base import Model
+from npgpt.models.gpt2_parameters import MATRICES_IN_A_BLOCK, parameter_shapes
+from npgpt.support.hints import nearest
+from npgpt.support.parameters import Parameters, Shapes
 
-TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+TARGETS = tuple(MATRICES_IN_A_BLOCK)
 
 
 class Adapters:
@@ -40,7 +44,7 @@ class Adapters:
 
     def __init__(
         self,
-        model: GPT,
+        model: Model,
         rank: int,
         alpha: float | None = None,
         targets: Iterable[str] = TARGETS,
@@ -63,10 +67,10 @@ class Adapters:
         self.base = {name: model.params[f"{name}.weight"].copy() for name in adapted(model.config, self.targets)}
         self._caches: dict[str, tuple] = {}
 
-    def merge_into(self, model: GPT) -> None:
+    def merge_into(self, model: Model) -> None:
         """Write base + alpha / rank * (lora_B @ lora_A).T over the targeted weights of the model, or of its copy."""
         for name, weight in self.base.items():
-            merged, self._caches[name] = lora_forward(weight, *self._pair(self.params, name), self.alpha / self.rank)
+            merged, self._caches[name] = lora_forward(weight, *self._factors(self.params, name), self.alpha / self.rank)
             model.params[f"{name}.weight"] = merged
 
     def gradients(self, grads: Mapping[str, np.ndarray]) -> Parameters:
@@ -78,11 +82,11 @@ class Adapters:
             raise ValueError("there are gradients of a merged model only: call merge_into first")
         into = self.params.empty_like()
         for name, cache in self._caches.items():
-            lora_backward(grads[f"{name}.weight"], cache, *self._pair(into, name))
+            lora_backward(grads[f"{name}.weight"], cache, *self._factors(into, name))
         return into
 
     @staticmethod
-    def _pair(params: Parameters, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def _factors(params: Parameters, name: str) -> tuple[np.ndarray, np.ndarray]:
         return params[f"{name}.lora_A.weight"], params[f"{name}.lora_B.weight"]
 
 
@@ -123,3 +127,28 @@ def adapter_shapes(config: GPTConfig, rank: int, targets: Iterable[str]) -> Shap
             raise ValueError(f"rank={rank} is more than {name}.weight {n_in} x {n_out} can have")
         shapes |= {f"{name}.lora_A.weight": (rank, n_in), f"{name}.lora_B.weight": (n_out, rank)}
     return shapes
+
+
+def save_adapter(folder: str | Path, adapters: Adapters, base_name: str | Path) -> None:
+    """Write the adapters into folder, as PEFT reads them, each file whole or not at all.
+
+    base_name  where the model is that they adapt: a folder, or a name on the Hugging Face hub
+    """
+    config = AdapterConfig(adapters.rank, adapters.alpha, adapters.targets)
+    write_adapter(Path(folder), config, adapters.params, str(base_name))
+
+
+def load_adapter(folder: str | Path, model: Model) -> Adapters:
+    """Read the adapters of a model from a folder that save_adapter or PEFT has written.
+
+    The model is left as it is; `merge_into` adapts it. Raises FileNotFoundError for a file that is not there, and
+    ValueError, naming the file, for adapters that are not whole, of another model, or of a kind npgpt does not compute.
+    """
+    path = Path(folder) / CONFIG
+    config = read_adapter_config(path, model.config.n_layer)
+    try:
+        adapters = Adapters(model, config.rank, config.alpha, config.targets)
+    except (ValueError, OverflowError) as error:  # the last for an integer that no float can hold
+        raise ValueError(f"{path}: {error}") from None
+    adapters.params |= read_adapter_tensors(Path(folder) / WEIGHTS, adapters.params.shapes)
+    return adapters

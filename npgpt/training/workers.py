@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from npgpt.buffers import Buffers, empty
-from npgpt.model import GPT
-from npgpt.optim import AdamW
-from npgpt.parameters import Parameters
+from npgpt.data.batch import Batch
+from npgpt.models.base import Model
+from npgpt.optim import Optimizer
+from npgpt.support.buffers import Buffers, empty
+from npgpt.support.parameters import Parameters
 
-Batch = tuple[np.ndarray, ...]  # ids and targets, and starts where a row holds several texts: all (B, T)
 Result = TypeVar("Result")
 
 # Adding up the gradients of one more worker takes time with the parameters; what it saves, with its tokens. Beyond this
@@ -30,13 +30,13 @@ Result = TypeVar("Result")
 PARAMETERS_PER_TOKEN = 2**16
 
 
-def n_workers(model: GPT, batch_size: int, n_positions: int, threads: int) -> int:
+def n_workers(model: Model, batch_size: int, n_positions: int, threads: int) -> int:
     """Return how many workers to split a batch over; if it is one, BLAS gets the threads.
 
     Small products do not gain from BLAS threads, and nothing but products is run on them; but a batch of one sequence
     cannot be split, and a model that is large for its batch should not have its gradients twice.
     """
-    large = model.params.flat.size > PARAMETERS_PER_TOKEN * batch_size * n_positions
+    large = model.size > PARAMETERS_PER_TOKEN * batch_size * n_positions
     return 1 if large else min(threads, batch_size)
 
 
@@ -50,20 +50,20 @@ class Workers:
     """Threads that take training steps together, and the memory that they need for it.
 
     >>> with Workers(model, batch_size=12, threads=2) as workers:
-    ...     loss, grads, norm = workers.loss_and_grads([(ids, targets)], seed=(0, 1))
+    ...     loss, grads, norm = workers.loss_and_grads([Batch(ids, targets)], seed=(0, 1))
     ...     workers.update(optimizer, lr=1e-3, scale=clip_scale(norm, 1.0))
 
     The same seed and number of threads give the same bits.
     """
 
-    def __init__(self, model: GPT, batch_size: int, threads: int = 0) -> None:
+    def __init__(self, model: Model, batch_size: int, threads: int = 0) -> None:
         self.model = model
         self.threads = n_threads(threads)
         self.n = n_workers(model, batch_size, model.config.n_positions, self.threads)
         self.buffers = [Buffers() for _ in range(self.n)]
         self.grads = [model.params.empty_like() for _ in range(self.n)]
         # the optimizer is no product: all threads work on it, whatever the workers are
-        bounds = np.linspace(0, model.params.flat.size, self.threads + 1).astype(int)
+        bounds = np.linspace(0, model.size, self.threads + 1).astype(int)
         self.parts = [slice(start, stop) for start, stop in pairwise(bounds)]
 
     def __enter__(self) -> "Workers":
@@ -80,7 +80,7 @@ class Workers:
     ) -> tuple[float, Parameters, float]:
         """Return the mean loss over the counted targets of all batches together, its gradients and their norm.
 
-        batches  the ids and targets (B, T) whose gradients make one step, and starts where a row holds several texts
+        batches  those whose gradients make one step
         seed     of the dropout masks, which each worker draws for itself; None switches dropout off
 
         The gradients are overwritten by the next call. Each target weighs the same: the mean of the batches' means
@@ -88,12 +88,14 @@ class Workers:
         """
         if not batches:
             raise ValueError("there is no batch to take gradients of")
-        total = max(1, sum(int((targets != -100).sum()) for _, targets, *_ in batches))
+        total = max(1, sum(batch.n_targets for batch in batches))
 
         def work(i: int) -> float:
             rng = None if seed is None else np.random.default_rng((*seed, i))
             with self.buffers[i]:
-                return accumulate_grads(self.model, [shard(b, i, self.n) for b in batches], total, self.grads[i], rng)
+                return accumulate_grads(
+                    self.model, [batch.part(i, self.n) for batch in batches], total, self.grads[i], rng
+                )
 
         losses = self._run(work, range(self.n))
         if self.n == 1:  # BLAS has the threads
@@ -102,7 +104,7 @@ class Workers:
             squares = self._run(self._add_up, self.parts)
         return sum(losses), self.grads[0], float(np.sqrt(sum(squares)))
 
-    def update(self, optimizer: AdamW, lr: float, scale: float = 1.0) -> None:
+    def update(self, optimizer: Optimizer, lr: float, scale: float = 1.0) -> None:
         """Take the optimizer's step against scale times the gradients, a part of the parameters on each thread."""
         optimizer.step(self.grads[0], lr, scale, self.parts, self._run)
 
@@ -131,23 +133,17 @@ class Workers:
         return [result, *others]
 
 
-def shard(batch: Batch, i: int, n: int) -> Batch:
-    """Return the i-th of n parts of a batch, whose sizes differ by one sequence at most."""
-    start, stop = (len(batch[0]) * k // n for k in (i, i + 1))
-    return tuple(part[start:stop] for part in batch)
-
-
 def accumulate_grads(
-    model: GPT, batches: Sequence[Batch], total: int, grads: Parameters, rng: np.random.Generator | None
+    model: Model, batches: Sequence[Batch], total: int, grads: Parameters, rng: np.random.Generator | None
 ) -> float:
     """Put the gradients of all batches' summed loss over `total` into grads; return this share of the loss."""
     loss, into = 0.0, grads
-    batches = [batch for batch in batches if len(batch[0])]  # of a batch smaller than the workers, some have no part
+    batches = [batch for batch in batches if len(batch)]  # of a batch smaller than the workers, some have no part
     if not batches:
         grads.flat.fill(0)
-    for ids, targets, *starts in batches:
-        share = int((targets != -100).sum()) / total
-        part_loss, _ = model.loss_and_grads(ids, targets, rng, share, into, *starts)
+    for batch in batches:
+        share = batch.n_targets / total
+        part_loss, _ = model.loss_and_grads(batch, rng=rng, dloss=share, grads=into)
         loss += share * part_loss
         if into is not grads:
             grads.flat += into.flat

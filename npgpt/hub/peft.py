@@ -1,16 +1,15 @@
 """Low-rank adapters as a PEFT folder: adapter_config.json and adapter_model.safetensors."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.files import read_json, write_json
-from npgpt.lora import Adapters
-from npgpt.model import GPT
-from npgpt.parameters import Shapes
-from npgpt.pretrained import read_tensors, save_tensors
+from npgpt.hub.tensors import read_tensors, save_tensors
+from npgpt.support.files import read_json, write_json
+from npgpt.support.parameters import Shapes
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model.transformer."  # PEFT's model around GPT2LMHeadModel
@@ -22,9 +21,10 @@ SUPPORTED: dict[str, tuple] = {
     "bias": ("none",),
     "init_lora_weights": (True, False, "gaussian"),  # others begin by changing the base weights
 }
+READ = ("r", "lora_alpha", "target_modules")
 # what changes nothing: where the base is, who wrote the file, dropout in training, sizes of what is switched off; and
 # PEFT transposes a Conv1D's weight whatever fan_in_fan_out says
-IGNORED = {
+WITHOUT_EFFECT = {
     "auto_mapping",
     "base_model_name_or_path",
     "fan_in_fan_out",
@@ -38,75 +38,73 @@ IGNORED = {
 }
 
 
-def save_adapter(folder: str | Path, adapters: Adapters, base_name: str | Path) -> None:
-    """Write the adapters into folder, as PEFT reads them, each file whole or not at all.
+class AdapterConfig(NamedTuple):
+    """What an adapter is beside its tensors: what is added to a weight is alpha / rank times the product of two."""
 
-    base_name  where the model is that they adapt: a folder, or a name on the Hugging Face hub
-    """
-    folder = Path(folder)
-    config = {
+    rank: int
+    alpha: float  # in a file an integer, too
+    targets: tuple[str, ...]
+
+
+def write_adapter(folder: Path, config: AdapterConfig, params: Mapping[str, np.ndarray], base_name: str) -> None:
+    """Write an adapter into folder, as PEFT reads it, each file whole or not at all."""
+    content = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(base_name),
-        "r": adapters.rank,
-        "lora_alpha": int(adapters.alpha) if adapters.alpha.is_integer() else adapters.alpha,
+        "base_model_name_or_path": base_name,
+        "r": config.rank,
+        "lora_alpha": int(config.alpha) if float(config.alpha).is_integer() else config.alpha,
         "lora_dropout": 0.0,
-        "target_modules": list(adapters.targets),  # PEFT takes a layer whose name ends in one of these, after a dot
+        "target_modules": list(config.targets),  # PEFT takes a layer whose name ends in one of these, after a dot
         "fan_in_fan_out": True,  # weights are (in, out)
         "bias": "none",
         "inference_mode": True,
     }
-    save_tensors(folder / WEIGHTS, {f"{PREFIX}{name}": array for name, array in adapters.params.items()})
-    write_json(folder / CONFIG, config)
+    save_tensors(folder / WEIGHTS, {f"{PREFIX}{name}": array for name, array in params.items()})
+    write_json(folder / CONFIG, content)
 
 
-def load_adapter(folder: str | Path, model: GPT) -> Adapters:
-    """Read the adapters of a model from a folder that save_adapter or PEFT has written.
-
-    The model is left as it is; `merge_into` adapts it. Raises FileNotFoundError for a file that is not there, and
-    ValueError, naming the file, for adapters that are not whole, of another model, or of a kind npgpt does not compute.
-    """
-    path = Path(folder) / CONFIG
-    config = read_adapter_config(path)
-    try:
-        targets = _in_every_block(config["target_modules"], model.config.n_layer)
-        adapters = Adapters(model, config["r"], config["lora_alpha"], targets)
-    except (ValueError, OverflowError) as error:  # the last for an integer that no float can hold
-        raise ValueError(f"{path}: {error}") from None
-    path = Path(folder) / WEIGHTS
+def read_adapter_tensors(path: Path, shapes: Shapes) -> dict[str, np.ndarray]:
+    """Read an adapter's tensors by npgpt's names. Raises ValueError unless they are those of `shapes`, and floats."""
     tensors = {_own_name(name): tensor for name, tensor in read_tensors(path)[0].items()}
-    _check_tensors(tensors, adapters.params.shapes, path)
-    adapters.params |= tensors
-    return adapters
+    _check_tensors(tensors, shapes, path)
+    return tensors
 
 
-def read_adapter_config(path: Path) -> dict[str, Any]:
-    """Read PEFT's adapter_config.json.
+def read_adapter_config(path: Path, n_layer: int) -> AdapterConfig:
+    """Read PEFT's adapter_config.json, for a model of n_layer blocks.
 
-    Raises FileNotFoundError, or ValueError, with the key and its value, for what npgpt does not compute. A key that is
-    not known, as newer versions may add, must be empty or false: what it does otherwise nobody here can say.
+    Raises FileNotFoundError, or ValueError, with the key and its value, for what npgpt does not compute. An unknown
+    key, as newer versions may add, must be empty or false: its effect cannot be known.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} is not an adapter: it has no {path.name}")
     content = read_json(path)
-    for key in ("peft_type", "r", "lora_alpha", "target_modules"):
+    for key in ("peft_type", *READ):
         if key not in content:
             raise ValueError(f"{path}: {key} is missing")
     for key, value in content.items():
-        if key in SUPPORTED:
-            if not any(value is known or (isinstance(known, str) and value == known) for known in SUPPORTED[key]):
-                known = " or ".join(repr(known) for known in SUPPORTED[key])
-                raise ValueError(f"{path}: {key}={value!r} is not supported, only {known}")
-        elif key not in {"r", "lora_alpha", "target_modules"} | IGNORED and value:
-            raise ValueError(f"{path}: {key}={value!r} is not supported")
-    r, alpha, targets = content["r"], content["lora_alpha"], content["target_modules"]
+        _require_supported(key, value, path)
+    r, alpha, targets = (content[key] for key in READ)
     if type(r) is not int:
         raise ValueError(f"{path}: r={r!r} must be an integer")
     if type(alpha) not in (int, float):
         raise ValueError(f"{path}: lora_alpha={alpha!r} must be a number")
     if not (isinstance(targets, list) and all(isinstance(target, str) for target in targets)):
         raise ValueError(f"{path}: target_modules={targets!r} must be a list of names; a pattern is not supported")
-    return content
+    try:
+        return AdapterConfig(r, alpha, tuple(_in_every_block(targets, n_layer)))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _require_supported(key: str, value: Any, path: Path) -> None:
+    if key in SUPPORTED:
+        if not any(value is known or (isinstance(known, str) and value == known) for known in SUPPORTED[key]):
+            known = " or ".join(repr(known) for known in SUPPORTED[key])
+            raise ValueError(f"{path}: {key}={value!r} is not supported, only {known}")
+    elif value and key not in WITHOUT_EFFECT and key not in READ:
+        raise ValueError(f"{path}: {key}={value!r} is not supported")
 
 
 def _in_every_block(names: list[str], n_layer: int) -> list[str]:

@@ -1,0 +1,25 @@
+"""Opening a run to write with: its model and its tokenizer, and what it has learned."""
+
+from pathlib import Path
+
+from npgpt.models.base import Model
+from npgpt.models.registry import open_model
+from npgpt.support.files import read_json
+from npgpt.tokenizer import Tokenizer
+from npgpt.training.checkpoint import load_last
+from npgpt.training.run import require_fitting
+
+
+def open_run(name: str, last: bool = False) -> tuple[Model, Tokenizer]:
+    """Open the best or the last model of a run, and its tokenizer."""
+    model = load_last(Path(name)) if last else open_model(name)
+    tokenizer = Tokenizer.from_pretrained(name)
+    require_fitting(name, tokenizer, model)
+    return model, tokenizer
+
+
+def learned_examples(name: str) -> bool:
+    """Say whether a run has learned texts that begin and end with the end token, as tales do, and no running text."""
+    path = Path(name) / "train.json"
+    data = read_json(path).get("data") if path.is_file() else None
+    return isinstance(data, dict) and data.get("examples") is True

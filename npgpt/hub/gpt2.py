@@ -1,0 +1,153 @@
+"""A model as a Hugging Face GPT-2 folder: config.json, generation_config.json and model.safetensors.
+
+Files become a configuration and arrays, and the other way round. Which parameters a configuration has, the model says:
+`shapes_of` is its function from the configuration to {name: shape}.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from npgpt.config import GPTConfig
+from npgpt.hub.tensors import read_tensors, save_tensors
+from npgpt.support.files import read_json, write_json
+from npgpt.support.parameters import Shapes
+
+ShapesOf = Callable[[GPTConfig], Shapes]
+
+# GPT2Config's defaults where GPTConfig's differ: a file that leaves the key out means these
+HUB_DEFAULTS = {
+    "resid_pdrop": 0.1,
+    "embd_pdrop": 0.1,
+    "attn_pdrop": 0.1,
+    "bos_token_id": 50256,
+    "eos_token_id": 50256,
+}
+
+# keys of GPT2Config that change what the model computes, and the one value that npgpt computes
+UNSUPPORTED = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+
+
+def write_gpt2(folder: Path, config: GPTConfig, params: Mapping[str, np.ndarray], shapes_of: ShapesOf) -> None:
+    """Write a model's three files into folder, each whole or not at all."""
+    dtype = next(iter(params.values())).dtype
+    tensors = dict(params)
+    if not config.bias:
+        # GPT-2 has biases: zeros change nothing, and other libraries find every tensor
+        for name, shape in shapes_of(dataclasses.replace(config, bias=True)).items():
+            tensors.setdefault(name, np.zeros(shape, dtype))
+    save_tensors(folder / "model.safetensors", tensors)
+    content = {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "dtype": dtype.name,
+        **dataclasses.asdict(config),
+    }
+    write_json(folder / "config.json", content)
+    ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
+    write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
+
+
+def read_gpt2(name: str | Path, shapes_of: ShapesOf) -> tuple[GPTConfig, dict[str, np.ndarray]]:
+    """Read a model from a folder or, if there is no such folder, from the Hugging Face hub.
+
+    Returns its configuration and the tensors that shapes_of lists for it. Raises FileNotFoundError or ValueError,
+    naming the file, for what is not there or not a whole GPT-2.
+    """
+    folder = find_folder(name)
+    config = read_config(folder / "config.json")
+    path = folder / "model.safetensors"
+    tensors, config = match_names(read_tensors(path)[0], config, path)
+    check_shapes(tensors, config, shapes_of, path)
+    return config, tensors
+
+
+def read_config(path: Path) -> GPTConfig:
+    """Read GPT-2's config.json. Raises ValueError for one that npgpt cannot compute, with the key and its value."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} is not a run folder: it has no {path.name}")
+    content = HUB_DEFAULTS | read_json(path)
+    if content.get("model_type") != "gpt2":
+        raise ValueError(f"{path}: model_type {content.get('model_type')!r} is not 'gpt2'")
+    for key, value in UNSUPPORTED.items():
+        if content.get(key, value) != value:
+            raise ValueError(f"{path}: {key}={content[key]!r} is not supported, only {value!r}")
+    if content.get("activation_function") == "gelu_pytorch_tanh":  # what newer files call gelu_new
+        content["activation_function"] = "gelu_new"
+    known = {field.name for field in dataclasses.fields(GPTConfig)}
+    try:
+        return GPTConfig(**{key: value for key, value in content.items() if key in known})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def match_names(
+    tensors: dict[str, np.ndarray], config: GPTConfig, path: Path
+) -> tuple[dict[str, np.ndarray], GPTConfig]:
+    """Name a GPT-2 file's tensors as npgpt does, and say in the config whether there are biases.
+
+    Raises ValueError for a head that differs from the embedding it is tied to.
+    """
+    # GPT2LMHeadModel's own files have a prefix, and old ones the causal mask
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    tensors = {n: t for n, t in tensors.items() if not re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", n)}
+    if config.tie_word_embeddings:
+        head = tensors.pop("lm_head.weight", None)
+        if head is not None and not np.array_equal(head, tensors.get("wte.weight", 0)):
+            raise ValueError(f"{path}: lm_head.weight is not wte.weight, but config.json ties them")
+    if not config.bias:
+        biases = [name for name in tensors if name.endswith(".bias")]
+        if any(tensors[name].any() for name in biases):  # another library has trained them since
+            config = dataclasses.replace(config, bias=True)
+        else:
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in biases}
+    return tensors, config
+
+
+def check_shapes(tensors: dict[str, np.ndarray], config: GPTConfig, shapes_of: ShapesOf, path: Path) -> None:
+    """Raise ValueError for a tensor too few, too many or of another shape than config says.
+
+    Before anything is allocated: a damaged config may ask for more memory than there is.
+    """
+    blocks = sum(name.endswith(".ln_1.weight") for name in tensors)
+    if blocks != config.n_layer:
+        raise ValueError(f"{path}: {blocks} blocks, but config.json has n_layer={config.n_layer}")
+    shapes = shapes_of(config)
+    for name in shapes:
+        if name not in tensors:
+            raise ValueError(f"{path}: the tensor {name} is missing")
+    for name, tensor in tensors.items():
+        if name not in shapes:
+            raise ValueError(f"{path}: the tensor {name} does not belong to the model of config.json")
+        if tensor.dtype.kind != "f":
+            raise ValueError(f"{path}: {name} has the dtype {tensor.dtype}, expected floats")
+        if tensor.shape != shapes[name]:
+            raise ValueError(f"{path}: {name} has the shape {tensor.shape}, but config.json asks for {shapes[name]}")
+
+
+def find_folder(name: str | Path) -> Path:
+    """Return the folder itself, or the hub's model of that name in huggingface_hub's cache."""
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
+        raise FileNotFoundError(f"{name}: no such folder")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise FileNotFoundError(
+            f"{name}: no such folder; to look for it on the Hugging Face hub, install npgpt[hub]"
+        ) from None
+    files = ["config.json", "generation_config.json", "model.safetensors", "tokenizer*.json"]
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=files))
+    except Exception as error:  # the library's own errors and its transport's, of many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise FileNotFoundError(f"{name}: no such folder, and not on the Hugging Face hub: {reason}") from None

@@ -1,0 +1,1 @@
+"""Looking into models: sizes and operations. It imports config, support and models."""

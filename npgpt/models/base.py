@@ -1,0 +1,88 @@
+"""The protocol of a model: what training, checkpoints, generation and the command line ask of one.
+
+GPT in gpt2.py is one such model. Another needs no change elsewhere: tests/test_protocol.py trains a table of bigrams.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+
+from npgpt.models.taps import Taps
+from npgpt.support.parameters import Parameters
+
+if TYPE_CHECKING:
+    from npgpt.data.batch import Batch
+
+Rng = np.random.Generator | None
+
+
+class ModelConfig(Protocol):
+    """The part of a configuration that is not the model's own business."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def n_positions(self) -> int: ...
+    @property
+    def eos_token_id(self) -> int | None: ...
+
+
+class Past(Protocol):
+    """What a model keeps of the tokens that it has read, such as keys and values, to go on from them."""
+
+    @property
+    def length(self) -> int:
+        """The number of tokens read so far."""
+
+
+class Model(Protocol):
+    """A causal language model over flat parameters.
+
+    params    {name: array}, views into one buffer; `params.flat.dtype` is the precision of everything
+    matrices  {name: count}: the parameters that Muon may train, each `count` matrices side by side; may be empty
+    """
+
+    params: Parameters
+
+    @property
+    def config(self) -> Any:
+        """A ModelConfig, of a class of the model's own."""
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    @property
+    def size(self) -> int:
+        """The number of parameters."""
+
+    @property
+    def matrices(self) -> Mapping[str, int]: ...
+
+    def forward(self, ids: np.ndarray, past: Any = None, taps: Taps | None = None, last: bool = False) -> np.ndarray:
+        """Return logits (B, T, V) for ids (B, T); with `last` those of the last position alone, (B, 1, V).
+
+        past  from new_past: the ids follow those that it has seen, and it takes them in
+        taps  see and replace values by their names
+        """
+
+    def new_past(self, batch_size: int = 1) -> Past:
+        """Return the past of `batch_size` sequences of which nothing has been read."""
+
+    def loss(self, batch: "Batch") -> float:
+        """Return the mean cross-entropy in nats over the counted targets of a batch."""
+
+    def loss_and_grads(
+        self, batch: "Batch", *, rng: Rng = None, dloss: float = 1.0, grads: Parameters | None = None
+    ) -> tuple[float, Parameters]:
+        """Return the loss, and the gradient of dloss * loss for every parameter, written into grads if it is given.
+
+        rng  draws dropout masks; None switches dropout off
+        """
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the model into a folder, each file whole or not at all."""
+
+    def load_pretrained(self, folder: Path) -> Self:
+        """Return another model of this kind and precision, read from a folder of save_pretrained."""

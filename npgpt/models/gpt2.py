@@ -1,0 +1,379 @@
+"""The GPT: gpt_forward, gpt_backward (its mirror image), and a thin class over them.
+
+Pre-norm blocks on a residual stream, as in GPT-2: `x + attention(layernorm(x))`, then `x + mlp(layernorm(x))`.
+
+The one forward serves training, generation and inspection: `past` keeps the keys and values of earlier tokens, and
+`taps` see or replace values by their names. The cache that a forward returns with either has no backward.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from npgpt.config import GPTConfig
+from npgpt.hub.gpt2 import read_gpt2, write_gpt2
+from npgpt.models.gpt2_inside import INSIDE_ATTENTION, activate, attend, tap_names
+from npgpt.models.gpt2_parameters import block_matrices, init_parameters, parameter_shapes, zero_parameters
+from npgpt.models.kv_cache import KVCache
+from npgpt.models.taps import NO_TAPS, Taps
+from npgpt.ops import REFERENCE, Ops, get_ops
+from npgpt.support.parameters import Parameters
+
+if TYPE_CHECKING:
+    from npgpt.data.batch import Batch
+
+Rng = np.random.Generator | None
+Starts = np.ndarray | None  # (B, T): where in its row each position's own text begins; None where that is 0
+
+
+def weight_and_bias(params: Parameters, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return a layer's weight and bias, or the places of their gradients; the bias is None where the model has none."""
+    return params[f"{name}.weight"], params.get(f"{name}.bias")
+
+
+def add(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return y + x, computed in the memory of y, which must be new: nobody else may hold it."""
+    y += x
+    return y
+
+
+class BlockCache(NamedTuple):
+    """What a block's backward needs: its name, the ops that it ran on, and the cache of each of them."""
+
+    h: str
+    ops: Ops
+    ln_1: tuple
+    c_attn: tuple
+    attn: tuple
+    c_proj: tuple
+    drop_1: Any
+    ln_2: tuple
+    mlp: tuple
+    drop_2: Any
+
+
+def block_forward(
+    x: np.ndarray,
+    params: Parameters,
+    h: str,
+    config: GPTConfig,
+    ops: Ops,
+    rng: Rng,
+    starts: Starts = None,
+    past: KVCache | None = None,
+    taps: Taps = NO_TAPS,
+) -> tuple[np.ndarray, BlockCache]:
+    """Run block `h` ("h.0", "h.1", ...): x (B, T, C) -> (B, T, C)."""
+    eps, p = config.layer_norm_epsilon, config.resid_pdrop
+    x = taps(f"{h}.in", x)
+    y, ln_1 = ops.layernorm_forward(x, *weight_and_bias(params, f"{h}.ln_1"), eps)
+    y = taps(f"{h}.ln_1", y)
+    qkv, c_attn = ops.linear_forward(y, *weight_and_bias(params, f"{h}.attn.c_attn"))
+    if past is None and not taps.want(f"{h}.{name}" for name in INSIDE_ATTENTION):
+        heads, attn = ops.attention_forward(qkv, config.n_head, config.attn_pdrop, rng, starts)
+    else:
+        heads, attn = attend(qkv, h, config, ops, starts, past, taps), ()
+    y, c_proj = ops.linear_forward(heads, *weight_and_bias(params, f"{h}.attn.c_proj"))
+    y, drop_1 = ops.dropout_forward(y, p, rng)
+    x = add(taps(f"{h}.attn.out", y), x)
+    x = taps(f"{h}.mid", x)
+    y, ln_2 = ops.layernorm_forward(x, *weight_and_bias(params, f"{h}.ln_2"), eps)
+    y = taps(f"{h}.ln_2", y)
+    c_fc, c_mlp_proj = weight_and_bias(params, f"{h}.mlp.c_fc"), weight_and_bias(params, f"{h}.mlp.c_proj")
+    if not taps.want([f"{h}.mlp.act"]):
+        y, mlp = ops.mlp_forward(y, *c_fc, *c_mlp_proj, config.activation_function)
+    else:
+        y, mlp = activate(ops, config, ops.linear_forward(y, *c_fc)[0]), ()
+        y, _ = ops.linear_forward(taps(f"{h}.mlp.act", y), *c_mlp_proj)
+    y, drop_2 = ops.dropout_forward(y, p, rng)
+    x = add(taps(f"{h}.mlp.out", y), x)
+    x = taps(f"{h}.out", x)
+    return x, BlockCache(h, ops, ln_1, c_attn, attn, c_proj, drop_1, ln_2, mlp, drop_2)
+
+
+def block_backward(dx: np.ndarray, cache: BlockCache, grads: Parameters) -> np.ndarray:
+    """Return dx (B, T, C) at the block's input; the gradients of its parameters go into grads."""
+    h, ops = cache.h, cache.ops
+    # x = x + y: the residual stream carries dx past the branch, and the branch adds its own
+    dy = ops.dropout_backward(dx, cache.drop_2)
+    c_fc, c_mlp_proj = weight_and_bias(grads, f"{h}.mlp.c_fc"), weight_and_bias(grads, f"{h}.mlp.c_proj")
+    dy, *_ = ops.mlp_backward(dy, cache.mlp, *c_fc, *c_mlp_proj)
+    dy, *_ = ops.layernorm_backward(dy, cache.ln_2, *weight_and_bias(grads, f"{h}.ln_2"))
+    dx = add(dy, dx)
+    dy = ops.dropout_backward(dx, cache.drop_1)
+    dy, *_ = ops.linear_backward(dy, cache.c_proj, *weight_and_bias(grads, f"{h}.attn.c_proj"))
+    dqkv = ops.attention_backward(dy, cache.attn)
+    dy, *_ = ops.linear_backward(dqkv, cache.c_attn, *weight_and_bias(grads, f"{h}.attn.c_attn"))
+    dy, *_ = ops.layernorm_backward(dy, cache.ln_1, *weight_and_bias(grads, f"{h}.ln_1"))
+    return add(dy, dx)
+
+
+def features_forward(
+    params: Parameters,
+    ids: np.ndarray,
+    config: GPTConfig,
+    ops: Ops = REFERENCE,
+    rng: Rng = None,
+    starts: Starts = None,
+    past: KVCache | None = None,
+    taps: Taps = NO_TAPS,
+) -> tuple[np.ndarray, tuple]:
+    """Run everything below the head: ids (B, T) -> hidden (B, T, C), after the final layer norm.
+
+    starts  (B, T), where a row holds several texts: where each position's own text begins. Positions count from there,
+            and nothing before it is seen: each text is computed as if it were alone
+    past    the keys and values of the tokens before ids, to which those of ids are added
+    taps    see or replace what tap_names lists
+    """
+    tokens, wte = ops.embedding_forward(ids, params["wte.weight"])
+    first = 0 if past is None else past.length
+    where = np.arange(first, first + ids.shape[1]) - (0 if starts is None else starts)
+    positions, wpe = ops.embedding_forward(where, params["wpe.weight"])
+    x = add(taps("wte", tokens), taps("wpe", positions))
+    x, drop = ops.dropout_forward(x, config.embd_pdrop, rng)
+    blocks = []
+    for i in range(config.n_layer):
+        x, block = block_forward(x, params, f"h.{i}", config, ops, rng, starts, past, taps)
+        blocks.append(block)
+    hidden, ln_f = ops.layernorm_forward(x, *weight_and_bias(params, "ln_f"), config.layer_norm_epsilon)
+    if past is not None:
+        past.length += ids.shape[1]
+    return taps("ln_f", hidden), (config, ops, starts, wte, wpe, drop, blocks, ln_f)
+
+
+def features_backward(dhidden: np.ndarray, cache: tuple, grads: Parameters) -> None:
+    """Put the gradients of every parameter below the head into grads.
+
+    A tied embedding is the head, too, whose gradient is in its place already: that of the lookup is added to it.
+    """
+    config, ops, starts, wte, wpe, drop, blocks, ln_f = cache
+    dx, *_ = ops.layernorm_backward(dhidden, ln_f, *weight_and_bias(grads, "ln_f"))
+    for block in reversed(blocks):
+        dx = block_backward(dx, block, grads)
+    dx = ops.dropout_backward(dx, drop)
+    # x = tokens + positions: positions that are the same in all rows were broadcast, so their gradient is summed
+    grads["wpe.weight"].fill(0)
+    ops.embedding_backward(dx.sum(axis=0) if starts is None else dx, wpe, grads["wpe.weight"])
+    if not config.tie_word_embeddings:
+        grads["wte.weight"].fill(0)
+    ops.embedding_backward(dx, wte, grads["wte.weight"])
+
+
+def head_name(config: GPTConfig) -> str:
+    """Return the name of the head's weight (V, C): the token embedding, where they are tied."""
+    return "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
+
+
+def gpt_forward(
+    params: Parameters,
+    ids: np.ndarray,
+    config: GPTConfig,
+    ops: Ops = REFERENCE,
+    rng: Rng = None,
+    starts: Starts = None,
+    past: KVCache | None = None,
+    taps: Taps = NO_TAPS,
+    last: bool = False,
+) -> tuple[np.ndarray, tuple]:
+    """Run the model: ids (B, T) -> logits (B, T, V), or with `last` (B, 1, V).
+
+    rng draws the dropout masks; None switches dropout off. The other arguments are those of features_forward.
+    """
+    hidden, features = features_forward(params, ids, config, ops, rng, starts, past, taps)
+    if last:
+        hidden = hidden[:, -1:]
+    logits, head = ops.linear_forward(hidden, params[head_name(config)].T, None)
+    return taps("logits", logits), (params, config, ops, features, head)
+
+
+def gpt_backward(dlogits: np.ndarray, cache: tuple, grads: Parameters | None = None) -> Parameters:
+    """Return the gradients of every parameter, the mirror of params: same names and shapes, in one buffer."""
+    params, config, ops, features, head = cache
+    grads = params.empty_like() if grads is None else grads
+    dhidden, dhead_t, _ = ops.linear_backward(dlogits, head)
+    # logits = hidden @ head.T
+    grads[head_name(config)] = dhead_t.T
+    features_backward(dhidden, features, grads)
+    return grads
+
+
+def loss_forward(
+    params: Parameters,
+    ids: np.ndarray,
+    targets: np.ndarray,
+    config: GPTConfig,
+    ops: Ops = REFERENCE,
+    rng: Rng = None,
+    starts: Starts = None,
+) -> tuple[np.ndarray, tuple]:
+    """Run the model up to its loss: ids and targets (B, T) -> a scalar, in nats. The logits are not kept."""
+    hidden, features = features_forward(params, ids, config, ops, rng, starts)
+    loss, head = ops.linear_cross_entropy_forward(hidden, params[head_name(config)], targets)
+    return loss, (params, config, ops, features, head)
+
+
+def loss_backward(dloss: np.ndarray | float, cache: tuple, grads: Parameters | None = None) -> Parameters:
+    """Return the gradients of every parameter, as gpt_backward does."""
+    params, config, ops, features, head = cache
+    grads = params.empty_like() if grads is None else grads
+    dhidden, _ = ops.linear_cross_entropy_backward(dloss, head, grads[head_name(config)])
+    features_backward(dhidden, features, grads)
+    return grads
+
+
+class GPT:
+    """A GPT-2: a config, its parameters, and a table of ops.
+
+    >>> model = GPT(GPTConfig(vocab_size=65, n_positions=64, n_embd=128, n_layer=4, n_head=4), seed=0)
+    >>> loss, grads = model.loss_and_grads(ids, targets)
+
+    ids and targets are integers of shape (B, T), T at most n_positions. A row may hold several texts, one after
+    another: then starts (B, T) says for each position where in its row its own text begins, and each text is computed
+    as if it were alone. A method raises ValueError for ids of another shape or outside the vocabulary and for a start
+    that is not a position up to its own, TypeError for arrays that are not integers.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        seed: int = 0,
+        dtype: str = "float32",
+        ops: str | Ops = "fast",
+        params: Parameters | None = None,
+    ) -> None:
+        self.config = config
+        self.ops = get_ops(ops)
+        self.params = init_parameters(config, seed, dtype) if params is None else params
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The precision of the parameters and of everything that is computed."""
+        return self.params.flat.dtype
+
+    @property
+    def size(self) -> int:
+        """The number of parameters."""
+        return self.params.flat.size
+
+    @property
+    def matrices(self) -> dict[str, int]:
+        """{name: count} of the blocks' matrices, which Muon trains; c_attn is three side by side."""
+        return block_matrices(self.config)
+
+    def forward(
+        self,
+        ids: np.ndarray,
+        past: KVCache | None = None,
+        taps: Taps | None = None,
+        last: bool = False,
+        starts: Starts = None,
+    ) -> np.ndarray:
+        """Return the next token's unnormalised log-probabilities at every position, (B, T, V).
+
+        past    from new_past: ids follow the tokens that it has seen, and it takes them in
+        taps    see and replace the values that tap_names lists: `taps=Taps("h.*.attn.probs")`
+        last    compute the logits of the last position alone, (B, 1, V)
+        """
+        if past is not None and starts is not None:
+            raise ValueError("a past and starts cannot go together: a past is that of one text a row")
+        if taps is not None:
+            taps.require_known(tap_names(self.config))
+        ids, starts = self._ids(ids, 0 if past is None else past.length), self._starts(ids, starts)
+        taps = NO_TAPS if taps is None else taps
+        return gpt_forward(self.params, ids, self.config, self.ops, None, starts, past, taps, last)[0]
+
+    def new_past(self, batch_size: int = 1) -> KVCache:
+        """Return the past of `batch_size` sequences that have not begun."""
+        return KVCache(self.config, self.dtype, batch_size)
+
+    def logits(self, ids: np.ndarray, starts: Starts = None) -> np.ndarray:
+        """Return the next token's unnormalised log-probabilities at every position, (B, T, V)."""
+        return self.forward(ids, starts=starts)
+
+    def features(self, ids: np.ndarray, starts: Starts = None) -> np.ndarray:
+        """Return the hidden states after the final layer norm, (B, T, C)."""
+        ids, starts = self._ids(ids), self._starts(ids, starts)
+        return features_forward(self.params, ids, self.config, self.ops, starts=starts)[0]
+
+    def loss(self, ids: "np.ndarray | Batch", targets: np.ndarray | None = None, starts: Starts = None) -> float:
+        """Return the mean cross-entropy in nats over the targets that are not -100. ids may be a Batch."""
+        ids, targets, starts = self._batch(ids, targets, starts)
+        return float(loss_forward(self.params, ids, targets, self.config, self.ops, starts=starts)[0])
+
+    def loss_and_grads(
+        self,
+        ids: "np.ndarray | Batch",
+        targets: np.ndarray | None = None,
+        rng: Rng = None,
+        dloss: float = 1.0,
+        grads: Parameters | None = None,
+        starts: Starts = None,
+    ) -> tuple[float, Parameters]:
+        """Return the mean cross-entropy in nats over the targets that are not -100, and every parameter's gradient.
+
+        ids    (B, T), or a Batch, which holds targets and starts, too
+        rng    switches dropout on and draws its masks
+        dloss  the gradients are those of dloss * loss: a part of a batch passes its share of the counted targets
+        grads  written to and returned, instead of new ones
+        """
+        ids, targets, starts = self._batch(ids, targets, starts)
+        loss, cache = loss_forward(self.params, ids, targets, self.config, self.ops, rng, starts)
+        return float(loss), loss_backward(dloss, cache, grads)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, generation_config.json and model.safetensors, as `transformers` reads them."""
+        write_gpt2(Path(folder), self.config, self.params, parameter_shapes)
+
+    def load_pretrained(self, folder: str | Path) -> "GPT":
+        """Return the model of a folder, in this one's precision and on its ops."""
+        return GPT.from_pretrained(folder, self.dtype.name, self.ops)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, dtype: str = "float32", ops: str | Ops = "fast") -> "GPT":
+        """Read a GPT-2 from a folder, or by its name on the Hugging Face hub (with the `hub` extra).
+
+        Raises FileNotFoundError or ValueError, naming the file, for what is not there or not a whole GPT-2.
+        """
+        config, tensors = read_gpt2(name, parameter_shapes)
+        params = zero_parameters(config, dtype)
+        params |= tensors
+        return cls(config, dtype=dtype, ops=ops, params=params)
+
+    def _batch(self, ids: Any, targets: Any, starts: Any) -> tuple[np.ndarray, np.ndarray, Starts]:
+        if targets is None:
+            if not hasattr(ids, "targets"):
+                raise TypeError("targets are missing: give ids and targets, or a Batch")
+            ids, targets, starts = ids.ids, ids.targets, ids.starts
+        return self._ids(ids), self._targets(ids, targets), self._starts(ids, starts)
+
+    def _ids(self, ids: Any, before: int = 0) -> np.ndarray:
+        ids = np.asarray(ids)
+        if ids.dtype.kind not in "iu":
+            raise TypeError(f"ids must be integers, got {ids.dtype}")
+        if ids.ndim != 2 or 0 in ids.shape:
+            raise ValueError(f"ids must have the shape (B, T), both at least 1, got {ids.shape}")
+        if before + ids.shape[1] > self.config.n_positions:
+            raise ValueError(f"{before + ids.shape[1]} tokens are longer than n_positions={self.config.n_positions}")
+        return ids
+
+    def _targets(self, ids: Any, targets: Any) -> np.ndarray:
+        targets = np.asarray(targets)
+        if targets.dtype.kind not in "iu":
+            raise TypeError(f"targets must be integers, got {targets.dtype}")
+        if targets.shape != np.shape(ids):
+            raise ValueError(f"targets {targets.shape} must have the shape of ids {np.shape(ids)}")
+        return targets
+
+    def _starts(self, ids: Any, starts: Any) -> Starts:
+        if starts is None:
+            return None
+        starts = np.asarray(starts)
+        if starts.dtype.kind not in "iu":
+            raise TypeError(f"starts must be integers, got {starts.dtype}")
+        if starts.shape != np.shape(ids):
+            raise ValueError(f"starts {starts.shape} must have the shape of ids {np.shape(ids)}")
+        wrong = (starts < 0) | (starts > np.arange(starts.shape[1]))
+        if wrong.any():
+            raise ValueError(f"start {starts[wrong][0]} is not in 0..{np.nonzero(wrong)[1][0]}, its own position")
+        return starts.astype(np.int64)  # of which positions can be made by subtraction, as they cannot of uint64

@@ -1,0 +1,56 @@
+"""Inside a GPT's fused ops: the names of all values, and attention step by step, for taps and for a past."""
+
+import math
+
+import numpy as np
+
+from npgpt.config import GPTConfig
+from npgpt.models.kv_cache import KVCache
+from npgpt.models.taps import Taps
+from npgpt.ops import Ops
+
+INSIDE_ATTENTION = ("attn.q", "attn.k", "attn.v", "attn.probs", "attn.heads")  # what the fused op does not show
+IN_A_BLOCK = ("in", "ln_1", *INSIDE_ATTENTION, "attn.out", "mid", "ln_2", "mlp.act", "mlp.out", "out")
+
+
+def tap_names(config: GPTConfig) -> list[str]:
+    """Return the names of the values that taps can see and replace, in the order of the forward.
+
+    wte, wpe             (B, T, C) and (T, C)  the embeddings of tokens and of positions
+    h.0.in               (B, T, C)     the residual stream before a block; h.0.mid after its attention, h.0.out after it
+    h.0.ln_1, h.0.ln_2   (B, T, C)     what attention and MLP read
+    h.0.attn.q, .k, .v   (B, H, T, D)  queries, keys and values; with a past, k and v are those of all tokens
+    h.0.attn.probs       (B, H, T, T)  the attention weights of each head
+    h.0.attn.heads       (B, H, T, D)  the heads' outputs
+    h.0.attn.out         (B, T, C)     what attention adds to the residual stream; h.0.mlp.out likewise
+    h.0.mlp.act          (B, T, F)     the MLP's activations
+    ln_f                 (B, T, C)     the final hidden states
+    logits               (B, T, V)
+    """
+    blocks = [f"h.{i}.{name}" for i in range(config.n_layer) for name in IN_A_BLOCK]
+    return ["wte", "wpe", *blocks, "ln_f", "logits"]
+
+
+def attend(
+    qkv: np.ndarray, h: str, config: GPTConfig, ops: Ops, starts: np.ndarray | None, past: KVCache | None, taps: Taps
+) -> np.ndarray:
+    """Do what attention_forward does, step by step: with the keys and values of a past, and for taps to see.
+
+    qkv (B, T, 3C) -> (B, T, C). There is no dropout: nobody trains with a past or taps.
+    """
+    B, T, C3 = qkv.shape
+    H, D = config.n_head, C3 // (3 * config.n_head)
+    q, k, v = qkv.reshape(B, T, 3, H, D).transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
+    if past is not None:
+        k, v = past.extend(int(h.removeprefix("h.")), k, v)
+    q, k, v = taps(f"{h}.attn.q", q), taps(f"{h}.attn.k", k), taps(f"{h}.attn.v", v)
+    scores = q @ k.swapaxes(-1, -2) / math.sqrt(D)
+    probs, _ = ops.causal_softmax_forward(scores, None if starts is None else starts[:, None])
+    heads = taps(f"{h}.attn.heads", taps(f"{h}.attn.probs", probs) @ v)
+    return heads.transpose(0, 2, 1, 3).reshape(B, T, H * D)
+
+
+def activate(ops: Ops, config: GPTConfig, x: np.ndarray) -> np.ndarray:
+    """Return the MLP's activation of x (..., F)."""
+    forward = ops.gelu_forward if config.activation_function == "gelu" else ops.gelu_new_forward
+    return forward(x)[0]

@@ -1,0 +1,73 @@
+"""Taps: see the values inside a forward by their names, and replace them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from npgpt.support.hints import nearest
+
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+class Taps:
+    """What to see in a forward, by names or patterns, and what to replace.
+
+    >>> taps = Taps("h.*.attn.probs", replace={"h.1.mlp.out": lambda out: 0 * out})
+    >>> logits = model.forward(ids, taps=taps)
+    >>> taps["h.0.attn.probs"].shape
+    (1, 4, 64, 64)
+
+    names    as the model lists them (npgpt.models.gpt2.tap_names); `*`, `?` and `[...]` match as in file names
+    replace  {name or pattern: function from the value to another of its shape}; what follows is computed from that
+
+    Values are copies. What is replaced is seen as it has become, if it is seen, too.
+    """
+
+    def __init__(self, *names: str, replace: Mapping[str, Change] | None = None) -> None:
+        self.names = names
+        self.replace = dict(replace or {})
+        self.values: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Return the value of a name in the last forward. Raises KeyError, with the nearest name, for another."""
+        if name not in self.values:
+            raise KeyError(f"no value of {name!r} was seen{nearest(name, self.values)}")
+        return self.values[name]
+
+    def __call__(self, name: str, value: np.ndarray) -> np.ndarray:
+        """Take note of a value if it is asked for; return it, or what replaces it. A model calls this."""
+        for pattern, change in self.replace.items():
+            if fnmatchcase(name, pattern):
+                new = np.asarray(change(value.copy()))
+                if new.shape != value.shape:
+                    raise ValueError(f"{name} has the shape {value.shape}, but its replacement {new.shape}")
+                value = new.astype(value.dtype)
+        if any(fnmatchcase(name, pattern) for pattern in self.names):
+            self.values[name] = value.copy()
+        return value
+
+    def want(self, names: Iterable[str]) -> bool:
+        """Say whether any of these names is asked for, to be seen or replaced."""
+        patterns = (*self.names, *self.replace)
+        return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+    def require_known(self, known: Iterable[str]) -> None:
+        """Raise ValueError for a name or pattern that fits none of the known names."""
+        known = list(known)
+        for pattern in (*self.names, *self.replace):
+            if not any(fnmatchcase(name, pattern) for name in known):
+                raise ValueError(f"the model has no value {pattern!r}{nearest(pattern, known)}")
+
+
+class NoTaps(Taps):
+    """No taps, at no cost: what training runs with."""
+
+    def __call__(self, name: str, value: np.ndarray) -> np.ndarray:
+        return value
+
+    def want(self, names: Iterable[str]) -> bool:
+        return False
+
+
+NO_TAPS = NoTaps()

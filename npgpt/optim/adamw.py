@@ -1,0 +1,125 @@
+"""AdamW over the flat buffer."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from npgpt.support.parameters import Parameters, zeros
+
+
+def adamw_update(
+    param: np.ndarray,
+    grad: np.ndarray,
+    exp_avg: np.ndarray,
+    exp_avg_sq: np.ndarray,
+    step: int,
+    n_decayed: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    scale: float = 1.0,
+) -> None:
+    """Take one step in place: param, exp_avg and exp_avg_sq are changed, grad is not.
+
+        grad       = scale * grad                                    (as clipping asks for)
+        exp_avg    = beta1 * exp_avg    + (1 - beta1) * grad
+        exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad^2
+        param     -= lr * weight_decay * param                       (the first n_decayed elements)
+        param     -= lr * exp_avg / (1 - beta1^step) / (sqrt(exp_avg_sq / (1 - beta2^step)) + eps)
+
+    All arrays are one-dimensional and of one dtype; step counts from 1.
+
+    Source: Loshchilov, Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, algorithm 2.
+    """
+    grad = scale * grad
+    exp_avg *= beta1
+    exp_avg += (1 - beta1) * grad
+    exp_avg_sq *= beta2
+    exp_avg_sq += (1 - beta2) * grad * grad
+    param[:n_decayed] *= 1 - lr * weight_decay
+    # both averages began at 0; dividing by 1 - beta^step takes that bias out
+    denom = np.sqrt(exp_avg_sq / (1 - beta2**step)) + eps
+    param -= lr / (1 - beta1**step) * exp_avg / denom
+
+
+class AdamW:
+    """AdamW for the parameters it is given: the two running averages and the step count.
+
+    Weight decay is for matrices alone; biases and layer norm weights are left out.
+
+    without  names of parameters that are left to another optimizer: for them nothing is kept, and nothing is changed
+    """
+
+    def __init__(
+        self,
+        params: Parameters,
+        beta1: float = 0.9,
+        beta2: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+        update: Callable = adamw_update,
+        without: Collection[str] = (),
+    ) -> None:
+        self.params = params
+        self.shapes = {name: shape for name, shape in params.shapes.items() if name not in without}
+        self.exp_avg = zeros(self.shapes, params.flat.dtype)
+        self.exp_avg_sq = zeros(self.shapes, params.flat.dtype)
+        self.steps = 0
+        self.n_decayed = params.n_decayed
+        self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
+        self.update = update
+        # neighbours in the parameters' buffer, and so in the averages', are one range: (their place, the averages')
+        self.ranges: list[tuple[slice, slice]] = []
+        for name, place in sorted(self.exp_avg.places.items(), key=lambda item: item[1].start):
+            there = params.places[name]
+            if self.ranges and self.ranges[-1][0].stop == there.start:
+                before, own = self.ranges.pop()
+                there, place = slice(before.start, there.stop), slice(own.start, place.stop)
+            self.ranges.append((there, place))
+
+    @property
+    def state(self) -> dict[str, Mapping[str, np.ndarray]]:
+        """What a checkpoint keeps beside the step count: {prefix: arrays by parameter name}."""
+        return {"exp_avg.": self.exp_avg, "exp_avg_sq.": self.exp_avg_sq}
+
+    def step(
+        self,
+        grads: Parameters,
+        lr: float,
+        scale: float = 1.0,
+        parts: Sequence[slice] = (slice(None),),
+        map: Callable[..., Iterable] = map,
+    ) -> None:
+        """Change the parameters in place, against scale times the gradient.
+
+        parts, map  slices of the flat buffers, and what calls a function for each of them: at once, say
+        """
+        self.steps += 1
+        list(map(lambda part: self.update_part(part, grads, lr, scale), parts))
+
+    def update_part(self, part: slice, grads: Parameters, lr: float, scale: float) -> None:
+        """Change the parameters of one part of the flat buffer."""
+        start, stop, _ = part.indices(self.params.flat.size)
+        for there, own in self.ranges:
+            low, high = max(start, there.start), min(stop, there.stop)
+            if low < high:
+                shift = own.start - there.start
+                self._update(slice(low, high), slice(low + shift, high + shift), grads, lr, scale)
+
+    def _update(self, there: slice, own: slice, grads: Parameters, lr: float, scale: float) -> None:
+        self.update(
+            self.params.flat[there],
+            grads.flat[there],
+            self.exp_avg.flat[own],
+            self.exp_avg_sq.flat[own],
+            self.steps,
+            min(max(self.n_decayed - there.start, 0), there.stop - there.start),
+            lr,
+            self.beta1,
+            self.beta2,
+            self.eps,
+            self.weight_decay,
+            scale,
+        )

@@ -1,0 +1,45 @@
+"""How well a model predicts a dataset: all of it, or a sample."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from npgpt.config import TrainConfig
+from npgpt.data.batch import Batch, Dataset
+from npgpt.models.base import Model
+
+LOGITS_PER_BATCH = 2**26  # 256 MB of float32, so that a vocabulary of 50,257 fits too
+TOKENS_PER_BATCH = 8192
+
+
+def mean_loss(model: Model, batches: Iterable[Batch], map: Callable[..., Iterable] = map) -> float:
+    """Return the mean loss over the counted targets of all batches: each target weighs the same.
+
+    map  calls a function for every item, in order: Python's own, or one that does several at once
+    """
+
+    def total(batch: Batch) -> np.ndarray:
+        return np.array([model.loss(batch) * batch.n_targets, batch.n_targets])
+
+    loss, count = sum(map(total, batches))
+    return float(loss / count)
+
+
+def whole_loss(model: Model, data: Dataset, map: Callable[..., Iterable] = map) -> float:
+    """Return the mean cross-entropy in nats over every target of a dataset.
+
+    A text is read in windows of n_positions; each token sees those before it in its window. Raises ValueError for a
+    text of fewer than two tokens, and for a loss that is not finite.
+    """
+    T, V = model.config.n_positions, model.config.vocab_size
+    rows = max(1, min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // V) // T)
+    loss = mean_loss(model, data.whole(rows), map)
+    if not math.isfinite(loss):
+        raise ValueError(f"the loss is {loss}: the model's weights are damaged, or training went astray")
+    return loss
+
+
+def estimate_loss(model: Model, data: Dataset, config: TrainConfig, map: Callable[..., Iterable] = map) -> float:
+    """Return the mean loss over the batches that the dataset has for estimates, the same ones for the same seed."""
+    return mean_loss(model, data.sample(config), map)

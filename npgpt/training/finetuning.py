@@ -1,0 +1,160 @@
+"""Fine-tuning on prompts and completions: a run like any other, on packed examples, from a model that is there."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from npgpt.config import TrainConfig
+from npgpt.data.examples import Example, ExamplesSource, pack_examples
+from npgpt.models.base import Model
+from npgpt.models.lora import Adapters, save_adapter
+from npgpt.models.registry import open_model
+from npgpt.tokenizer import Tokenizer
+from npgpt.training.checkpoint import refuse_existing
+from npgpt.training.loop import Trainer
+from npgpt.training.recipes import FINETUNE
+from npgpt.training.run import Run, read_saved, require_fitting, require_out
+
+# what may not change when a run is resumed: (part of train.json, key, what is wrong then)
+FIXED = (
+    ("data", "sha256", "the examples are not those that it was trained on"),
+    ("data", "tokenizer", "the model's tokenizer is not the one that it was trained with"),
+    ("finetune", "base_sha256", "the model to begin with is not the one that it began with"),
+    ("finetune", "lora", "--lora cannot change with --resume"),
+    ("finetune", "lora_alpha", "--lora-alpha cannot change with --resume"),
+    ("finetune", "in_order", "--in-order cannot be added with --resume"),
+    ("train", "dtype", "--dtype cannot change with --resume"),
+    ("train", "optimizer", "--optimizer cannot change with --resume"),
+    ("train", "seed", "--seed cannot change with --resume: it says what is drawn, and what validates"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be learned, from which model on, where and how: settled before the model is opened.
+
+    how    the part `finetune` of train.json
+    saved  train.json of the run to go on with; None for a new run
+    """
+
+    base: str
+    folder: Path
+    source: ExamplesSource
+    config: TrainConfig
+    how: dict[str, Any]
+    saved: dict[str, Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """A run, the examples that it validates with, and what there is to say of it.
+
+    n_trained, n_examples  the parameters that change, and the examples to train on
+    times                  how often each example will be seen
+    """
+
+    run: Run
+    val_examples: list[Example]
+    n_trained: int
+    n_examples: int
+    times: float
+
+
+def plan_finetuning(
+    base: str, data: Sequence[str], out: str | None, how: dict[str, Any], given: dict[str, Any], resume: bool = False
+) -> Plan:
+    """Settle the settings, and read the examples.
+
+    base   the run folder of the model to begin with
+    how    skip_long, in_order, lora, lora_alpha; None or False where they are not given
+    given  fields of TrainConfig
+
+    Raises FileNotFoundError or ValueError for settings that cannot be, or cannot go together.
+    """
+    folder = require_out(out, resume, "FOLDER")
+    if not (data or resume):
+        raise ValueError("--data is missing: give a file of JSON lines with prompt and completion")
+    if how["lora_alpha"] is not None and how["lora"] is None and not resume:
+        raise ValueError(f"--lora-alpha {how['lora_alpha']} has no meaning without --lora R")
+    saved = read_saved(folder) if resume else None
+    before = read_finetune(folder, saved) if saved else {}
+    config = TrainConfig(**FINETUNE | (saved["train"] if saved else {}) | given)
+    files = data or (saved["data"]["files"] if saved else [])
+    how = {name: before.get(name) if value is None or value is False else value for name, value in how.items()}
+    flags = {name: bool(how[name]) for name in ("skip_long", "in_order")}
+    return Plan(base, folder, ExamplesSource(files), config, how | flags, saved)
+
+
+def read_finetune(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
+    """Return what train.json says of the fine-tuning. Raises ValueError for a run of another kind."""
+    before = saved.get("finetune")
+    if not isinstance(before, dict):
+        raise ValueError(f"{folder} is no run of npgpt finetune: go on with npgpt train --resume --out {folder}")
+    for name, types in ("lora", (int,)), ("lora_alpha", (int, float)), ("skip_long", (bool,)), ("in_order", (bool,)):
+        value = before.get(name)
+        if value is not None and type(value) not in types:
+            raise ValueError(f"{folder / 'train.json'}: finetune.{name} is {value!r}")
+    if not saved["data"]["files"]:
+        raise ValueError(f"{folder / 'train.json'}: data.files is empty")
+    return before
+
+
+def start(plan: Plan) -> Tuning:
+    """Open the model, pack the examples, and return the run. Nothing is written yet.
+
+    Raises FileNotFoundError or ValueError for a model or examples that do not fit together, a folder that holds a run
+    already, and, when a run is resumed, for a change that would make it another run.
+    """
+    config, source, folder = plan.config, plan.source, plan.folder
+    model, tokenizer = open_base(plan.base, config)
+    n_positions = model.config.n_positions
+    base = {
+        "base": str(Path(plan.base).resolve()),
+        "base_sha256": hashlib.sha256(model.params.flat.tobytes()).hexdigest(),
+    }
+    if plan.how["skip_long"]:
+        source.skip_long(tokenizer, n_positions)
+    settings = {
+        "data": source.settings() | {"tokenizer": tokenizer.fingerprint()},
+        "finetune": base | plan.how,
+        "model": dataclasses.asdict(model.config),
+        "train": dataclasses.asdict(config),
+    }
+    if plan.saved is not None:
+        require_same(folder, plan.saved, settings)
+    in_order = plan.how["in_order"]
+    train_part, val_part = source.split(config.seed, in_order)
+    train_data = pack_examples(train_part, tokenizer, n_positions, in_order)
+    val_data = pack_examples(val_part, tokenizer, n_positions)
+    if plan.saved is None:
+        refuse_existing(folder)
+    adapters = None
+    if plan.how["lora"] is not None:
+        adapters = Adapters(model, plan.how["lora"], plan.how["lora_alpha"], seed=config.seed)
+    trainer = Trainer(model, train_data, val_data, config, folder, adapters)
+    if adapters is not None:
+        trainer.on_best = lambda: save_adapter(folder / "adapter", adapters, base["base"])
+    return Tuning(
+        Run(trainer, tokenizer, settings, source, resume=plan.saved is not None),
+        val_part,
+        model.size if adapters is None else adapters.params.flat.size,
+        len(train_part),
+        config.max_steps * config.batch_size * config.gradient_accumulation_steps / len(train_data.ids),
+    )
+
+
+def open_base(name: str, config: TrainConfig) -> tuple[Model, Tokenizer]:
+    """Return the model of a run folder and its tokenizer, which must have an end token."""
+    model, tokenizer = open_model(name, config.dtype, config.ops), Tokenizer.from_pretrained(name)
+    require_fitting(name, tokenizer, model)
+    tokenizer.require_end_id()
+    return model, tokenizer
+
+
+def require_same(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise ValueError for a change that would make it another run."""
+    for part, name, what in FIXED:
+        if saved[part].get(name) != settings[part][name]:
+            raise ValueError(f"{folder}: {what}; start a new run")

@@ -1,0 +1,138 @@
+"""The training loop: batches, steps, evaluations, and a run folder that is whole at every moment."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npgpt.config import TrainConfig
+from npgpt.data.batch import Dataset
+from npgpt.models.base import Model
+from npgpt.models.lora import Adapters
+from npgpt.ops import get_ops
+from npgpt.optim import AdamW, Muon, Optimizer
+from npgpt.training.checkpoint import append_metrics, cut_metrics, load_state, save_state
+from npgpt.training.evaluation import estimate_loss, whole_loss
+from npgpt.training.step import quietly, require_finite, train_step
+from npgpt.training.workers import Workers
+
+Record = dict[str, Any]
+
+
+class Trainer:
+    """Trains a model in place and keeps its run folder.
+
+    >>> trainer = Trainer(model, Text(train_ids, 64), Text(val_ids, 64), TrainConfig(), Path("runs/mine"))
+    >>> for record in trainer.run():
+    ...     print(record["step"], record.get("loss"), record.get("val_loss"))
+
+    train_data, val_data  a Text or Packed examples each; evaluations on the way take some batches of val_data
+    adapters              train these alone, by AdamW, and the model with them merged in; None trains the model itself
+    on_best               called whenever the model has been kept as the best
+
+    The best model by validation loss is kept in the folder's model.safetensors, the last one in its training state.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        train_data: Dataset,
+        val_data: Dataset,
+        config: TrainConfig,
+        folder: Path,
+        adapters: Adapters | None = None,
+        on_best: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.model, self.train_data, self.val_data = model, train_data, val_data
+        self.config, self.folder, self.adapters, self.on_best = config, folder, adapters, on_best
+        self.optimizer = make_optimizer(model, config, adapters)
+        self.progress: dict[str, Any] = {"step": 0, "best_step": 0, "best_val_loss": None}
+        self._best: Model | None = None
+
+    def run(self, resume: bool = False, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
+        """Train to the last step, and yield each record that goes to metrics.jsonl.
+
+        A step's record has step, loss, lr, grad_norm and tokens_per_s; an evaluation's has step and val_loss. The last
+        record is that of the best model on all validation data, marked whole.
+
+        resume       go on from the folder's training state: to the same bits as a run that never stopped
+        should_stop  asked after every step; when it says so, the state is saved and the run ends without a last record
+
+        Raises FloatingPointError when loss or gradient is no longer finite; what was saved before stays.
+        """
+        config = self.config
+        self._begin(resume)
+        with Workers(self.model, config.batch_size, config.threads) as workers:
+            for step in range(self.progress["step"], config.max_steps):
+                batches = self.train_data.draw(step, config)
+                yield self._log(train_step(workers, self.optimizer, batches, config, step, self.adapters))
+                done = self.progress["step"] = step + 1
+                last = done == config.max_steps
+                stop = not last and should_stop()
+                save = last or stop or done % config.save_every == 0
+                if last or done % config.eval_every == 0:
+                    yield self._evaluate(workers, done)
+                elif save:
+                    # finite parameters are not enough: the next loss of a model that is about to explode is not
+                    require_finite(done, next_loss=self._next_loss())
+                if save:
+                    save_state(self.folder, self.model, self.optimizer, self.progress)
+                if stop:
+                    return
+            loss = whole_loss(self.best(), self.val_data, workers.map)
+            yield self._log({"step": self.progress["best_step"], "val_loss": loss, "whole": True})
+
+    def best(self) -> Model:
+        """Return the best model by validation loss; it is read from the folder once, unless it is the last one."""
+        if self.progress["best_step"] == self.progress["step"]:
+            return self.model
+        if self._best is None:
+            self._best = self.model.load_pretrained(self.folder)
+        return self._best
+
+    def _begin(self, resume: bool) -> None:
+        if resume:
+            self.progress = load_state(self.folder, self.model, self.optimizer)
+            step, most = self.progress["step"], self.config.max_steps
+            if step > most:
+                raise ValueError(f"the run is at step {step} already, beyond max_steps={most}")
+            cut_metrics(self.folder, step)
+        else:
+            self.model.save_pretrained(self.folder)
+            save_state(self.folder, self.model, self.optimizer, self.progress)
+        if self.adapters is not None:
+            self.adapters.merge_into(self.model)
+
+    def _log(self, record: Record) -> Record:
+        append_metrics(self.folder, record)
+        return record
+
+    def _evaluate(self, workers: Workers, step: int) -> Record:
+        """Validate, and keep the model if it is the best so far."""
+        with np.errstate(over="ignore", invalid="ignore"):  # as of a step: require_finite says it in better words
+            loss = estimate_loss(self.model, self.val_data, self.config, workers.map)
+        require_finite(step, validation_loss=loss)
+        record = self._log({"step": step, "val_loss": loss})
+        best = self.progress["best_val_loss"]
+        if best is None or loss < best:
+            self.progress |= {"best_step": step, "best_val_loss": loss}
+            self._best = None
+            self.model.save_pretrained(self.folder)
+            self.on_best()
+        return record
+
+    @quietly
+    def _next_loss(self) -> float:
+        return self.model.loss(self.train_data.first())
+
+
+def make_optimizer(model: Model, config: TrainConfig, adapters: Adapters | None) -> Optimizer:
+    """Return the optimizer that the configuration names. Raises ValueError for one that cannot train adapters."""
+    if adapters is not None and config.optimizer != "adamw":
+        raise ValueError(f"optimizer={config.optimizer!r} is for whole models: adapters are trained by adamw")
+    update = get_ops(config.ops).adamw_update
+    settings = (config.beta1, config.beta2, config.adam_epsilon, config.weight_decay, update)
+    if config.optimizer == "muon":
+        return Muon(model.params, model.matrices, *settings)
+    return AdamW(model.params if adapters is None else adapters.params, *settings)

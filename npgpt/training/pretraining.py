@@ -1,0 +1,135 @@
+"""Training from scratch, or going on with it: what `npgpt train` and `npgpt.train` have in common.
+
+plan = plan_training({"data": ["poems.txt"], "out": "runs/poems", "max_steps": 300})
+run = start(plan)
+for record in run.records(): ...
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from npgpt.config import GPTConfig, TrainConfig, split_fields
+from npgpt.data.source import Source, open_source
+from npgpt.models.base import Model
+from npgpt.models.registry import new_model, open_model
+from npgpt.tokenizer import Tokenizer
+from npgpt.training.checkpoint import refuse_existing
+from npgpt.training.loop import Trainer
+from npgpt.training.recipes import merge, recipe_for
+from npgpt.training.run import Run, read_saved, require_out
+
+DEFAULT_DATA = "tales:en"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be trained, where and how: settled before any text is read.
+
+    model     fields of GPTConfig, as far as they are known before the tokenizer is
+    saved     train.json of the run to go on with; None for a new run
+    named     the settings that somebody has named, and not a recipe or a default
+    """
+
+    folder: Path
+    data: list[str]
+    config: TrainConfig
+    model: dict[str, Any]
+    saved: dict[str, Any] | None
+    named: frozenset[str]
+
+
+def plan_training(flags: Mapping[str, Any], file: Mapping[str, Any] | None = None, resume: bool = False) -> Plan:
+    """Settle the settings: a flag beats the --config file, which beats what a resumed run was started with.
+
+    flags  data (a list of names), out, preset, dropout, and fields of TrainConfig and GPTConfig; file likewise
+
+    Raises FileNotFoundError or ValueError for settings that cannot be, or cannot go together.
+    """
+    given = {**(file or {}), **flags}
+    folder = require_out(given.get("out"), resume, "RUN")
+    if resume and "preset" in given:
+        name = given["preset"]
+        raise ValueError(f"--preset {name} gives the sizes of a new model; with --resume they are those of the run")
+    saved = read_saved(folder) if resume else None
+    if saved and "finetune" in saved:
+        raise ValueError(f"{folder} is a run of npgpt finetune: go on with npgpt finetune RUN --resume --out {folder}")
+    before = {**saved["model"], **saved["train"]} if saved else {}
+    data = given.get("data") or (saved["data"]["files"] if saved else None) or [DEFAULT_DATA]
+    settings = merge(flags, file or {}, before, {} if resume else recipe_for(data))
+    model, train, _ = split_fields(settings, GPTConfig, TrainConfig, also=("data", "out"))
+    GPTConfig(**model)  # says what is wrong with the sizes before any file is read
+    return Plan(folder, data, TrainConfig(**train), model, saved, frozenset(given))
+
+
+def start(plan: Plan) -> Run:
+    """Read the data, make or open tokenizer and model, and return the run. Nothing is written yet.
+
+    Raises FileNotFoundError or ValueError for data that cannot be read or is too short, a folder that holds a run
+    already, and, when a run is resumed, for a change that would make it another run.
+    """
+    source = open_source(plan.data, plan.config.seed)
+    config = with_tokenizer_of(source, plan)
+    if plan.saved is None:
+        refuse_existing(plan.folder)
+        tokenizer = source.make_tokenizer(config.tokenizer)
+        model: Model = untrained(plan, config, tokenizer)
+    else:
+        model = reopened(plan, config, source)
+        tokenizer = known_tokenizer(plan, model)
+    train_data, val_data = source.split(tokenizer, model.config.n_positions, config)
+    settings = {
+        "data": source.settings() | {"tokenizer": tokenizer.fingerprint()},
+        "model": dataclasses.asdict(model.config),
+        "train": dataclasses.asdict(config),
+    }
+    trainer = Trainer(model, train_data, val_data, config, plan.folder)
+    return Run(trainer, tokenizer, settings, source, resume=plan.saved is not None)
+
+
+def with_tokenizer_of(source: Source, plan: Plan) -> TrainConfig:
+    """Return the settings with the name of the tokenizer that the source comes with, if it does."""
+    if source.tokenizer_name is None:
+        return plan.config
+    if "tokenizer" in plan.named:
+        name = plan.config.tokenizer
+        raise ValueError(f"--tokenizer {name}: {plan.data[0]} is tokenized already; leave --tokenizer out")
+    name = (plan.saved or {}).get("train", {}).get("tokenizer", source.tokenizer_name)
+    return dataclasses.replace(plan.config, tokenizer=name)
+
+
+def untrained(plan: Plan, config: TrainConfig, tokenizer: Tokenizer) -> Model:
+    """Return a new model for a tokenizer. Raises ValueError if its vocabulary is too small."""
+    end = tokenizer.end_id  # one token for both ends of a text, as in GPT-2's config
+    given = {"vocab_size": tokenizer.vocab_size, "bos_token_id": end, "eos_token_id": end}
+    gpt_config = GPTConfig(**given | plan.model)
+    if gpt_config.vocab_size < tokenizer.vocab_size:
+        raise ValueError(f"vocab_size={gpt_config.vocab_size} is smaller than the tokenizer's {tokenizer.vocab_size}")
+    return new_model(gpt_config, config.seed, config.dtype, config.ops, config.init)
+
+
+def reopened(plan: Plan, config: TrainConfig, source: Source) -> Model:
+    """Open the model of a run to go on with. Raises ValueError for a change that would make it another run."""
+    folder, saved = plan.folder, plan.saved or {}
+    model = open_model(folder, config.dtype, config.ops)
+    for name, value in plan.model.items():
+        if value != saved["model"].get(name, value):
+            raise ValueError(
+                f"{name} is {saved['model'][name]!r} in {folder} and cannot become {value!r} with --resume"
+            )
+    for name in ("tokenizer", "dtype", "optimizer"):
+        if saved["train"].get(name) != getattr(config, name):
+            raise ValueError(f"{name} is {saved['train'].get(name)!r} in {folder} and cannot change with --resume")
+    if source.digest() != saved["data"].get("sha256"):
+        raise ValueError(f"the text is not the one that {folder} was trained on; start a new run for it")
+    return model
+
+
+def known_tokenizer(plan: Plan, model: Model) -> Tokenizer:
+    """Open the tokenizer of a run to go on with. Raises ValueError if it is not the one that the run began with."""
+    tokenizer = Tokenizer.from_pretrained(plan.folder)
+    known = (plan.saved or {})["data"].get("tokenizer")
+    if tokenizer.vocab_size > model.config.vocab_size or tokenizer.fingerprint() != known:
+        raise ValueError(f"{plan.folder}: tokenizer.json is not the tokenizer that the run was trained with")
+    return tokenizer

@@ -1,0 +1,113 @@
+"""A run folder from its first file to its last record: what training from scratch and fine-tuning have in common."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from npgpt.config import GPTConfig, TrainConfig, split_fields
+from npgpt.models.base import Model
+from npgpt.support.files import read_json, write_json
+from npgpt.support.version import __version__
+from npgpt.tokenizer import Tokenizer
+from npgpt.training.checkpoint import remove_unstarted
+from npgpt.training.loop import Record, Trainer
+
+
+class Run:
+    """A run that is ready to train, new or resumed.
+
+    source    where the data came from
+    settings  what train.json keeps, from which --resume knows the run
+    resume    whether it goes on from its training state
+    whole     the best model's loss on all validation data, once the run has come to its end
+    """
+
+    def __init__(
+        self, trainer: Trainer, tokenizer: Tokenizer, settings: dict[str, Any], source: Any, resume: bool
+    ) -> None:
+        self.trainer, self.tokenizer, self.settings = trainer, tokenizer, settings
+        self.source, self.resume = source, resume
+        self.whole: float | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.trainer.folder
+
+    @property
+    def model(self) -> Model:
+        """The model that is trained, as it is now."""
+        return self.trainer.model
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.trainer.config
+
+    def best(self) -> Model:
+        """Return the best model by validation loss."""
+        return self.trainer.best()
+
+    def records(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
+        """Train, and yield the records of Trainer.run. A new run that cannot begin leaves nothing behind."""
+        try:
+            if not self.resume:
+                self.tokenizer.save_pretrained(self.folder)
+                self._write_settings()
+            for number, record in enumerate(self.trainer.run(self.resume, should_stop)):
+                if self.resume and number == 0:  # the run has been found whole: now it is one with these settings
+                    self._write_settings()
+                if record.get("whole"):
+                    self.whole = record["val_loss"]
+                yield record
+        except BaseException:
+            if not self.resume:
+                remove_unstarted(self.folder)
+            raise
+
+    def _write_settings(self) -> None:
+        write_json(self.folder / "train.json", {"npgpt_version": __version__, **self.settings})
+
+
+def next_free(parent: Path) -> Path:
+    """Return parent/1, or the next number after the largest in parent."""
+    taken = [int(p.name) for p in parent.glob("*") if p.name.isdecimal()] if parent.is_dir() else []
+    return parent / str(max(taken, default=0) + 1)
+
+
+def require_out(out: str | None, resume: bool, name: str) -> Path:
+    """Return the folder that --out names, a new one if it is not given.
+
+    Raises ValueError for an empty name, and for none where a run is to be gone on with; `name` is what help calls it.
+    """
+    if out == "":
+        raise ValueError("--out is empty: give a folder, or leave it out")
+    if resume and out is None:
+        raise ValueError(f"--resume needs --out {name}, the folder of the run to go on with")
+    return Path(out) if out else next_free(Path("runs"))
+
+
+def read_saved(folder: Path) -> dict[str, Any]:
+    """Read train.json. Raises FileNotFoundError or ValueError where --resume cannot go on from it."""
+    path = folder / "train.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is not a run folder: it has no train.json")
+    saved = read_json(path)
+    for part, config in (("model", GPTConfig), ("train", TrainConfig), ("data", None)):
+        if not isinstance(saved.get(part), dict):
+            raise ValueError(f"{path}: {part!r} is missing")
+        if config:
+            try:
+                split_fields(saved[part], config)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+    files = saved["data"].get("files")
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        raise ValueError(f"{path}: data.files={files!r} must be a list of strings")
+    return saved
+
+
+def require_fitting(name: str | Path, tokenizer: Tokenizer, model: Model) -> None:
+    """Raise ValueError for a tokenizer with more tokens than the model of the same folder."""
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"{name}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}"
+        )

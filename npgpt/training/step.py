@@ -1,0 +1,61 @@
+"""One optimizer step: gradients, clipping, the learning rate, the update, and the record of it all."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from npgpt.config import TrainConfig
+from npgpt.data.batch import Batch
+from npgpt.models.lora import Adapters
+from npgpt.optim import Optimizer
+from npgpt.optim.schedule import clip_scale, learning_rate_at
+from npgpt.training.workers import Workers
+
+# a run that diverges is reported by require_finite, not by NumPy's warnings on the way there
+quietly = np.errstate(over="ignore", invalid="ignore")
+
+
+@quietly
+def train_step(
+    workers: Workers,
+    optimizer: Optimizer,
+    batches: Sequence[Batch],
+    config: TrainConfig,
+    step: int,
+    adapters: Adapters | None = None,
+) -> dict[str, Any]:
+    """Take one step and return its record. Everything random in it follows from the seed and the step."""
+    start = time.perf_counter()
+    loss, grads, grad_norm = workers.loss_and_grads(batches, seed=(config.seed, step))
+    if adapters is not None:
+        grads = adapters.gradients(grads)
+        grad_norm = float(np.linalg.norm(grads.flat))
+    require_finite(step + 1, loss=loss, gradient_norm=grad_norm)
+    lr = learning_rate_at(step, config.learning_rate, config.min_lr, config.warmup_steps, config.max_steps)
+    scale = clip_scale(grad_norm, config.grad_clip)
+    if adapters is None:
+        workers.update(optimizer, lr, scale)
+    else:
+        optimizer.step(grads, lr, scale)
+        adapters.merge_into(workers.model)
+    tokens = sum(batch.n_tokens for batch in batches)
+    return {
+        "step": step + 1,
+        "loss": loss,
+        "lr": lr,
+        "grad_norm": grad_norm,
+        "tokens_per_s": round(tokens / (time.perf_counter() - start), 1),
+    }
+
+
+def require_finite(step: int, **numbers: float) -> None:
+    """Raise FloatingPointError if one of the numbers is not finite: nothing of such a step is saved."""
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise FloatingPointError(
+                f"training went astray at step {step}: the {name.replace('_', ' ')} is {number}; "
+                "try a smaller --learning-rate or --grad-clip"
+            )
