@@ -95,7 +95,7 @@ class PieceCounts:
 
     def add(self, data: np.ndarray, ends: np.ndarray, begin: int = 0) -> None:
         """Count the pre-tokens of data that begin at `begin` and end at each of `ends`."""
-        self.counts.update(data[i:j].tobytes() for i, j in zip([begin, *ends], ends))  # noqa: B905
+        self.counts.update(data[i:j].tobytes() for i, j in pairwise([begin, *ends]))
 
     def learn(self, n_merges: int, least_count: int) -> list[Pair]:
         """Return the merges."""
