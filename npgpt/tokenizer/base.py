@@ -5,27 +5,32 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from npgpt.tokenizer.document import normalised
 from npgpt.tokenizer.stream import read_parts
 
-if TYPE_CHECKING:
-    from npgpt.tokenizer.bpe import BPETokenizer
-
-
 END = "<|endoftext|>"  # the name of the token that ends a text, as in GPT-2's vocabulary
+LEARNED = "bpe"  # the kind that Tokenizer.train learns
 
 
 class Tokenizer(ABC):
     """Text to ids and back: `tokenizer.decode(tokenizer.encode(text)) == text`.
 
-    kind  its name for --tokenizer
+    A kind of tokenizer is a subclass with the decorator `register`.
+
+    kind   its name for --tokenizer
+    files  what it reads, in the words of an error message
+    exact  whether from_json accepts only what to_json of this kind writes. from_pretrained asks these kinds first
     """
 
     kind: str
+    files: str
+    exact: bool = True
 
     @property
     @abstractmethod
@@ -38,7 +43,7 @@ class Tokenizer(ABC):
         return None
 
     def require_end_id(self) -> int:
-        """Return end_id. Raises ValueError where there is none."""
+        """Return end_id. Raises ValueError if there is none."""
         if self.end_id is None:
             raise ValueError(
                 f"a tokenizer of the kind {self.kind} without the token {END} cannot say where an example ends; "
@@ -50,7 +55,7 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> np.ndarray:
         """Return the ids of text, one-dimensional and int32.
 
-        Raises ValueError, naming the character and where it is, for one that the tokenizer does not know.
+        Raises ValueError for a character that the tokenizer does not know; the message says which and where.
         """
 
     @abstractmethod
@@ -59,21 +64,50 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """Return what tokenizer.json holds."""
+        """Return the content of tokenizer.json."""
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Tokenizer | None":
+        """Return the tokenizer of a tokenizer.json, or None if the file is of another kind.
+
+        Raises ValueError for a file of this kind with a setting that npgpt does not support; the message names it.
+        """
+        return None
+
+    @classmethod
+    def from_other_files(cls, folder: Path) -> "Tokenizer | None":
+        """Return the tokenizer of a folder without a tokenizer.json, or None if the folder has no files of this kind.
+
+        Raises FileNotFoundError or ValueError, naming the file, for one that is missing or broken.
+        """
+        return None
+
+    @classmethod
+    def learn(
+        cls,
+        texts: Iterable[str | bytes | Path],
+        vocab_size: int,
+        pattern: str,
+        special_tokens: Sequence[str],
+        fast: bool,
+        progress: Callable[[int], object],
+    ) -> "Tokenizer":
+        """Learn a vocabulary, as `train` describes it. Only the kind LEARNED has to implement this."""
+        raise NotImplementedError(f"a tokenizer of the kind {cls.kind} is not learned from texts")
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the text that ids stand for, U+FFFD in place of bytes that are not whole characters."""
+        """Return the text that ids stand for, with U+FFFD in place of bytes that are not whole characters."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """Yield the text of one id after another, holding back bytes until they make a whole character."""
+        """Yield the text of one id after another. Bytes are held back until they make a whole character."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for token in ids:
             yield decoder.decode(self.decode_bytes([token]))
         yield decoder.decode(b"", final=True)
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of what tokenizer.json holds: the same for the same tokenizer, in hexadecimal."""
+        """Return the SHA-256 of the content of tokenizer.json, in hexadecimal. Equal tokenizers have equal ones."""
         content = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -96,7 +130,8 @@ class Tokenizer(ABC):
     def offsets(self, ids: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return where the tokens of a text lie in it: in bytes and in characters, both (N, 2), start and end.
 
-        A token that holds a part of a character only is given all of it, so that characters may overlap.
+        A token that holds only a part of a character counts as all of it, so tokens may overlap in characters.
+        Example: the four bytes of "a中" lie in the characters [[0, 1], [1, 2], [1, 2], [1, 2]].
         """
         ids = list(ids)
         ends = np.cumsum(self.sizes(ids))
@@ -111,12 +146,12 @@ class Tokenizer(ABC):
         from npgpt.support.files import write_json
 
         write_json(Path(folder) / "tokenizer.json", self.to_json())
-        # the class of transformers that takes tokenizer.json as it stands, whatever its model
+        # the class of transformers that reads any tokenizer.json, whatever its model
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
         }
-        if self.end_id is not None:  # one token for both, as in GPT-2's
+        if self.end_id is not None:  # one token for both, as in GPT-2
             config |= {"bos_token": END, "eos_token": END}
         write_json(Path(folder) / "tokenizer_config.json", config)
 
@@ -125,78 +160,87 @@ class Tokenizer(ABC):
         texts: Iterable[str | bytes | Path],
         vocab_size: int = 4096,
         pattern: str = "gpt2",
-        special_tokens: Sequence[str] = ("<|endoftext|>",),
+        special_tokens: Sequence[str] = (END,),
         fast: bool = True,
         progress: Callable[[int], object] = lambda n: None,
-    ) -> "BPETokenizer":
-        """Learn a byte-level BPE: 256 bytes, then merges, then the special tokens, vocab_size in all.
+    ) -> "Tokenizer":
+        """Learn a byte-level BPE, a BPETokenizer: 256 bytes, then merges, then the special tokens, vocab_size in all.
 
-        Each round the most frequent pair of neighbours becomes a token; of several, the one with the smaller ids, left
-        then right. Nothing else has a say: not the order of the texts, nor threads or hash seeds. It ends early, with
-        fewer tokens than vocab_size, when no pair occurs twice.
+        Each round the most frequent pair of neighbours becomes a token. Of equally frequent pairs, the one with the
+        smaller ids wins, left id first. Nothing else matters: not the order of the texts, nor threads or hash seeds.
+        If no pair occurs twice, learning ends early, with fewer tokens than vocab_size.
 
-        texts           strings, bytes, or paths of UTF-8 files; read once, one after another, in memory that goes by
-                        the distinct pre-tokens. A special token in them is not learned from
-        pattern         "gpt2", "gpt4", "chinese", or a regular expression: within its matches pairs are merged
-        special_tokens  names of tokens that no text has but where it is allowed
-        fast            with the compiled twin, or as defined
-        progress        is told of each part how many bytes have been read; a file has many
+        texts           strings, bytes, or paths of UTF-8 files. They are read once, one after another, in memory that
+                        grows with the distinct pre-tokens only. Special tokens in them are not learned from
+        pattern         "gpt2", "gpt4", "chinese", or a regular expression. Pairs are merged only within its matches
+        special_tokens  names of tokens that encode to their ids only where they are allowed
+        fast            whether the compiled twin does the work, or the definition
+        progress        is called with the number of bytes of each part once it is read; a file has many parts
 
         Raises ValueError for a vocab_size that cannot hold the bytes and the special tokens, and for a bad pattern.
         """
-        from npgpt.tokenizer.train import train_bpe
-
-        return train_bpe(texts, vocab_size, pattern, special_tokens, fast, progress)
+        return _KINDS[LEARNED].learn(texts, vocab_size, pattern, special_tokens, fast, progress)
 
     @staticmethod
     def from_pretrained(folder: str | Path) -> "Tokenizer":
-        """Read the tokenizer of a folder, from its tokenizer.json or GPT-2's vocab.json and merges.txt; or the former.
+        """Read the tokenizer of a folder: its tokenizer.json, or GPT-2's vocab.json and merges.txt.
+
+        folder  the folder, or the path of a tokenizer.json
 
         Raises FileNotFoundError, or ValueError for a file that is broken or of a kind that npgpt does not know.
         """
         from npgpt.support.files import read_json
-        from npgpt.tokenizer.bpe import BPETokenizer
-        from npgpt.tokenizer.bytes import ByteTokenizer
-        from npgpt.tokenizer.chars import CharTokenizer
-        from npgpt.tokenizer.formats import read_vocab_and_merges
 
         path = Path(folder)
         if path.is_dir():
-            if not (path / "tokenizer.json").exists() and (path / "vocab.json").exists():
-                return read_vocab_and_merges(path)
             path = path / "tokenizer.json"
+            if not path.exists():
+                for kind in kinds():
+                    if (tokenizer := kind.from_other_files(path.parent)) is not None:
+                        return tokenizer
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; a run folder holds a tokenizer.json")
         content = normalised(read_json(path))
-        for kind in (ByteTokenizer, CharTokenizer, BPETokenizer):
-            try:
-                tokenizer = kind.from_json(content)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from None
-            if tokenizer is not None:
-                return tokenizer
-        model = content.get("model")
-        name = model.get("type") if isinstance(model, dict) else None
-        raise ValueError(
-            f"{path}: a tokenizer of the kind {json.dumps(name)} is not supported, only byte-level BPE, bytes, and "
-            "npgpt's characters"
-        )
+        with errors_naming(path):
+            for kind in kinds():
+                if (tokenizer := kind.from_json(content)) is not None:
+                    return tokenizer
+            model = content.get("model")
+            name = model.get("type") if isinstance(model, dict) else None
+            supported = ", ".join(kind.files for kind in reversed(kinds()))
+            raise ValueError(f"a tokenizer of the kind {json.dumps(name)} is not supported, only {supported}")
 
 
-def normalised(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what a tokenizer.json says without what does not change the ids of a text.
+_KINDS: dict[str, type[Tokenizer]] = {}
+Kind = TypeVar("Kind", bound=type[Tokenizer])
 
-    transformers saves the last call's truncation and padding, and a template that adds no tokens.
+
+def register(kind: Kind) -> Kind:
+    """Make a subclass known to Tokenizer.from_pretrained. A class decorator.
+
+    Raises ValueError if another class has the same name as its `kind`.
     """
-    content = content | {"truncation": None, "padding": None}
-    template = content.get("post_processor")
-    if (
-        isinstance(template, dict)
-        and template.get("type") == "TemplateProcessing"
-        and template.get("special_tokens") == {}
-    ):
-        content["post_processor"] = None
-    return content
+    if _KINDS.setdefault(kind.kind, kind) is not kind:
+        raise ValueError(f"the kind {kind.kind!r} is registered already, as {_KINDS[kind.kind].__name__}")
+    return kind
+
+
+def kinds() -> list[type[Tokenizer]]:
+    """Return the registered kinds in the order in which from_pretrained asks them, whatever the order of registration.
+
+    An exact kind comes before one that reads files of others: the byte tokenizer's file is a BPE without merges, which
+    BPETokenizer would accept too. Otherwise the order is that of the names.
+    """
+    return sorted(_KINDS.values(), key=lambda kind: (not kind.exact, kind.kind))
+
+
+@contextmanager
+def errors_naming(path: Path) -> Iterator[None]:
+    """Put a file's path in front of the message of any ValueError raised inside."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def id_array(ids: Iterable[int], vocab_size: int) -> np.ndarray:

@@ -2,44 +2,42 @@
 
 import difflib
 import functools
-import importlib
-import types
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
-from npgpt.tokenizer import definition
-from npgpt.tokenizer.base import END, Tokenizer, id_array, to_utf8
-from npgpt.tokenizer.patterns import pattern_text, special_pattern
-from npgpt.tokenizer.stream import read_parts
+from npgpt.tokenizer.base import END, Tokenizer, errors_naming, id_array, register, to_utf8
+from npgpt.tokenizer.cut import Cutter, Pieces
+from npgpt.tokenizer.definition import merge
+from npgpt.tokenizer.engine import splitter, twin
+from npgpt.tokenizer.formats import (
+    json_of_vocabulary,
+    read_ranks,
+    read_vocab_and_merges,
+    vocabulary_of_json,
+    vocabulary_of_ranks,
+    write_vocab_and_merges,
+)
+from npgpt.tokenizer.patterns import pattern_text
+from npgpt.tokenizer.train import train_vocabulary
+from npgpt.tokenizer.vocabulary import Vocabulary, ranked_merges, text_tokens
 
 Specials = Literal["all"] | Collection[str]
 
 
-class Pieces(NamedTuple):
-    """Texts, cut into pre-tokens.
-
-    data     the UTF-8 of all texts, one after another, and eight bytes more; uint8
-    ends     where each pre-token ends; int64
-    special  (index of a pre-token, id) of those that are special tokens
-    texts    for each text, the index of the pre-token after it
-    """
-
-    data: np.ndarray
-    ends: np.ndarray
-    special: list[tuple[int, int]]
-    texts: list[int]
-
-
+@register
 class BPETokenizer(Tokenizer):
-    """Byte-level byte pair encoding, as GPT-2 has it. It knows every text and every sequence of bytes.
+    """Byte-level byte pair encoding, as in GPT-2. It can encode every text and every sequence of bytes.
 
     definition.py says what it computes; with fast=True the compiled twin in fast/ computes the same.
     """
 
     kind = "bpe"
+    files = "byte-level BPE"
+    exact = False
 
     def __init__(
         self,
@@ -50,48 +48,25 @@ class BPETokenizer(Tokenizer):
         whole: bool = False,
         fast: bool = True,
     ) -> None:
-        """Take a vocabulary.
+        """Take a vocabulary; see Vocabulary for its parts.
 
-        tokens          the bytes of each id; all 256 single bytes are among them
-        merges          pairs of ids whose bytes together are a token, the ones to merge first in front; or their ranks
-        pattern         "gpt2", "gpt4", "chinese", or a regular expression: the pre-tokens
-        special_tokens  {name: id}; an id's bytes are its name
-        whole           take a pre-token that is a token as it is, though merges may not lead there
-        fast            encode and decode with the compiled twin, or as defined
+        fast  whether the compiled twin encodes and decodes, or the definition
 
-        Raises ValueError for a vocabulary that does not hold together.
+        Raises ValueError for a vocabulary that is inconsistent.
         """
         self.tokens = list(tokens)
         self.pattern = pattern_text(pattern)
         self.special_tokens = dict(special_tokens or {})
         self.whole = whole
         self.fast = fast
-        for name, token in self.special_tokens.items():
-            if not name or not 0 <= token < len(self.tokens) or self.tokens[token] != to_utf8(name):
-                raise ValueError(f"the special token {name!r} is not the token of its id {token}")
-        special = set(self.special_tokens.values())
-        plain = {token: i for i, token in enumerate(self.tokens) if i not in special}
-        if len(plain) < len(self.tokens) - len(special):
-            twice = next(token for i, token in enumerate(self.tokens) if i not in special and plain[token] != i)
-            raise ValueError(f"the token {twice!r} is twice in the vocabulary")
-        missing = [byte for byte in range(256) if bytes([byte]) not in plain]
-        if missing:
-            raise ValueError(f"the byte 0x{missing[0]:02x} is not in the vocabulary, which needs all 256")
-        if b"" in plain:
-            raise ValueError(f"token {plain[b'']} is empty")
-        ranks = merges if isinstance(merges, Mapping) else {pair: rank for rank, pair in enumerate(merges)}
-        if len(ranks) < len(merges):
-            raise ValueError(f"a merge stands twice in the list of {len(merges)}")
-        self.merges: dict[tuple[int, int], tuple[int, int]] = {}
-        for (left, right), rank in ranks.items():
-            for part in (left, right):
-                if not 0 <= part < len(self.tokens) or part in special:
-                    raise ValueError(f"merge {rank} joins {left} and {right}, but {part} is no token of text")
-            joined = self.tokens[left] + self.tokens[right]
-            if joined not in plain:
-                raise ValueError(f"merge {rank} makes {joined!r}, which is not in the vocabulary")
-            self.merges[left, right] = rank, plain[joined]
-        self._plain = plain
+        self._of_text = text_tokens(self.tokens, self.special_tokens)
+        self.merges = ranked_merges(merges, self.tokens, self._of_text)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary; BPETokenizer(*tokenizer.vocabulary) is an equal tokenizer."""
+        ranks = {pair: rank for pair, (rank, _) in self.merges.items()}
+        return Vocabulary(self.tokens, ranks, self.pattern, self.special_tokens, self.whole)
 
     @property
     def vocab_size(self) -> int:
@@ -102,7 +77,7 @@ class BPETokenizer(Tokenizer):
         return self.special_tokens.get(END)
 
     def encode(self, text: str, allowed_special: Specials = ()) -> np.ndarray:
-        """Return the ids of text, int32. Special tokens in it are text like any other, unless they are allowed.
+        """Return the ids of text, int32. Special tokens in it are plain text unless they are allowed.
 
         allowed_special  "all", or the names of those that become their ids
 
@@ -112,27 +87,27 @@ class BPETokenizer(Tokenizer):
 
     def encode_bytes(self, data: bytes, allowed_special: Specials = ()) -> np.ndarray:
         """Return the ids of any bytes, UTF-8 or not; decode_bytes gives them back."""
-        return self._ids(self.pieces([data], allowed_special))[0]
+        return self._ids(self._cutter(allowed_special).texts([data]))[0]
 
     def encode_batch(self, texts: Iterable[str], allowed_special: Specials = ()) -> list[np.ndarray]:
         """Return the ids of each text, as encode does; faster for many short ones."""
-        return self._ids(self.pieces([to_utf8(text) for text in texts], allowed_special))
+        return self._ids(self._cutter(allowed_special).texts([to_utf8(text) for text in texts]))
 
     def encode_file(self, path: str | Path, allowed_special: Specials = ()) -> Iterator[np.ndarray]:
         """Yield the ids of a UTF-8 text file, part by part, in memory that does not grow with the file.
 
-        Together they are those of `encode` on the whole text, a byte order mark left out, for the named patterns. A
-        pattern of your own that looks further around than a few pre-tokens may cut differently where parts meet.
+        For the named patterns they are together those of `encode` on the whole text, without a byte order mark. A
+        pattern of your own that looks at more than a few pre-tokens may cut differently where two parts meet.
 
         Raises FileNotFoundError, or ValueError for a file that is not UTF-8, with the offset of the first wrong byte.
         """
-        for pieces in self.pieces_of_file(Path(path), allowed_special):
+        for pieces in self._cutter(allowed_special).file(Path(path)):
             yield self._ids(pieces)[0]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         array = id_array(ids, self.vocab_size)
-        if self.fast and len(array) > 64:  # below, the call costs more than it saves
-            return self.twin.decode(array, self._tables)
+        if self.fast and len(array) > 64:  # for fewer ids the call costs more than it saves
+            return twin().decode(array, self._tables)
         return b"".join([self.tokens[i] for i in array])
 
     def sizes(self, ids: Iterable[int]) -> np.ndarray:
@@ -142,115 +117,112 @@ class BPETokenizer(Tokenizer):
     def _sizes(self) -> np.ndarray:
         return np.array([len(token) for token in self.tokens])
 
+    def _cutter(self, allowed: Specials) -> Cutter:
+        return Cutter(splitter(self.fast), self.pattern, self._special_ids(allowed))
+
     def _special_ids(self, allowed: Specials) -> dict[bytes, int]:
         """Return the allowed special tokens, {bytes: id}."""
         if isinstance(allowed, str) and allowed != "all":
             raise ValueError(f'allowed_special={allowed!r} must be "all" or a list of names')
+        if not allowed:
+            return {}
         names = self.special_tokens if allowed == "all" else list(allowed)
         for name in names:
             if name not in self.special_tokens:
                 close = difflib.get_close_matches(name, self.special_tokens, n=1, cutoff=0.5)
-                hint = (
-                    f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(self.special_tokens) or 'none'}"
-                )
+                known = ", ".join(self.special_tokens) or "none"
+                hint = f"did you mean {close[0]!r}?" if close else f"there are: {known}"
                 raise ValueError(f"{name!r} is no special token of this vocabulary; {hint}")
         return {name.encode("utf-8"): self.special_tokens[name] for name in names}
 
-    def pieces(self, texts: Sequence[bytes], allowed: Specials) -> Pieces:
-        """Cut texts into pre-tokens. They are held as one, so that their encoding shares one cache."""
-        data = np.frombuffer(b"".join([*texts, bytes(8)]), np.uint8)
-        ids = self._special_ids(allowed)
-        segments: list[tuple[int, int, int]] = []  # (start, end, id of the special token or -1)
-        until, at = [], 0
-        for text in texts:
-            last = 0
-            for found in special_pattern(ids).finditer(text) if ids else ():
-                segments.append((at + last, at + found.start(), -1))
-                segments.append((at + found.start(), at + found.end(), ids[found.group()]))
-                last = found.end()
-            segments.append((at + last, at + len(text), -1))
-            until.append(len(segments))
-            at += len(text)
-        split = self.twin.split if self.fast else definition.split_spans
-        parts = iter(split(data, self.pattern, [(start, end) for start, end, token in segments if token < 0]))
-        ends = [next(parts) if token < 0 else np.array([end]) for _, end, token in segments]
-        firsts = np.cumsum([0, *map(len, ends)])
-        special = [(int(firsts[k]), token) for k, (_, _, token) in enumerate(segments) if token >= 0]
-        all_ends = ends[0] if len(ends) == 1 else np.concatenate([np.empty(0, np.int64), *ends])
-        return Pieces(data, all_ends, special, [int(firsts[k]) for k in until])
-
     def _ids(self, pieces: Pieces) -> list[np.ndarray]:
         """Return the ids of each text."""
-        if self.fast:
-            breaks = sorted([*((k, -1) for k in pieces.texts), *pieces.special])
-            ids, counts = self.twin.encode(pieces.data, pieces.ends, breaks, self._tables)
-            borders = [int(count) for count, (_, token) in zip(counts, breaks, strict=True) if token < 0]
-            return [ids[start:end] for start, end in zip([0, *borders], borders)]  # noqa: B905, one is longer
+        if not self.fast:
+            return self._ids_by_definition(pieces)
+        breaks = sorted([*((k, -1) for k in pieces.texts), *pieces.special])
+        ids, counts = twin().encode(pieces.data, pieces.ends, breaks, self._tables)
+        borders = [int(count) for count, (_, token) in zip(counts, breaks, strict=True) if token < 0]
+        return [ids[start:end] for start, end in pairwise([0, *borders])]
+
+    def _ids_by_definition(self, pieces: Pieces) -> list[np.ndarray]:
         special = dict(pieces.special)
         data = pieces.data.tobytes()
-        found: list[list[int]] = []
-        for k, (start, end) in enumerate(zip([0, *pieces.ends], pieces.ends)):  # noqa: B905
+        found: list[list[int]] = []  # the ids of each pre-token
+        for k, (start, end) in enumerate(pairwise([0, *pieces.ends])):
             found.append([special[k]] if k in special else self._merged(data[start:end]))
         return [
             np.array([i for ids in found[first:last] for i in ids], np.int32)
-            for first, last in zip([0, *pieces.texts], pieces.texts)  # noqa: B905
+            for first, last in pairwise([0, *pieces.texts])
         ]
 
     def _merged(self, piece: bytes) -> list[int]:
-        if self.whole and piece in self._plain:
-            return [self._plain[piece]]
-        return definition.merge([self._plain[bytes([byte])] for byte in piece], self.merges)
-
-    def pieces_of_file(self, path: Path, allowed: Specials) -> Iterator[Pieces]:
-        """Yield the pre-tokens of a file, part by part, each time those that no text after them can change."""
-        longest = max((len(name) for name in self._special_ids(allowed)), default=0)
-        rest, parts = b"", []
-        for part in read_parts(path):
-            parts.append(part)
-            # twice as much each time while nothing is settled, so that one endless word is not cut again and again
-            if sum(map(len, parts)) < len(rest):
-                continue
-            rest, parts = b"".join([rest, *parts]), []
-            pieces = self.pieces([rest], allowed)
-            # the last pre-token may go on, and change the one before it: ' r e becomes 're. Two more for patterns of
-            # one's own. And a special token may begin where the longest would not fit any more
-            fits = int(np.searchsorted(pieces.ends, len(rest) - longest, side="right"))
-            settled = min(len(pieces.ends) - 4, fits)
-            if settled > 0:
-                special = [(k, token) for k, token in pieces.special if k < settled]
-                yield Pieces(pieces.data, pieces.ends[:settled], special, [settled])
-                rest = rest[pieces.ends[settled - 1] :]
-        yield self.pieces([b"".join([rest, *parts])], allowed)
-
-    @functools.cached_property
-    def twin(self) -> types.ModuleType:
-        """The compiled twin. It is imported when it is first needed, because numba takes a while."""
-        return importlib.import_module("npgpt.tokenizer.fast")
+        if self.whole and piece in self._of_text:
+            return [self._of_text[piece]]
+        return merge([self._of_text[bytes([byte])] for byte in piece], self.merges)
 
     @functools.cached_property
     def _tables(self) -> Any:
         special = set(self.special_tokens.values())
         is_plain = [i not in special for i in range(len(self.tokens))]
-        return self.twin.make_tables(self.tokens, self.merges, is_plain, self.whole)
+        return twin().make_tables(self.tokens, self.merges, is_plain, self.whole)
 
     def to_json(self) -> dict[str, Any]:
-        from npgpt.tokenizer.formats import bpe_to_json
-
-        return bpe_to_json(self)
+        return json_of_vocabulary(self.vocabulary)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, and for GPT-2's pattern vocab.json and merges.txt as well."""
-        from npgpt.tokenizer.formats import write_vocab_and_merges
-
         super().save_pretrained(folder)
-        write_vocab_and_merges(self, Path(folder))
+        write_vocab_and_merges(self.vocabulary, Path(folder))
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "BPETokenizer | None":
-        """Return the tokenizer if content is a tokenizer.json with a BPE in it, else None.
+        vocabulary = vocabulary_of_json(content)
+        return None if vocabulary is None else cls(*vocabulary)
 
-        Raises ValueError, naming it, for a setting that npgpt does not have.
+    @classmethod
+    def from_other_files(cls, folder: Path) -> "BPETokenizer | None":
+        """Read GPT-2's vocab.json and merges.txt."""
+        if not (folder / "vocab.json").exists():
+            return None
+        vocabulary = read_vocab_and_merges(folder)
+        with errors_naming(folder / "merges.txt"):
+            return cls(*vocabulary)
+
+    @classmethod
+    def from_tiktoken(
+        cls, path: str | Path, pattern: str, special_tokens: Sequence[str] | Mapping[str, int] = ()
+    ) -> "BPETokenizer":
+        """Read tiktoken's file of ranks, as from_ranks describes them: on each line a token in base64 and its rank.
+
+        Raises FileNotFoundError, or ValueError for a file that is broken; the message names the line.
         """
-        from npgpt.tokenizer.formats import bpe_from_json
+        ranks = read_ranks(Path(path))
+        with errors_naming(Path(path)):
+            return cls.from_ranks(ranks, pattern, special_tokens)
 
-        return bpe_from_json(content)
+    @classmethod
+    def from_ranks(
+        cls, ranks: Mapping[bytes, int], pattern: str, special_tokens: Sequence[str] | Mapping[str, int] = ()
+    ) -> "BPETokenizer":
+        """Return the tokenizer of tiktoken's mergeable ranks.
+
+        ranks           {token: rank}; the rank is also the id
+        pattern         "gpt2", "gpt4" or another; tiktoken's files do not say it
+        special_tokens  names, which get the ids after the last rank; or {name: id}
+
+        Raises ValueError for ranks that are inconsistent.
+        """
+        return cls(*vocabulary_of_ranks(ranks, pattern, special_tokens))
+
+    @classmethod
+    def learn(
+        cls,
+        texts: Iterable[str | bytes | Path],
+        vocab_size: int,
+        pattern: str,
+        special_tokens: Sequence[str],
+        fast: bool,
+        progress: Callable[[int], object],
+    ) -> "BPETokenizer":
+        """Learn a vocabulary; Tokenizer.train has the defaults and describes the arguments."""
+        return cls(*train_vocabulary(texts, vocab_size, pattern, special_tokens, fast, progress), fast=fast)

@@ -5,13 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.tokenizer.base import Tokenizer, id_array, to_utf8
+from npgpt.tokenizer.base import Tokenizer, id_array, register, to_utf8
+from npgpt.tokenizer.document import bpe_model, byte_level, document
 
 
 def byte_characters() -> list[str]:
     """Return the visible character that stands for each byte in GPT-2's vocabulary.
 
-    The 188 visible ones of Latin-1 stand for themselves; the others are counted up from U+0100.
+    The 188 visible characters of Latin-1 stand for themselves. The other bytes get the characters from U+0100 on.
+
+    Example: byte 0x41 is "A", and byte 0x20, the space, is "Ġ".
 
     Source: `bytes_to_unicode` in GPT-2's encoder.py.
     """
@@ -25,10 +28,12 @@ def byte_characters() -> list[str]:
     return [stand_ins.get(byte, chr(byte)) for byte in range(256)]
 
 
+@register
 class ByteTokenizer(Tokenizer):
-    """Every byte of the UTF-8 text is a token, and its value the id. Knows every text; 中 is three tokens."""
+    """Every byte of the UTF-8 text is a token, and its value the id. It can encode every text; 中 is three tokens."""
 
     kind = "bytes"
+    files = "bytes"
 
     @property
     def vocab_size(self) -> int:
@@ -41,36 +46,9 @@ class ByteTokenizer(Tokenizer):
         return id_array(ids, 256).astype(np.uint8).tobytes()
 
     def to_json(self) -> dict[str, Any]:
-        byte_level = {
-            "type": "ByteLevel",
-            "add_prefix_space": False,
-            "trim_offsets": True,
-            "use_regex": False,
-        }
-        return {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [],
-            "normalizer": None,
-            "pre_tokenizer": byte_level,
-            "post_processor": None,
-            "decoder": byte_level,
-            "model": {
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": None,
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
-                "fuse_unk": False,
-                "byte_fallback": False,
-                "ignore_merges": False,
-                "vocab": {character: byte for byte, character in enumerate(byte_characters())},
-                "merges": [],
-            },
-        }
+        vocab = {character: byte for byte, character in enumerate(byte_characters())}
+        return document(byte_level(use_regex=False), byte_level(use_regex=False), bpe_model(vocab, []))
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "ByteTokenizer | None":
-        """Return the tokenizer if content is its tokenizer.json, else None."""
         return cls() if content == cls().to_json() else None

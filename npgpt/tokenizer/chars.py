@@ -5,19 +5,22 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.tokenizer.base import Tokenizer, id_array, to_utf8
+from npgpt.tokenizer.base import Tokenizer, id_array, register, to_utf8
+from npgpt.tokenizer.document import document, split_by
 
 
+@register
 class CharTokenizer(Tokenizer):
-    """Every character (code point) is a token; the ids are the characters in the order of their code points.
+    """Every character (code point) is a token; the ids number the characters in the order of their code points.
 
     A combining mark is a character of its own. A character outside the vocabulary cannot be encoded.
     """
 
     kind = "chars"
+    files = "npgpt's characters"
 
     def __init__(self, characters: Iterable[str]) -> None:
-        """Take the vocabulary from all characters of the given strings. Raises ValueError where there is none."""
+        """Take the vocabulary from all characters of the given strings. Raises ValueError if there are none."""
         self.characters = sorted(set().union(*characters))
         if not self.characters:
             raise ValueError("a character vocabulary needs at least one character")
@@ -47,32 +50,17 @@ class CharTokenizer(Tokenizer):
         return "".join(self.characters[i] for i in id_array(ids, self.vocab_size)).encode("utf-8")
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [],
-            "normalizer": None,
-            # one word a character, line ends included
-            "pre_tokenizer": {
-                "type": "Split",
-                "pattern": {"Regex": "[\\s\\S]"},
-                "behavior": "Isolated",
-                "invert": False,
-            },
-            "post_processor": None,
-            "decoder": {"type": "Fuse"},
-            "model": {
-                "type": "WordLevel",
-                "vocab": {character: i for i, character in enumerate(self.characters)},
-                # not in the vocabulary, so an unknown character is an error there as it is here
-                "unk_token": "[UNK]",
-            },
+        pre_tokenizer = split_by(r"[\s\S]")  # every character is a pre-token, line ends included
+        model = {
+            "type": "WordLevel",
+            "vocab": {character: i for i, character in enumerate(self.characters)},
+            # not in the vocabulary, so that `tokenizers` rejects an unknown character as encode does
+            "unk_token": "[UNK]",
         }
+        return document(pre_tokenizer, {"type": "Fuse"}, model)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "CharTokenizer | None":
-        """Return the tokenizer if content is such a tokenizer.json, else None."""
         model = content.get("model")
         vocab = model.get("vocab") if isinstance(model, dict) else None
         if not isinstance(vocab, dict) or not vocab or any(len(key) != 1 for key in vocab):
@@ -82,5 +70,5 @@ class CharTokenizer(Tokenizer):
 
 
 def _code_points(text: str) -> np.ndarray:
-    to_utf8(text)  # names a lone surrogate
+    to_utf8(text)  # raises an error that names a lone surrogate
     return np.frombuffer(text.encode("utf-32-le"), dtype="<u4").astype(np.int64)

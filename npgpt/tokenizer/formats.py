@@ -1,6 +1,7 @@
 """Byte-level BPE in the files of others: tokenizer.json, vocab.json with merges.txt, tiktoken's ranks.
 
-What a file asks for and npgpt does not do is refused by name: ids that differ a little are worse than none.
+Every function here translates between the content of files and a Vocabulary. A setting that npgpt does not support is
+an error that names it: ids that differ a little would be worse than none.
 """
 
 import base64
@@ -11,23 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.support.files import read_json, write_json, write_text
-from npgpt.tokenizer.bpe import BPETokenizer
+from npgpt.tokenizer.base import errors_naming
 from npgpt.tokenizer.bytes import byte_characters
-from npgpt.tokenizer.patterns import ALSO, GPT2, PATTERNS
+from npgpt.tokenizer.document import bpe_model, byte_level, document, split_by
+from npgpt.tokenizer.patterns import ALSO, GPT2, PATTERNS, pattern_text
+from npgpt.tokenizer.vocabulary import Vocabulary
 
-BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 CHARACTERS = byte_characters()
 BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}
 TO_CHARACTERS = dict(enumerate(CHARACTERS))
+ONE_SPLIT = "only ByteLevel, by itself or after one Split"
 
 
 def shown(token: bytes) -> str:
-    """Return a token in GPT-2's characters for bytes."""
+    """Return a token in GPT-2's characters for bytes: shown(b" a") is "Ġa"."""
     return token.decode("latin-1").translate(TO_CHARACTERS)
 
 
 def unshown(text: str) -> bytes | None:
-    """Return the bytes that GPT-2's characters stand for, None for text that is not made of them."""
+    """Return the bytes that GPT-2's characters stand for, or None for other text: unshown("Ġa") is b" a"."""
     try:
         return bytes([BYTES[character] for character in text])
     except KeyError:
@@ -37,64 +40,43 @@ def unshown(text: str) -> bytes | None:
 # --- tokenizer.json
 
 
-def bpe_to_json(tokenizer: BPETokenizer) -> dict[str, Any]:
-    """Return the tokenizer.json of a byte-level BPE, as Hugging Face's `tokenizers` reads it."""
-    split = {
-        "type": "Split",
-        "pattern": {"Regex": tokenizer.pattern},
-        "behavior": "Isolated",
-        "invert": False,
-    }
-    by_pattern = {"type": "Sequence", "pretokenizers": [split, BYTE_LEVEL | {"use_regex": False}]}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    special = sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": token, "content": name, **flags} for name, token in special],
-        "normalizer": None,
-        "pre_tokenizer": BYTE_LEVEL if tokenizer.pattern == GPT2 else by_pattern,
-        "post_processor": None,
-        "decoder": BYTE_LEVEL,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": tokenizer.whole,
-            "vocab": vocabulary(tokenizer),
-            "merges": merge_list(tokenizer),
-        },
-    }
+def json_of_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return the tokenizer.json of a vocabulary, as Hugging Face's `tokenizers` reads it."""
+    pattern = pattern_text(vocabulary.pattern)
+    by_pattern = {"type": "Sequence", "pretokenizers": [split_by(pattern), byte_level(use_regex=False)]}
+    return document(
+        byte_level(use_regex=True) if pattern == GPT2 else by_pattern,
+        byte_level(use_regex=True),
+        bpe_model(shown_tokens(vocabulary), shown_merges(vocabulary), vocabulary.whole),
+        vocabulary.special_tokens,
+    )
 
 
-def vocabulary(tokenizer: BPETokenizer) -> dict[str, int]:
-    """Return {token in GPT-2's characters: id}; special tokens under their names."""
-    names = {token: name for name, token in tokenizer.special_tokens.items()}
-    return {names.get(i) or shown(token): i for i, token in enumerate(tokenizer.tokens)}
+def shown_tokens(vocabulary: Vocabulary) -> dict[str, int]:
+    """Return {token in GPT-2's characters: id}, the special tokens under their names."""
+    names = {token: name for name, token in (vocabulary.special_tokens or {}).items()}
+    return {names.get(i) or shown(token): i for i, token in enumerate(vocabulary.tokens)}
 
 
-def merge_list(tokenizer: BPETokenizer) -> list[list[str]]:
-    """Return the merges in GPT-2's characters, those to merge first in front."""
-    ordered = sorted(tokenizer.merges, key=lambda pair: (tokenizer.merges[pair][0], pair))
-    return [[shown(tokenizer.tokens[left]), shown(tokenizer.tokens[right])] for left, right in ordered]
+def shown_merges(vocabulary: Vocabulary) -> list[list[str]]:
+    """Return the merges in GPT-2's characters, in the order in which they merge."""
+    tokens, merges = vocabulary.tokens, vocabulary.merges
+    ordered = sorted(merges, key=lambda pair: (merges[pair], pair)) if isinstance(merges, Mapping) else merges
+    return [[shown(tokens[left]), shown(tokens[right])] for left, right in ordered]
 
 
-def bpe_from_json(content: dict[str, Any]) -> BPETokenizer | None:
-    """Return the tokenizer of a tokenizer.json, None if its model is not BPE.
+def vocabulary_of_json(content: dict[str, Any]) -> Vocabulary | None:
+    """Return the vocabulary of a tokenizer.json, or None if its model is not BPE.
 
-    Raises ValueError, naming it, for a setting under which npgpt would encode differently, or a wrong type.
+    Raises ValueError for a wrong type, and for a setting under which npgpt would encode differently.
     """
     model = content.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE":
         return None
     for name in ("normalizer", "post_processor"):
         kind = _kind(content.get(name))
-        if kind is not None and (name, kind) != ("post_processor", "ByteLevel"):  # this one moves offsets only
+        # the post-processor ByteLevel only moves offsets
+        if kind is not None and (name, kind) != ("post_processor", "ByteLevel"):
             raise ValueError(f"the {name} {kind} is not supported, only byte-level BPE without one")
     if _kind(content.get("decoder")) != "ByteLevel":
         raise ValueError(f"the decoder {_kind(content.get('decoder'))} is not supported, only ByteLevel")
@@ -128,29 +110,32 @@ def _pattern(part: Any) -> str:
         raise ValueError("the pre_tokenizer Sequence has no list of steps")
     *before, last = steps
     if _kind(last) != "ByteLevel":
-        raise ValueError(
-            f"the pre_tokenizer {_kind(last)} is not supported, only ByteLevel, by itself or after one Split"
-        )
+        raise ValueError(f"the pre_tokenizer {_kind(last)} is not supported, {ONE_SPLIT}")
     if last.get("add_prefix_space") is not False:
         raise ValueError("add_prefix_space of the pre_tokenizer is not supported: it must be false")
     use_regex = last.get("use_regex", True)
-    if use_regex is True and not before:
+    if not before and use_regex is True:
         return "gpt2"
-    if use_regex is False and not before:
+    if not before and use_regex is False:
         return r"[\s\S]+"
-    if use_regex is not False or len(before) != 1 or _kind(before[0]) != "Split":
-        kinds = ", ".join(str(_kind(step)) for step in steps)
-        raise ValueError(f"the pre_tokenizer {kinds} is not supported, only ByteLevel, by itself or after one Split")
-    expression = before[0].get("pattern")
+    if len(before) == 1 and use_regex is False and _kind(before[0]) == "Split":
+        return _split_pattern(before[0])
+    kinds = ", ".join(str(_kind(step)) for step in steps)
+    raise ValueError(f"the pre_tokenizer {kinds} is not supported, {ONE_SPLIT}")
+
+
+def _split_pattern(split: dict[str, Any]) -> str:
+    """Return the pattern of a Split. Raises ValueError for one that drops text or is no regular expression."""
+    expression = split.get("pattern")
     text = expression.get("Regex") if isinstance(expression, dict) else None
     if not isinstance(text, str):
         raise ValueError(f"the Split by {json.dumps(expression)} is not supported, only one by a Regex")
-    how = before[0].get("behavior"), before[0].get("invert")
-    # the named patterns leave nothing between two matches, so that removing it is the same
+    behavior, invert = split.get("behavior"), split.get("invert")
+    # removing what lies between two matches is harmless for the named patterns: they leave nothing there
     complete = ALSO.get(text, text) in PATTERNS.values()
-    if how != ("Isolated", False) and not (complete and how == ("Removed", True)):
+    if (behavior, invert) != ("Isolated", False) and not (complete and (behavior, invert) == ("Removed", True)):
         raise ValueError(
-            f"the Split with behavior={how[0]!r}, invert={how[1]!r} is not supported, only Isolated, false"
+            f"the Split with behavior={behavior!r}, invert={invert!r} is not supported, only Isolated, false"
         )
     return text
 
@@ -162,7 +147,7 @@ def _vocab(vocab: Any) -> dict[str, int]:
 
 
 def _added_tokens(added: Any, vocab: Mapping[str, int]) -> dict[str, int]:
-    """Return the special tokens {name: id}. Raises ValueError for one that does more than to stand for its name."""
+    """Return the special tokens {name: id}. Raises ValueError for one that has further settings."""
     if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
         raise ValueError("added_tokens must be a list of objects")
     special: dict[str, int] = {}
@@ -194,7 +179,8 @@ def _merge_pairs(merges: Any) -> list[tuple[str, str]]:
 
 def _from_characters(
     vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], pattern: str, special: Mapping[str, int], whole: bool
-) -> BPETokenizer:
+) -> Vocabulary:
+    """Return the vocabulary of tokens in GPT-2's characters. Raises ValueError for ids and merges that do not fit."""
     names = {i: name for name, i in special.items()}
     everything = {**vocab, **special}
     tokens: list[bytes] = [b""] * len(everything)
@@ -216,61 +202,49 @@ def _from_characters(
                     f"merge {rank} joins {pair[0]!r} and {pair[1]!r}, but {part!r} is not in the vocabulary"
                 )
         pairs.append((vocab[pair[0]], vocab[pair[1]]))
-    return BPETokenizer(tokens, pairs, pattern, special, whole)
+    return Vocabulary(tokens, pairs, pattern, special, whole)
 
 
 # --- vocab.json and merges.txt
 
 
-def write_vocab_and_merges(tokenizer: BPETokenizer, folder: Path) -> None:
-    """Write GPT-2's two files, if they can say it: they know GPT-2's pattern alone, and no whole pre-tokens."""
-    if tokenizer.pattern == GPT2 and not tokenizer.whole:
-        write_json(folder / "vocab.json", vocabulary(tokenizer))
-        lines = ["#version: 0.2", *(" ".join(pair) for pair in merge_list(tokenizer))]
+def write_vocab_and_merges(vocabulary: Vocabulary, folder: Path) -> None:
+    """Write GPT-2's two files if they can express the vocabulary: they imply GPT-2's pattern, and `whole` false."""
+    if pattern_text(vocabulary.pattern) == GPT2 and not vocabulary.whole:
+        write_json(folder / "vocab.json", shown_tokens(vocabulary))
+        lines = ["#version: 0.2", *(" ".join(pair) for pair in shown_merges(vocabulary))]
         write_text(folder / "merges.txt", "\n".join(lines) + "\n")
 
 
-def read_vocab_and_merges(folder: Path) -> BPETokenizer:
-    """Read GPT-2's two files from a folder. What is neither a byte nor made by a merge is a special token.
+def read_vocab_and_merges(folder: Path) -> Vocabulary:
+    """Read GPT-2's two files from a folder. A token that is neither a byte nor made by a merge is a special token.
 
     Raises FileNotFoundError, or ValueError, naming the file, for one that is broken.
     """
-    for name in ("vocab.json", "merges.txt"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name}: no such file; vocab.json and merges.txt belong together")
     vocab_file, merges_file = folder / "vocab.json", folder / "merges.txt"
+    for file in (vocab_file, merges_file):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such file; vocab.json and merges.txt belong together")
     content = read_json(vocab_file)
-    try:
+    with errors_naming(vocab_file):
         vocab = _vocab(content)
-    except ValueError as error:
-        raise ValueError(f"{vocab_file}: {error}") from None
-    try:
+    with errors_naming(merges_file):
         lines = merges_file.read_text(encoding="utf-8").split("\n")
         lines = lines[1:] if lines[0].startswith("#version") else lines
         merges = _merge_pairs([line for line in lines if line])
         made = {*CHARACTERS, *(left + right for left, right in merges)}
-        return _from_characters(vocab, merges, "gpt2", {t: i for t, i in vocab.items() if t not in made}, False)
-    except ValueError as error:
-        raise ValueError(f"{folder / 'merges.txt'}: {error}") from None
+        special = {text: i for text, i in vocab.items() if text not in made}
+        return _from_characters(vocab, merges, "gpt2", special, whole=False)
 
 
 # --- tiktoken
 
 
-def from_tiktoken(
-    path: str | Path, pattern: str, special_tokens: Sequence[str] | Mapping[str, int] = ()
-) -> BPETokenizer:
-    """Read tiktoken's file of ranks: a token in base64 and its rank a line.
-
-    Two neighbours may merge if their bytes together are a token, and its rank says which go first; a pre-token that is
-    a token is taken as it is.
-
-    pattern         "gpt2", "gpt4" or another, which the file does not say
-    special_tokens  names, which get the ids after the last; or {name: id}
+def read_ranks(path: Path) -> dict[bytes, int]:
+    """Read tiktoken's file of ranks, {token: rank}: each line is a token in base64 and its rank.
 
     Raises FileNotFoundError, or ValueError, naming the line, for a file that is broken.
     """
-    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     ranks: dict[bytes, int] = {}
@@ -285,26 +259,31 @@ def from_tiktoken(
             raise ValueError(
                 f"{path}: line {number}: expected a token in base64 and its rank, got {line[:80]!r}"
             ) from None
-    try:
-        return from_ranks(ranks, pattern, special_tokens)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    return ranks
 
 
-def from_ranks(
+def vocabulary_of_ranks(
     ranks: Mapping[bytes, int], pattern: str, special_tokens: Sequence[str] | Mapping[str, int] = ()
-) -> BPETokenizer:
-    """Return the tokenizer of tiktoken's mergeable ranks {token: rank}, as from_tiktoken describes it."""
+) -> Vocabulary:
+    """Return the vocabulary of tiktoken's mergeable ranks {token: rank}; a token's rank is its id.
+
+    Two neighbours may merge if their bytes together are a token, and the lowest rank merges first. A pre-token that is
+    a token skips the merges. Example: a, b and c have the ranks 97 to 99. If b"ab" has rank 256 and b"abc" rank 257,
+    the merges are {(97, 98): 256, (256, 99): 257}.
+
+    special_tokens  names, which get the ids after the last rank; or {name: id}
+    """
     if not isinstance(special_tokens, Mapping):
         special_tokens = {name: len(ranks) + i for i, name in enumerate(special_tokens)}
     tokens = {rank: token for token, rank in ranks.items()} | {i: n.encode() for n, i in special_tokens.items()}
     wanted = range(len(ranks) + len(special_tokens))
-    if missing := [i for i in wanted if i not in tokens]:
-        raise ValueError(f"no token has the rank {missing[0]}, and they must be 0..{len(wanted) - 1}, each once")
+    missing = next((i for i in wanted if i not in tokens), None)
+    if missing is not None:
+        raise ValueError(f"no token has the rank {missing}, and they must be 0..{len(wanted) - 1}, each once")
     merges = {
         (ranks[token[:cut]], ranks[token[cut:]]): rank
         for token, rank in ranks.items()
         for cut in range(1, len(token))
         if token[:cut] in ranks and token[cut:] in ranks
     }
-    return BPETokenizer([tokens[i] for i in wanted], merges, pattern, special_tokens, whole=True)
+    return Vocabulary([tokens[i] for i in wanted], merges, pattern, special_tokens, whole=True)

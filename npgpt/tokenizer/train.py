@@ -1,25 +1,33 @@
 """Learning a byte-level BPE: pre-tokens are counted in one pass over the texts, then merged again and again."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from npgpt.tokenizer import definition
 from npgpt.tokenizer.base import to_utf8
-from npgpt.tokenizer.bpe import BPETokenizer
+from npgpt.tokenizer.cut import Cutter, Pieces
+from npgpt.tokenizer.definition import LEAST_COUNT
+from npgpt.tokenizer.engine import piece_counts, splitter
+from npgpt.tokenizer.patterns import pattern_text
+from npgpt.tokenizer.vocabulary import Vocabulary, text_tokens
 
 Text = str | bytes | Path
+Name = TypeVar("Name", str, bytes)
 
 
-def train_bpe(
+def train_vocabulary(
     texts: Iterable[Text],
     vocab_size: int,
     pattern: str,
     special_tokens: Sequence[str],
     fast: bool,
     progress: Callable[[int], object],
-) -> BPETokenizer:
-    """Learn a vocabulary, as Tokenizer.train describes it. With fast=False as defined, which takes long."""
+) -> Vocabulary:
+    """Learn a vocabulary, as Tokenizer.train describes it. fast=False runs the definition, which takes long.
+
+    Example: from ["ab ab"] with special_tokens=["<x>"] it learns token 256, b"ab", and <x> becomes 257.
+    """
     if isinstance(texts, str | bytes):
         raise TypeError("texts must be an iterable of strings: give [text] for one")
     names = list(special_tokens)
@@ -28,36 +36,38 @@ def train_bpe(
         raise ValueError(f"vocab_size={vocab_size} is too small for 256 bytes and {len(names)} special tokens")
     if len(set(names)) < len(names):
         raise ValueError(f"a special token stands twice among {names}")
+    pattern = pattern_text(pattern)
     tokens = [bytes([byte]) for byte in range(256)]
-    bytes_alone = vocabulary(tokens, [], pattern, names, fast)
-    merges = learn(bytes_alone, texts, n_merges, progress)
+    named = [to_utf8(name) for name in names]
+    text_tokens([*tokens, *named], numbered(names, 256))  # refuses bad names before the texts are read
+    cutter = Cutter(splitter(fast), pattern, numbered(named, 256))
+    counts = piece_counts(fast)
+    for pieces in cut_all(texts, cutter):
+        count_text(counts, pieces)
+        progress(int(pieces.ends[-1]) if len(pieces.ends) else 0)
+    merges = counts.learn(n_merges, LEAST_COUNT)
     for left, right in merges:
         tokens.append(tokens[left] + tokens[right])
-    return vocabulary(tokens, merges, pattern, names, fast)
+    return Vocabulary([*tokens, *named], merges, pattern, numbered(names, len(tokens)))
 
 
-def vocabulary(
-    tokens: list[bytes], merges: list[definition.Pair], pattern: str, names: list[str], fast: bool
-) -> BPETokenizer:
-    """Return the tokenizer of tokens and, with the ids after them, special tokens."""
-    special = {name: len(tokens) + i for i, name in enumerate(names)}
-    return BPETokenizer([*tokens, *map(to_utf8, names)], merges, pattern, special, fast=fast)
+def numbered(names: Iterable[Name], first: int) -> dict[Name, int]:
+    """Return {name: id}, the ids counted up from `first`."""
+    return {name: first + i for i, name in enumerate(names)}
 
 
-def learn(
-    tokenizer: BPETokenizer, texts: Iterable[Text], n_merges: int, progress: Callable[[int], object]
-) -> list[definition.Pair]:
-    """Return the merges of texts, cut by the tokenizer's pattern and special tokens."""
-    counts: Any = tokenizer.twin.PieceCounts() if tokenizer.fast else definition.PieceCounts()
+def cut_all(texts: Iterable[Text], cutter: Cutter) -> Iterator[Pieces]:
+    """Yield the pre-tokens of each text: a file's part by part, any other's at once."""
     for text in texts:
-        for pieces in tokenizer.pieces_of_file(text, "all") if isinstance(text, Path) else [in_one(tokenizer, text)]:
-            first = 0
-            for k in [*(k for k, _ in pieces.special), len(pieces.ends)]:  # all but the special tokens
-                counts.add(pieces.data, pieces.ends[first:k], int(pieces.ends[first - 1]) if first else 0)
-                first = k + 1
-            progress(int(pieces.ends[-1]) if len(pieces.ends) else 0)
-    return counts.learn(n_merges, definition.LEAST_COUNT)
+        if isinstance(text, Path):
+            yield from cutter.file(text)
+        else:
+            yield cutter.texts([to_utf8(text) if isinstance(text, str) else text])
 
 
-def in_one(tokenizer: BPETokenizer, text: str | bytes) -> Any:
-    return tokenizer.pieces([to_utf8(text) if isinstance(text, str) else text], "all")
+def count_text(counts: Any, pieces: Pieces) -> None:
+    """Add all pre-tokens but the special tokens to the counts."""
+    special = [k for k, _ in pieces.special]
+    for before, k in pairwise([-1, *special, len(pieces.ends)]):
+        begin = int(pieces.ends[before]) if before >= 0 else 0
+        counts.add(pieces.data, pieces.ends[before + 1 : k], begin)

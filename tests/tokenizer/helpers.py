@@ -31,10 +31,7 @@ nearly_utf8 = st.lists(
 
 def as_defined(tokenizer: BPETokenizer) -> BPETokenizer:
     """Return the same tokenizer without its fast twin."""
-    merges = {pair: rank for pair, (rank, _) in tokenizer.merges.items()}
-    return BPETokenizer(
-        tokenizer.tokens, merges, tokenizer.pattern, tokenizer.special_tokens, tokenizer.whole, fast=False
-    )
+    return BPETokenizer(*tokenizer.vocabulary, fast=False)
 
 
 def naive_train(pieces: list[bytes], n_merges: int) -> list[tuple[bytes, bytes]]:

@@ -8,7 +8,7 @@ import pytest
 
 from npgpt import Tokenizer
 from npgpt.tokenizer import BPETokenizer
-from npgpt.tokenizer.formats import from_ranks, from_tiktoken, shown, unshown
+from npgpt.tokenizer.formats import shown, unshown
 from npgpt.tokenizer.patterns import ALSO, PATTERNS
 from tests.conftest import SHARED
 from tests.tokenizer.helpers import as_defined
@@ -46,7 +46,7 @@ def test_vocab_and_merges_are_read_back_the_same(tmp_path):
 
 
 def test_whole_pre_tokens_survive(tmp_path):
-    tokenizer = from_ranks({bytes([b]): b for b in range(256)} | {b"xyz": 256}, "gpt4")
+    tokenizer = BPETokenizer.from_ranks({bytes([b]): b for b in range(256)} | {b"xyz": 256}, "gpt4")
     tokenizer.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "tokenizer.json").read_text())["model"]["ignore_merges"] is True
     again = Tokenizer.from_pretrained(tmp_path)
@@ -206,9 +206,9 @@ def test_tiktokens_ranks(tmp_path):
     tokens = [*(bytes([b]) for b in range(256)), b"ab", b"abc", b" abc"]
     path = tmp_path / "x.tiktoken"
     path.write_bytes(rank_lines(tokens))
-    tokenizer = from_tiktoken(path, "gpt2", ["<|endoftext|>"])
+    tokenizer = BPETokenizer.from_tiktoken(path, "gpt2", ["<|endoftext|>"])
     assert tokenizer.encode("abc abc abd<|endoftext|>", "all").tolist() == [257, 258, 32, 256, 100, 259]
-    assert from_tiktoken(path, "gpt2", {"<s>": 259}).special_tokens == {"<s>": 259}
+    assert BPETokenizer.from_tiktoken(path, "gpt2", {"<s>": 259}).special_tokens == {"<s>": 259}
 
 
 @pytest.mark.parametrize(
@@ -229,10 +229,10 @@ def test_broken_ranks_are_refused(tmp_path, data, message):
     path = tmp_path / "x.tiktoken"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"x\.tiktoken: ") as caught:
-        from_tiktoken(path, "gpt2")
+        BPETokenizer.from_tiktoken(path, "gpt2")
     assert message in str(caught.value)
     with pytest.raises(FileNotFoundError, match="no such file"):
-        from_tiktoken(tmp_path / "nosuch", "gpt2")
+        BPETokenizer.from_tiktoken(tmp_path / "nosuch", "gpt2")
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def test_gpt2s_own_files(gpt2, tmp_path):
     ranks = {token: i for i, token in enumerate(gpt2.tokens[:50256])}
     path = tmp_path / "gpt2.tiktoken"
     path.write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % i for token, i in ranks.items()))
-    by_ranks = from_tiktoken(path, "gpt2", ["<|endoftext|>"])
+    by_ranks = BPETokenizer.from_tiktoken(path, "gpt2", ["<|endoftext|>"])
     text = "Réunion of 人工智能 and 2,048 don'ts…\n" * 3
     assert by_ranks.encode(text).tolist() == gpt2.encode(text).tolist()
     gpt2.save_pretrained(tmp_path)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from npgpt import Tokenizer
 from npgpt.tokenizer import BPETokenizer, definition, fast
 from npgpt.tokenizer.fast.classes import LETTER, NEWLINE, NUMBER, OTHER, SPACE, code_point_classes
-from npgpt.tokenizer.formats import from_ranks
 from npgpt.tokenizer.patterns import PATTERNS, pattern_text
 from tests.tokenizer.helpers import ALL_PATTERNS, PARTS, as_defined, nearly_utf8, texts
 
@@ -76,7 +75,7 @@ def vocabularies(draw):
     merges = draw(st.permutations(pairs))
     if draw(st.booleans()):
         order = draw(st.permutations(range(len(tokens))))
-        return from_ranks({tokens[i]: rank for rank, i in enumerate(order)}, r"[\s\S]+")
+        return BPETokenizer.from_ranks({tokens[i]: rank for rank, i in enumerate(order)}, r"[\s\S]+")
     return BPETokenizer(tokens, merges, r"[\s\S]+")
 
 
@@ -93,10 +92,10 @@ def test_the_same_ids_under_any_vocabulary_for_long_pre_tokens_and_short(tokeniz
 def test_a_pre_token_that_is_a_token_is_taken_whole():
     # merges lead from abc to a, bc: there is no ab, and bc goes first
     ranks = {token: i for i, token in enumerate([*BYTES, b"bc", b"abcd", b"xyz"])}
-    tokenizer = from_ranks(ranks, r"\w+")
+    tokenizer = BPETokenizer.from_ranks(ranks, r"\w+")
     for text, ids in (("abcd", [257]), ("xyz", [258]), ("xyza", [120, 121, 122, 97]), ("abc", [97, 256])):
         assert tokenizer.encode(text).tolist() == as_defined(tokenizer).encode(text).tolist() == ids
-    long = from_ranks(ranks | {b"q" * 100: 259}, r"\w+")
+    long = BPETokenizer.from_ranks(ranks | {b"q" * 100: 259}, r"\w+")
     assert long.encode("q" * 100 + " " + "q" * 99).tolist() == [259, 32, *[ord("q")] * 99]
 
 
@@ -227,7 +226,7 @@ def test_of_several_ways_to_a_token_the_one_that_is_taken_is_found():
     """tiktoken's ranks allow every cut of a token in two; each but one would slow down long pre-tokens."""
     text = "the theme of these themes is there, the others gather, aaaa aaaaaaa " * 3
     trained = Tokenizer.train([text], 256 + 50, r"[\s\S]+", ())
-    ranked = from_ranks({token: i for i, token in enumerate(trained.tokens)}, trained.pattern)
+    ranked = BPETokenizer.from_ranks({token: i for i, token in enumerate(trained.tokens)}, trained.pattern)
     assert len(ranked.merges) > len(trained.merges)
     tables = ranked._tables
     assert tables.proper

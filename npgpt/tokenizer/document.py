@@ -1,0 +1,73 @@
+"""The layout of a tokenizer.json, as Hugging Face's `tokenizers` reads it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def byte_level(use_regex: bool) -> dict[str, Any]:
+    """Return the ByteLevel part, which maps bytes to characters and can cut by GPT-2's pattern first."""
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": use_regex}
+
+
+def split_by(pattern: str) -> dict[str, Any]:
+    """Return the Split part, which makes every match of a regular expression a pre-token."""
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def bpe_model(vocab: Mapping[str, int], merges: Sequence[Sequence[str]], whole: bool = False) -> dict[str, Any]:
+    """Return the model of a byte-level BPE.
+
+    vocab   {token in GPT-2's characters: id}
+    merges  pairs of such tokens, in the order in which they merge
+    whole   whether a pre-token that is a token skips the merges
+    """
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": whole,
+        "vocab": vocab,
+        "merges": merges,
+    }
+
+
+def document(
+    pre_tokenizer: dict[str, Any],
+    decoder: dict[str, Any],
+    model: dict[str, Any],
+    special_tokens: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """Return a whole tokenizer.json. special_tokens is {name: id}."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    special = sorted((special_tokens or {}).items(), key=lambda item: item[1])
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": token, "content": name, **flags} for name, token in special],
+        "normalizer": None,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": None,
+        "decoder": decoder,
+        "model": model,
+    }
+
+
+def normalised(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a tokenizer.json without the settings that do not change the ids of a text.
+
+    transformers saves the truncation and padding of the last call, and a template that adds no tokens.
+    """
+    content = content | {"truncation": None, "padding": None}
+    template = content.get("post_processor")
+    if (
+        isinstance(template, dict)
+        and template.get("type") == "TemplateProcessing"
+        and template.get("special_tokens") == {}
+    ):
+        content["post_processor"] = None
+    return content
