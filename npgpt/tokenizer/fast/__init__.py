@@ -1,4 +1,4 @@
-"""The fast twin of definition.py: the same ids and the same merges, compiled. Others call only what is in this file."""
+"""The compiled twin of definition.py: the same ids and the same merges. Other modules call only this file."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -24,7 +24,7 @@ from npgpt.tokenizer.patterns import GPT2, GPT4, compiled
 SCANNERS = {GPT2: scan_gpt2, GPT4: scan_gpt4}
 CACHE_ROWS = 1 << 16  # 2 MB
 
-# hashes are meant to overflow; NumPy's numbers would warn of it where numba is switched off
+# hashes overflow on purpose; without numba NumPy would warn about it
 quietly = np.errstate(over="ignore")
 
 __all__ = ["PieceCounts", "Tables", "decode", "encode", "make_tables", "pad", "split"]
@@ -38,37 +38,60 @@ def make_tables(
 
     tokens    the bytes of each id
     merges    {(left id, right id): (rank, id of the merged token)}
-    is_plain  of each id, whether it is a token of text and no special one
-    whole     whether a pre-token that is a token as a whole is taken as it is
+    is_plain  for each id, whether it is a token of text rather than a special token
+    whole     whether a pre-token that is a token skips the merges
     """
     n = len(merges)
     if len(tokens) > NO_TOKEN or n > 1 << RANK_BITS:
         raise ValueError(f"{len(tokens):,} tokens and {n:,} merges are more than the twin knows: take fast=False")
-    bits = max(4, (4 * n - 1).bit_length())  # most look-ups are of pairs that are not there: they end at the first slot
+    # most look-ups are of pairs that never merge: in a sparse table they end at the first slot
+    bits = max(4, (4 * n - 1).bit_length())
     pairs = np.array(list(merges), np.int64).reshape(n, 2)
-    ranks, merged_ids = np.array(list(merges.values()), np.int64).reshape(n, 2).T
+    ranks, made = np.array(list(merges.values()), np.int64).reshape(n, 2).T
     dense, ranks = np.unique(ranks, return_inverse=True)  # numbered 0, 1, ... in the same order
-    merged = np.zeros(len(dense), np.uint32)
-    merged[ranks] = merged_ids
     table = np.full(1 << bits, FREE)
     build_table(pairs[:, 0].copy(), pairs[:, 1].copy(), ranks, table, 64 - bits)
 
-    made_at = np.full(len(tokens), -1)  # by which rank
-    made_at[merged_ids] = ranks
-    makes = np.unique(merged_ids)
-    once = len(makes) == n
+    once = len(np.unique(made)) == n
     if not once:
-        order = np.argsort(ranks, kind="stable")
-        sizes = np.array([len(token) for token in tokens])
-        columns = [column[order].copy() for column in (pairs[:, 0], pairs[:, 1], ranks, merged_ids)]
-        live = live_merges(*columns, np.where(sizes == 1, -1, NEVER), table, 64 - bits)[makes]
-        if (live >= 0).all():
-            kept = [(int(left), int(right)) for left, right in pairs[order[live]]]
-            return make_tables(tokens, {pair: merges[pair] for pair in kept}, is_plain, whole)
+        live = _live_pairs(pairs, ranks, made, tokens, table, 64 - bits)
+        if live is not None:
+            return make_tables(tokens, {pair: merges[pair] for pair in live}, is_plain, whole)
+    merged = np.zeros(len(dense), np.uint32)
+    merged[ranks] = made
+    made_at = np.full(len(tokens), -1)  # the rank that makes each token
+    made_at[made] = ranks
     proper = bool(once and (made_at[pairs] < ranks[:, None]).all())
     overlaps = np.full(len(dense), not proper)
     overlaps[ranks[pairs[:, 0] == pairs[:, 1]]] = True
 
+    byte_ids, byte_pairs = _byte_tables(tokens, is_plain, pairs, ranks)
+    starts = np.zeros(len(tokens) + 1, np.int64)
+    np.cumsum([len(token) for token in tokens], out=starts[1:])
+    pool = pad(b"".join(tokens))
+    by_bytes = np.full(1 << (2 * len(tokens)).bit_length() if whole else 0, -1, np.int32)
+    if whole:
+        fill_whole(by_bytes, starts, pool, np.array(is_plain))
+    return Tables(byte_ids, byte_pairs, table, 64 - bits, merged, overlaps, proper, by_bytes, starts, pool)
+
+
+def _live_pairs(
+    pairs: np.ndarray, ranks: np.ndarray, made: np.ndarray, tokens: Sequence[bytes], table: np.ndarray, shift: int
+) -> list[tuple[int, int]] | None:
+    """Return for each merged token the one pair that can ever make it, or None if some token has none."""
+    order = np.argsort(ranks, kind="stable")
+    sizes = np.array([len(token) for token in tokens])
+    columns = [column[order].copy() for column in (pairs[:, 0], pairs[:, 1], ranks, made)]
+    live = live_merges(*columns, np.where(sizes == 1, -1, NEVER), table, shift)[np.unique(made)]
+    if (live < 0).any():
+        return None
+    return [(int(left), int(right)) for left, right in pairs[order[live]]]
+
+
+def _byte_tables(
+    tokens: Sequence[bytes], is_plain: Sequence[bool], pairs: np.ndarray, ranks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the token of each byte, and the rank of each pair of bytes, NEVER if it does not merge."""
     byte_ids = np.zeros(256, np.uint32)
     byte_of = np.full(len(tokens), -1)
     for i, (token, plain) in enumerate(zip(tokens, is_plain, strict=True)):
@@ -77,35 +100,18 @@ def make_tables(
             byte_of[i] = token[0]
     byte_pairs = np.full(1 << 16, NEVER, np.uint32)
     of_bytes = (byte_of[pairs] >= 0).all(axis=1)
-    byte_pairs[byte_of[pairs[of_bytes, 0]] * 256 + byte_of[pairs[of_bytes, 1]]] = ranks[of_bytes]
-
-    starts = np.zeros(len(tokens) + 1, np.int64)
-    np.cumsum([len(token) for token in tokens], out=starts[1:])
-    pool = pad(b"".join(tokens))
-    by_bytes = np.full(1 << (2 * len(tokens)).bit_length() if whole else 0, -1, np.int32)
-    if whole:
-        fill_whole(by_bytes, starts, pool, np.array(is_plain))
-    return Tables(
-        byte_ids,
-        byte_pairs,
-        table,
-        64 - bits,
-        merged,
-        overlaps,
-        proper,
-        by_bytes,
-        starts,
-        pool,
-    )
+    left, right = byte_of[pairs[of_bytes]].T
+    byte_pairs[left * 256 + right] = ranks[of_bytes]
+    return byte_ids, byte_pairs
 
 
 def pad(data: bytes) -> np.ndarray:
-    """Return bytes as an array with the eight more that the kernels may read."""
+    """Return bytes as an array, with eight more because the kernels read up to eight at a time."""
     return np.frombuffer(data + bytes(8), np.uint8)
 
 
 def split(data: np.ndarray, pattern: str, spans: Iterable[tuple[int, int]] | None = None) -> list[np.ndarray]:
-    """Return where the pre-tokens end, for each span of data: all of it, or each (start, end) by itself."""
+    """Return where the pre-tokens end, for each (start, end) of padded data by itself; by default for all of it."""
     n = len(data) - 8
     spans = [(0, n)] if spans is None else list(spans)
     scan = SCANNERS.get(pattern)
@@ -123,8 +129,8 @@ def split(data: np.ndarray, pattern: str, spans: Iterable[tuple[int, int]] | Non
 def _split_by_regex(data: np.ndarray, pattern: str, start: int, end: int) -> np.ndarray:
     text = data[start:end].tobytes().decode("utf-8", errors="surrogateescape")
     borders = np.array([m.span() for m in compiled(pattern).finditer(text)], np.int64).reshape(-1)
-    borders = np.unique(np.append(borders, len(text)))  # what lies between two matches is a pre-token too
-    if len(text) < end - start:  # from characters to bytes; an escaped byte is one of U+DC80..DCFF
+    borders = np.unique(np.append(borders, len(text)))  # text between two matches is a pre-token too
+    if len(text) < end - start:  # from characters to bytes; U+DC80..DCFF stand for one byte each
         codes = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), "<u4")
         escaped = (codes >= 0xDC80) & (codes <= 0xDCFF)
         sizes = 1 + ((codes >= 0x80) & ~escaped) + ((codes >= 0x800) & ~escaped) + (codes >= 0x10000)
@@ -140,10 +146,10 @@ def encode(
     tables: Tables,
     begin: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ids of pre-tokens, int32, and how many stand before each break.
+    """Return the ids of pre-tokens, int32, and the number of ids before each break.
 
     data, begin, ends  padded bytes, where the first pre-token begins, and where each ends
-    breaks             (index of a pre-token, id of the special token that it is, or -1), ascending
+    breaks             ascending (index of a pre-token, id): the pre-token is this special token, or any if the id is -1
     """
     size = int(ends[-1]) - begin if len(ends) else 0
     rows = min(CACHE_ROWS, 1 << max(4, (size // 4).bit_length()))
@@ -170,7 +176,7 @@ def decode(ids: np.ndarray, tables: Tables) -> bytes:
 
 
 class PieceCounts:
-    """Counts of distinct pre-tokens, in arrays that grow; what was counted in which order makes no difference."""
+    """Counts of distinct pre-tokens, in arrays that grow. The order of counting does not change what is learned."""
 
     def __init__(self) -> None:
         self.n_words = 0

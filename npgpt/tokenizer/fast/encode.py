@@ -5,24 +5,24 @@ from typing import NamedTuple
 import numpy as np
 
 from npgpt.support.jit import jit
-from npgpt.tokenizer.fast.merge import SHORT, merge_long, merge_short
+from npgpt.tokenizer.fast.merge import GOLDEN, SHORT, merge_long, merge_short
 
 PACKED = 15  # bytes of a pre-token that fit, with their number, into two words of 64 bits
-CACHED = 64  # bytes beyond which a pre-token is not kept: it will hardly come again
+CACHED = 64  # the most bytes of a pre-token in the cache: a longer one hardly ever comes again
 
 
 class Tables(NamedTuple):
-    """What a kernel has to know of a tokenizer.
+    """What the kernels know of a tokenizer.
 
     byte_ids    (256,) uint32, the token of each byte
     byte_pairs  (65536,) uint32, the rank of each pair of bytes
     table       (slots,) uint64, the ranks of pairs of ids, an open-addressing table
     shift       of the hash: slots == 2**(64 - shift)
     merged      (ranks,) uint32, the token that each rank makes
-    overlaps    (ranks,) bool, whether two places of this rank may share a token, so that the left one must go first
+    overlaps    (ranks,) bool, whether two places of this rank may share a token, so that the left one must merge first
     proper      whether every token is made by one merge, and after the merges that make its parts
-    whole       (slots,) int32, every token by the hash of its bytes, -1 where free, if a pre-token that is a token is
-                taken as it is; else empty
+    whole       (slots,) int32, every token by the hash of its bytes, -1 where free, if a pre-token that is a token
+                skips the merges; else empty
     starts      (tokens + 1,) int64, where each token's bytes begin in `pool`
     pool        uint8, the bytes of all tokens
     """
@@ -44,7 +44,7 @@ def load(data, i, size):
     """Return size bytes from i on, at most 8, as a little-endian number. There must be 8 to read."""
     j = np.uint64(i)
     word = np.uint64(data[j])
-    # eight single loads that the compiler makes one of
+    # the compiler turns these eight loads into one
     word |= np.uint64(data[j + np.uint64(1)]) << np.uint64(8)
     word |= np.uint64(data[j + np.uint64(2)]) << np.uint64(16)
     word |= np.uint64(data[j + np.uint64(3)]) << np.uint64(24)
@@ -57,13 +57,17 @@ def load(data, i, size):
 
 @jit
 def mix(word):
-    word = (word ^ word >> np.uint64(32)) * np.uint64(0x9E3779B97F4A7C15)
+    """Return a hash of a 64-bit word."""
+    word = (word ^ word >> np.uint64(32)) * GOLDEN
     return word ^ word >> np.uint64(29)
 
 
 @jit
 def digest(data, start, end):
-    """Return two words for data[start:end], there being 8 bytes after it. They are the bytes themselves if PACKED."""
+    """Return two words for data[start:end], which 8 more bytes must follow. Up to PACKED bytes fit in as they are.
+
+    Example: the bytes "ab" give 0x6261 and 2 << 56.
+    """
     size = end - start
     length = np.uint64(size) << np.uint64(56)
     if size <= 8:
@@ -80,7 +84,7 @@ def digest(data, start, end):
 
 @jit
 def same(data, a, other, b, size):
-    """Say whether data[a : a + size] and other[b : b + size] are the same."""
+    """Return whether data[a : a + size] and other[b : b + size] are equal."""
     k = 0
     while k < size and data[a + k] == other[b + k]:
         k += 1
@@ -89,7 +93,7 @@ def same(data, a, other, b, size):
 
 @jit
 def fill_whole(whole, starts, pool, is_plain):
-    """Fill the table of tokens by their bytes with the plain ones: a special token is never found in a text."""
+    """Fill the table of tokens by their bytes. Special tokens are left out, because no text contains them."""
     mask = len(whole) - 1
     for token in range(len(starts) - 1):
         if is_plain[token]:
@@ -117,18 +121,21 @@ def find_whole(data, start, end, hashed, tables):
 
 @jit
 def encode_pieces(data, begin, ends, breaks, break_ids, break_counts, tables, cache, room, out):
-    """Write the ids of all pre-tokens into out, and return how many they are.
+    """Write the ids of all pre-tokens into out, and return their number.
 
     data          (bytes + 8,) uint8, UTF-8 with eight bytes more
     begin, ends   where the first pre-token begins, and where each ends
-    breaks        the pre-tokens, by index and ascending, at which something happens: before the one of break_ids -1 the
-                  number of ids is noted in break_counts; one with another break_id has this id. The last is beyond all
-    cache         (a power of 2, 4) uint64, zeros. A row has the two words of a pre-token's digest, where its
-                  ids stand in out and how many they are, and where its bytes stand in data
+    breaks        ascending indices of pre-tokens; the last is beyond all of them. break_counts gets the number of ids
+                  before each. A pre-token whose break_ids is not -1 is the special token with that id
+    cache         (a power of 2, 4) uint64, zeros. A row has the two words of a pre-token's digest, where its ids are in
+                  out and how many, and where its bytes are in data
     room          of merge_long, for all of it or for WINDOW bytes
     out           int32, with room for as many ids as there are bytes
 
-    A row of the cache is overwritten by the next pre-token that falls on it, so that it needs no room to grow.
+    A row of the cache is overwritten by the next pre-token with the same slot, so the cache never grows.
+
+    This is one long function, so that the arrays are taken from `tables` once and not for each pre-token: numba counts
+    references each time an array is taken from a tuple.
     """
     byte_ids, byte_pairs, merged = tables.byte_ids, tables.byte_pairs, tables.merged
     table, shift = tables.table, tables.shift

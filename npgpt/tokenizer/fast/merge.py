@@ -9,8 +9,9 @@ from npgpt.support.jit import jit
 
 NEVER = 2**31 - 1  # the rank of a pair that is never merged
 TOKEN_BITS, RANK_BITS = 21, 22  # of a slot of the table of pairs: two tokens, and the rank of their merge
-FREE = np.uint64(2**64 - 1)  # a slot with nothing in it
-NO_TOKEN = 2**TOKEN_BITS - 1  # stands before the first and behind the last: no pair has it
+FREE = np.uint64(2**64 - 1)  # an empty slot
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio: a product with it spreads bits upwards
+NO_TOKEN = 2**TOKEN_BITS - 1  # stands before the first token and after the last: no pair has it
 SHORT = 64  # bytes up to which looking at every pair each time is faster
 WINDOW, MARGIN = 16384, 512  # bytes of a long pre-token that are merged together, in the processor's cache
 
@@ -19,15 +20,15 @@ WINDOW, MARGIN = 16384, 512  # bytes of a long pre-token that are merged togethe
 def slot_of(left, right, shift):
     """Return the place of a pair's hash in a table of 2**(64 - shift) slots, and the pair as one number."""
     key = np.uint64(left) << np.uint64(32) | np.uint64(right)
-    mixed = (key ^ key >> np.uint64(29)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (key ^ key >> np.uint64(29)) * GOLDEN
     return np.int64(mixed >> np.uint64(shift)), np.int64(key)
 
 
 @jit
 def pair_slot(left, right, shift):
-    """Return the slot of 2**(64 - shift) where a pair's search begins, and what stands there, but for its rank."""
+    """Return the slot of 2**(64 - shift) where the search for a pair begins, and the pair's entry without its rank."""
     key = np.uint64(left) << np.uint64(TOKEN_BITS) | np.uint64(right)
-    mixed = (key ^ key >> np.uint64(15)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (key ^ key >> np.uint64(15)) * GOLDEN
     return mixed >> np.uint64(shift), key << np.uint64(RANK_BITS)
 
 
@@ -43,9 +44,10 @@ def build_table(left, right, ranks, table, shift):
 
 @jit
 def rank_of(left, right, table, shift):
-    """Return the rank of a pair of ids, NEVER if it is not to be merged.
+    """Return the rank of a pair of ids, NEVER if it does not merge.
 
-    All is unsigned, as numba lets a signed index count from the end, which costs as much as the look-up itself.
+    All numbers are unsigned, because numba lets a signed index count from the end, and the check for that costs as much
+    as the look-up.
     """
     slot, key = pair_slot(left, right, shift)
     found = table[slot]
@@ -61,8 +63,11 @@ def rank_of(left, right, table, shift):
 def live_merges(left, right, ranks, made, made_at, table, shift):
     """Return the index of the one merge that can ever make each token, -1 where none is found.
 
-    A token's bytes are merged in one way, and that passes through two tokens once, at the end. The other merges that
-    would give its bytes find no such pair: tiktoken's ranks, for one, allow every way to cut a token in two.
+    A token's bytes are merged in one way, and the last step joins two tokens. Any other merge with the same result
+    never meets its pair. tiktoken's ranks, for example, have a merge for every way to cut a token in two.
+
+    Example: with (a, b) -> ab as merge 0, (b, c) -> bc as 1, (a, bc) -> abc as 2 and (ab, c) -> abc as 3, the bytes abc
+    merge to ab, c and then abc. So abc is made by merge 3, and merge 2 never happens.
 
     left, right, ranks, made  the merges, ascending by rank, and the token of each
     made_at                   (tokens,) -1 for a byte, NEVER for the others; afterwards by which rank
@@ -71,14 +76,14 @@ def live_merges(left, right, ranks, made, made_at, table, shift):
     for i in range(len(left)):
         a, b, limit = left[i], right[i], ranks[i]
         alive = by[made[i]] < 0 and made_at[a] < limit and made_at[b] < limit
-        while alive:  # back in time: the two tokens at the border, which must not have been merged before
+        while alive:  # undo merges, the latest first: the two tokens at the border must not have merged earlier
             if rank_of(a, b, table, shift) < limit:
                 alive = False
             elif made_at[a] > made_at[b]:
                 limit = made_at[a]
                 a = right[by[a]]
             elif made_at[b] >= 0:
-                limit = made_at[b] + 1  # of two places of one rank the left one goes first
+                limit = made_at[b] + 1  # of two places with one rank the left one merges first
                 b = left[by[b]]
             else:
                 by[made[i]], made_at[made[i]] = i, ranks[i]
@@ -90,7 +95,7 @@ def live_merges(left, right, ranks, made, made_at, table, shift):
 def merge_short(data, start, end, byte_ids, byte_pairs, table, shift, merged, out, count, ranks):
     """Merge data[start:end] in out from index count on, and return the new count. `ranks` is room for SHORT numbers.
 
-    It is given the tables one by one, as numba counts references each time that one is taken from a tuple.
+    The tables are separate arguments, because numba counts references each time an array is taken from a tuple.
     """
     m = end - start
     for k in range(m):
@@ -118,14 +123,14 @@ def merge_short(data, start, end, byte_ids, byte_pairs, table, shift, merged, ou
 
 
 class Room(NamedTuple):
-    """What a merge of up to n bytes works in. All is unsigned: see rank_of.
+    """Working memory for merging up to n bytes. All numbers are unsigned: see rank_of.
 
-    cells   (n + 2, 4) uint32, of each place, counted from 1: its token, the rank of the pair that begins there, and the
-            places to the left and to the right. One row before the first and one behind the last have NO_TOKEN
-    nodes   (3 n + 1, 2) uint32, a place and the next node, 0 at the end: at most a node a byte, and two a merge
+    cells   (n + 2, 4) uint32, for each place, counted from 1: its token, the rank of the pair that begins there, and
+            the places to the left and to the right. One row before the first and one after the last have NO_TOKEN
+    nodes   (3 n + 1, 2) uint32, a place and the next node, 0 at the end: at most one for each byte, two for each merge
     line    (n,) uint32, the places of one rank
-    heads   (ranks,) uint32, where the list of each rank begins; only read where filled has its bit
-    filled  uint64, a bit a rank, all 0 before and after
+    heads   (ranks,) uint32, where the list of each rank begins; valid only if its bit is set in filled
+    filled  uint64, one bit for each rank, all 0 before and after
     """
 
     cells: np.ndarray
@@ -147,10 +152,11 @@ def make_room(n, heads, filled):
 def merge_long(data, start, end, tables, out, count, room):
     """Merge data[start:end] into out from index count on, and return the new count. The room is for WINDOW bytes.
 
-    Far apart bytes do not meet, so it goes window by window, each from a border between tokens of the one before. The
-    ids are those of the whole if they are for each two neighbours at such a seam. For: the first merge across a border
-    would happen with these two alone as well, where every token is made by one merge, after those of its parts (which
-    is tables.proper). Where a seam does not hold, the whole is merged at once.
+    Bytes that are far apart do not influence each other, so the text is merged window by window. Each window begins at
+    a border between two tokens of the one before, its seam. The ids are right if, at each seam, the bytes of the two
+    tokens beside it merge to the same two tokens: the first merge across the seam would also happen with these two
+    alone, provided that every token is made by one merge, after the merges that make its parts (tables.proper). If a
+    seam fails this check, the whole is merged at once.
     """
     first, at = count, start
     while tables.proper or end - start <= WINDOW:
@@ -167,7 +173,7 @@ def merge_long(data, start, end, tables, out, count, room):
         if stop == end:
             return count
         at = stop
-        while at > stop - MARGIN:  # what stands near the end may depend on what follows
+        while at > stop - MARGIN:  # tokens near the end may depend on what follows
             count -= 1
             at -= tables.starts[out[count] + 1] - tables.starts[out[count]]
         if count == seam:  # a token as long as the window
@@ -177,10 +183,14 @@ def merge_long(data, start, end, tables, out, count, room):
 
 @jit
 def merge_window(data, start, end, tables, out, count, room):
-    """Merge data[start:end] into out from index count on, and return the new count, in n log n at most.
+    """Merge data[start:end] into out from index count on, and return the new count, in at most n log n steps.
 
-    The places of each rank are a list; ranks are taken in order, and the places of one from left to right where that
-    matters. A merge that gives a pair of lower rank, as hand-made vocabularies can, puts it into a heap that is first.
+    The places of each rank are a list. Ranks are merged in order, and the places of one rank from left to right if they
+    overlap. A merge can create a pair of lower rank in hand-made vocabularies; such pairs go into a heap, which is
+    emptied first.
+
+    This is one long function, because a helper would have to take and return the heap and two counters for each merge,
+    and take nine arrays.
     """
     byte_ids, byte_pairs, merged, overlaps = tables.byte_ids, tables.byte_pairs, tables.merged, tables.overlaps
     table, shift = tables.table, tables.shift
@@ -265,7 +275,7 @@ def add_place(at, rank, heads, filled, nodes, n_nodes):
 
 @jit
 def take_places(node, nodes, line):
-    """Write the places of a list into line, ascending, and return how many. Each was put in front of the one before."""
+    """Write the places of a list into line, ascending, and return their number. The list begins with the latest."""
     size, ascending = 0, True
     while node > 0:
         line[size] = nodes[node, 0]
@@ -276,7 +286,7 @@ def take_places(node, nodes, line):
         line[k], line[size - 1 - k] = line[size - 1 - k], line[k]
     if not ascending and size > 32:
         line[:size].sort()
-    elif not ascending:  # by insertion: few, and nearly in order
+    elif not ascending:  # insertion sort: they are few and nearly in order
         for k in range(1, size):
             place, j = line[k], k
             while j > 0 and line[j - 1] > place:
@@ -288,7 +298,7 @@ def take_places(node, nodes, line):
 
 @jit
 def lowest_bit(word):
-    """Return the index of the lowest bit that is set in a word of 64, which is not 0."""
+    """Return the index of the lowest set bit of a 64-bit word, which must not be 0: of 0b1100 it is 2."""
     index = 0
     for step in (32, 16, 8, 4, 2, 1):
         if word & ((np.uint64(1) << np.uint64(step)) - np.uint64(1)) == 0:

@@ -9,10 +9,12 @@ from npgpt.support.jit import jit
 from npgpt.tokenizer.fast.encode import digest, mix, same
 from npgpt.tokenizer.fast.merge import slot_of
 
+FIRST_BITS = 18  # of the first table of pairs: its half has more room than there are pairs of bytes
+
 
 @jit
 def count_pieces(data, start, ends, piece, slots, hashes, starts, counts, pool, n_words):
-    """Count pre-tokens from index `piece` on, until all are done or there is no more room.
+    """Count pre-tokens from index `piece` on, until all are done or there is no room left.
 
     data, ends  as for encode_pieces
     slots       (a power of 2,) int32, the index of a word by its hash; -1 where free
@@ -54,7 +56,7 @@ def count_pieces(data, start, ends, piece, slots, hashes, starts, counts, pool, 
 
 @jit
 def rehash(hashes, n_words, slots):
-    """Fill an empty table of slots with the words that there are."""
+    """Fill an empty table of slots with the words."""
     mask = len(slots) - 1
     for word in range(n_words):
         slot = np.int64(hashes[word] & np.uint64(mask))
@@ -64,7 +66,7 @@ def rehash(hashes, n_words, slots):
 
 
 class Pairs(NamedTuple):
-    """The pairs of neighbours that were ever there, by index in the order of their first sight.
+    """All pairs of neighbours that ever occurred, numbered in the order in which they first did.
 
     keys, indices   an open-addressing table from a pair as one number to its index; indices -1 where free
     shift           of the hash: 2**(64 - shift) slots
@@ -88,7 +90,7 @@ class Pairs(NamedTuple):
 
 @jit
 def find_slot(left, right, keys, indices, shift):
-    """Return the slot of a pair, its own or a free one, and the pair as one number."""
+    """Return the slot of a pair, or a free one if the pair is new, and the pair as one number."""
     slot, key = slot_of(left, right, shift)
     mask = len(keys) - 1
     while indices[slot] >= 0 and keys[slot] != key:
@@ -121,14 +123,14 @@ def add_pair(left, right, at, weight, p):
 
 @jit
 def remove_pair(left, right, weight, p):
-    """Count a pair `weight` times less. Its place stays in the list, and is found to be stale there."""
+    """Count a pair `weight` times less. Its place stays in the list; `learn` skips it there."""
     slot, _ = find_slot(left, right, p.keys, p.indices, p.shift)
     p.counts[p.indices[slot]] -= weight
 
 
 @jit
 def with_room(p, more):
-    """Return the same pairs with room for that many more, the table at most half full."""
+    """Return the same pairs with room for `more` new ones, the table at most half full."""
     n = p.sizes[0]
     if 2 * (n + more) <= len(p.keys):
         return p
@@ -147,31 +149,37 @@ def with_room(p, more):
     return Pairs(keys, indices, shift, pairs, counts, heads, tails, p.places, p.links, p.sizes)
 
 
-@jit
-def learn(pool, starts, word_counts, n_merges, least_count):
-    """Learn merges as the definition does, and return them as (merges, 2) int32 ids.
+class Places(NamedTuple):
+    """The bytes of all words, one place a byte. A merged token stands at the place of its first byte.
 
-    The places of each pair are kept in a list, ascending, because all of them come into being in one merge: that of the
-    younger of the two. From then on its count only falls; so one in the heap may be too high, and is set right when it
-    comes to the top. A merge costs what it changes, and all together n log n in the bytes of distinct pre-tokens.
-
-    pool, starts   the words' bytes one after another, and where each begins; the last ends where one more would begin
-    word_counts    how often each occurs
+    ids            the token at each place, -1 at one that was merged into another
+    before, after  the places of the neighbours, -1 at a word's ends
+    weights        how often the word occurs
     """
+
+    ids: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    weights: np.ndarray
+
+
+@jit
+def first_places(pool, starts, word_counts):
+    """Return the places of all words, and the pairs of their bytes."""
     n = starts[-1]
     ids = np.empty(n, np.int32)
-    before, after = np.empty(n, np.int32), np.empty(n, np.int32)  # the neighbours' places, -1 at a word's ends
+    before, after = np.empty(n, np.int32), np.empty(n, np.int32)
     weights = np.empty(n, np.int64)
-    first_size = 1 << 18  # twice the pairs of bytes that there can be, and more
+    size = 1 << FIRST_BITS
     p = Pairs(
-        np.empty(first_size, np.int64),
-        np.full(first_size, -1, np.int32),
-        np.int64(64 - 18),
-        np.empty(first_size // 2, np.int64),
-        np.empty(first_size // 2, np.int64),
-        np.empty(first_size // 2, np.int32),
-        np.empty(first_size // 2, np.int32),
-        np.empty(3 * n, np.int32),  # at most a node a byte, and two a merge
+        np.empty(size, np.int64),
+        np.full(size, -1, np.int32),
+        np.int64(64 - FIRST_BITS),
+        np.empty(size // 2, np.int64),
+        np.empty(size // 2, np.int64),
+        np.empty(size // 2, np.int32),
+        np.empty(size // 2, np.int32),
+        np.empty(3 * n, np.int32),  # at most one node for each byte, and two for each merge
         np.empty(3 * n, np.int32),
         np.zeros(2, np.int64),
     )
@@ -183,7 +191,48 @@ def learn(pool, starts, word_counts, n_merges, least_count):
             after[at] = at + 1 if at + 1 < starts[word + 1] else -1
             if after[at] >= 0:
                 add_pair(pool[at], pool[at + 1], at, word_counts[word], p)
+    return Places(ids, before, after, weights), p
 
+
+@jit
+def pop_best(heap, p, least_count):
+    """Take the most frequent pair from the heap of (-count, pair, index), and return its index, or -1 if none is left.
+
+    Counts only fall, so one in the heap may be too high. Such a pair goes back with its present count.
+    """
+    while len(heap) > 0:
+        negative, pair, index = heapq.heappop(heap)
+        if p.counts[index] == -negative:
+            return index
+        if p.counts[index] >= least_count:
+            heapq.heappush(heap, (-p.counts[index], pair, index))
+    return np.int64(-1)
+
+
+@jit
+def list_length(node, links):
+    """Return the number of nodes of a list that begins at `node`."""
+    length = 0
+    while node >= 0:
+        length += 1
+        node = links[node]
+    return length
+
+
+@jit
+def learn(pool, starts, word_counts, n_merges, least_count):
+    """Learn merges as the definition does, and return them as (merges, 2) int32 ids.
+
+    The places of each pair are kept in a list. All of them arise in one merge, that of the younger of its two tokens,
+    so they are in ascending order, and the pair's count only falls afterwards. A merge costs time for the places that
+    it changes, and all merges together cost n log n in the bytes of distinct pre-tokens.
+
+    Example: the words aba and ab, once each, with n_merges 1 give [[97, 98]], because ab occurs twice and ba once.
+
+    pool, starts   the words' bytes one after another, and where each begins; the last ends where one more would begin
+    word_counts    how often each occurs
+    """
+    (ids, before, after, weights), p = first_places(pool, starts, word_counts)
     merges = np.empty((n_merges, 2), np.int32)
     heap = [(np.int64(0), np.int64(0), np.int64(0)) for _ in range(0)]
     done, in_heap = 0, 0
@@ -192,24 +241,14 @@ def learn(pool, starts, word_counts, n_merges, least_count):
             if p.counts[index] >= least_count:
                 heapq.heappush(heap, (-p.counts[index], p.pairs[index], np.int64(index)))
         in_heap = p.sizes[0]
-        best = np.int64(-1)
-        while best < 0 and len(heap) > 0:
-            negative, pair, index = heapq.heappop(heap)
-            if p.counts[index] == -negative:
-                best = index
-            elif p.counts[index] >= least_count:
-                heapq.heappush(heap, (-p.counts[index], pair, index))
+        best = pop_best(heap, p, least_count)
         if best < 0:
             break
         left, right = p.pairs[best] >> 32, p.pairs[best] & 0xFFFFFFFF
         merges[done, 0], merges[done, 1] = left, right
         new = 256 + done
         done += 1
-        node, length = p.heads[best], 0
-        while node >= 0:
-            length += 1
-            node = p.links[node]
-        p = with_room(p, 2 * length)
+        p = with_room(p, 2 * list_length(p.heads[best], p.links))
         node = p.heads[best]
         while node >= 0:
             at = p.places[node]
