@@ -1,7 +1,8 @@
-"""Byte-level BPE as it is defined: short, slow, and what the fast twin is held against.
+"""Byte-level BPE as it is defined: short, slow, and the reference for the fast twin.
 
-A text is cut into pre-tokens by a pattern, a pre-token into its UTF-8 bytes, each of which is a token. Then neighbours
-are merged: the pair that was learned first, wherever it stands, then the next, until no pair is left that was learned.
+A pattern cuts a text into pre-tokens, and each pre-token into its UTF-8 bytes, which are the first tokens. Then
+neighbours are merged: first the pair that was learned first, wherever it occurs, then the next, until no pair is left
+that was learned.
 
 Source: Sennrich, Haddow, Birch, "Neural machine translation of rare words with subword units" (2016); over bytes in
 Radford et al., "Language models are unsupervised multitask learners" (2019).
@@ -17,12 +18,14 @@ from npgpt.tokenizer.patterns import compiled
 
 Pair = tuple[int, int]
 
-# a pair that stands in one place only tells nothing about the next text
+# a pair that occurs only once says nothing about the next text
 LEAST_COUNT = 2
 
 
 def split(data: bytes, pattern: str) -> list[bytes]:
-    """Cut UTF-8 into pre-tokens: the matches of the pattern, and what lies between them.
+    """Cut UTF-8 into pre-tokens: the matches of the pattern, and the text between them.
+
+    Example: split(b"I'm 5", GPT2) is [b"I", b"'m", b" 5"].
 
     A byte that is not part of a whole character counts as a character that is neither letter, number nor white space.
     """
@@ -36,7 +39,9 @@ def split(data: bytes, pattern: str) -> list[bytes]:
 
 
 def merge(ids: list[int], merges: Mapping[Pair, tuple[int, int]]) -> list[int]:
-    """Merge the pair of lowest rank, the leftmost of them, until none can be merged.
+    """Merge the pair of lowest rank, the leftmost if there are several, until none can be merged.
+
+    Example: merge([97, 97, 98], {(97, 98): (0, 256)}) is [97, 256].
 
     merges   {(left id, right id): (rank, id of the merged token)}
     """
@@ -52,8 +57,10 @@ def merge(ids: list[int], merges: Mapping[Pair, tuple[int, int]]) -> list[int]:
 def train(counts: Mapping[bytes, int], n_merges: int, least_count: int = LEAST_COUNT) -> list[Pair]:
     """Learn merges: each round the most frequent pair of neighbours becomes a token.
 
-    Of pairs that are as frequent, the one with the smaller ids (left, then right) is taken. Ids 0..255 are the bytes,
-    256 the first merge. Ends early when no pair occurs twice.
+    Of equally frequent pairs, the one with the smaller ids wins, left id first. Ids 0..255 are the bytes, and 256 is
+    the first merge. Learning ends early when no pair occurs twice.
+
+    Example: train({b"abc": 3, b"ab": 2}, 2) is [(97, 98), (256, 99)]: ab occurs 5 times, then abc 3 times.
 
     counts   {pre-token: how often it occurs}
     returns  the pairs in the order in which they were learned, at most n_merges
@@ -74,7 +81,7 @@ def train(counts: Mapping[bytes, int], n_merges: int, least_count: int = LEAST_C
 
 
 def replace(ids: list[int], pair: Pair, new: int) -> list[int]:
-    """Put the new id in place of every occurrence of a pair, from left to right."""
+    """Replace every occurrence of a pair, from left to right: replace([7, 7, 7], (7, 7), 256) is [256, 7]."""
     out: list[int] = []
     i = 0
     while i < len(ids):

@@ -1,4 +1,4 @@
-"""The patterns that cut a text into pre-tokens; merges never cross the border of two."""
+"""The patterns that cut a text into pre-tokens. Merges never cross the border between two."""
 
 import functools
 import re
@@ -8,7 +8,7 @@ import regex
 
 from npgpt.tokenizer.base import to_utf8
 
-# "not a letter, a number or white space" is what both call the rest: punctuation, symbols, marks, unassigned
+# in both patterns `[^\s\p{L}\p{N}]` is the rest: punctuation, symbols, marks, and unassigned code points
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 # `(?![\s\S])` is the end of the text: `$` and `\Z` mean different things in different libraries
@@ -17,13 +17,13 @@ GPT4 = (
     r"|\s+(?![\s\S])|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 
-# GPT4, but Chinese characters keep to themselves: neither a bracket, a comma nor Latin letters are glued to them
+# GPT4, except that Chinese characters are never joined with a bracket, a comma or Latin letters
 CHINESE = GPT4.replace(r"|[^\r\n\p{L}\p{N}]?\p{L}+", r"|\p{Han}+|[^\r\n\p{L}\p{N}]?(?:(?!\p{Han})\p{L})+")
 
 # Sources: encoder.py of GPT-2, and tiktoken_ext/openai_public.py (r50k_base, cl100k_base)
 PATTERNS = {"gpt2": GPT2, "gpt4": GPT4, "chinese": CHINESE}
 
-# the same pre-tokens in other words, as other libraries write them
+# the same patterns as other libraries write them
 ALSO = {
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": GPT2,
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s": GPT2,
@@ -45,7 +45,7 @@ def pattern_text(pattern: str) -> str:
 
 @functools.lru_cache(maxsize=64)
 def compiled(pattern: str) -> regex.Pattern:
-    """Return the compiled expression. Raises ValueError, with the place, for one that is wrong or empty."""
+    """Return the compiled expression. Raises ValueError for one that is wrong, saying where, or empty."""
     to_utf8(pattern)
     if not pattern:
         raise ValueError(f"the pattern is empty: give one of {', '.join(PATTERNS)}, or a regular expression")
@@ -58,5 +58,5 @@ def compiled(pattern: str) -> regex.Pattern:
 
 
 def special_pattern(names: Iterable[bytes]) -> re.Pattern[bytes]:
-    """Return an expression that finds special tokens in UTF-8: the leftmost, and there the longest."""
+    """Return an expression that finds special tokens in UTF-8: the leftmost one, and of several there the longest."""
     return re.compile(b"|".join(map(re.escape, sorted(names, key=len, reverse=True))))

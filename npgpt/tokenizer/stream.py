@@ -1,4 +1,4 @@
-"""Text files read in parts."""
+"""Text files, read in parts."""
 
 import codecs
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ PART = 1 << 22  # bytes
 
 
 def require_file(path: str | Path) -> None:
-    """Raise FileNotFoundError, or ValueError for a folder, if path is no file."""
+    """Raise ValueError if path is a folder, and FileNotFoundError if it does not exist."""
     if Path(path).is_dir():
         raise ValueError(f"{path} is a folder; give the text files in it")
     if not Path(path).exists():

@@ -1,4 +1,4 @@
-"""The classes of Unicode that GPT-2's and GPT-4's patterns ask for, as a table over all code points."""
+"""The classes of Unicode in GPT-2's and GPT-4's patterns, as a table over all code points."""
 
 import functools
 
@@ -10,10 +10,11 @@ LETTER, NUMBER, SPACE, NEWLINE, OTHER = 1, 2, 4, 8, 16  # bits: a line end is SP
 
 @functools.cache
 def code_point_classes() -> np.ndarray:
-    r"""Return the class of each code point, (0x110000,) uint8, as the `regex` module has it.
+    r"""Return the class of each code point, (0x110000,) uint8, according to the `regex` module.
 
-    LETTER is \p{L}, NUMBER \p{N}, SPACE \s, NEWLINE [\r\n], OTHER none of these. The table is asked from `regex` and
-    not from `unicodedata`, because the two may know different versions of Unicode.
+    LETTER is \p{L}, NUMBER \p{N}, SPACE \s, NEWLINE [\r\n], OTHER none of these: the class of "a" is LETTER, that of
+    "\n" SPACE | NEWLINE. The table comes from `regex` and not from `unicodedata`, because the two may have different
+    versions of Unicode.
     """
     everything = np.arange(0x110000, dtype="<u4").tobytes().decode("utf-32-le", errors="surrogatepass")
     classes = np.zeros(len(everything), np.uint8)
