@@ -1,10 +1,9 @@
-"""The definition of correct: every layer as plain NumPy, its backward directly below its forward.
+"""The definition of correct: every layer in plain NumPy, its backward directly below its forward.
 
-`out, cache = X_forward(...)` and `d... = X_backward(dout, cache)`: the gradients come in the order of the
-forward's array arguments, in their shapes and dtype. No layer writes into what it is given. Results are new
-arrays, except that dropout, when it is off, and the backward of LoRA hand on the array they are given; and that the
-gradient of a parameter goes into the array that a backward is given for it, as with NumPy's `out`, and is returned all
-the same.
+`out, cache = X_forward(...)` and `d... = X_backward(dout, cache)`: the gradients come in the order of the forward's
+array arguments, in their shapes and dtype. No layer writes into its inputs. Results are new arrays, with two
+exceptions. Dropout, when it is off, and the backward of LoRA return the array that they got. And a backward that gets
+an array for a parameter's gradient writes into it, as with NumPy's `out`, and returns it.
 """
 
 from npgpt.layers.attention import attention_backward, attention_forward

@@ -1,4 +1,4 @@
-"""Attention: every position looks back at the positions up to itself, in several heads."""
+"""Attention: each position averages the values of the positions up to itself, in several heads."""
 
 import math
 
@@ -15,16 +15,16 @@ def attention_forward(
     rng: np.random.Generator | None = None,
     starts: np.ndarray | None = None,
 ) -> tuple[np.ndarray, tuple]:
-    """Mix the values of earlier positions: `out = dropout(causal_softmax(q @ k.T / sqrt(D))) @ v`, head by head.
+    """Average the values up to each position: `out = dropout(causal_softmax(q @ k.T / sqrt(D))) @ v`, head by head.
 
-    qkv     (B, T, 3C): queries, keys and values side by side, each of them n_head heads of D channels
+    qkv     (B, T, 3C): queries, keys and values side by side, each with n_head heads of D channels
     n_head  H; it must divide C
     p, rng  dropout of the attention weights; rng None switches it off
-    starts  (B, T) integers: where in its row each position's own text begins, as it sees nothing before. None: at 0
+    starts  (B, T) integers: where in the row each position's text begins; earlier keys are masked. None: at 0
     out     (B, T, C), the heads side by side
 
-    Raises ValueError where qkv does not split into three times n_head heads, and for a start that is not in 0..its own
-    position; TypeError for starts that are not integers.
+    Raises ValueError if qkv does not split into three times n_head heads, or if a start is not in 0..its own position;
+    TypeError if starts are not integers.
 
     Source: Vaswani et al., "Attention Is All You Need", arXiv:1706.03762. Derivation: docs/layers/attention.md.
     """
@@ -44,7 +44,7 @@ def attention_forward(
 
 
 def attention_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
-    """Return dqkv, the forward's steps undone from the last to the first.
+    """Return dqkv by going through the forward's steps from the last to the first.
 
     dout  (B, T, C)
     dqkv  (B, T, 3C)

@@ -1,4 +1,4 @@
-"""Causal softmax: each query's weights over the keys that it may see."""
+"""Causal softmax: each query's weights over the keys up to its own position."""
 
 import numpy as np
 
@@ -6,14 +6,16 @@ import numpy as np
 def causal_softmax_forward(scores: np.ndarray, starts: np.ndarray | None = None) -> tuple[np.ndarray, tuple]:
     """Normalise each row over the keys up to its query: `out_ij = exp(s_ij) / sum_k exp(s_ik)`, 0 for other keys.
 
-    scores  (..., Tq, Tk), Tq <= Tk. The queries are the last Tq of the Tk positions: query i sees the keys
-            0..Tk-Tq+i. In training Tq = Tk; with a cache of earlier keys Tq is smaller.
-    starts  (..., Tq) integers, as they broadcast over the rows of scores: the first key that each query sees, where
-            several texts lie behind one another. None: the key 0
+    Example: scores [[0, 9], [0, 0]] give [[1, 0], [0.5, 0.5]].
+
+    scores  (..., Tq, Tk), Tq <= Tk. The queries are at the last Tq of the Tk positions, so the keys 0..Tk-Tq+i are
+            visible to query i. In training Tq = Tk; with a cache of earlier keys Tq is smaller.
+    starts  (..., Tq) integers, or a shape that broadcasts to it: the first visible key of each query, if a row holds
+            several texts. None: the key 0
     out     (..., Tq, Tk), the rows sum to 1
 
-    Raises ValueError for more queries than keys, because the first of them would see none, and for a start that is no
-    key up to its query; TypeError for starts that are not integers.
+    Raises ValueError for more queries than keys, because the first query would have no key, and for a start that is
+    not in 0..its query's position; TypeError if starts are not integers.
     """
     Tq, Tk = scores.shape[-2:]
     if Tq > Tk:
@@ -28,14 +30,14 @@ def causal_softmax_forward(scores: np.ndarray, starts: np.ndarray | None = None)
             raise ValueError(f"start {starts[wrong][0]} is not in 0..{np.nonzero(wrong)[-1][0] + Tk - Tq}, its query")
         visible = visible & (starts[..., None] <= np.arange(Tk))
     scores = np.where(visible, scores, -np.inf)
-    # shifting a row changes nothing, and with its largest at 0 no exp overflows
+    # shifting a row does not change its softmax, and if its largest score is 0, no exp overflows
     exp = np.exp(scores - scores.max(axis=-1, keepdims=True))
     probs = exp / exp.sum(axis=-1, keepdims=True)
     return probs, (probs,)
 
 
 def causal_softmax_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
-    """Return `dscores = probs * (dout - sum_j dout_j probs_j)`; zero where a key was not visible.
+    """Return `dscores = probs * (dout - sum_j dout_j probs_j)`, which is 0 for masked keys.
 
     dout, dscores  (..., Tq, Tk)
     """

@@ -1,4 +1,4 @@
-"""Softmax and cross-entropy in one: the mean surprise, in nats, at the tokens that came."""
+"""Softmax and cross-entropy in one: the mean negative log-probability of the targets, in nats."""
 
 import numpy as np
 
@@ -6,11 +6,13 @@ import numpy as np
 def cross_entropy_forward(
     logits: np.ndarray, targets: np.ndarray, ignore_index: int = -100
 ) -> tuple[np.ndarray, tuple]:
-    """Average `-log softmax(logits)[target]` over the targets that count.
+    """Average `-log softmax(logits)[target]` over the targets that are not ignored.
+
+    Example: logits [[0, 0], [5, 1]] and targets [1, -100] give log 2 = 0.693.
 
     logits   (..., V)
-    targets  (...) integers in 0..V-1, or ignore_index, which does not count
-    loss     a scalar in the dtype of logits, in nats; 0 where no target counts
+    targets  (...) integers in 0..V-1, or ignore_index for a position to ignore
+    loss     a scalar in the dtype of logits, in nats; 0 if every target is ignored
 
     Raises ValueError for any other target.
     """
@@ -21,7 +23,7 @@ def cross_entropy_forward(
     if ids.size and not (0 <= ids.min() and ids.max() < V):
         bad = ids[(ids < 0) | (ids >= V)][0]
         raise ValueError(f"target {bad} is neither in 0..{V - 1} nor ignore_index={ignore_index}")
-    # with its largest logit at 0 no exp of a row overflows, and their sum is at least 1
+    # if a row's largest logit is 0, no exp overflows, and their sum is at least 1
     shifted = rows - rows.max(axis=-1, keepdims=True)
     exp = np.exp(shifted)
     total = exp.sum(axis=-1, keepdims=True)
@@ -31,7 +33,9 @@ def cross_entropy_forward(
 
 
 def cross_entropy_backward(dout: np.ndarray | float, cache: tuple) -> np.ndarray:
-    """Return `dlogits = dout / N * (softmax(logits) - onehot(target))`, 0 where the target does not count.
+    """Return `dlogits = dout / N * (softmax(logits) - onehot(target))`, 0 where the target is ignored.
+
+    N is the number of targets that are not ignored.
 
     dout     the scalar gradient of the loss
     dlogits  (..., V)

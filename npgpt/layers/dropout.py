@@ -8,17 +8,17 @@ def dropout_forward(x: np.ndarray, p: float, rng: np.random.Generator | None) ->
 
     x, out  (...)
     p       in [0, 1)
-    rng     the generator that draws the mask; None switches dropout off, as for evaluation
+    rng     the generator that draws the mask; None turns dropout off, as for evaluation
 
-    With p = 0 or without rng, out is x itself. Raises ValueError for another p.
+    If p = 0 or rng is None, out is x itself. Raises ValueError if p is not in [0, 1).
 
-    Source: Srivastava et al., "Dropout", JMLR 15 (2014), in the inverted form that leaves evaluation alone.
+    Source: Srivastava et al., "Dropout", JMLR 15 (2014), in the inverted form, which needs no scaling in evaluation.
     """
     if not 0 <= p < 1:
         raise ValueError(f"dropout probability p={p} must be in [0, 1)")
     if p == 0 or rng is None:
         return x, (None,)
-    # the same uniforms in both dtypes, so that a seed gives the same mask in both
+    # the random numbers do not depend on the dtype, so a seed gives the same mask in float32 and float64
     mask = (rng.random(x.shape) >= p) * x.dtype.type(1 / (1 - p))
     return x * mask, (mask,)
 

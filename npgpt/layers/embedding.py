@@ -1,4 +1,4 @@
-"""Embedding: a table of vectors, one row for each id."""
+"""Embedding: a table of vectors, one row per id."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ def embedding_forward(ids: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, 
     weight  (V, C)
     out     (..., C), the dtype of weight
 
-    Raises ValueError for an id outside the table; a negative one would otherwise count from the end.
+    Raises ValueError for an id outside the table. Without the check, a negative id would count from the end.
     """
     V = weight.shape[0]
     if ids.size and not (0 <= ids.min() and ids.max() < V):
@@ -21,14 +21,16 @@ def embedding_forward(ids: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, 
 
 
 def embedding_backward(dout: np.ndarray, cache: tuple, dweight: np.ndarray | None = None) -> np.ndarray:
-    """Add each position's gradient to the row that it came from.
+    """Add each position's gradient to the row that was looked up there.
+
+    Example: ids [4, 1, 4] give dweight[4] = dout[0] + dout[2] and dweight[1] = dout[1].
 
     dout     (..., C)
-    dweight  (V, C); zero for the rows that no id named. A given one is added to, not overwritten
+    dweight  (V, C); zero in the rows of unused ids. If given, it is added to, not overwritten
     """
     ids, shape = cache
-    # out = weight[ids]: a row named by several ids gets the sum. `dweight[ids] += dout` would keep
-    # only the last of them; np.add.at is the form that adds up.
+    # out = weight[ids]: a row that several positions look up gets the sum of their gradients. `dweight[ids] += dout`
+    # would keep only the last one; np.add.at adds them all.
     dweight = np.zeros(shape, dout.dtype) if dweight is None else dweight
     np.add.at(dweight, ids, dout)
     return dweight

@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 
-# NumPy has no erf. The standard library's is exact to the last bit or so; an element at a time is slow, and
-# GPT-2 itself uses gelu_new.
+# NumPy has no erf. That of the standard library is exact to about the last bit. It is slow, because it takes one
+# element per call, but GPT-2 itself uses gelu_new.
 erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def gelu_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
-    """Gate x by the normal distribution: `out = x * Phi(x)`, `Phi(x) = (1 + erf(x / sqrt(2))) / 2`.
+    """Multiply x by the normal distribution function: `out = x * Phi(x)`, `Phi(x) = (1 + erf(x / sqrt(2))) / 2`.
 
     x, out  (...)
 
@@ -22,7 +22,7 @@ def gelu_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
 
 
 def gelu_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
-    """Return `dx = dout * (Phi(x) + x * phi(x))`, phi the normal density.
+    """Return `dx = dout * (Phi(x) + x * phi(x))`, where phi is the normal density.
 
     dout, dx  (...)
     """

@@ -21,7 +21,7 @@ def gelu_new_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
 
 
 def gelu_new_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
-    """Return `dx = dout * ((1 + tanh u) / 2 + x / 2 * (1 - tanh(u)^2) * du/dx)`, u the argument of tanh.
+    """Return `dx = dout * ((1 + tanh u) / 2 + x / 2 * (1 - tanh(u)^2) * du/dx)`, where u is the argument of tanh.
 
     dout, dx  (...)
     """

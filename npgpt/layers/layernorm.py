@@ -8,7 +8,7 @@ def layernorm_forward(
 ) -> tuple[np.ndarray, tuple]:
     """Normalise each position: `out = (x - mean) / sqrt(var + eps) * weight + bias`.
 
-    x       (..., C); mean and var are taken over C, var with the divisor C
+    x       (..., C); mean and var are over C, var with the divisor C
     weight  (C,)
     bias    (C,) or None
     out     (..., C)
@@ -28,7 +28,7 @@ def layernorm_forward(
 def layernorm_backward(
     dout: np.ndarray, cache: tuple, dweight: np.ndarray | None = None, dbias: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return `dx, dweight, dbias`; dbias is None where the forward had no bias.
+    """Return `dx, dweight, dbias`; dbias is None if the forward had no bias.
 
     dout     (..., C)
     dx       (..., C)    rstd * (dxhat - mean(dxhat) - xhat * mean(dxhat * xhat))

@@ -1,13 +1,13 @@
-"""Linear: a matrix product with an optional bias, weights stored (in, out) as in GPT-2."""
+"""Linear: a matrix product with an optional bias. Weights are stored (in, out), as in GPT-2."""
 
 import numpy as np
 
 
 def linear_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> tuple[np.ndarray, tuple]:
-    """Map the last axis: `out = x @ weight + bias`.
+    """Multiply by a matrix and add a bias: `out = x @ weight + bias`.
 
     x       (..., I)
-    weight  (I, O), as the Conv1D of GPT-2
+    weight  (I, O), as in GPT-2's Conv1D
     bias    (O,) or None
     out     (..., O)
     """
@@ -20,12 +20,12 @@ def linear_forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -
 def linear_backward(
     dout: np.ndarray, cache: tuple, dweight: np.ndarray | None = None, dbias: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return `dx, dweight, dbias`; dbias is None where the forward had no bias.
+    """Return `dx, dweight, dbias`; dbias is None if the forward had no bias.
 
-    dout    (..., O)
-    dx      (..., I)        dout @ weight.T
-    dweight (I, O)          x.T @ dout, summed over all leading axes
-    dbias   (O,)            dout, summed over all leading axes
+    dout     (..., O)
+    dx       (..., I)  dout @ weight.T
+    dweight  (I, O)    x.T @ dout, summed over all leading axes
+    dbias    (O,)      dout, summed over all leading axes
     """
     x, weight, has_bias = cache
     rows = dout.reshape(-1, dout.shape[-1])

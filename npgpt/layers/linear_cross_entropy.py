@@ -1,4 +1,4 @@
-"""The head and its loss in one: logits from the hidden states, and their cross-entropy."""
+"""The head and the loss in one op: logits from the hidden states, and their cross-entropy."""
 
 import numpy as np
 
@@ -8,12 +8,12 @@ from npgpt.layers.cross_entropy import cross_entropy_backward, cross_entropy_for
 def linear_cross_entropy_forward(
     x: np.ndarray, weight: np.ndarray, targets: np.ndarray, ignore_index: int = -100
 ) -> tuple[np.ndarray, tuple]:
-    """Average `-log softmax(x @ weight.T)[target]` over the targets that count.
+    """Average `-log softmax(x @ weight.T)[target]` over the targets that are not ignored.
 
     x        (..., C)
-    weight   (V, C), a row for each token, as in the embedding
-    targets  (...) integers in 0..V-1, or ignore_index, which does not count
-    loss     a scalar in the dtype of x, in nats; 0 where no target counts
+    weight   (V, C), one row per token, as in the embedding
+    targets  (...) integers in 0..V-1, or ignore_index for a position to ignore
+    loss     a scalar in the dtype of x, in nats; 0 if every target is ignored
 
     Raises ValueError for any other target.
     """
@@ -24,11 +24,11 @@ def linear_cross_entropy_forward(
 def linear_cross_entropy_backward(
     dout: np.ndarray | float, cache: tuple, dweight: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return `dx, dweight`: the product's gradients at those of its logits.
+    """Return `dx, dweight`, from the gradient dlogits that cross_entropy_backward returns.
 
     dout     the scalar gradient of the loss
-    dx       (..., C)
-    dweight  (V, C)
+    dx       (..., C)  dlogits @ weight
+    dweight  (V, C)    dlogits.T @ x, summed over all leading axes
     """
     x, weight, loss_cache = cache
     dlogits = cross_entropy_backward(dout, loss_cache)

@@ -1,4 +1,4 @@
-"""LoRA: a weight plus a product of two thin matrices, which alone are trained."""
+"""LoRA: a weight plus the product of two thin matrices. Only these two are trained."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ import numpy as np
 def lora_forward(weight: np.ndarray, lora_A: np.ndarray, lora_B: np.ndarray, scale: float) -> tuple[np.ndarray, tuple]:
     """Merge an adapter into the weight that it adapts: `out = weight + scale * (lora_B @ lora_A).T`.
 
-    weight  (I, O), as the Conv1D of GPT-2
-    lora_A  (r, I), lora_B (O, r): the orientation of PEFT, and of PyTorch's Linear
+    weight  (I, O), as in GPT-2's Conv1D
+    lora_A  (r, I), lora_B (O, r): the orientation of PEFT and of PyTorch's Linear
     scale   alpha / r in the paper
     out     (I, O)
 
@@ -15,7 +15,7 @@ def lora_forward(weight: np.ndarray, lora_A: np.ndarray, lora_B: np.ndarray, sca
 
     Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685, section 4.
     """
-    # the transpose of a product is the product of the transposes; and scale goes over the thin matrix, not the wide one
+    # (lora_B @ lora_A).T = lora_A.T @ lora_B.T; scaling the thin matrix is cheaper than scaling the product
     out = weight + lora_A.T @ (scale * lora_B.T)
     return out, (lora_A, lora_B, scale)
 
@@ -31,8 +31,9 @@ def lora_backward(
     dlora_B  (O, r)  scale * dout.T @ lora_A.T
     """
     lora_A, lora_B, scale = cache
-    # out = weight + ..., so dweight = dout; a copy would be as large as the model for a gradient that nobody takes
-    # out.T = ... + scale * lora_B @ lora_A, a product like any other
+    # out = weight + ..., so dweight = dout. It is not copied, because nothing uses this gradient, and over all layers
+    # the copies would be as large as the model.
+    # out.T = ... + scale * lora_B @ lora_A
     dlora_A = np.matmul(scale * lora_B.T, dout.T, out=dlora_A)
     dlora_B = np.matmul(dout.T, scale * lora_A.T, out=dlora_B)
     return dout, dlora_A, dlora_B

@@ -1,4 +1,4 @@
-"""MLP: linear, activation, linear, at every position by itself."""
+"""MLP: linear, activation, linear, at each position separately."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def mlp_forward(
     proj_bias: np.ndarray | None,
     activation: str = "gelu_new",
 ) -> tuple[np.ndarray, tuple]:
-    """Widen, bend and narrow: `out = activation(x @ fc_weight + fc_bias) @ proj_weight + proj_bias`.
+    """Compute `out = activation(x @ fc_weight + fc_bias) @ proj_weight + proj_bias`.
 
     x            (..., C)
     fc_weight    (C, F), fc_bias (F,) or None; F is 4C in GPT-2
@@ -43,7 +43,7 @@ def mlp_backward(
     dproj_weight: np.ndarray | None = None,
     dproj_bias: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
-    """Return `dx, dfc_weight, dfc_bias, dproj_weight, dproj_bias`: the three backward passes in reverse.
+    """Return `dx, dfc_weight, dfc_bias, dproj_weight, dproj_bias`: the three backward passes in reverse order.
 
     dout  (..., C)
     """
