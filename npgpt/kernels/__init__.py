@@ -1,7 +1,8 @@
-"""The fast twins of the layers: numba and BLAS. Same files, same functions, same signatures.
+"""The fast twins of the layers, in numba and BLAS: the same files, functions and signatures.
 
-Where a twin departs from the plain form of its layer, a comment says why. Its results lie in the thread's buffers, if
-it has some. Arrays are float32 or float64. Dropout has no twin: its time goes into drawing random numbers.
+Where a twin computes differently from its layer, a comment says why. Inside a `Buffers` block, results are arrays from
+the thread's pool. Arrays are float32 or float64. Dropout has no twin, because most of its time is spent on random
+numbers.
 """
 
 from npgpt.kernels.adamw import adamw_update

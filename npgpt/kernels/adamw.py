@@ -1,4 +1,4 @@
-"""AdamW in one pass: each of the four arrays is read once, and three of them written once."""
+"""AdamW in one pass: each of the four arrays is read once, and three of them are written once."""
 
 import numpy as np
 

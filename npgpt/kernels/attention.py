@@ -1,8 +1,11 @@
-"""Attention over blocks of queries, each against the keys up to its end: what the mask hides is not computed.
+"""Attention over blocks of queries, each with the keys up to its last query: later keys are not computed.
 
-Of the weights nothing is kept for a long context but each row's maximum and sum, from which the backward makes them
-again: memory grows with T, not with T^2. Where all queries fit into one block, the weights are kept: they are few.
-Source: Dao et al., "FlashAttention", arXiv:2205.14135, whose blocks also go over the keys.
+If all queries fit into one block, the weights are kept. In a longer context only each row's maximum and sum are kept,
+and the backward recomputes the weights from them, so memory grows with T, not with T^2.
+
+Example: T = 300 has the blocks of queries 172..299, 44..171 and 0..43, with the keys 0..299, 0..171 and 0..43.
+
+Source: Dao et al., "FlashAttention", arXiv:2205.14135, whose blocks also divide the keys.
 """
 
 import math
@@ -20,7 +23,7 @@ from npgpt.kernels.causal_softmax import (
 from npgpt.support.buffers import empty
 
 BLOCK = 128  # queries
-SCRATCH = 2**17  # elements of the scores of a block: what a core's own cache holds
+SCRATCH = 2**17  # elements of the scores of a block, so that they fit into a core's own cache
 
 Slices = tuple[slice, slice, slice]
 
@@ -32,7 +35,7 @@ def attention_forward(
     rng: np.random.Generator | None = None,
     starts: np.ndarray | None = None,
 ) -> tuple[np.ndarray, tuple]:
-    """Do what npgpt.layers.attention_forward does. With dropout, its mask is kept: one byte a query and key."""
+    """Do what npgpt.layers.attention_forward does. With dropout, the mask is kept, one byte per query and key."""
     B, T, C3 = qkv.shape
     if C3 % (3 * n_head):
         raise ValueError(f"{C3} channels of qkv do not split into 3 times n_head={n_head} heads")
@@ -85,7 +88,7 @@ def attention_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
         softmax_rows_backward(rows, probs.reshape(rows.shape), t.stop - t.start, firsts, scale)
         dscores = datt
         np.matmul(dscores, k[b, h, keys], out=dq[b, h, t])
-        # the last block comes first: its share is put there, those of the others are added
+        # the block of the last queries comes first and overwrites dk and dv; the others are added to them
         if t.stop == T:
             dk[b, h, : keys.start], dv[b, h, : keys.start] = 0, 0
         add_product(dscores.swapaxes(-1, -2), q[b, h, t], dk[b, h, keys], t.stop == T)
@@ -94,7 +97,7 @@ def attention_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
 
 
 def blocks(B: int, H: int, T: int) -> Iterator[Slices]:
-    """Yield slices of batch, heads and queries, the last queries first, whose scores fit into the scratch memory."""
+    """Yield slices of batch, heads and queries whose scores fit into SCRATCH elements, the last queries first."""
     queries = min(T, BLOCK)
     heads = min(H, max(1, SCRATCH // (queries * T)))
     batch = min(B, max(1, SCRATCH // (H * queries * T))) if heads == H else 1
@@ -105,10 +108,10 @@ def blocks(B: int, H: int, T: int) -> Iterator[Slices]:
 
 
 def visible_keys(starts: np.ndarray | None, b: slice, h: slice, t: slice) -> tuple[slice, np.ndarray]:
-    """Return the keys that some queries are held against, and of those the first one that each query sees.
+    """Return the keys to compare a block of queries with, and the first visible one of them for each query.
 
-    They are the keys up to the last query; of those before, whole blocks that no query sees are left out. Not single
-    keys: memory is used again by shape, and there should be few.
+    The keys end at the last query. At their beginning, whole blocks that no query sees are left out. Single keys are
+    not left out, because memory is reused by shape, and there should be few shapes.
     """
     if starts is None:
         return slice(0, t.stop), first_keys(None, ())
@@ -121,14 +124,14 @@ def visible_keys(starts: np.ndarray | None, b: slice, h: slice, t: slice) -> tup
 def scores_of(
     q: np.ndarray, k: np.ndarray, b: slice, h: slice, t: slice, keys: slice, kept: np.ndarray | None
 ) -> np.ndarray:
-    """Return q @ k.T of some queries with some keys, where it is kept or in scratch memory."""
+    """Return q @ k.T for a block of queries and keys, written into kept if it is given."""
     queries = q[b, h, t]
     out = empty((*queries.shape[:-1], keys.stop - keys.start), q.dtype) if kept is None else kept[b, h]
     return np.matmul(queries, k[b, h, keys].swapaxes(-1, -2), out=out)
 
 
 def add_product(a: np.ndarray, b: np.ndarray, out: np.ndarray, first: bool) -> None:
-    """Put a @ b into out, or add it to what is there."""
+    """Put a @ b into out if it is the first product there, else add it."""
     if first:
         np.matmul(a, b, out=out)
     else:
@@ -136,14 +139,14 @@ def add_product(a: np.ndarray, b: np.ndarray, out: np.ndarray, first: bool) -> N
 
 
 def dropout_mask(shape: tuple[int, ...], p: float, rng: np.random.Generator | None) -> np.ndarray | None:
-    """Draw what npgpt.layers.dropout_forward would keep, one byte each; None where dropout is off."""
+    """Draw which elements npgpt.layers.dropout_forward would keep, as booleans; None if dropout is off."""
     if not 0 <= p < 1:
         raise ValueError(f"dropout probability p={p} must be in [0, 1)")
     return None if p == 0 or rng is None else rng.random(shape) >= p
 
 
 def dropped(x: np.ndarray, mask: np.ndarray, p: float) -> np.ndarray:
-    """Return x where the mask keeps it, scaled up, and 0 elsewhere."""
+    """Return x / (1 - p) where the mask is true, else 0."""
     out = np.multiply(x, mask, out=empty(x.shape, x.dtype))
     out *= x.dtype.type(1 / (1 - p))
     return out

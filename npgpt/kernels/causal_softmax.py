@@ -1,6 +1,6 @@
-"""Causal softmax, a row at a time over the keys that its query sees; what the mask hides is not computed.
+"""Causal softmax, one row at a time, over the visible keys only: nothing is computed for masked keys.
 
-The compiled functions take an empty array of starts where every query sees from the key 0 on.
+For the compiled functions, an empty array of first keys means that every query begins at the key 0.
 """
 
 import numpy as np
@@ -37,9 +37,11 @@ def causal_softmax_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
 
 
 def first_keys(starts: np.ndarray | None, shape: tuple[int, ...], left_out: int = 0) -> np.ndarray:
-    """Return the first key that each row of scores of this shape sees, where so many keys are left out: (N,) int64.
+    """Return the first visible key of each row of scores of this shape: (N,) int64, counted from the key `left_out`.
 
-    None gives an empty array. Raises TypeError for starts that are not integers.
+    Example: starts [[0, 2]], shape (1, 2, 4) and left_out 0 give [0, 2]. starts None gives an empty array.
+
+    Raises TypeError if starts are not integers.
     """
     if starts is None:
         return empty((0,), INDEX)
@@ -52,7 +54,7 @@ def first_keys(starts: np.ndarray | None, shape: tuple[int, ...], left_out: int 
 
 
 def check_starts(firsts: np.ndarray, Tq: int, Tk: int) -> None:
-    """Raise ValueError for a start that is not a key up to its query."""
+    """Raise ValueError if a start is not in 0..its query's position."""
     queries = np.arange(len(firsts)) % Tq + Tk - Tq
     wrong = np.flatnonzero((firsts < 0) | (firsts > queries))
     if wrong.size:
@@ -61,17 +63,19 @@ def check_starts(firsts: np.ndarray, Tq: int, Tk: int) -> None:
 
 @jit
 def softmax_rows(scores: np.ndarray, Tq: int, firsts: np.ndarray, scale: float, stats: np.ndarray) -> None:
-    """Turn scores (N, Tk) into the softmax of scale * scores, in place: every Tq rows are the queries of one head.
+    """Turn scores (N, Tk) into the softmax of scale * scores, in place. Each group of Tq rows is one head's queries.
 
-    firsts  (N,): the first key that each row sees; empty where it is 0 for all
-    stats   (N, 2): each row's largest score, and 1 / the sum of its exponentials
+    Example: [[0, 9], [0, 0]] with Tq = 2 becomes [[1, 0], [0.5, 0.5]], and stats [[0, 1], [0, 0.5]].
+
+    firsts  (N,): the first visible key of each row; empty if it is 0 for all
+    stats   (N, 2), written: each row's largest score, and 1 / the sum of its exponentials
     """
     Tk = scores.shape[1]
     zero, one = scores.dtype.type(0), scores.dtype.type(1)
     for n in range(scores.shape[0]):
         first = firsts[n] if len(firsts) else 0
         visible = Tk - Tq + n % Tq + 1 - first
-        row = scores[n, first:]  # a loop that begins at 0 is vectorised: its indices are never negative
+        row = scores[n, first:]  # the loops below begin at 0, so their indices are never negative: they are vectorised
         top = row[0]
         for k in range(visible):
             top = max(top, row[k])
@@ -83,7 +87,7 @@ def softmax_rows(scores: np.ndarray, Tq: int, firsts: np.ndarray, scale: float, 
         share = one / total
         for k in range(visible):
             row[k] *= share
-        hidden = zero * share  # NaN in a row that has one, as in the definition
+        hidden = zero * share  # NaN if the row has a NaN, as in the definition
         for k in range(first):
             scores[n, k] = hidden
         for k in range(visible, len(row)):
@@ -93,7 +97,7 @@ def softmax_rows(scores: np.ndarray, Tq: int, firsts: np.ndarray, scale: float, 
 
 @jit
 def softmax_rows_again(scores: np.ndarray, Tq: int, firsts: np.ndarray, scale: float, stats: np.ndarray) -> None:
-    """Turn scores into what softmax_rows made of them, in place, without its sums."""
+    """Turn scores into what softmax_rows made of them, in place, from the stats that it wrote."""
     Tk = scores.shape[1]
     for n in range(scores.shape[0]):
         first = firsts[n] if len(firsts) else 0
@@ -111,7 +115,7 @@ def softmax_rows_again(scores: np.ndarray, Tq: int, firsts: np.ndarray, scale: f
 
 @jit
 def softmax_rows_backward(dprobs: np.ndarray, probs: np.ndarray, Tq: int, firsts: np.ndarray, scale: float) -> None:
-    """Turn the gradient of probs into that of the scores, in place; zero where a key was not visible."""
+    """Turn the gradient of probs into that of the scores, in place; it is 0 for masked keys."""
     Tk = probs.shape[1]
     for n in range(probs.shape[0]):
         first = firsts[n] if len(firsts) else 0

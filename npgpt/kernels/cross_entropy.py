@@ -1,4 +1,4 @@
-"""Cross-entropy: two passes over a row of logits, for its largest one and for the sum of its exponentials."""
+"""Cross-entropy: two passes over each row of logits, for the largest logit and for the sum of exponentials."""
 
 import numpy as np
 
@@ -7,14 +7,14 @@ from npgpt.kernels.rows import as_rows
 from npgpt.support.buffers import empty
 from npgpt.support.jit import jit
 
-CHUNK = 128  # terms that are added up in the logits' precision; over the chunks the sum is in float64
-IGNORED = -1  # what stands for ignore_index, whatever it is
+CHUNK = 128  # terms that are summed in the precision of the logits; the sum over chunks is in float64
+IGNORED = -1  # replaces ignore_index, whatever its value
 
 
 def cross_entropy_forward(
     logits: np.ndarray, targets: np.ndarray, ignore_index: int = -100
 ) -> tuple[np.ndarray, tuple]:
-    """Do what npgpt.layers.cross_entropy_forward does; keep the logits and two numbers a row."""
+    """Do what npgpt.layers.cross_entropy_forward does, but keep the logits and two numbers per row."""
     rows = as_rows(logits)
     ids, count = checked(targets, logits.shape[-1], ignore_index)
     stats = empty((len(rows), 2), rows.dtype)
@@ -31,10 +31,15 @@ def cross_entropy_backward(dout: np.ndarray | float, cache: tuple) -> np.ndarray
 
 
 def checked(targets: np.ndarray, V: int, ignore_index: int) -> tuple[np.ndarray, int]:
-    """Return the targets as one row of int64, IGNORED where they do not count, and how many count, at least 1."""
+    """Return the flat targets as int64, with IGNORED for ignore_index, and the number of others, but at least 1.
+
+    Example: targets [[3, -100], [0, 1]] and ignore_index -100 give [3, -1, 0, 1] and 3.
+
+    Raises ValueError for a target that is neither in 0..V-1 nor ignore_index.
+    """
     flat = targets.reshape(-1)
     counted = flat != ignore_index
-    ids = np.where(counted, flat.astype(np.int64), IGNORED)  # as int64 first: in an unsigned dtype there is no -1
+    ids = np.where(counted, flat.astype(np.int64), IGNORED)  # int64 first, as unsigned dtypes have no -1
     bad = flat[counted & ((flat < 0) | (flat >= V))]
     if bad.size:
         raise ValueError(f"target {bad[0]} is neither in 0..{V - 1} nor ignore_index={ignore_index}")

@@ -1,4 +1,4 @@
-"""Embedding: rows are copied, and their gradients added up, without an index array in between."""
+"""Embedding: rows are copied and gradients are added row by row, without an index array in between."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def embedding_forward(ids: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, 
         bad = ids[(ids < 0) | (ids >= V)].flat[0]
         raise ValueError(f"id {bad} is outside the table of {V} rows (0..{V - 1})")
     out = empty((*ids.shape, C), weight.dtype)
-    np.take(weight, ids, axis=0, out=out, mode="clip")  # "clip": they are in range, and "raise" makes a copy
+    np.take(weight, ids, axis=0, out=out, mode="clip")  # ids were checked; mode "raise" would make a copy
     return out, (ids, weight.shape)
 
 

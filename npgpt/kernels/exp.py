@@ -1,6 +1,6 @@
-"""exp for kernels: in float32 a polynomial that the compiler turns into vector instructions, in float64 the library's.
+"""exp for kernels: a polynomial in float32, which the compiler vectorises, and the C library's exp in float64.
 
-numba calls the C library for every single expf, and a loop with a call in it is not vectorised.
+For expf, numba would call the C library for every element, and a loop that contains a call is not vectorised.
 """
 
 import math
@@ -13,13 +13,13 @@ from numba.extending import overload
 from npgpt.support.jit import jit
 
 LOG2E = np.float32(math.log2(math.e))
-# ln 2 in two parts: n * LN2_HIGH is exact for every n that occurs, so that x - n * ln 2 loses nothing
+# ln 2 in two parts: n * LN2_HIGH is exact for every n that occurs, so x - n * ln 2 loses no digits
 LN2_HIGH = np.float32(0.693359375)
 LN2_LOW = np.float32(math.log(2) - 0.693359375)
-# Added to a float32 it rounds to an integer and leaves this integer in the low bits of the sum
+# Adding this to a float32 rounds it to an integer, which is then in the low bits of the sum
 ROUNDER = np.float32(1.5 * 2**23)
 ROUNDER_BITS = np.float32(1.5 * 2**23).view(np.int32)
-# Below LOWEST the result would be subnormal and is 0; at HIGHEST n is 128, and 2^128 is infinity
+# Below LOWEST the result would be subnormal, and 0 is returned; at HIGHEST n is 128, and 2^128 is infinity
 LOWEST, HIGHEST = np.float32(-87.3), np.float32(88.5)
 # Source: Moshier, Cephes, expf.c: exp(r) = 1 + r + r^2 * P(r) for |r| <= ln(2) / 2
 P0, P1, P2, P3, P4, P5 = (
@@ -28,10 +28,12 @@ P0, P1, P2, P3, P4, P5 = (
 )
 
 
-# Only "contract": the order of the subtractions of n * ln 2 is what makes them exact, and "reassoc" would change it.
+# Only "contract": the subtractions of n * ln 2 are exact in this order only, and "reassoc" would change it.
 @jit(fastmath={"contract"})
 def exp32(x: np.float32) -> np.float32:
     """Return `exp(x) = 2^n * exp(x - n ln 2)`, n the nearest integer to x / ln 2, to 2 units in the last place.
+
+    Example: x = 1 gives n = 1 and r = x - n ln 2 = 0.3069, and 2 * exp(0.3069) = 2.7183.
 
     x  float32; above 88.4 the result is infinity (88.7 in exact arithmetic), below -87.3 it is 0. NaN gives NaN.
     """

@@ -1,4 +1,4 @@
-"""GELU in the exact form: erfc and exp of the C library, an element at a time. The forward leaves the slope behind."""
+"""GELU in the exact form, with the C library's erfc and exp, one element at a time. The forward keeps the slope."""
 
 import math
 
@@ -10,7 +10,7 @@ from npgpt.support.jit import jit
 
 
 def gelu_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
-    """Do what npgpt.layers.gelu_forward does; keep the slope."""
+    """Do what npgpt.layers.gelu_forward does, but keep the slope."""
     rows = as_rows(x)
     slope, out = empty(rows.shape, x.dtype), empty(rows.shape, x.dtype)
     slope[...] = rows
@@ -26,13 +26,13 @@ def gelu_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
 
 @jit
 def bend(x: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
-    """Put GELU of x + bias into out, and its slope there into x: of the input nothing is needed any more."""
+    """Put GELU of x + bias into out and its derivative into x, whose values are not needed afterwards."""
     for n in range(x.shape[0]):
         if bias is not None:
             for c in range(x.shape[1]):
                 x[n, c] += bias[c]
         for c in range(x.shape[1]):
-            # in float64 also for float32: the C library's functions are, and a call is not vectorised anyway
+            # float64 also for a float32 array: the C library's functions use it, and calls are not vectorised anyway
             z = np.float64(x[n, c])
             Phi = 0.5 * math.erfc(-z * math.sqrt(0.5))
             phi = math.exp(-0.5 * z * z) * math.sqrt(0.5 / math.pi)

@@ -1,6 +1,6 @@
-"""GELU in the tanh form, written with the logistic function: (1 + tanh u) / 2 = 1 / (1 + exp(-2u)), one exp an element.
+"""GELU in the tanh form, with the logistic function: (1 + tanh u) / 2 = 1 / (1 + exp(-2u)), one exp per element.
 
-The forward has all that the slope is made of, so it leaves the slope behind, and the backward is one product.
+The forward already has everything that the slope needs, so it computes the slope too, and the backward is one product.
 """
 
 import math
@@ -17,7 +17,7 @@ CUBIC = 0.044715
 
 
 def gelu_new_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
-    """Do what npgpt.layers.gelu_new_forward does; keep the slope."""
+    """Do what npgpt.layers.gelu_new_forward does, but keep the slope."""
     rows = as_rows(x)
     slope, out = empty(rows.shape, x.dtype), empty(rows.shape, x.dtype)
     slope[...] = rows
@@ -33,19 +33,19 @@ def gelu_new_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
 
 @jit
 def bend(x: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
-    """Put GELU of x + bias into out, and its slope there into x: of the input nothing is needed any more."""
+    """Put GELU of x + bias into out and its derivative into x, whose values are not needed afterwards."""
     one, scale, cubic = x.dtype.type(1), x.dtype.type(TWICE_SCALE), x.dtype.type(CUBIC)
     three = x.dtype.type(3)
     for n in range(x.shape[0]):
         if bias is not None:
             for c in range(x.shape[1]):
                 x[n, c] += bias[c]
-        # in two loops, because the numbers that exp is made of leave the processor no registers for the rest
+        # in two loops: the constants of exp leave too few registers for those of the rest
         for c in range(x.shape[1]):
             z = x[n, c]
             out[n, c] = exp(-abs(scale * (z + cubic * (z * z * z))))
         for c in range(x.shape[1]):
-            # the logistic function of |2u| and of -|2u|, whose sum is 1: neither is lost beside the other
+            # the logistic function of |2u| and of -|2u|: their sum is 1, and 1 - high would round the small one away
             z, e = x[n, c], out[n, c]
             high = one / (one + e)
             low = e * high

@@ -1,4 +1,4 @@
-"""Layer norm, a row at a time: each row is read once for its mean, and stays in the cache for the rest."""
+"""Layer norm, one row at a time: a row is read from memory once, and then stays in the processor's cache."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from npgpt.support.jit import FASTMATH, jit
 def layernorm_forward(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float = 1e-5
 ) -> tuple[np.ndarray, tuple]:
-    """Do what npgpt.layers.layernorm_forward does; keep x, mean and rstd instead of xhat."""
+    """Do what npgpt.layers.layernorm_forward does, but keep x, mean and rstd instead of xhat."""
     rows = as_rows(x)
     out, mean, rstd = (empty(shape, x.dtype) for shape in (rows.shape, rows.shape[:1], rows.shape[:1]))
     _forward(rows, weight, bias, x.dtype.type(eps), out, mean, rstd)
@@ -46,7 +46,7 @@ def _forward(
         for c in range(x.shape[1]):
             total += x[n, c]
         m = total / C
-        # from the centred numbers: E[x^2] - E[x]^2 loses everything when the mean is large
+        # from the centred numbers, because E[x^2] - E[x]^2 loses all digits when the mean is large
         square = x.dtype.type(0)
         for c in range(x.shape[1]):
             square += (x[n, c] - m) * (x[n, c] - m)
@@ -59,8 +59,8 @@ def _forward(
         mean[n], rstd[n] = m, r
 
 
-# Not "contract": a product that is rounded once beside a sum of such products rounded twice would leave a difference
-# where there is none, as for C = 1, and rstd can make it a hundred times as large.
+# Not "contract": it would round some products together with their sum and others before it. Differences that are
+# exactly 0, as for C = 1, would become rounding errors, which rstd can multiply by a hundred.
 @jit(fastmath=FASTMATH - {"contract"})
 def _backward(
     dout: np.ndarray,

@@ -1,4 +1,4 @@
-"""Linear: the products by BLAS, into memory that is there already."""
+"""Linear: BLAS computes the products, and writes them into memory from the pool."""
 
 import numpy as np
 

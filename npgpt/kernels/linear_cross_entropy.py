@@ -1,7 +1,7 @@
-"""The head and its loss: the logits are made here and seen by nobody else, so their gradient is put in their place.
+"""The head and its loss: nothing else uses the logits, so their gradient overwrites them.
 
-Of a batch's N x V logits, the largest array of a step, there is one. Only those whose targets count are made, and each
-is exponentiated once.
+The N x V logits of a batch are the largest array of a step, and so there is only one of that size. Logits are computed
+only for targets that are not ignored, and each is exponentiated once.
 """
 
 import math
@@ -18,11 +18,11 @@ from npgpt.support.jit import jit
 def linear_cross_entropy_forward(
     x: np.ndarray, weight: np.ndarray, targets: np.ndarray, ignore_index: int = -100
 ) -> tuple[np.ndarray, tuple]:
-    """Do what npgpt.layers.linear_cross_entropy_forward does; keep the gradient of the logits for dout = 1."""
+    """Do what npgpt.layers.linear_cross_entropy_forward does, but keep the gradient of the logits for dout = 1."""
     rows = as_rows(x)
     ids, count = checked(targets, len(weight), ignore_index)
-    kept = np.flatnonzero(ids != IGNORED)  # of a prompt, say, no logits are made
-    buffer = empty((len(rows), len(weight)), rows.dtype)  # of the same size at every step
+    kept = np.flatnonzero(ids != IGNORED)  # a prompt, for example, needs no logits
+    buffer = empty((len(rows), len(weight)), rows.dtype)  # the same shape at every step, so its memory is reused
     rows = rows[kept]
     logits = np.dot(rows, weight.T, out=buffer[: len(kept)])
     loss = rows.dtype.type(_forward(logits, ids[kept], rows.dtype.type(1 / count)) / count)
@@ -37,7 +37,7 @@ def linear_cross_entropy_backward(
     rows, weight, dlogits, kept, shape = cache
     scale = rows.dtype.type(dout)
     dx = np.zeros((math.prod(shape[:-1]), shape[-1]), rows.dtype)
-    # dout times the few numbers of x and of dx, not times the many of dlogits or of dweight
+    # x and dx are multiplied by dout, because they are smaller than dlogits and dweight
     dx[kept] = np.dot(dlogits, weight) * scale
     scaled = rows * scale
     dweight = np.dot(dlogits.T, scaled, out=empty(weight.shape, weight.dtype) if dweight is None else dweight)
@@ -53,7 +53,7 @@ def _forward(logits: np.ndarray, ids: np.ndarray, scale: float) -> float:
         for v in range(V):
             top = max(top, logits[n, v])
         target = np.float64(logits[n, ids[n]]) - top
-        # in two loops: a loop that both stores and adds up is not vectorised
+        # in two loops: a loop that both stores and sums is not vectorised
         for v in range(V):
             logits[n, v] = exp(logits[n, v] - top)
         total = np.float64(0)

@@ -1,4 +1,4 @@
-"""MLP: the first layer's bias and the activation in one pass over the product, and backwards likewise."""
+"""MLP: one pass over the first product adds the bias and applies the activation; the backward is fused likewise."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def mlp_forward(
     pre, fc_cache = linear_forward(as_rows(x), fc_weight, None)
     hidden = empty(pre.shape, pre.dtype)
     ACTIVATIONS[activation].bend(pre, fc_bias, hidden)
-    slope = pre  # which it has become
+    slope = pre  # bend has overwritten it
     out, proj_cache = linear_forward(hidden, proj_weight, proj_bias)
     return out.reshape(x.shape[:-1] + out.shape[1:]), (fc_cache, slope, fc_bias is not None, proj_cache)
 
@@ -42,14 +42,17 @@ def mlp_backward(
     if has_bias and dfc_bias is None:
         dfc_bias = empty(slope.shape[1:], slope.dtype)
     multiply_and_sum(dhidden, slope, dfc_bias if has_bias else None)
-    dpre = dhidden  # which it has become
+    dpre = dhidden  # multiply_and_sum has overwritten it
     dx, dfc_weight, _ = linear_backward(dpre, fc_cache, dfc_weight)
     return dx.reshape(dout.shape[:-1] + dx.shape[1:]), dfc_weight, dfc_bias, dproj_weight, dproj_bias
 
 
 @jit
 def multiply_and_sum(dx: np.ndarray, slope: np.ndarray, dbias: np.ndarray | None) -> None:
-    """Multiply dx by the slope in place, and add up its rows into dbias on the way."""
+    """Multiply dx by the slope in place, and put the sum of its rows into dbias.
+
+    Example: dx [[1, 2], [3, 4]] and slope [[1, 1], [2, 0]] give dx [[1, 2], [6, 0]] and dbias [7, 2].
+    """
     if dbias is not None:
         dbias[:] = 0
     for n in range(dx.shape[0]):

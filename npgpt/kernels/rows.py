@@ -1,4 +1,4 @@
-"""What the kernels share: arrays as contiguous rows, and sums over rows."""
+"""Helpers of the kernels: arrays as contiguous rows, and sums over rows."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ from npgpt.support.jit import jit
 
 
 def as_rows(x: np.ndarray) -> np.ndarray:
-    """Return x (..., C) as a contiguous (N, C): a view of it, unless it has gaps.
+    """Return x (..., C) as a contiguous array (N, C): a view if x is contiguous, otherwise a copy.
 
-    Raises TypeError for another dtype than float32 and float64.
+    Raises TypeError if the dtype is not float32 or float64.
     """
     if x.dtype.char not in "fd":
         raise TypeError(f"the compiled ops take float32 or float64, got {x.dtype}")
@@ -25,7 +25,7 @@ def add_bias(x: np.ndarray, bias: np.ndarray) -> None:
 
 @jit
 def sum_rows(x: np.ndarray, out: np.ndarray) -> None:
-    """Add up the rows of x (N, C) into out (C,)."""
+    """Put the sum of the rows of x (N, C) into out (C,)."""
     out[:] = 0
     for n in range(x.shape[0]):
         for c in range(x.shape[1]):
