@@ -1,4 +1,4 @@
-"""A small world of tales, in English and Chinese, of which everything is known: probability, entropy, and grammar."""
+"""A small world of tales in English and Chinese, whose grammar, probabilities and entropy are known exactly."""
 
 from npgpt.data.tales.entropy import count, entropy, floor, mean_bytes, nats
 from npgpt.data.tales.generate import Tale, draw_tale, styles, tales, tell, texts, uniforms

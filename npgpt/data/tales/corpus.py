@@ -1,4 +1,4 @@
-"""Tales as training data: so many to train on, others to validate, and the floor of their loss."""
+"""Tales as training data: some to train on, others to validate, and the floor of their loss."""
 
 import hashlib
 import itertools
@@ -14,14 +14,14 @@ from npgpt.data.tales.words import LANGS
 from npgpt.tokenizer import Tokenizer
 
 NAME = "tales"
-# parts of a seed: tales to train on and to validate, and those that tasks are made from, to learn and to test
+# parts of a seed: tales to train on and to validate with, and tales to make tasks from, to learn and to test
 TRAIN, VALIDATE, LEARN, TEST = 0, 1, 2, 3
 VALIDATION_TALES = 1000
-MOST_TALES = 400_000  # held in memory: some 300 MB of tokens; a longer run sees them again
+MOST_TALES = 400_000  # some 300 MB of tokens in memory; a longer run repeats them
 
 
 class Floor(NamedTuple):
-    """What no model's loss can get below: the mean of -log p over some tales, and how long they are."""
+    """The floor of some tales, below which no model's loss can get: the sum of -log p, and their length and number."""
 
     nats: float
     n_bytes: int
@@ -33,9 +33,11 @@ class Floor(NamedTuple):
 
 
 def langs_of(name: str) -> tuple[str, ...] | None:
-    """Return the languages that a --data asks for: tales, tales:en, tales:zh, or tales:en+zh; None for a file.
+    """Return the languages of a --data such as tales, tales:en, tales:zh or tales:en+zh; None for a file.
 
-    Raises ValueError for a language that the tales are not told in.
+    Example: "tales" gives ("en", "zh"), and "tales:zh" gives ("zh",).
+
+    Raises ValueError for a language that the tales do not have, and for one that is given twice.
     """
     head, _, rest = name.partition(":")
     if head != NAME:
@@ -47,7 +49,7 @@ def langs_of(name: str) -> tuple[str, ...] | None:
 
 
 class TalesCorpus(NamedTuple):
-    """The tales of a seed in some languages: one tale after another, each told in the next of the languages."""
+    """The tales of a seed in some languages, which take turns: with en and zh, every second tale is in Chinese."""
 
     langs: tuple[str, ...]
     seed: int
@@ -59,13 +61,13 @@ class TalesCorpus(NamedTuple):
         return (tell(tale, lang, us[lang]) for tale, lang in itertools.islice(told, n))
 
     def floor(self, n: int, part: int = VALIDATE) -> Floor:
-        """Return the floor of n tales: nobody can know beforehand in which of the languages one will be told."""
+        """Return the floor of n tales, with log(number of languages) per tale, as its language cannot be predicted."""
         told = zip(tales(self.seed, part), itertools.cycle(self.langs), strict=False)
         total = sum(nats(tale, lang) for tale, lang in itertools.islice(told, n)) + n * math.log(len(self.langs))
         return Floor(total, sum(len(text.encode()) for text in self.texts(n, part)), n)
 
     def packed(self, tokenizer: Tokenizer, n: int, part: int, n_positions: int) -> Packed:
-        """Return n tales as rows of a model's context. Raises ValueError where the longest does not fit."""
+        """Return n tales as rows of a model's context. Raises ValueError if the longest does not fit."""
         examples = tokenizer.encode_batch(self.texts(n, part))
         longest = max(map(len, examples)) + 1
         if longest > n_positions:
@@ -76,12 +78,12 @@ class TalesCorpus(NamedTuple):
         return pack(examples, n_positions, tokenizer.require_end_id())
 
     def n_tales(self, tokenizer: Tokenizer, n_rows: int, n_positions: int) -> int:
-        """Return how many tales fill so many rows, at most MOST_TALES."""
+        """Return how many tales fill n_rows rows, estimated from 500 of them; at most MOST_TALES."""
         sizes = [len(ids) + 1 for ids in tokenizer.encode_batch(self.texts(500, TRAIN))]
         return min(MOST_TALES, int(1.05 * n_rows * n_positions * len(sizes) / sum(sizes)) + 1)
 
     def digest(self) -> str:
-        """Return a SHA-256 of what the tales follow from: languages, seed, and the grammar but for its tasks."""
+        """Return a SHA-256 of what determines the tales: languages, seed, and the grammar without its tasks."""
         sha = hashlib.sha256(f"{'+'.join(self.langs)} {self.seed}".encode())
         for file in FILES:
             for line in file.read_bytes().splitlines():

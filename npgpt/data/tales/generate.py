@@ -1,4 +1,4 @@
-"""Tales drawn from the grammar: the same seed draws the same tales, and a tale is told in either language."""
+"""Tales drawn from the grammar: the same seed draws the same tales, and each can be told in either language."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -14,9 +14,9 @@ Uniform = Callable[[], float]  # a random number in [0, 1)
 
 
 class Tale(NamedTuple):
-    """What happens in a tale, in no language yet: its scenes in order and the words drawn.
+    """The events of a tale, independent of language: its scenes in order and the words drawn.
 
-    nodes  the scenes at their places in the plot
+    nodes  the scenes in order, each at its place in the plot
     words  {variable: word}
     """
 
@@ -28,24 +28,24 @@ class Tale(NamedTuple):
         return self.nodes[0].plot
 
     def forms(self, lang: str) -> dict[str, SimpleNamespace]:
-        """Return {variable: its word's forms}, as the templates of a language take them."""
+        """Return {variable: the forms of its word in a language}, to fill templates with."""
         if lang == "en":
             return {var: word.en for var, word in self.words.items()}
         return {var: word.zh for var, word in self.words.items()}
 
     def facts(self) -> tuple:
-        """Return what identifies a tale: its plot, its scenes, and its words by their places in their sets."""
+        """Return what identifies the events of a tale: its plot, its scenes, and its words as places in their sets."""
         scenes = tuple(node.scene.name for node in self.nodes)
         return self.plot, scenes, tuple(sorted((var, word.number) for var, word in self.words.items()))
 
 
 def uniforms(rng: np.random.Generator) -> Uniform:
-    """Return a function that gives one random number after another; they are drawn in blocks, which is faster."""
+    """Return a function that returns one random number per call; they are drawn in blocks, which is faster."""
     return itertools.chain.from_iterable(iter(lambda: rng.random(4096).tolist(), None)).__next__
 
 
 def pick(options: list[tuple[float, Node]], u: float) -> Node:
-    """Return the node that a random number falls on."""
+    """Return the node that a random number selects: of [(0.5, a), (0.5, b)], u = 0.3 selects a, u = 0.7 selects b."""
     for p, node in options:
         u -= p
         if u < 0:
@@ -54,7 +54,7 @@ def pick(options: list[tuple[float, Node]], u: float) -> Node:
 
 
 def draw_tale(grammar: Grammar, u: Uniform) -> Tale:
-    """Draw what happens in a tale."""
+    """Draw the events of a tale."""
     path: list[Node] = []
     words: dict[str, Word] = {}
     options = grammar.start
@@ -73,12 +73,12 @@ def draw_tale(grammar: Grammar, u: Uniform) -> Tale:
 
 
 def difference(grammar: Grammar, a: Word, b: Word) -> Word:
-    """Return the number that is a less b."""
+    """Return the word of the number a - b: for the words five and two, it is three."""
     return grammar.words["numbers"][int(a.en.value) - int(b.en.value)]
 
 
 def tell(tale: Tale, lang: str, u: Uniform) -> str:
-    """Tell a tale in a language, each scene in a phrasing drawn for it."""
+    """Tell a tale in a language, each scene in a random phrasing."""
     forms = tale.forms(lang)
     told = []
     for node in tale.nodes:
@@ -88,10 +88,10 @@ def tell(tale: Tale, lang: str, u: Uniform) -> str:
 
 
 def tales(seed: int, part: int = 0, grammar: Grammar | None = None) -> Iterator[Tale]:
-    """Yield tales without end; the same seed and part give the same ones, another part gives others.
+    """Yield tales without end: the same ones for the same seed and part, others for another part.
 
-    Tell them with `tell(tale, lang, u)`, u = styles(seed, lang, part): then their texts follow from the seed as well,
-    and a tale is told in one language as it is whether or not it is told in the other.
+    Tell them with `tell(tale, lang, u)`, where u = styles(seed, lang, part). Then their texts depend only on the seed
+    and the part, and the text in one language does not depend on whether the tale is also told in the other.
     """
     grammar = grammar or load_grammar()
     u = uniforms(np.random.default_rng((seed, part)))
@@ -100,7 +100,7 @@ def tales(seed: int, part: int = 0, grammar: Grammar | None = None) -> Iterator[
 
 
 def styles(seed: int, lang: str, part: int = 0) -> Uniform:
-    """Return the random numbers that choose the phrasings in a language."""
+    """Return the random numbers that choose the phrasings of a language."""
     return uniforms(np.random.default_rng((seed, part, 1 + LANGS.index(lang))))
 
 

@@ -1,8 +1,8 @@
-"""The grammar of tales: scenes that draw words and tell them in two languages, and plots that put scenes in order.
+"""The grammar of the tales: scenes draw words and tell them in two languages, and plots put scenes in order.
 
-A tale is a walk over the scenes of a plot. Each scene draws its words, every one as likely as another, and is then told
-in one of its phrasings. No later choice depends on which words were drawn, only on the scenes; so probabilities,
-entropy and the number of tales follow exactly from the scenes. docs/tales.md explains the files that are read here.
+A tale follows one path through the scenes of a plot. Each scene draws its words, all of a set equally likely, and is
+told in one of its phrasings. No later choice depends on the words drawn, only on the scenes. So probabilities, entropy
+and the number of tales follow exactly from the scenes. docs/tales.md explains the files that are read here.
 """
 
 import functools
@@ -15,16 +15,16 @@ from npgpt.data.tales.words import FOLDER, LANGS, Word, read_words
 
 FILES = [FOLDER / "words.txt", FOLDER / "shared.txt", *sorted((FOLDER / "plots").glob("*.txt"))]
 Words = dict[str, tuple[Word, ...]]
-Piece = tuple[str, str, str]  # text, or "" and the variable and the form that stand here
+Piece = tuple[str, str, str]  # (text, "", ""), or ("", variable, form) for a slot
 Story = tuple["str | tuple[Story, ...]", ...]  # scenes in order; a tuple in it is a choice among stories
 
 
 class Scene:
     """A scene: what it draws, and its lines in each language.
 
-    draws      {variable: set of words}, every one of which all phrasings tell
-    others     the variables that draw another word than those which drew from the set before them
-    lets       {variable: (variable, variable)}: the first is the second less the third
+    draws      {variable: name of its set of words}; every phrasing mentions every variable
+    others     the variables whose word must differ from all words drawn from the same set before
+    lets       {variable: (a, b)}: the variable is the number a - b
     text       {lang: phrasings}; summary {lang: sentences}; questions {lang: (question, answer)}
     """
 
@@ -39,15 +39,17 @@ class Scene:
 
 
 class Node:
-    """A scene at its place in a plot: what it draws from how many words, and what may follow, with probabilities.
+    """A scene at its place in a plot, with the number of words for each draw and the nodes that may follow.
 
-    next  [(probability, node)], empty after the last scene
+    bound  {variable: name of its set}, for the variables of earlier scenes and of this one
+    draws  [(variable, its set of words, the earlier variables whose words it must not repeat)]
+    sizes  how many words each draw chooses from
+    next   [(probability, node)], empty after the last scene
     """
 
     def __init__(self, plot: str, scene: Scene, bound: dict[str, str], words: Words) -> None:
         self.plot, self.scene = plot, scene
-        self.bound = bound | scene.draws  # {variable: set}, of the scenes before and this one
-        # variable, its words, and the variables that they are taken by
+        self.bound = bound | scene.draws
         self.draws: list[tuple[str, tuple[Word, ...], list[str]]] = []
         self.sizes: list[int] = []
         seen = dict(bound)
@@ -68,7 +70,7 @@ class Node:
 
 
 class Grammar(NamedTuple):
-    """The world: sets of words, scenes, stories, and how tales begin: [(probability, first scene)]."""
+    """The world: sets of words, scenes, stories, and start, the first scenes of tales as [(probability, node)]."""
 
     words: Words
     scenes: dict[str, Scene]
@@ -84,7 +86,7 @@ def load_grammar() -> Grammar:
 
 
 def read_grammar(words_text: str, texts: list[str]) -> Grammar:
-    """Read a grammar from a text of words and texts of scenes and plots. Raises ValueError for what does not fit."""
+    """Read a grammar from a text of words and texts of scenes and plots. Raises ValueError for a mistake in them."""
     words = read_words(words_text)
     scenes: dict[str, Scene] = {}
     stories: dict[str, Story] = {}
@@ -146,12 +148,18 @@ def read_scenes(text: str, stories: dict[str, Story]) -> dict[str, Scene]:
 
 
 def joined(text: str, space: str) -> str:
-    """Return a phrasing as it follows the one before: after a space, or as a new paragraph if it is marked so."""
+    """Return a phrasing with its separator from the one before: a space, or a blank line if it is marked with a slash.
+
+    Example: ("Then it rained.", " ") gives " Then it rained.", and ("/ It rained.", " ") gives "\\n\\nIt rained.".
+    """
     return "\n\n" + text[2:] if text.startswith("/ ") else space + text
 
 
 def read_story(text: str) -> Story:
-    """Read a story: names of scenes in order, and choices such as (one | two three | )."""
+    """Read a story: names of scenes in order, and choices such as (one | two three | ).
+
+    Example: "title open (hobby | ) end" gives ("title", "open", (("hobby",), ()), "end").
+    """
     stack: list[list[list]] = [[[]]]
     for token in text.replace("(", " ( ").replace(")", " ) ").replace("|", " | ").split():
         if token == "(":
@@ -169,7 +177,13 @@ def read_story(text: str) -> Story:
 def entries(
     plot: str, story: Story, bound: dict[str, str], grammar: Grammar, made: dict[tuple, Node]
 ) -> list[tuple[float, Node]]:
-    """Return the nodes with which a story may begin, and make those that follow; equal rests share their nodes."""
+    """Return the nodes that a story may begin with, linked to all that follow.
+
+    bound  {variable: name of its set}, of the scenes before
+    made   the nodes so far, by the rest of the story and bound: an equal rest reuses its nodes
+
+    Example: the story ((("hobby",), ()), "end") gives [(0.5, node of hobby), (0.5, node of end)].
+    """
     if not story:
         return []
     first, rest = story[0], story[1:]
@@ -192,8 +206,11 @@ def entries(
 
 
 def check(node: Node, before: dict[str, str], words: Words) -> None:
-    """Raise ValueError for a template that names what has not been drawn, or that does not tell what is drawn, and for
-    a variable that an earlier scene has drawn: its text would change, and two draws would tell themselves as one."""
+    """Raise ValueError if a template names an unknown variable or form, or a phrasing is missing or omits a draw.
+
+    Also raises it for a variable that an earlier scene has drawn. The later word would replace the earlier one in the
+    whole tale, so two different draws would give the same text.
+    """
     known = node.bound | dict.fromkeys(node.scene.lets, "numbers")
     scene = node.scene
     for var in (*scene.draws, *scene.lets):
@@ -215,7 +232,10 @@ def check(node: Node, before: dict[str, str], words: Words) -> None:
 
 @functools.cache
 def pieces(template: str) -> tuple[Piece, ...]:
-    """Split a template into its texts and its slots."""
+    """Split a template into its texts and its slots.
+
+    Example: "{hero.He} slept." gives (("", "hero", "He"), (" slept.", "", "")).
+    """
     found: list[Piece] = []
     for text, field, _, _ in string.Formatter().parse(template):
         if text:

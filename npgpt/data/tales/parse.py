@@ -1,4 +1,4 @@
-"""The generator's inverse: from a text back to what happens in it, or to the place where it goes wrong."""
+"""The inverse of the generator: from a text to its events, or to the place where it leaves the grammar."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,10 +11,10 @@ Bound = dict[str, Word]
 
 
 class NotATaleError(ValueError):
-    """A text that the grammar cannot make.
+    """Raised for a text that the grammar cannot generate.
 
-    position  the character up to which it could
-    expected  what might have stood there
+    position  the character at which it leaves the grammar
+    expected  what could stand there
     """
 
     def __init__(self, text: str, position: int, expected: list[str]) -> None:
@@ -27,7 +27,7 @@ class NotATaleError(ValueError):
 
 
 class Failure:
-    """The furthest that any attempt came, and what it needed there."""
+    """The furthest position that any attempt reached, and what was expected there."""
 
     def __init__(self) -> None:
         self.position = 0
@@ -41,7 +41,10 @@ class Failure:
 
 
 def parse(text: str, lang: str, grammar: Grammar | None = None) -> Tale:
-    """Return the tale that a text tells. Raises NotATaleError for a text that is none of the grammar's."""
+    """Return the tale that a text tells: `parse(tell(tale, lang, u), lang).facts() == tale.facts()`.
+
+    Raises NotATaleError for a text that the grammar cannot generate.
+    """
     grammar = grammar or load_grammar()
     failure = Failure()
     for tale in parses(text, lang, grammar, failure):
@@ -50,7 +53,7 @@ def parse(text: str, lang: str, grammar: Grammar | None = None) -> Tale:
 
 
 def parses(text: str, lang: str, grammar: Grammar, failure: Failure | None = None) -> Iterator[Tale]:
-    """Yield every way to read a text; the grammar has at most one."""
+    """Yield every parse of a text; in the grammar that npgpt comes with, a text has at most one."""
     failure = failure or Failure()
 
     def read(options: list[tuple[float, Node]], at: int, path: tuple[Node, ...], words: Bound) -> Iterator[Tale]:
@@ -78,7 +81,10 @@ def match(
     grammar: Grammar,
     failure: Failure,
 ) -> Iterator[tuple[int, Bound]]:
-    """Yield the ends and the words of each way in which a template matches the text at a place."""
+    """Yield (end, words) for each way in which a template, as parts, matches the text from position `at` on.
+
+    Example: pieces("{hero.name} slept.") matches "Rosie slept." at 0 with end 12 and words {"hero": the word Rosie}.
+    """
     i = 1 + LANGS.index(lang)
     for n, (literal, var, form) in enumerate(parts):
         if var and var not in words and var in node.scene.draws:
@@ -103,17 +109,22 @@ def match(
 
 
 def may_be(word: Word, var: str, words: Bound, node: Node) -> bool:
-    """Say whether a variable may be a word, beside those that are known: some must differ."""
+    """Return whether a variable can have this word: some variables must differ from others that are known."""
     for name, _, taken in node.draws:
         if name == var and any(words.get(other) is word for other in taken):
             return False
-        if var in taken and words.get(name) is word:  # told before it, though drawn after it
+        if var in taken and words.get(name) is word:  # the text mentions name first, though it is drawn later
             return False
     return True
 
 
 def read_line(template: str, text: str, lang: str, sets: dict[str, tuple[Word, ...]]) -> Iterator[Bound]:
-    """Yield the words with which a template alone makes a text; sets says which words each variable may be."""
+    """Yield the words with which a single template gives the whole text.
+
+    sets  {variable: the words that it can have}
+
+    Example: "A {x.noun} slept." and "A fox slept." give {"x": the word fox} if sets["x"] has it.
+    """
 
     def read(n: int, at: int, words: Bound) -> Iterator[Bound]:
         parts = pieces(template)

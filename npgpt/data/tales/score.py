@@ -1,4 +1,4 @@
-"""How good a completion is, judged by what happens in the tale: exactly, and in every phrasing that the grammar has."""
+"""Judge completions exactly, by the events of the tale, in every phrasing of the grammar."""
 
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ from npgpt.data.tales.words import Word
 class Score(NamedTuple):
     """The score of a completion.
 
-    right   whether it is as it should be: the exact answer; a translation with the same events; a summary of true
-            facts only; a tale that uses what was given
-    recall  the share of the key facts that it tells; for tasks other than summaries 1 if it is right, else 0
+    right   whether it is the exact answer, a translation with the same events, a summary without a false fact, or a
+            tale that uses what was given
+    recall  the share of the key facts that a summary tells; for other tasks 1 if it is right, else 0
     why     what is wrong, or ""
     """
 
@@ -39,18 +39,18 @@ def of_answer(example: Example, completion: str) -> Score:
 
 
 def of_translation(example: Example, completion: str) -> Score:
-    """Accept every text that tells the same events."""
+    """Accept every text with the same events as the tale."""
     try:
         tale = parse(completion, "zh" if example.lang == "en" else "en")
     except NotATaleError as error:
         return verdict(False, str(error))
     if tale.plot != example.tale.plot:
-        return verdict(False, f"it is of the kind {tale.plot}, expected {example.tale.plot}")
+        return verdict(False, f"the plot is {tale.plot}, expected {example.tale.plot}")
     return verdict(tale.facts() == example.tale.facts(), "other events: " + differences(tale.words, example.tale.words))
 
 
 def differences(words: Bound, wanted: Bound) -> str:
-    """Say which words are other ones."""
+    """Name the words that differ, as in "hero is Rosie, expected Emma"; "another scene" if none do."""
     wrong = [
         f"{var} is {named(words[var])}, expected {named(wanted[var])}"
         for var in words.keys() & wanted.keys()
@@ -64,7 +64,7 @@ def named(word: Word) -> str:
 
 
 def of_writing(example: Example, completion: str) -> Score:
-    """Accept a tale of the grammar in which every word that was given has a part."""
+    """Accept a tale of the grammar that uses everything that was given: the title, or every word."""
     try:
         tale = parse(completion, example.lang)
     except NotATaleError as error:
@@ -82,12 +82,12 @@ def of_writing(example: Example, completion: str) -> Score:
 
 
 def of_summary(example: Example, completion: str) -> Score:
-    """Judge a summary by the facts that it tells: which of the key facts, and whether any is false."""
+    """Judge a summary by its facts: which of the key facts it tells, and whether any fact is false."""
     tale, lang = example.tale, example.lang
     bound = tale.nodes[-1].bound
     scene = summary_scene(tale)
     key = key_facts(scene, lang)
-    best = Score(False, 0.0, "it is none of the sentences that the grammar knows")
+    best = Score(False, 0.0, "the grammar has no such summary")
     for other in summaries():
         sets = {var: load_grammar().words[name] for var, name in other[1].items()}
         for template in other[0].summary[lang]:
@@ -102,12 +102,12 @@ def of_summary(example: Example, completion: str) -> Score:
 
 
 def key_facts(scene: Scene, lang: str) -> list[str]:
-    """Return the variables that every summary of a scene tells."""
+    """Return the variables that every summary of a scene mentions."""
     told = [{var for _, var, _ in pieces(template) if var} for template in scene.summary[lang]]
     return sorted(set.intersection(*told))
 
 
 def summaries() -> list[tuple[Scene, dict[str, str]]]:
-    """Return each scene with summaries, and the sets of the variables known there."""
+    """Return each scene that has summaries, with the sets of the variables known there."""
     found = {node.scene.name: (node.scene, node.bound) for node in nodes(load_grammar()) if node.scene.summary["en"]}
     return list(found.values())

@@ -1,4 +1,4 @@
-"""Four tasks made from tales, as prompts and completions: questions, summaries, translations, and writing to order."""
+"""Four tasks made from tales, as prompts and completions: questions, summaries, translations and writing to order."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -9,7 +9,7 @@ from npgpt.data.tales.grammar import Scene, load_grammar, pieces
 from npgpt.data.tales.words import LANGS
 
 TASKS = ("answer", "summary", "translate", "write")
-# what a word is called in a list of words to use, by its set: its English and its Chinese form
+# how an order names a word, by the word's set: its English and its Chinese form
 SHOWN = {
     "names": ("name", "name"),
     "kinds": ("noun", "noun"),
@@ -20,18 +20,18 @@ SHOWN = {
     "workers": ("noun", "noun"),
     "colours": ("adj", "adj"),
 }
-# temperature and top_p of a task for which the likeliest tokens are not the best: each of forty names that a friend may
-# have can be less likely than the hero's own, which is a mistake
+# temperature and top_p of a task for which the likeliest tokens are not the best: a friend may have any of forty names,
+# and if each is less likely than the hero's own name, the likeliest token is a mistake
 DRAWN = {"write": (0.8, 0.9)}
 
 
 class Example(NamedTuple):
-    """An example of a task: what is given, what is to come, and the tale by which an answer is judged.
+    """An example of a task: the prompt, the completion, and the tale by which an answer is judged.
 
     lang   the language of the prompt
-    given  the variables of the tale that the prompt asks to use, for writing
+    given  for writing, the variables of the tale that the prompt asks to use
     order  for writing, what is given: "title", "hero" (and something else), or "words"
-    more   further questions about the tale, as prompts that follow and their completions
+    more   further questions about the tale, as (prompt, completion) pairs that follow
     """
 
     task: str
@@ -44,7 +44,7 @@ class Example(NamedTuple):
     more: tuple[tuple[str, str], ...] = ()
 
     def line(self) -> dict[str, str | list[str]]:
-        """Return what a line of a JSON lines file holds: of a conversation, lists of its prompts and completions."""
+        """Return a line of a JSON lines file as a dict; a conversation has lists of prompts and completions."""
         prompts, completions = zip((self.prompt, self.completion), *self.more, strict=True)
         return {
             "task": self.task,
@@ -55,9 +55,9 @@ class Example(NamedTuple):
 
 
 def excerpt(tale: Tale, u: Uniform) -> Tale:
-    """Return a tale's title, its beginning, and of the rest two scenes at most, one after the other.
+    """Return a tale's title, its beginning, and at most two consecutive scenes of the rest.
 
-    In so little text a word is soon found: with excerpts a model learns first what to look for in a tale.
+    In so little text a word is easy to find, so a model that begins with excerpts first learns what to look for.
     """
     more = int(u() * 3)
     start = 2 + int(u() * (len(tale.nodes) - 1 - more))
@@ -65,7 +65,7 @@ def excerpt(tale: Tale, u: Uniform) -> Tale:
 
 
 def gist(tale: Tale, u: Uniform) -> Tale:
-    """Return a tale's title and beginning, and of the rest the scenes that its summary tells of."""
+    """Return a tale's title, its beginning, and those scenes of the rest that its summary mentions."""
     scene = summary_scene(tale)
     needed = {var for line in scene.summary["en"] + scene.summary["zh"] for _, var, _ in pieces(line) if var}
     rest = (node for node in tale.nodes[2:] if node.scene is scene or needed & node.scene.draws.keys())
@@ -73,14 +73,17 @@ def gist(tale: Tale, u: Uniform) -> Tale:
 
 
 def answer(tale: Tale, lang: str, u: Uniform) -> Example:
-    """Ask one of the questions that the tale, or an excerpt of one, answers."""
+    """Ask one of the questions that a tale, or an excerpt of one, answers."""
     asked = questions_about(tale, lang)
     prompt, completion = asked[int(u() * len(asked))]
     return Example("answer", lang, tell(tale, lang, u) + prompt, completion, tale)
 
 
 def questions_about(tale: Tale, lang: str) -> list[tuple[str, str]]:
-    """Return the questions that a tale, or an excerpt of one, answers, as what follows its text, and the answers."""
+    """Return the questions that a tale, or an excerpt of one, answers, as (text after the tale, answer) pairs.
+
+    Example: ("\\n\\nQuestion: What kind of animal is Rosie?\\nAnswer:", " a fox").
+    """
     told = told_by(tale)
     asked = [pair for node in tale.nodes for pair in node.scene.questions[lang] if variables(pair) <= told]
     filled = [[line.format_map(tale.forms(lang)) for line in pair] for pair in asked]
@@ -90,12 +93,12 @@ def questions_about(tale: Tale, lang: str) -> list[tuple[str, str]]:
 
 
 def told_by(tale: Tale) -> set[str]:
-    """Return the variables that a tale's own scenes draw or count."""
+    """Return the variables that the scenes of a tale draw or compute."""
     return {var for node in tale.nodes for var in (*node.scene.draws, *node.scene.lets)}
 
 
 def with_questions(example: Example, n: int, u: Uniform) -> Example:
-    """Let up to n questions about its tale follow an example, none of them asked in it already."""
+    """Add up to n further questions about its tale to an example, without repeating one."""
     left = [turn for turn in questions_about(example.tale, example.lang) if not example.prompt.endswith(turn[0])]
     return example._replace(more=tuple(left.pop(int(u() * len(left))) for _ in range(min(n, len(left)))))
 
@@ -106,7 +109,7 @@ def variables(lines: tuple[str, str]) -> set[str]:
 
 
 def summary(tale: Tale, lang: str, u: Uniform) -> Example:
-    """Ask for the tale in one or two sentences."""
+    """Ask for a summary of the tale in one or two sentences."""
     sentences = summary_scene(tale).summary[lang]
     short = sentences[int(u() * len(sentences))].format_map(tale.forms(lang))
     text = tell(tale, lang, u)
@@ -116,12 +119,12 @@ def summary(tale: Tale, lang: str, u: Uniform) -> Example:
 
 
 def summary_scene(tale: Tale) -> Scene:
-    """Return the scene that says what the tale comes to; every tale has one."""
+    """Return the scene that has the tale's summaries; every tale has one."""
     return next(node.scene for node in tale.nodes if node.scene.summary["en"])
 
 
 def translate(tale: Tale, lang: str, u: Uniform) -> Example:
-    """Ask for the tale in the other language."""
+    """Ask for a translation of the tale into the other language."""
     text = tell(tale, lang, u)
     if lang == "en":
         return Example("translate", lang, f"{text}\n\nIn Chinese:\n", tell(tale, "zh", u), tale)
@@ -129,10 +132,10 @@ def translate(tale: Tale, lang: str, u: Uniform) -> Example:
 
 
 def write(tale: Tale, lang: str, u: Uniform, words: int = 3) -> Example:
-    """Ask for a tale with a title, about a hero and something else in it, or with three words and up to so many.
+    """Ask for a tale by its title, by its hero and something else in it, or by three to `words` words.
 
-    One order in `words` is by a title, one by a hero, the others are by words. An excerpt with fewer than three words
-    to give is asked for by its title.
+    One order in `words` is by title and one by hero; the others are by words. With words = 3, each is a third. An
+    excerpt with fewer than three words to give is asked for by its title.
     """
     text = tell(tale, lang, u)
     kind = int(u() * words)
@@ -159,7 +162,7 @@ def write(tale: Tale, lang: str, u: Uniform, words: int = 3) -> Example:
 
 
 def pick(nouns: dict[str, str], n: int, known: list[str], u: Uniform) -> dict[str, str]:
-    """Pick n variables at random, by what they are called, none of them called as another or as one that is known."""
+    """Pick n variables at random, as {variable: its name in the order}, all with different names and none in known."""
     left = dict(nouns)
     chosen: dict[str, str] = {}
     for _ in range(n):
@@ -170,7 +173,7 @@ def pick(nouns: dict[str, str], n: int, known: list[str], u: Uniform) -> dict[st
 
 
 def shown(tale: Tale, var: str, lang: str) -> str:
-    """Return what a variable's word is called in a list."""
+    """Return the form of a variable's word that an order uses."""
     form = SHOWN[tale.nodes[-1].bound[var]][LANGS.index(lang)]
     return getattr(tale.forms(lang)[var], form)
 
@@ -183,7 +186,7 @@ MAKERS: dict[str, Callable[[Tale, str, Uniform], Example]] = {
 }
 
 
-# how a tale is shortened for a task
+# how a tale is shortened for each task
 SHORTER: dict[str, Callable[[Tale, Uniform], Tale]] = {
     "answer": excerpt,
     "summary": gist,
@@ -201,12 +204,11 @@ def examples(
     questions: int = 0,
     words: int = 3,
 ) -> Iterator[Example]:
-    """Yield examples without end, of each task and language in turn, each of a tale of its own.
+    """Yield examples without end, for each task and language in turn, each from another tale.
 
-    excerpts   the share of examples that are made of less than the whole tale: to learn from, for they cannot all be
-               judged
-    questions  up to so many further questions about its tale follow each example
-    words      an order by words gives from three up to so many, if its tale has them
+    excerpts   the share of examples made from shortened tales; use them only for training, as not all can be judged
+    questions  the most further questions about its tale that follow an example
+    words      the most words that an order by words gives, if its tale has so many; the fewest are three
     """
     u = styles(seed, "en", part)
     stream = tales(seed, part, load_grammar())

@@ -1,4 +1,4 @@
-"""The words of the world: sets of them, each word with its forms in English and in Chinese."""
+"""The words of the tales: sets of words, each word with its forms in English and in Chinese."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +13,12 @@ PRONOUNS = {
 
 
 def language_of(text: str) -> str:
-    """Return which of the two languages a text is in: "zh" if it has any Chinese character."""
+    """Return the language of a text: "zh" if it has any Chinese character, else "en"."""
     return "zh" if any("一" <= c <= "鿿" for c in text) else "en"
 
 
 class Word(NamedTuple):
-    """A word: its place in its set, and what templates call its forms, as `word.en.noun` and `word.zh.noun`."""
+    """A word: its place in its set, and its forms, such as `word.en.noun` and `word.zh.noun`."""
 
     number: int
     en: SimpleNamespace
@@ -26,9 +26,14 @@ class Word(NamedTuple):
 
 
 def read_words(text: str) -> dict[str, tuple[Word, ...]]:
-    """Read sets of words: a line `name: form | form`, then a line a word, its forms in that order.
+    """Read sets of words: a line `name: form | form`, then one line per word, with its forms in that order.
 
-    A form is English, as `noun`, or Chinese, as `zh.noun`. Raises ValueError, naming the line, for a missing form.
+    Names of English forms are plain, as `noun`; Chinese ones begin with `zh.`, as `zh.noun`.
+
+    Example: "kinds: noun | zh.noun" and "fox | 狐狸" give a set `kinds` of one word, whose en.noun is "fox" and whose
+    en.a, which is derived, is "a fox".
+
+    Raises ValueError, with the number of the line, if a word has too many or too few forms.
     """
     sets: dict[str, list[Word]] = {}
     columns: list[str] = []
@@ -53,7 +58,7 @@ def cells(line: str) -> list[str]:
 
 
 def make_word(index: int, forms: dict[str, str]) -> Word:
-    """Return a word with the forms given and those that follow from them."""
+    """Return a word with the given forms and those derived from them: {"noun": "owl"} also gives a = "an owl"."""
     zh = {name.removeprefix("zh."): form for name, form in forms.items() if name.startswith("zh.")}
     en = {name: form for name, form in forms.items() if not name.startswith("zh.")}
     if "pronoun" in en:
