@@ -17,7 +17,7 @@ import npgpt
 from npgpt import GPT, AdamW, GPTConfig, __version__
 from npgpt.cases import LAYERS
 from npgpt.cli import COMMANDS, main
-from npgpt.inspection.sizes import flops_per_token
+from npgpt.models.gpt2_parameters import flops_per_token
 from npgpt.ops import REFERENCE
 from npgpt.tokenizer import ByteTokenizer, CharTokenizer
 from npgpt.training.checkpoint import save_state
@@ -428,7 +428,7 @@ def test_the_version_is_said(capsys):
 
 def test_a_defect_of_npgpt_keeps_its_traceback(capsys, run, monkeypatch):
     """Only what a user can mend becomes one line."""
-    monkeypatch.setattr("npgpt.inspection.sizes.flops_per_token", lambda config: 1 / 0)
+    monkeypatch.setattr("npgpt.inspection.sizes.count_parameters", lambda params: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["info", str(run.folder)])
 

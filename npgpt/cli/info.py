@@ -8,16 +8,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from npgpt.inspection.sizes import count_parameters, flops_per_token
+    from npgpt.inspection.sizes import count_parameters
     from npgpt.models.registry import open_model
 
     model = open_model(args.run, ops="reference")
     config = model.config
-    head = "tied head" if config.tie_word_embeddings else "untied head"
-    print(
-        f"{args.run}: {config.n_layer} blocks, {config.n_head} heads, {config.n_embd} channels, "
-        f"context {config.n_positions}, vocabulary {config.vocab_size:,}, {head}"
-    )
+    print(f"{args.run}: {model.describe()}, context {config.n_positions}, vocabulary {config.vocab_size:,}")
     total = model.size
     print("\nparameters")
     for group, count in count_parameters(model.params).items():
@@ -26,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     print("\nmemory in float32, without activations")
     print(f"  {'to sample':<20}{scaled(4 * total, BYTES):>17}  the weights")
     print(f"  {'to train':<20}{scaled(16 * total, BYTES):>17}  and as much for gradients and each of AdamW's averages")
-    forward = flops_per_token(config)
+    forward = model.flops_per_token
     print("\nfloating-point operations a token, at full context")
     print(f"  {'to sample':<20}{scaled(forward, FLOPS):>17}  the forward pass")
     print(f"  {'to train':<20}{scaled(3 * forward, FLOPS):>17}  and twice as much for the backward pass")

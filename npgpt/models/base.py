@@ -58,6 +58,13 @@ class Model(Protocol):
         """The number of parameters."""
 
     @property
+    def flops_per_token(self) -> float:
+        """The floating-point operations of one token's forward pass, averaged over a full context."""
+
+    def describe(self) -> str:
+        """Return the model's shape in words, without context and vocabulary."""
+
+    @property
     def matrices(self) -> Mapping[str, int]: ...
 
     def forward(self, ids: np.ndarray, past: Any = None, taps: Taps | None = None, last: bool = False) -> np.ndarray:

@@ -14,7 +14,13 @@ import numpy as np
 from npgpt.config import GPTConfig
 from npgpt.hub.gpt2 import read_gpt2, write_gpt2
 from npgpt.models.gpt2_inside import INSIDE_ATTENTION, activate, attend, tap_names
-from npgpt.models.gpt2_parameters import block_matrices, init_parameters, parameter_shapes, zero_parameters
+from npgpt.models.gpt2_parameters import (
+    block_matrices,
+    flops_per_token,
+    init_parameters,
+    parameter_shapes,
+    zero_parameters,
+)
 from npgpt.models.kv_cache import KVCache
 from npgpt.models.taps import NO_TAPS, Taps
 from npgpt.ops import REFERENCE, Ops, get_ops
@@ -260,6 +266,17 @@ class GPT:
     def matrices(self) -> dict[str, int]:
         """{name: count} of the blocks' matrices, which Muon trains; c_attn is three side by side."""
         return block_matrices(self.config)
+
+    @property
+    def flops_per_token(self) -> float:
+        """The floating-point operations of one token's forward pass, averaged over a full context."""
+        return flops_per_token(self.config)
+
+    def describe(self) -> str:
+        """Return the shape in words, as `npgpt info` prints it."""
+        config = self.config
+        head = "tied head" if config.tie_word_embeddings else "untied head"
+        return f"{config.n_layer} blocks, {config.n_head} heads, {config.n_embd} channels, {head}"
 
     def forward(
         self,

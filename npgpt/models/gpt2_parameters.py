@@ -1,4 +1,4 @@
-"""GPT-2's parameters: their names and shapes, and the numbers that they begin with."""
+"""GPT-2's parameters: their names, shapes and initial values, and the operations that they cost."""
 
 import math
 
@@ -97,3 +97,15 @@ def make_copying(params: Parameters, config: GPTConfig, rng: np.random.Generator
     angles = np.arange(config.n_positions)[:, None] / 10_000 ** (np.arange(0, C, 2) / C)
     waves = np.concatenate((np.sin(angles), np.cos(angles)), axis=1)[:, :C]
     params["wpe.weight"] = config.initializer_range * waves
+
+
+def flops_per_token(config: GPTConfig) -> float:
+    """Return the operations of one token's forward pass, averaged over a full context.
+
+    Two for each weight of a matrix product; in attention two for each channel of each visible key, once for the scores
+    and once for the values, and a token sees (T + 1) / 2 keys on average. All else is small.
+    """
+    C, T, V = config.n_embd, config.n_positions, config.vocab_size
+    matrices = config.n_layer * (4 * C * C + 2 * C * config.mlp_width) + V * C
+    attention = config.n_layer * 2 * C * (T + 1) / 2
+    return 2 * (matrices + attention)

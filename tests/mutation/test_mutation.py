@@ -265,7 +265,7 @@ def test_forwards_that_make_gradients_yield_mutants(everything):
             ["test_gradient[mlp-reference]", "fuzz/test_layers.py::test_mlp"],
             ["test_model.py::test"],
         ),
-        ("npgpt/model.py", ["test_gradient[gpt tied-reference]"], ["test_gradient[gpt tied-fast]"]),
+        ("npgpt/models/gpt2.py", ["test_gradient[gpt tied-reference]"], ["test_gradient[gpt tied-fast]"]),
         ("", ["test_twins.py::test[mlp]", "test_gradient[mlp-reference]"], ["test_gradient[gpt tied-fast]"]),
     ],
 )

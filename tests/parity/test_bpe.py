@@ -226,13 +226,13 @@ def test_we_read_what_hugging_face_trains(tmp_path):
 @given(strings=st.lists(st.binary(min_size=2, max_size=4), unique=True, max_size=30), data=st.data())
 def test_tiktoken_under_any_ranks(strings, data):
     """Also those that no training would give."""
-    from npgpt.tokenizer.formats import from_ranks
+    from npgpt.tokenizer import BPETokenizer
 
     made = data.draw(st.lists(st.text("ab", min_size=2, max_size=5).map(str.encode), unique=True, max_size=20))
     tokens = [*(bytes([byte]) for byte in range(256)), *dict.fromkeys([*made, *strings])]
     ranks = {token: rank for rank, token in enumerate(data.draw(st.permutations(tokens)))}
     theirs = tiktoken.Encoding("any", pat_str=r"[\s\S]+", mergeable_ranks=ranks, special_tokens={})
-    ours = from_ranks(ranks, r"[\s\S]+")
+    ours = BPETokenizer.from_ranks(ranks, r"[\s\S]+")
     text = data.draw(st.text("ab", max_size=90) | st.text(max_size=30))
     assert ours.encode(text).tolist() == theirs.encode_ordinary(text)
     assert np.array_equal(as_defined(ours).encode(text), ours.encode(text))
