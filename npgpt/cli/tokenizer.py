@@ -170,11 +170,8 @@ def coloured(piece: bytes, k: int) -> str:
 def stats(args: argparse.Namespace) -> None:
     tokenizer = open_folder(args.folder)
     counts: Counter[int] = Counter()
-    try:
-        for ids in tokenizer.encode_file(args.file):
-            counts.update(ids.tolist())
-    except ValueError as error:
-        raise ValueError(str(error) if args.file in str(error) else f"{args.file}: {error}") from None
+    for ids in tokenizer.encode_file(args.file):
+        counts.update(ids.tolist())
     total = counts.total()
     if not total:
         raise ValueError(f"{args.file}: the file is empty")

@@ -15,7 +15,7 @@ import functools
 import hashlib
 import struct
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -58,7 +58,7 @@ def prepare(
             for file in files:
                 with tempfile.TemporaryFile(dir=room) as ids_of_file:
                     n = 0
-                    for ids in encoded(tokenizer, file):
+                    for ids in tokenizer.encode_file(file):
                         ids_of_file.write(ids.astype(dtype).tobytes())
                         n += len(ids)
                         progress(len(ids))
@@ -82,14 +82,6 @@ def prepare(
             )
             write_atomically(folder / name, functools.partial(join, header, part))
     return counts[0], counts[1]
-
-
-def encoded(tokenizer: Tokenizer, file: str | Path) -> Iterator[np.ndarray]:
-    """Yield the ids of a file part by part; an error names the file."""
-    try:
-        yield from tokenizer.encode_file(file)
-    except ValueError as error:
-        raise ValueError(str(error) if str(file) in str(error) else f"{file}: {error}") from None
 
 
 def copy(source: BinaryIO, target: BinaryIO, n_bytes: int) -> None:

@@ -118,10 +118,15 @@ class Tokenizer(ABC):
     def encode_file(self, path: str | Path) -> Iterator[np.ndarray]:
         """Yield the ids of a UTF-8 text file, part by part, in memory that does not grow with the file.
 
-        Raises FileNotFoundError, or ValueError for a file that is not UTF-8, with the offset of the first wrong byte.
+        Raises FileNotFoundError, or ValueError, naming the file, for one that is not UTF-8, with the offset of the first
+        wrong byte, or that cannot be encoded.
         """
         for part in read_parts(path):
-            yield self.encode(part.decode("utf-8"))
+            try:
+                ids = self.encode(part.decode("utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+            yield ids
 
     def sizes(self, ids: Iterable[int]) -> np.ndarray:
         """Return the number of bytes of each id, int64. Raises ValueError for one outside the vocabulary."""
