@@ -13,12 +13,13 @@ import numpy as np
 
 from npgpt.config import GPTConfig
 from npgpt.hub.gpt2 import read_gpt2, write_gpt2
-from npgpt.models.gpt2_inside import INSIDE_ATTENTION, activate, attend, tap_names
+from npgpt.models.gpt2_inside import attention, mlp, tap_names
 from npgpt.models.gpt2_parameters import (
     block_matrices,
     flops_per_token,
     init_parameters,
     parameter_shapes,
+    weight_and_bias,
     zero_parameters,
 )
 from npgpt.models.kv_cache import KVCache
@@ -31,11 +32,6 @@ if TYPE_CHECKING:
 
 Rng = np.random.Generator | None
 Starts = np.ndarray | None  # (B, T): where in its row each position's own text begins; None where that is 0
-
-
-def weight_and_bias(params: Parameters, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return a layer's weight and bias, or the places of their gradients; the bias is None where the model has none."""
-    return params[f"{name}.weight"], params.get(f"{name}.bias")
 
 
 def add(y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -76,10 +72,7 @@ def block_forward(
     y, ln_1 = ops.layernorm_forward(x, *weight_and_bias(params, f"{h}.ln_1"), eps)
     y = taps(f"{h}.ln_1", y)
     qkv, c_attn = ops.linear_forward(y, *weight_and_bias(params, f"{h}.attn.c_attn"))
-    if past is None and not taps.want(f"{h}.{name}" for name in INSIDE_ATTENTION):
-        heads, attn = ops.attention_forward(qkv, config.n_head, config.attn_pdrop, rng, starts)
-    else:
-        heads, attn = attend(qkv, h, config, ops, starts, past, taps), ()
+    heads, attn = attention(qkv, h, config, ops, rng, starts, past, taps)
     y, c_proj = ops.linear_forward(heads, *weight_and_bias(params, f"{h}.attn.c_proj"))
     y, drop_1 = ops.dropout_forward(y, p, rng)
     x = add(taps(f"{h}.attn.out", y), x)
@@ -87,15 +80,11 @@ def block_forward(
     y, ln_2 = ops.layernorm_forward(x, *weight_and_bias(params, f"{h}.ln_2"), eps)
     y = taps(f"{h}.ln_2", y)
     c_fc, c_mlp_proj = weight_and_bias(params, f"{h}.mlp.c_fc"), weight_and_bias(params, f"{h}.mlp.c_proj")
-    if not taps.want([f"{h}.mlp.act"]):
-        y, mlp = ops.mlp_forward(y, *c_fc, *c_mlp_proj, config.activation_function)
-    else:
-        y, mlp = activate(ops, config, ops.linear_forward(y, *c_fc)[0]), ()
-        y, _ = ops.linear_forward(taps(f"{h}.mlp.act", y), *c_mlp_proj)
+    y, mlp_cache = mlp(y, *c_fc, *c_mlp_proj, h, config, ops, taps)
     y, drop_2 = ops.dropout_forward(y, p, rng)
     x = add(taps(f"{h}.mlp.out", y), x)
     x = taps(f"{h}.out", x)
-    return x, BlockCache(h, ops, ln_1, c_attn, attn, c_proj, drop_1, ln_2, mlp, drop_2)
+    return x, BlockCache(h, ops, ln_1, c_attn, attn, c_proj, drop_1, ln_2, mlp_cache, drop_2)
 
 
 def block_backward(dx: np.ndarray, cache: BlockCache, grads: Parameters) -> np.ndarray:
@@ -115,6 +104,19 @@ def block_backward(dx: np.ndarray, cache: BlockCache, grads: Parameters) -> np.n
     return add(dy, dx)
 
 
+class FeaturesCache(NamedTuple):
+    """What the backward of everything below the head needs; blocks holds the cache of each block."""
+
+    config: GPTConfig
+    ops: Ops
+    starts: Starts
+    wte: tuple
+    wpe: tuple
+    drop: Any
+    blocks: list[BlockCache]
+    ln_f: tuple
+
+
 def features_forward(
     params: Parameters,
     ids: np.ndarray,
@@ -124,7 +126,7 @@ def features_forward(
     starts: Starts = None,
     past: KVCache | None = None,
     taps: Taps = NO_TAPS,
-) -> tuple[np.ndarray, tuple]:
+) -> tuple[np.ndarray, FeaturesCache]:
     """Run everything below the head: ids (B, T) -> hidden (B, T, C), after the final layer norm.
 
     starts  (B, T), where a row holds several texts: where each position's own text begins. Positions count from there,
@@ -145,25 +147,25 @@ def features_forward(
     hidden, ln_f = ops.layernorm_forward(x, *weight_and_bias(params, "ln_f"), config.layer_norm_epsilon)
     if past is not None:
         past.length += ids.shape[1]
-    return taps("ln_f", hidden), (config, ops, starts, wte, wpe, drop, blocks, ln_f)
+    return taps("ln_f", hidden), FeaturesCache(config, ops, starts, wte, wpe, drop, blocks, ln_f)
 
 
-def features_backward(dhidden: np.ndarray, cache: tuple, grads: Parameters) -> None:
+def features_backward(dhidden: np.ndarray, cache: FeaturesCache, grads: Parameters) -> None:
     """Put the gradients of every parameter below the head into grads.
 
     A tied embedding is the head, too, whose gradient is in its place already: that of the lookup is added to it.
     """
-    config, ops, starts, wte, wpe, drop, blocks, ln_f = cache
-    dx, *_ = ops.layernorm_backward(dhidden, ln_f, *weight_and_bias(grads, "ln_f"))
-    for block in reversed(blocks):
+    ops = cache.ops
+    dx, *_ = ops.layernorm_backward(dhidden, cache.ln_f, *weight_and_bias(grads, "ln_f"))
+    for block in reversed(cache.blocks):
         dx = block_backward(dx, block, grads)
-    dx = ops.dropout_backward(dx, drop)
+    dx = ops.dropout_backward(dx, cache.drop)
     # x = tokens + positions: positions that are the same in all rows were broadcast, so their gradient is summed
     grads["wpe.weight"].fill(0)
-    ops.embedding_backward(dx.sum(axis=0) if starts is None else dx, wpe, grads["wpe.weight"])
-    if not config.tie_word_embeddings:
+    ops.embedding_backward(dx.sum(axis=0) if cache.starts is None else dx, cache.wpe, grads["wpe.weight"])
+    if not cache.config.tie_word_embeddings:
         grads["wte.weight"].fill(0)
-    ops.embedding_backward(dx, wte, grads["wte.weight"])
+    ops.embedding_backward(dx, cache.wte, grads["wte.weight"])
 
 
 def head_name(config: GPTConfig) -> str:

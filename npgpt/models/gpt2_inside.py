@@ -31,13 +31,22 @@ def tap_names(config: GPTConfig) -> list[str]:
     return ["wte", "wpe", *blocks, "ln_f", "logits"]
 
 
-def attend(
-    qkv: np.ndarray, h: str, config: GPTConfig, ops: Ops, starts: np.ndarray | None, past: KVCache | None, taps: Taps
-) -> np.ndarray:
-    """Do what attention_forward does, step by step: with the keys and values of a past, and for taps to see.
+def attention(
+    qkv: np.ndarray,
+    h: str,
+    config: GPTConfig,
+    ops: Ops,
+    rng: np.random.Generator | None,
+    starts: np.ndarray | None,
+    past: KVCache | None,
+    taps: Taps,
+) -> tuple[np.ndarray, tuple]:
+    """Run a block's attention: by the fused op, unless a past or a tap needs its steps. qkv (B, T, 3C) -> (B, T, C).
 
-    qkv (B, T, 3C) -> (B, T, C). There is no dropout: nobody trains with a past or taps.
+    Then there is no dropout and no cache: nobody trains with a past or taps.
     """
+    if past is None and not taps.want(f"{h}.{name}" for name in INSIDE_ATTENTION):
+        return ops.attention_forward(qkv, config.n_head, config.attn_pdrop, rng, starts)
     B, T, C3 = qkv.shape
     H, D = config.n_head, C3 // (3 * config.n_head)
     q, k, v = qkv.reshape(B, T, 3, H, D).transpose(2, 0, 3, 1, 4)  # each (B, H, T, D)
@@ -47,10 +56,24 @@ def attend(
     scores = q @ k.swapaxes(-1, -2) / math.sqrt(D)
     probs, _ = ops.causal_softmax_forward(scores, None if starts is None else starts[:, None])
     heads = taps(f"{h}.attn.heads", taps(f"{h}.attn.probs", probs) @ v)
-    return heads.transpose(0, 2, 1, 3).reshape(B, T, H * D)
+    return heads.transpose(0, 2, 1, 3).reshape(B, T, H * D), ()
 
 
-def activate(ops: Ops, config: GPTConfig, x: np.ndarray) -> np.ndarray:
-    """Return the MLP's activation of x (..., F)."""
-    forward = ops.gelu_forward if config.activation_function == "gelu" else ops.gelu_new_forward
-    return forward(x)[0]
+def mlp(
+    x: np.ndarray,
+    fc_weight: np.ndarray,
+    fc_bias: np.ndarray | None,
+    proj_weight: np.ndarray,
+    proj_bias: np.ndarray | None,
+    h: str,
+    config: GPTConfig,
+    ops: Ops,
+    taps: Taps,
+) -> tuple[np.ndarray, tuple]:
+    """Run a block's MLP: by the fused op, unless a tap needs its activations. x (B, T, C) -> (B, T, C)."""
+    activation = config.activation_function
+    if not taps.want([f"{h}.mlp.act"]):
+        return ops.mlp_forward(x, fc_weight, fc_bias, proj_weight, proj_bias, activation)
+    pre, _ = ops.linear_forward(x, fc_weight, fc_bias)
+    act, _ = ops.gelu_forward(pre) if activation == "gelu" else ops.gelu_new_forward(pre)
+    return ops.linear_forward(taps(f"{h}.mlp.act", act), proj_weight, proj_bias)[0], ()

@@ -46,6 +46,11 @@ def block_matrices(config: GPTConfig) -> dict[str, int]:
     }
 
 
+def weight_and_bias(params: Parameters, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return a layer's weight and bias, or the places of their gradients; the bias is None where the model has none."""
+    return params[f"{name}.weight"], params.get(f"{name}.bias")
+
+
 def zero_parameters(config: GPTConfig, dtype: str = "float32") -> Parameters:
     """Return the model's parameters, all zero."""
     return zeros(parameter_shapes(config), dtype)

@@ -118,8 +118,8 @@ class Tokenizer(ABC):
     def encode_file(self, path: str | Path) -> Iterator[np.ndarray]:
         """Yield the ids of a UTF-8 text file, part by part, in memory that does not grow with the file.
 
-        Raises FileNotFoundError, or ValueError, naming the file, for one that is not UTF-8, with the offset of the first
-        wrong byte, or that cannot be encoded.
+        Raises FileNotFoundError, or ValueError that names the file: it is not UTF-8 (with the offset of the first wrong
+        byte), or cannot be encoded.
         """
         for part in read_parts(path):
             try:
