@@ -7,8 +7,9 @@
 from npgpt.gradcheck.adapters import check_autograd_function, check_gradient, check_layer, check_vjp
 from npgpt.gradcheck.check import check_backward
 from npgpt.gradcheck.numeric import numerical_gradient
-from npgpt.gradcheck.report import ArgumentReport, Report, table
+from npgpt.gradcheck.report import ArgumentReport, Report
 from npgpt.gradcheck.second import check_adjoint, check_float32
+from npgpt.gradcheck.table import table
 
 __all__ = [
     "ArgumentReport",

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.gradcheck.table import HEADER
+
 STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em; color: #222; max-width: 70em }
 table { border-collapse: collapse } th, td { text-align: left; padding: .3em 1em .3em 0; border-bottom: 1px solid #ddd }
 td { font-family: ui-monospace, monospace } .pass { color: #176d2c } .fail { color: #b3261e }
@@ -15,8 +17,6 @@ td { font-family: ui-monospace, monospace } .pass { color: #176d2c } .fail { col
 
 def page(report: Any) -> str:
     """Return a page that stands by itself; with matplotlib installed, with pictures of the gradients that failed."""
-    from npgpt.gradcheck.report import HEADER
-
     head = "".join(f"<th>{escape(cell)}</th>" for cell in HEADER)
     rows = "".join(
         f'<tr class="{argument.verdict}">' + "".join(f"<td>{escape(cell)}</td>" for cell in argument.row()) + "</tr>"

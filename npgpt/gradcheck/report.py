@@ -1,11 +1,14 @@
 """What a check found, argument by argument, to print or to read by program."""
 
 import json
-from collections.abc import Iterable, Sequence
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from npgpt.gradcheck.html import figure, page
+from npgpt.gradcheck.table import HEADER, table
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,6 @@ class ArgumentReport:
         return {name: getattr(self, name) for name in names} | {"ratio": self.ratio}
 
 
-HEADER = ("argument", "shape", "verdict", "rel. error", "bar", "worst at", "analytic", "numeric", "ratio")
-
-
 @dataclass(frozen=True)
 class Report:
     """The verdicts on all arguments, and on the contract. True only if all passed; `str` is the table.
@@ -146,8 +146,6 @@ class Report:
 
     def to_html(self) -> str:
         """Return the report as a page of HTML that stands by itself, with a picture of each wrong gradient."""
-        from npgpt.gradcheck.html import page
-
         return page(self)
 
     def plot(self, argument: str | None = None) -> Any:
@@ -155,16 +153,7 @@ class Report:
 
         argument  its name; by default the one that is most wrong. Needs the extra `plot`.
         """
-        from npgpt.gradcheck.html import figure
-
         return figure(self, argument)
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay out rows of cells in columns, left-aligned."""
-    rows = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _finite(value: Any) -> Any:
@@ -172,6 +161,6 @@ def _finite(value: Any) -> Any:
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(v) for v in value]
-    if isinstance(value, float) and value - value != 0:  # infinity or NaN, for which JSON has no word
+    if isinstance(value, float) and not math.isfinite(value):  # JSON has no word for infinity and NaN
         return None
     return value
