@@ -12,7 +12,7 @@ import numpy as np
 
 from npgpt.gradcheck.check import check_backward
 from npgpt.gradcheck.report import Report
-from npgpt.gradcheck.tree import leaves, map_leaves
+from npgpt.gradcheck.tree import is_floats, leaves, map_leaves
 
 
 def check_layer(
@@ -140,7 +140,7 @@ def _params(layer: Any, inputs: tuple) -> dict[str, np.ndarray]:
     trial = copy.deepcopy(layer)
     out = trial.forward(*inputs)
     trial.backward(map_leaves(lambda leaf: np.ones_like(leaf, dtype=np.float64)[()], out))
-    arrays = {k: v for k, v in vars(layer).items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
+    arrays = {k: v for k, v in vars(layer).items() if isinstance(v, np.ndarray) and is_floats(v)}
     return {name: value for name, value in arrays.items() if _gradient(trial, name) is not None}
 
 

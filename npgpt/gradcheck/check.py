@@ -13,7 +13,7 @@ from npgpt.gradcheck.numeric import EPS, fourth_differences
 from npgpt.gradcheck.problem import Leaf, Problem, argument_names
 from npgpt.gradcheck.report import ArgumentReport, Report
 from npgpt.gradcheck.second import Taylor, taylor_test
-from npgpt.gradcheck.tree import is_tree, leaf_at, map_leaves, same_structure
+from npgpt.gradcheck.tree import convert, copied, is_tree, leaf_at, map_leaves, same_structure
 
 SMALL = 1000  # elements: an array of at most so many is looked at as a whole
 SAMPLED = 64  # elements that are looked at one by one in a larger one, besides its edges
@@ -68,7 +68,8 @@ def check_backward(
     names = argument_names(forward, len(args)) if names is None else names
     if len(names) < len(args):
         raise ValueError(f"{len(names)} names for {len(args)} arguments")
-    args = tuple(map_leaves(lambda leaf: _narrow(leaf, dtype), arg) for arg in args)
+    # rounded to dtype first, so that the derivatives in float64 are taken at the very same numbers
+    args = tuple(map_leaves(lambda leaf: convert(leaf, dtype), arg) for arg in args)
     problem = Problem(forward, args, names, wrt, rng)
     problem.single = problem.single or single
 
@@ -138,7 +139,7 @@ def _check_leaf(
         if not found.wrong.any() and (problem.complex_safe or found.kinks.sum() > 1):
             check_together(problem, leaf, analytic, allowance, rng, found)
     else:
-        chosen = sample(shape, [arg for arg in problem.args if not is_tree(arg)], SAMPLED, rng)
+        chosen = sample(shape, problem.args, SAMPLED, rng)
         chosen = np.union1d(chosen, np.flatnonzero(~np.isfinite(analytic))[:8])
         check_elements(problem, leaf, analytic, allowance, chosen, found)
         if not found.wrong.any():
@@ -237,7 +238,7 @@ def _allowances(
             number = next(numbers)
             if number in by_number:
                 return np.array(leaf * (1 + step * directions[number]), dtype=dtype)
-            return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+            return copied(leaf)
 
         with np.errstate(all="ignore"):
             found = gradients_of([map_leaves(move, arg) for arg in problem.args], dout)
@@ -262,12 +263,6 @@ def _allowances(
         floor = (1e-15 if not problem.single else unit) * largest + 16 * EPS * problem.natural(problem.leaves[i])
         found.append(limit * size + 20 * noise + 8 * move + floor)
     return found
-
-
-def _narrow(leaf: Any, dtype: Any) -> Any:
-    """Round floats to dtype, so that the derivatives in float64 are taken at the very same numbers."""
-    is_floats = isinstance(leaf, np.ndarray | np.floating) and np.issubdtype(leaf.dtype, np.floating)
-    return np.array(leaf, dtype=dtype, order="K") if is_floats else leaf
 
 
 def _rank(problem: Problem, leaf: Leaf) -> int:

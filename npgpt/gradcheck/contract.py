@@ -7,7 +7,7 @@ import numpy as np
 
 from npgpt.gradcheck.numeric import EPS
 from npgpt.gradcheck.problem import Problem
-from npgpt.gradcheck.tree import leaves, map_leaves
+from npgpt.gradcheck.tree import copied, leaves, map_leaves
 
 Gradients = list[Any]  # one tree for each checked argument, as `match` returns it
 CLOSE = 1e-9  # far above rounding, far below any slip; float32 code gets its own
@@ -40,7 +40,7 @@ def _forward(problem: Problem, backward: Callable, match: Callable) -> Iterator[
 def _backward(problem: Problem, backward: Callable, match: Callable) -> Iterator[str]:
     args = problem.copies()
     _, cache = problem.forward(*args)
-    dout = _copy(problem.dout)
+    dout = map_leaves(copied, problem.dout)
     args_before, dout_before, cache_before = _snapshot(args), _snapshot(dout), _snapshot(cache)
     given = match(backward(dout, cache))
     first = _snapshot(given)
@@ -50,13 +50,13 @@ def _backward(problem: Problem, backward: Callable, match: Callable) -> Iterator
         yield "backward writes into the arguments of forward"
     elif not _same(cache_before, _snapshot(cache)):
         yield "backward writes into the cache"
-    second = _snapshot(match(backward(_copy(problem.dout), cache)))
+    second = _snapshot(match(backward(map_leaves(copied, problem.dout), cache)))
     if not _close(first, second, problem):
         yield "a second backward from the same cache gives another gradient: it adds up, or uses the cache up"
     match(backward(_times(0.5, problem.dout), cache))
     if not _same(first, _snapshot(given)):
         yield "a later backward changes the gradients that an earlier one has returned"
-    fresh = _snapshot(match(backward(_copy(problem.dout), problem.forward(*problem.copies())[1])))
+    fresh = _snapshot(match(backward(map_leaves(copied, problem.dout), problem.forward(*problem.copies())[1])))
     if not _close(first, fresh, problem):
         yield "backward gives another gradient when forward and backward are run again: it keeps state, or is random"
 
@@ -71,8 +71,8 @@ def _linear(problem: Problem, backward: Callable, match: Callable) -> Iterator[s
     one, other = problem.dout, problem.cotangent(np.random.default_rng(1))
     others = iter([leaf for _, leaf in leaves(other)])
     both = map_leaves(lambda leaf: 2.0 * leaf - 0.7 * next(others), one)
-    right = run(_copy(one))
-    parts = zip(right, run(_copy(other)), strict=True)
+    right = run(map_leaves(copied, one))
+    parts = zip(right, run(map_leaves(copied, other)), strict=True)
     expected = [2.0 * a - 0.7 * b for a, b in parts]
     if not _close(expected, run(both), problem):
         yield "backward is not linear in dout"
@@ -81,7 +81,7 @@ def _linear(problem: Problem, backward: Callable, match: Callable) -> Iterator[s
         if not _close(right, scaled, problem):
             yield f"backward is not linear in dout: not for a {size} one"
     for order in (_strided, _fortran):
-        if not _close(run(map_leaves(order, _copy(one))), right, problem):
+        if not _close(run(map_leaves(order, map_leaves(copied, one))), right, problem):
             yield "backward gives another gradient for a dout that lies in memory in another way"
             break
 
@@ -89,7 +89,7 @@ def _linear(problem: Problem, backward: Callable, match: Callable) -> Iterator[s
 def _order(problem: Problem, backward: Callable, match: Callable) -> Iterator[str]:
     """Run two forwards and then their backwards: a pass that hides state takes the wrong one's."""
     _, cache = problem.forward(*problem.copies())
-    alone = _snapshot(match(backward(_copy(problem.dout), cache)))
+    alone = _snapshot(match(backward(map_leaves(copied, problem.dout), cache)))
     _, cache = problem.forward(*problem.copies())
     checked = {leaf.number for leaf in problem.leaves}
     numbers = iter(range(10**9))
@@ -98,17 +98,13 @@ def _order(problem: Problem, backward: Callable, match: Callable) -> Iterator[st
     def move(leaf: Any) -> Any:
         if next(numbers) in checked:
             return np.array(leaf * (1 + 1e-3 * rng.standard_normal(leaf.shape)))
-        return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+        return copied(leaf)
 
     with np.errstate(all="ignore"):
         problem.forward(*(map_leaves(move, arg) for arg in problem.args))
-    after = _snapshot(match(backward(_copy(problem.dout), cache)))
+    after = _snapshot(match(backward(map_leaves(copied, problem.dout), cache)))
     if not _close(alone, after, problem):
         yield "backward depends on another forward that was run in between: it keeps state outside the cache"
-
-
-def _copy(tree: Any) -> Any:
-    return map_leaves(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
 
 
 def _times(factor: float, tree: Any) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 
 from npgpt.gradcheck.numeric import one_sided
 from npgpt.gradcheck.problem import Leaf, Problem
+from npgpt.gradcheck.tree import ids_among
 
 MAX_KINKS = 300  # elements of one array that are looked at from both sides
 CLEARLY_WRONG = 16  # of them without a kink, and the others need no closer look
@@ -205,10 +206,9 @@ def sample(shape: tuple[int, ...], args: list, count: int, rng: np.random.Genera
     few = max(1, count // 8)
     for first in (0, size - row):
         chosen += list(first + rng.integers(0, row, few))
-    for ids in args:
-        if isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" and ids.size and shape:
-            rows, counts = np.unique(ids, return_counts=True)
-            inside = (rows >= 0) & (rows < shape[0])
-            rows = rows[inside][np.argsort(-counts[inside], kind="stable")][:few]
-            chosen += list(rows * row + rng.integers(0, row, len(rows)))
+    for ids in ids_among(args) if shape else ():
+        rows, counts = np.unique(ids, return_counts=True)
+        inside = (rows >= 0) & (rows < shape[0])
+        rows = rows[inside][np.argsort(-counts[inside], kind="stable")][:few]
+        chosen += list(rows * row + rng.integers(0, row, len(rows)))
     return np.unique(np.clip(np.array(chosen, dtype=np.int64), 0, size - 1))

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.gradcheck.tree import ids_among
+
 CLOSE = 1e-5  # relative, by norm: how well a pattern must explain the gradient to be named
 
 
@@ -107,9 +109,7 @@ def _constant_along(analytic: np.ndarray, numeric: np.ndarray) -> Iterator[str]:
 
 
 def _repeats(wrong: np.ndarray, known: np.ndarray, args: Sequence[Any]) -> Iterator[str]:
-    for ids in args:
-        if not (isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" and ids.size and wrong.ndim):
-            continue
+    for ids in ids_among(args) if wrong.ndim else ():
         rows, counts = np.unique(ids, return_counts=True)
         if rows[0] < 0 or rows[-1] >= wrong.shape[0] or not (counts > 1).any():
             continue

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.gradcheck.numeric import EPS, Line, complex_step, fourth_differences, noise_level, richardson
-from npgpt.gradcheck.tree import leaf_at, leaves, map_leaves
+from npgpt.gradcheck.tree import convert, copied, is_floats, leaf_at, leaves, map_leaves
 
 
 @dataclass
@@ -101,9 +101,7 @@ class Problem:
         """Return fresh arguments; with dtype, the floats among them converted."""
 
         def copy(leaf: Any) -> Any:
-            if dtype is not None and is_floats(leaf):
-                return np.array(leaf, dtype=dtype)
-            return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+            return convert(leaf, dtype) if dtype is not None and is_floats(leaf) else copied(leaf)
 
         return [map_leaves(copy, arg) for arg in self.args]
 
@@ -114,7 +112,7 @@ class Problem:
         def put(other: Any) -> Any:
             if next(numbers) == leaf.number:
                 return x.copy() if self.writes else x
-            return other.copy() if self.writes and isinstance(other, np.ndarray) else other
+            return copied(other) if self.writes else other
 
         return self._weighted(self.forward(*(map_leaves(put, arg) for arg in self.args))[0])
 
@@ -227,16 +225,6 @@ def _cotangent(out: Any, rng: np.random.Generator) -> Any:
     if array.dtype.kind != "f":
         return np.zeros(array.shape)[()]
     return np.asarray(dout, array.dtype)[()]
-
-
-def is_floats(leaf: Any) -> bool:
-    """Return whether leaf is an array (or NumPy number) of floats: what can be differentiated."""
-    return isinstance(leaf, np.ndarray | np.floating) and np.issubdtype(leaf.dtype, np.floating)
-
-
-def convert(leaf: Any, dtype: Any) -> Any:
-    """Convert floats; leave ids, masks, numbers, None and everything else as it is."""
-    return np.array(leaf, dtype=dtype, order="K") if is_floats(leaf) else leaf
 
 
 def argument_names(forward: Callable, count: int) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from npgpt.gradcheck.numeric import EPS
 from npgpt.gradcheck.problem import Problem
-from npgpt.gradcheck.tree import leaves, map_leaves
+from npgpt.gradcheck.tree import convert, leaves, map_leaves
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def check_float32(
     """
     rng = np.random.default_rng(seed)
     true_forward, true_backward = reference or (forward, backward)
-    single = [map_leaves(lambda leaf: _cast(leaf, np.float32), arg) for arg in args]
-    double = [map_leaves(lambda leaf: _cast(leaf, np.float64), arg) for arg in single]
+    single = [map_leaves(lambda leaf: convert(leaf, np.float32), arg) for arg in args]
+    double = [map_leaves(lambda leaf: convert(leaf, np.float64), arg) for arg in single]
     out, cache = forward(*single)
     true_out, true_cache = true_forward(*double)
     dout = map_leaves(lambda leaf: np.asarray(rng.standard_normal(np.shape(leaf)), np.float32)[()], out)
@@ -116,8 +116,3 @@ def check_float32(
                 error = float(np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b)))
                 found[leaf_name] = error / norm if norm else error
     return found
-
-
-def _cast(leaf: Any, dtype: Any) -> Any:
-    is_floats = isinstance(leaf, np.ndarray | np.floating) and np.issubdtype(leaf.dtype, np.floating)
-    return np.asarray(leaf, dtype) if is_floats else leaf

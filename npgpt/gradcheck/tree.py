@@ -1,7 +1,9 @@
-"""Nested dicts, tuples and lists of arrays, seen as a flat list of leaves with names."""
+"""Nested dicts, tuples and lists of arrays, seen as a flat list of leaves with names; and what a leaf is."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+import numpy as np
 
 
 def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -62,3 +64,23 @@ def leaf_at(structure: Any, other: Any) -> Iterator[Any]:
             yield from leaf_at(value, None if other is None else other[i])
     else:
         yield other
+
+
+def is_floats(leaf: Any) -> bool:
+    """Return whether a leaf is an array (or NumPy number) of floats: what can be differentiated."""
+    return isinstance(leaf, np.ndarray | np.floating) and np.issubdtype(leaf.dtype, np.floating)
+
+
+def convert(leaf: Any, dtype: Any) -> Any:
+    """Return floats as a fresh array of dtype; ids, masks, numbers, None and everything else as they are."""
+    return np.array(leaf, dtype=dtype, order="K") if is_floats(leaf) else leaf
+
+
+def copied(leaf: Any) -> Any:
+    """Return a copy of an array, and anything else as it is."""
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+
+
+def ids_among(args: Iterable[Any]) -> Iterator[np.ndarray]:
+    """Yield the arguments that are arrays of integers and not empty: they may name rows of another argument."""
+    return (arg for arg in args if isinstance(arg, np.ndarray) and arg.dtype.kind in "iu" and arg.size)
