@@ -1,48 +1,59 @@
 """What a backward pass must keep to besides the right numbers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.numeric import EPS
-from npgpt.gradcheck.problem import Problem
-from npgpt.gradcheck.tree import copied, leaves, map_leaves
+from npgpt.gradcheck.gradients import Backward
+from npgpt.gradcheck.numeric import EPS, largest
+from npgpt.gradcheck.problem import Problem, random_cotangent
+from npgpt.gradcheck.tree import copy_tree, leaves, map_leaves
 
-Gradients = list[Any]  # one tree for each checked argument, as `match` returns it
 CLOSE = 1e-9  # far above rounding, far below any slip; float32 code gets its own
+UNSEEDED = "two calls of forward differ: seed what is random in it"
 
 
-def check_contract(
-    problem: Problem, backward: Callable[[Any, Any], Any], match: Callable[[Any], Gradients]
-) -> list[str]:
-    """Return what is broken, a sentence each; nothing if all holds.
+@dataclass(frozen=True)
+class Contract:
+    """What was found of the contract.
 
-    Sets problem.writes where forward writes into its arguments, so that the numerical gradient is not misled by it.
+    broken         what forward and backward do not keep to, a sentence each
+    deterministic  whether two calls of forward agree; if not, it has no derivative, and no gradient of it is wrong
+    writes         whether forward writes into its arguments, so that the numerical gradient must give it copies
     """
-    return [
-        sentence for check in (_forward, _backward, _linear, _order) for sentence in check(problem, backward, match)
-    ]
+
+    broken: tuple[str, ...] = ()
+    deterministic: bool = True
+    writes: bool = False
 
 
-def _forward(problem: Problem, backward: Callable, match: Callable) -> Iterator[str]:
+def check_contract(problem: Problem, backward: Backward) -> Contract:
+    """Run forward and backward in ways in which a sound pair makes no difference."""
+    writes, deterministic = _forward(problem)
+    broken = ["forward writes into its arguments"] if writes else []
+    for check in (_backward, _linear, _order):
+        broken += check(problem, backward)
+    return Contract(tuple(broken), deterministic, writes)
+
+
+def _forward(problem: Problem) -> tuple[bool, bool]:
+    """Return whether forward writes into its arguments, and whether two calls of it agree."""
     args = problem.copies()
     before = _snapshot(args)
     out, _ = problem.forward(*args)
-    if not _same(before, _snapshot(args)):
-        problem.writes = True
-        yield "forward writes into its arguments"
+    writes = not _same(before, _snapshot(args))
     again, _ = problem.forward(*problem.copies())
-    if not _same(_snapshot(out), _snapshot(again)):
-        yield "two calls of forward differ: seed what is random in it"
+    return writes, _same(_snapshot(out), _snapshot(again))
 
 
-def _backward(problem: Problem, backward: Callable, match: Callable) -> Iterator[str]:
+def _backward(problem: Problem, backward: Backward) -> Iterator[str]:
     args = problem.copies()
     _, cache = problem.forward(*args)
-    dout = map_leaves(copied, problem.dout)
+    dout = copy_tree(problem.dout)
     args_before, dout_before, cache_before = _snapshot(args), _snapshot(dout), _snapshot(cache)
-    given = match(backward(dout, cache))
+    given = backward(dout, cache)
     first = _snapshot(given)
     if not _same(dout_before, _snapshot(dout)):
         yield "backward writes into dout"
@@ -50,29 +61,29 @@ def _backward(problem: Problem, backward: Callable, match: Callable) -> Iterator
         yield "backward writes into the arguments of forward"
     elif not _same(cache_before, _snapshot(cache)):
         yield "backward writes into the cache"
-    second = _snapshot(match(backward(map_leaves(copied, problem.dout), cache)))
+    second = _snapshot(backward(copy_tree(problem.dout), cache))
     if not _close(first, second, problem):
         yield "a second backward from the same cache gives another gradient: it adds up, or uses the cache up"
-    match(backward(_times(0.5, problem.dout), cache))
+    backward(_times(0.5, problem.dout), cache)
     if not _same(first, _snapshot(given)):
         yield "a later backward changes the gradients that an earlier one has returned"
-    fresh = _snapshot(match(backward(map_leaves(copied, problem.dout), problem.forward(*problem.copies())[1])))
+    fresh = _snapshot(backward(copy_tree(problem.dout), problem.forward(*problem.copies())[1]))
     if not _close(first, fresh, problem):
         yield "backward gives another gradient when forward and backward are run again: it keeps state, or is random"
 
 
-def _linear(problem: Problem, backward: Callable, match: Callable) -> Iterator[str]:
+def _linear(problem: Problem, backward: Backward) -> Iterator[str]:
     def run(dout: Any) -> list[np.ndarray]:
-        return _snapshot(match(backward(dout, problem.forward(*problem.copies())[1])))
+        return _snapshot(backward(dout, problem.forward(*problem.copies())[1]))
 
     zero = run(map_leaves(lambda leaf: np.zeros_like(leaf)[()], problem.dout))
     if any(np.any(part != 0) for part in zero):
         yield "backward of a zero dout is not zero"
-    one, other = problem.dout, problem.cotangent(np.random.default_rng(1))
+    one, other = problem.dout, random_cotangent(problem.out, np.random.default_rng(1))
     others = iter([leaf for _, leaf in leaves(other)])
     both = map_leaves(lambda leaf: 2.0 * leaf - 0.7 * next(others), one)
-    right = run(map_leaves(copied, one))
-    parts = zip(right, run(map_leaves(copied, other)), strict=True)
+    right = run(copy_tree(one))
+    parts = zip(right, run(copy_tree(other)), strict=True)
     expected = [2.0 * a - 0.7 * b for a, b in parts]
     if not _close(expected, run(both), problem):
         yield "backward is not linear in dout"
@@ -81,28 +92,20 @@ def _linear(problem: Problem, backward: Callable, match: Callable) -> Iterator[s
         if not _close(right, scaled, problem):
             yield f"backward is not linear in dout: not for a {size} one"
     for order in (_strided, _fortran):
-        if not _close(run(map_leaves(order, map_leaves(copied, one))), right, problem):
+        if not _close(run(map_leaves(order, copy_tree(one))), right, problem):
             yield "backward gives another gradient for a dout that lies in memory in another way"
             break
 
 
-def _order(problem: Problem, backward: Callable, match: Callable) -> Iterator[str]:
-    """Run two forwards and then their backwards: a pass that hides state takes the wrong one's."""
+def _order(problem: Problem, backward: Backward) -> Iterator[str]:
+    """Run another forward between a forward and its backward: state outside the cache is then of the wrong call."""
     _, cache = problem.forward(*problem.copies())
-    alone = _snapshot(match(backward(map_leaves(copied, problem.dout), cache)))
+    alone = _snapshot(backward(copy_tree(problem.dout), cache))
     _, cache = problem.forward(*problem.copies())
-    checked = {leaf.number for leaf in problem.leaves}
-    numbers = iter(range(10**9))
     rng = np.random.default_rng(2)
-
-    def move(leaf: Any) -> Any:
-        if next(numbers) in checked:
-            return np.array(leaf * (1 + 1e-3 * rng.standard_normal(leaf.shape)))
-        return copied(leaf)
-
     with np.errstate(all="ignore"):
-        problem.forward(*(map_leaves(move, arg) for arg in problem.args))
-    after = _snapshot(match(backward(map_leaves(copied, problem.dout), cache)))
+        problem.forward(*problem.moved(lambda leaf: np.array(leaf.x * (1 + 1e-3 * rng.standard_normal(leaf.x.shape)))))
+    after = _snapshot(backward(copy_tree(problem.dout), cache))
     if not _close(alone, after, problem):
         yield "backward depends on another forward that was run in between: it keeps state outside the cache"
 
@@ -138,11 +141,15 @@ def _arrays(value: Any, seen: set[int]) -> Iterator[np.ndarray]:
         if id(value) in seen or isinstance(value, type) or callable(value):
             return
         seen.add(id(value))
-        inside = (
-            value if isinstance(value, tuple | list) else (value if isinstance(value, dict) else vars(value)).values()
-        )
-        for part in inside:
+        for part in _parts(value):
             yield from _arrays(part, seen)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """Return what a sequence, a dict or an object holds."""
+    if isinstance(value, tuple | list):
+        return value
+    return (value if isinstance(value, dict) else vars(value)).values()
 
 
 def _same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
@@ -159,8 +166,8 @@ def _close(one: list[np.ndarray], other: list[np.ndarray], problem: Problem) -> 
     limit = 1e-4 if problem.single else CLOSE
     if len(one) != len(other):
         return False
-    scales = [float(np.max(np.abs(a), initial=0.0)) for a in one]
-    # of an array that is zero but for rounding
+    scales = [largest(a) for a in one]
+    # for an array that is zero but for rounding
     floor = 1e-14 * max(scales, default=0.0) + 64 * EPS * problem.magnitude / problem.smallest_scale
     for a, b, scale in zip(one, other, scales, strict=True):
         if a.shape != b.shape:

@@ -1,199 +1,200 @@
-"""Hold a gradient against the numerical one: element by element, and along random directions."""
+"""Compare a gradient with the numerical one: element by element, and along random directions."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.numeric import one_sided
-from npgpt.gradcheck.problem import Leaf, Problem
+from npgpt.gradcheck.function import Function
+from npgpt.gradcheck.numeric import Line, one_sided
 from npgpt.gradcheck.tree import ids_among
 
 MAX_KINKS = 300  # elements of one array that are looked at from both sides
 CLEARLY_WRONG = 16  # of them without a kink, and the others need no closer look
 DIRECTIONS = 4
+MAX_REMOVED = 20  # elements at kinks that are taken out of one direction
 ESCAPE = 0.05  # the bounds that are printed hold with a probability of 95%
 
 
-@dataclass
-class Numeric:
-    """What was found of one leaf's gradient; NaN in value where an element was not looked at."""
+class Comparison:
+    """The gradient of one leaf beside the numerical one, and what was found so far.
 
-    value: np.ndarray
-    error: np.ndarray
-    wrong: np.ndarray
-    kinks: np.ndarray
-    looked_at: np.ndarray
-    directions: int = 0
-    mismatch: float = 0.0  # the largest of a direction, relative to the gradient along it
-    blind: float = 0.0  # an error whose norm is below this share of the gradient's could have escaped the directions
-    notes: list[str] = field(default_factory=list)
-
-    @classmethod
-    def blank(cls, shape: tuple[int, ...]) -> "Numeric":
-        no = np.zeros(shape, dtype=bool)
-        return cls(np.full(shape, np.nan), np.full(shape, np.nan), no, no.copy(), no.copy())
-
-
-def check_elements(
-    problem: Problem, leaf: Leaf, analytic: np.ndarray, allowance: np.ndarray, indices: np.ndarray, found: Numeric
-) -> None:
-    """Differentiate by the elements at these flat indices, and mark those that are wrong or at a kink."""
-    value, error = found.value.reshape(-1), found.error.reshape(-1)
-    flat, allowed = analytic.reshape(-1), allowance.reshape(-1)
-    for index in indices:
-        value[index], error[index] = _derivative(problem, leaf, int(index))
-    found.looked_at.reshape(-1)[indices] = True
-    with np.errstate(invalid="ignore"):
-        right = np.abs(flat[indices] - value[indices]) <= error[indices] + allowed[indices]
-    suspects = indices[~right]
-    # the most different first; a NaN before all
-    distance = np.abs(flat[suspects] - value[suspects])
-    order = np.argsort(-np.where(np.isnan(distance), np.inf, distance), kind="stable")
-    for count, index in enumerate(suspects[order]):
-        if not np.isfinite(flat[index]):  # where the derivative is not finite either, it has overflowed
-            found.wrong.reshape(-1)[index] = np.isfinite(value[index])
-        elif count < MAX_KINKS and (count < CLEARLY_WRONG or found.kinks.any()):
-            _look_closer(problem, leaf, analytic, allowance, int(index), found)
-        else:
-            found.wrong.reshape(-1)[index] = True
-
-
-def _derivative(problem: Problem, leaf: Leaf, index: int, real: bool = False) -> tuple[float, float]:
-    line, scale = problem.element_line(leaf, index), float(leaf.scale.flat[index])
-    value, error = problem.derivative(line, scale, leaf, real=real)
-    size = abs(float(leaf.x.flat[index]))
-    if not error <= 1e-6 * abs(value) and 0 < size < 1e-2 * scale:
-        # small among large ones: perhaps the function cares for its own size
-        again = problem.derivative(line, size, leaf, real=real)
-        value, error = again if not again[1] >= error else (value, error)
-    return value, error
-
-
-def _look_closer(
-    problem: Problem, leaf: Leaf, analytic: np.ndarray, allowance: np.ndarray, index: int, found: Numeric
-) -> None:
-    """Decide on an element that looks wrong: by real differences too, and from both sides."""
-    claimed, allowed = float(analytic.flat[index]), float(allowance.flat[index])
-    if problem.complex_safe:
-        value, error = _derivative(problem, leaf, index, real=True)
-        disagree = abs(value - found.value.flat[index]) > 4 * error + 1e-9 * abs(value)
-        if disagree and math.isfinite(value):  # complex arithmetic took another branch here
-            found.value.flat[index], found.error.flat[index] = value, error
-            if abs(claimed - value) <= error + allowed:
-                return
-    line, scale = problem.element_line(leaf, index), float(leaf.scale.flat[index])
-    low, high, error = one_sided(line, scale, leaf.noise)
-    bar = error + allowed + 1e-7 * max(abs(low), abs(high))
-    if high - low > 4 * bar:
-        if low - bar <= claimed <= high + bar:
-            found.kinks.flat[index] = True
-            return
-        found.notes.append(f"at {_index(analytic, index)} the slopes of the two sides are {low:.6g} and {high:.6g}")
-    if math.isfinite(found.value.flat[index]):
-        found.wrong.flat[index] = True
-
-
-def _index(array: np.ndarray, flat: int) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.unravel_index(flat, array.shape))
-
-
-def check_directions(
-    problem: Problem,
-    leaf: Leaf,
-    analytic: np.ndarray,
-    allowance: np.ndarray,
-    rng: np.random.Generator,
-    found: Numeric,
-) -> None:
-    """Differentiate along random directions through all elements; on a mismatch bisect to an element.
-
-    Every element has its share in a Gaussian direction, so an error in a single one of a million shows, if it is larger
-    than the error bar; what sees it is the precision of the derivative, not luck.
+    function    the function of the leaf
+    analytic    (...) the gradient that backward returned, float64
+    allowance   (...) how far rounding may put a right gradient from the exact one
+    value       (...) the numerical gradient, NaN where an element was not looked at
+    error       (...) its error bar
+    wrong       (...) where the two differ by more than error and allowance
+    kinks       (...) where the slopes of the two sides differ and the gradient lies between them
+    looked_at   (...) which elements were looked at one by one
+    directions  how many directions through all elements were tried
+    mismatch    the largest difference along one, relative to the gradient along it
+    blind       an error whose norm is below this share of the gradient's could have escaped the directions
+    notes       what there is to say about wrong elements
     """
-    for _ in range(DIRECTIONS):
-        v = leaf.scale * rng.standard_normal(leaf.x.shape)
-        for _ in range(20):  # an element at a kink is taken out of the direction, and the rest is tried again
-            mismatch, bar, size = _mismatch(problem, leaf, analytic, allowance, v)
+
+    def __init__(self, function: Function, analytic: np.ndarray, allowance: np.ndarray) -> None:
+        self.function, self.analytic, self.allowance = function, analytic, allowance
+        self.value, self.error = (np.full(analytic.shape, np.nan) for _ in range(2))
+        self.wrong, self.kinks, self.looked_at = (np.zeros(analytic.shape, dtype=bool) for _ in range(3))
+        self.directions, self.mismatch, self.blind = 0, 0.0, 0.0
+        self.notes: list[str] = []
+
+    @property
+    def counted(self) -> np.ndarray:
+        """Return the elements on which a verdict rests: those that were looked at and are not at a kink."""
+        return self.looked_at & ~self.kinks
+
+    def check_elements(self, indices: np.ndarray) -> None:
+        """Differentiate by the elements at these flat indices, and mark those that are wrong or at a kink."""
+        value, error = self.value.reshape(-1), self.error.reshape(-1)
+        flat, allowed = self.analytic.reshape(-1), self.allowance.reshape(-1)
+        for index in indices:
+            value[index], error[index] = self._derivative(int(index))
+        self.looked_at.reshape(-1)[indices] = True
+        with np.errstate(invalid="ignore"):
+            right = np.abs(flat[indices] - value[indices]) <= error[indices] + allowed[indices]
+        suspects = indices[~right]
+        # the most different first; a NaN before all
+        distance = np.abs(flat[suspects] - value[suspects])
+        order = np.argsort(-np.where(np.isnan(distance), np.inf, distance), kind="stable")
+        for count, index in enumerate(suspects[order]):
+            if not np.isfinite(flat[index]):  # where the derivative is not finite either, it has overflowed
+                self.wrong.reshape(-1)[index] = np.isfinite(value[index])
+            elif count < MAX_KINKS and (count < CLEARLY_WRONG or self.kinks.any()):
+                self._look_closer(int(index))
+            else:
+                self.wrong.reshape(-1)[index] = True
+
+    def check_directions(self, rng: np.random.Generator) -> None:
+        """Differentiate along random directions through all elements; if one disagrees, bisect to an element.
+
+        Every element has its share in a Gaussian direction, so an error in one of a million shows if it is larger than
+        the error bar. The precision of the derivative decides, not luck.
+        """
+        leaf = self.function.leaf
+        for _ in range(DIRECTIONS):
+            mismatch, bar, size = self._check_direction(leaf.scale * rng.standard_normal(leaf.x.shape))
+            self.directions += 1
+            if size > 0:
+                self.mismatch = max(self.mismatch, mismatch / size)
+                # |<d, v>| < bar happens by chance for each direction with probability bar / |d v| * sqrt(2 / pi)
+                self.blind = max(self.blind, bar / size * math.sqrt(2 / math.pi) / ESCAPE ** (1 / DIRECTIONS))
+            if self.wrong.any():
+                return
+
+    def check_together(self, rng: np.random.Generator) -> None:
+        """Move many elements at once, by real differences: each may look right, and all together claim too much.
+
+        So do two that tie for a maximum if each is given all of it. A complex step would not even notice the kink.
+        """
+        function, leaf = self.function, self.function.leaf
+        mask = self.kinks if self.kinks.sum() > 1 else np.ones(leaf.x.shape, dtype=bool)
+        for attempt in range(8 if self.kinks.any() else 3):
+            # first all by the same: those that tie go on doing so, and along that direction there is no kink
+            each = rng.standard_normal(leaf.x.shape) if attempt else np.ones(leaf.x.shape)
+            v = np.where(mask, leaf.scale * each, 0.0)
+            claimed, length = float(np.sum(self.analytic * v)), float(np.linalg.norm(v))
+            line, allowed = function.line(v), 4 * float(np.linalg.norm(self.allowance * v))
+            value, error = function.derivative(line, 1.0, length, real=True)
+            if abs(claimed - value) <= error + allowed:
+                continue
+            low, high, bar = self._slopes(line, 1.0, allowed)
+            if math.isfinite(low) and not low - bar <= claimed <= high + bar:
+                self.notes.append(f"together they claim a slope of {claimed:.6g}, not in {low:.6g} to {high:.6g}")
+                self._blame(mask)
+                return
+
+    def _derivative(self, index: int, real: bool = False) -> tuple[float, float]:
+        """Return the derivative by one element and its error bar."""
+        function, leaf = self.function, self.function.leaf
+        line = function.element_line(index)
+        value, error = function.derivative(line, leaf.scale, real=real)
+        size = abs(float(leaf.x.flat[index]))
+        if not error <= 1e-6 * abs(value) and 0 < size < 1e-2 * leaf.scale:
+            # small among large ones: the function may bend over the element's own size
+            again = function.derivative(line, size, real=real)
+            value, error = again if not again[1] >= error else (value, error)
+        return value, error
+
+    def _look_closer(self, index: int) -> None:
+        """Decide on an element that looks wrong: by real differences too, and from both sides."""
+        claimed, allowed = float(self.analytic.flat[index]), float(self.allowance.flat[index])
+        if self.function.complex_safe:
+            value, error = self._derivative(index, real=True)
+            disagree = abs(value - self.value.flat[index]) > 4 * error + 1e-9 * abs(value)
+            if disagree and math.isfinite(value):  # complex arithmetic took another branch here
+                self.value.flat[index], self.error.flat[index] = value, error
+                if abs(claimed - value) <= error + allowed:
+                    return
+        low, high, bar = self._slopes(self.function.element_line(index), self.function.leaf.scale, allowed)
+        if high - low > 4 * bar:
+            if low - bar <= claimed <= high + bar:
+                self.kinks.flat[index] = True
+                return
+            at = tuple(int(i) for i in np.unravel_index(index, self.analytic.shape))
+            self.notes.append(f"at {at} the slopes of the two sides are {low:.6g} and {high:.6g}")
+        if math.isfinite(self.value.flat[index]):
+            self.wrong.flat[index] = True
+
+    def _slopes(self, line: Line, scale: float, allowed: float) -> tuple[float, float, float]:
+        """Return the least and the greatest slope that may be claimed at a kink, and how far a claim may be off."""
+        low, high, error = one_sided(line, scale, self.function.noise)
+        return low, high, error + allowed + 1e-7 * max(abs(low), abs(high))
+
+    def _check_direction(self, v: np.ndarray) -> tuple[float, float, float]:
+        """Compare along v, and mark the element to which a mismatch comes down; return what `_mismatch` does."""
+        for _ in range(MAX_REMOVED):
+            mismatch, bar, size = self._mismatch(v)
             if not (math.isfinite(mismatch) and mismatch > bar):
                 break
-            index = _bisect(problem, leaf, analytic, v)
-            if not found.looked_at.flat[index]:
-                check_elements(problem, leaf, analytic, allowance, np.array([index]), found)
-            if found.wrong.flat[index]:
+            index = self._bisect(v)
+            if not self.looked_at.flat[index]:
+                self.check_elements(np.array([index]))
+            if self.wrong.flat[index]:
                 break
-            if v.flat[index] == 0 or not found.kinks.flat[index]:
-                found.notes.append("a direction disagrees, but no element by itself")
-                found.wrong.flat[index] = True
+            if v.flat[index] == 0 or not self.kinks.flat[index]:
+                self.notes.append("a direction disagrees, but no element by itself")
+                self.wrong.flat[index] = True
                 break
-            v.flat[index] = 0.0
-        found.directions += 1
-        if size > 0:
-            found.mismatch = max(found.mismatch, mismatch / size)
-            # |<d, v>| < bar happens by chance for each direction with probability bar / |d v| * sqrt(2 / pi)
-            found.blind = max(found.blind, bar / size * math.sqrt(2 / math.pi) / ESCAPE ** (1 / DIRECTIONS))
-        if found.wrong.any():
-            return
+            v.flat[index] = 0.0  # the element is at a kink: without it the rest is tried again
+        return mismatch, bar, size
+
+    def _mismatch(self, v: np.ndarray) -> tuple[float, float, float]:
+        """Return how far <gradient, v> is from the derivative along v, the error bar, and the size of the terms."""
+        value, error = self.function.derivative(self.function.line(v), 1.0, float(np.linalg.norm(v)))
+        product = self.analytic * v
+        bar = error + 4 * float(np.linalg.norm(self.allowance * v))
+        return abs(float(np.sum(product)) - value), bar, float(np.linalg.norm(product))
+
+    def _bisect(self, v: np.ndarray) -> int:
+        """Return the flat index of an element that causes a mismatch along v, halving the elements each time."""
+        indices = np.flatnonzero(v)
+        while len(indices) > 1:
+            halves = np.array_split(indices, 2)
+            misses = []
+            for half in halves:
+                part = np.zeros_like(v)
+                part.reshape(-1)[half] = v.reshape(-1)[half]
+                value, _ = self.function.derivative(self.function.line(part), 1.0, float(np.linalg.norm(part)))
+                misses.append(abs(float(np.sum(self.analytic * part)) - value))
+            indices = halves[1] if misses[0] < misses[1] else halves[0]
+        return int(indices[0])
+
+    def _blame(self, mask: np.ndarray) -> None:
+        """Mark which of the elements that together claim too much are wrong; all of them if none is by itself."""
+        for index in np.flatnonzero(mask):
+            value, error = self._derivative(int(index), real=True)
+            wrong = not abs(float(self.analytic.flat[index]) - value) <= error + float(self.allowance.flat[index])
+            self.wrong.flat[index] = wrong
+            self.value.flat[index] = value
+        if not self.wrong.any():
+            self.wrong |= mask
+        self.kinks[...] = False
 
 
-def _mismatch(
-    problem: Problem, leaf: Leaf, analytic: np.ndarray, allowance: np.ndarray, v: np.ndarray
-) -> tuple[float, float, float]:
-    """Return how far <gradient, v> is from the derivative along v, the error bar, and the size of what was added up."""
-    value, error = problem.derivative(problem.line(leaf, v), 1.0, leaf, float(np.linalg.norm(v)))
-    product = analytic * v
-    bar = error + 4 * float(np.linalg.norm(allowance * v))
-    return abs(float(np.sum(product)) - value), bar, float(np.linalg.norm(product))
-
-
-def _bisect(problem: Problem, leaf: Leaf, analytic: np.ndarray, v: np.ndarray) -> int:
-    """Return the flat index of an element to which a mismatch along v comes down, halving the elements each time."""
-    indices = np.flatnonzero(v)
-    while len(indices) > 1:
-        halves = np.array_split(indices, 2)
-        misses = []
-        for half in halves:
-            part = np.zeros_like(v)
-            part.reshape(-1)[half] = v.reshape(-1)[half]
-            value, error = problem.derivative(problem.line(leaf, part), 1.0, leaf, float(np.linalg.norm(part)))
-            miss = abs(float(np.sum(analytic * part)) - value)
-            misses.append(miss / (error + 1e-300) if not math.isfinite(miss) else miss)
-        indices = halves[0] if not misses[0] < misses[1] else halves[1]
-    return int(indices[0])
-
-
-def check_together(
-    problem: Problem, leaf: Leaf, analytic: np.ndarray, allowance: np.ndarray, rng: np.random.Generator, found: Numeric
-) -> None:
-    """Move many elements at once, by real differences: each may look right by itself, and together they claim too much.
-
-    So do two that tie for a maximum if each is given all of it. A complex step does not even see that there is a kink.
-    """
-    mask = found.kinks if found.kinks.sum() > 1 else np.ones(leaf.x.shape, dtype=bool)
-    for attempt in range(8 if found.kinks.any() else 3):
-        # first all by the same: those that tie go on doing so, and along that direction there is no kink
-        each = rng.standard_normal(leaf.x.shape) if attempt else np.ones(leaf.x.shape)
-        v = np.where(mask, leaf.scale * each, 0.0)
-        claimed, length = float(np.sum(analytic * v)), float(np.linalg.norm(v))
-        line, allowed = problem.line(leaf, v), 4 * float(np.linalg.norm(allowance * v))
-        value, error = problem.derivative(line, 1.0, leaf, length, real=True)
-        if abs(claimed - value) <= error + allowed:
-            continue
-        low, high, error = one_sided(line, 1.0, leaf.noise)
-        bar = error + allowed + 1e-7 * max(abs(low), abs(high))
-        if math.isfinite(error) and not low - bar <= claimed <= high + bar:
-            found.notes.append(f"together they claim a slope of {claimed:.6g}, not in {low:.6g} to {high:.6g}")
-            for index in np.flatnonzero(mask):
-                value, error = _derivative(problem, leaf, int(index), real=True)
-                wrong = not abs(float(analytic.flat[index]) - value) <= error + float(allowance.flat[index])
-                found.wrong.flat[index] = wrong
-                found.value.flat[index] = value
-            found.wrong |= mask & (not found.wrong.any())
-            found.kinks[...] = False
-            return
-
-
-def sample(shape: tuple[int, ...], args: list, count: int, rng: np.random.Generator) -> np.ndarray:
+def sample(shape: tuple[int, ...], args: Iterable[Any], count: int, rng: np.random.Generator) -> np.ndarray:
     """Return flat indices to look at in an array that is too large to look at all of it.
 
     One at random from each of `count` equal parts; some from the first and the last row; and some from the rows that

@@ -8,6 +8,12 @@ import numpy as np
 
 EPS = float(np.finfo(np.float64).eps)
 
+
+def largest(x: np.ndarray) -> float:
+    """Return the largest absolute value in an array, 0 if it is empty."""
+    return float(np.max(np.abs(x), initial=0.0))
+
+
 # --- the plain numerical gradient
 
 # With h the truncation error is h^4 / 30 times the fifth derivative, the rounding error about 1.5 eps / h times the
@@ -69,7 +75,7 @@ def richardson(line: Line, scale: float, noise: float) -> tuple[float, float]:
         new = [difference]
         for order, coarser in enumerate(row[: WINDOW - 1], start=1):
             new.append(new[-1] + (new[-1] - coarser) / (4.0**order - 1))
-        if len(row) >= 2 and math.isfinite(sum(new) + sum(row)):
+        if len(row) >= 2 and all(map(math.isfinite, (*new, *row))):
             spread = max(abs(new[-1] - new[-2]), abs(new[-1] - row[-1]))
             bar = 2 * spread + 4 * noise / h
             if bar < error:
@@ -82,13 +88,15 @@ def richardson(line: Line, scale: float, noise: float) -> tuple[float, float]:
     return best, error
 
 
+TINY = 1e-25  # the complex step: its square is lost beside any number, so it costs no accuracy
+
+
 def complex_step(line: Line) -> float:
     """Return the derivative at 0 of an analytic function, `imag(f(i h)) / h`: without a difference nothing cancels.
 
     Source: Squire, Trapp, "Using complex variables to estimate derivatives of real functions", SIAM Rev. 40 (1998).
     """
-    h = 1e-25
-    return float(np.sum(np.imag(line(1j * h))) / h)
+    return float(np.sum(np.imag(line(1j * TINY))) / TINY)
 
 
 def one_sided(line: Line, scale: float, noise: float) -> tuple[float, float, float]:
@@ -136,7 +144,7 @@ def noise_level(line: Line, smallest: float = 0.0) -> float:
         found = float(fourth_differences(values))
         if len(set(values)) >= 5:
             break
-    return max(found, EPS * float(np.max(np.abs(start), initial=0.0)))
+    return max(found, EPS * largest(start))
 
 
 def fourth_differences(values: list[Any]) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""One forward with its arguments: what is differentiated, and its outputs along a line through any of them."""
+"""What is checked: one forward with its arguments, the leaves among them, and the cotangent of its output."""
 
 import inspect
-import warnings
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,93 +9,102 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.numeric import EPS, Line, complex_step, fourth_differences, noise_level, richardson
-from npgpt.gradcheck.tree import convert, copied, is_floats, leaf_at, leaves, map_leaves
+from npgpt.gradcheck.numeric import largest
+from npgpt.gradcheck.tree import convert, copied, copy_tree, is_floats, leaves, map_leaves
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Leaf:
-    """An array of floats that is checked: where it is among the arguments, and how to move it."""
+    """An array of floats that is checked, and where it is among the arguments."""
 
     name: str
     position: int  # of its argument
+    place: int  # among the leaves of its argument, those that are not floats included
     number: int  # among the leaves of all arguments
     x: np.ndarray  # float64
-    noise: float = 0.0  # the standard error of sum(dout * out) when it moves a little
-    complex_noise: float = 0.0  # that of a complex step's derivative, along a direction of length 1
 
     @cached_property
-    def scale(self) -> np.ndarray:
-        """Return for each element a step over which a function of it may begin to look different.
+    def scale(self) -> float:
+        """Return a step over which a function of an element may begin to look different.
 
-        How far the array's numbers spread, or, where they are all alike, their size. A large offset says nothing of it.
+        It is the spread of the array's numbers, or their size if they are all alike. An offset they share says nothing.
         """
         spread = float(np.std(self.x)) if self.x.size > 1 else 0.0
-        if not (np.isfinite(spread) and spread > 1e-300):
-            size = float(np.max(np.abs(self.x), initial=0.0))
-            spread = size if np.isfinite(size) and size > 0 else 1.0
-        return np.full(self.x.shape, spread)
+        if np.isfinite(spread) and spread > 1e-300:
+            return spread
+        size = largest(self.x)
+        return size if np.isfinite(size) and size > 0 else 1.0
 
 
+@dataclass(frozen=True, eq=False)
 class Problem:
-    """The function `sum(dout * out)` of the leaves that are checked."""
+    """The function `sum(dout * out)` of the leaves that are checked.
 
-    def __init__(
-        self,
+    args       the arguments of forward, their floats in float64
+    chosen     the positions of the arguments that are checked
+    dout       a random cotangent, in the structure of out
+    dtype      the dtype in which forward and backward are to run
+    single     whether they compute in float32, because of dtype or of their own accord
+    magnitude  the size of the function: the sum of |dout * out|
+    """
+
+    forward: Callable[..., tuple[Any, Any]]
+    args: list[Any]
+    names: list[str]
+    chosen: list[int]
+    leaves: list[Leaf]
+    out: Any
+    dout: Any
+    dtype: np.dtype
+    single: bool
+    magnitude: float
+
+    @classmethod
+    def pose(
+        cls,
         forward: Callable[..., tuple[Any, Any]],
         args: Sequence[Any],
-        names: Sequence[str],
+        names: Sequence[str] | None,
         wrt: Sequence[int | str] | None,
         rng: np.random.Generator,
-    ) -> None:
-        self.forward = forward
-        self.args = [map_leaves(lambda leaf: convert(leaf, np.float64), arg) for arg in args]
-        self.names = list(names)
-        self.chosen = _chosen(self.args, wrt, self.names)
-        result = forward(*self.copies())
+        dtype: np.dtype,
+    ) -> "Problem":
+        """Run forward once, and draw a cotangent for its output. The arguments are described at check_backward."""
+        names = _argument_names(forward, len(args)) if names is None else list(names)
+        if len(names) < len(args):
+            raise ValueError(f"{len(names)} names for {len(args)} arguments")
+        # rounded to dtype first, so that the derivatives in float64 are taken at the very same numbers
+        args = [map_leaves(lambda leaf: convert(convert(leaf, dtype), np.float64), arg) for arg in args]
+        chosen = _chosen(args, wrt, names)
+        result = forward(*map(copy_tree, args))
         if not (isinstance(result, tuple) and len(result) == 2):
             kind = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
             raise TypeError(f"forward must return a pair, (out, cache), but returned {kind}")
-        self.out = result[0]
-        if not any(np.asarray(leaf).dtype.kind == "f" for _, leaf in leaves(self.out)):
+        out = result[0]
+        if not any(np.asarray(leaf).dtype.kind == "f" for _, leaf in leaves(out)):
             raise ValueError("out holds no floats: there is nothing to differentiate")
-        self.dout = self.cotangent(rng)
-        self.leaves = [
-            Leaf(name, position, number, leaf)
-            for number, (position, name, leaf) in enumerate(self._all_leaves())
-            if position in self.chosen and is_floats(leaf)
-        ]
-        self.writes = False  # whether forward writes into its arguments; then every call gets copies
-        weighted = self._weighted(self.out)
-        self.magnitude = float(np.sum(np.abs(weighted)))
-        self.single = any(np.asarray(leaf).dtype == np.float32 for _, leaf in leaves(self.out))
-        self.complex_safe = False
+        dout = random_cotangent(out, rng)
+        single = dtype == np.float32 or any(np.asarray(leaf).dtype == np.float32 for _, leaf in leaves(out))
+        magnitude = float(np.sum(np.abs(weighted(out, dout))))
+        return cls(forward, args, names, chosen, _leaves(args, names, chosen), out, dout, dtype, single, magnitude)
 
-    def cotangent(self, rng: np.random.Generator) -> Any:
-        """Return a random dout in the structure of out."""
-        return map_leaves(lambda leaf: _cotangent(leaf, rng), self.out)
-
-    def natural(self, leaf: Leaf) -> float:
-        """Return the size that a gradient would have if the function doubled over the leaf's scale."""
-        return self.magnitude / float(leaf.scale.flat[0]) if leaf.x.size else 0.0
-
-    @property
-    def precise(self) -> bool:
-        """Return whether the forward's own noise is that of float64."""
-        noise = max((leaf.noise for leaf in self.leaves), default=0.0)
-        return not self.single and noise <= 1e-11 * (self.magnitude + self.largest_dout)
+    def given_dout(self) -> Any:
+        """Return a fresh copy of dout as backward is to get it: in float32 if that was asked for."""
+        kind = self.dtype if self.dtype == np.float32 else None  # else each output's own
+        return map_leaves(lambda leaf: np.array(leaf, dtype=kind)[()], self.dout)
 
     @property
     def largest_dout(self) -> float:
-        return max((float(np.max(np.abs(part), initial=0.0)) for _, part in leaves(self.dout)), default=0.0)
+        return max((largest(part) for _, part in leaves(self.dout)), default=0.0)
 
     @property
     def smallest_scale(self) -> float:
         """Return the least of the leaves' scales."""
-        return min((float(leaf.scale.flat[0]) for leaf in self.leaves if leaf.x.size), default=1.0)
+        return min((leaf.scale for leaf in self.leaves if leaf.x.size), default=1.0)
 
-    def _all_leaves(self) -> list[tuple[int, str, Any]]:
-        return [(i, name, leaf) for i, arg in enumerate(self.args) for name, leaf in leaves(arg, self.names[i])]
+    def natural(self, leaf: Leaf) -> float:
+        """Return the size that a gradient would have if the function doubled over the leaf's scale."""
+        return self.magnitude / leaf.scale if leaf.x.size else 0.0
 
     def copies(self, dtype: Any = None) -> list[Any]:
         """Return fresh arguments; with dtype, the floats among them converted."""
@@ -105,129 +114,53 @@ class Problem:
 
         return [map_leaves(copy, arg) for arg in self.args]
 
-    def outputs(self, leaf: Leaf, x: np.ndarray) -> np.ndarray:
-        """Return dout * out, flat, with x in the place of one leaf."""
-        numbers = iter(range(10**9))
+    def moved(self, move: Callable[[Leaf], np.ndarray]) -> list[Any]:
+        """Return fresh arguments with move(leaf) in the place of each leaf that is checked."""
+        checked = {leaf.number: leaf for leaf in self.leaves}
+        numbers = itertools.count()
 
         def put(other: Any) -> Any:
-            if next(numbers) == leaf.number:
-                return x.copy() if self.writes else x
-            return copied(other) if self.writes else other
+            leaf = checked.get(next(numbers))
+            return copied(other) if leaf is None else move(leaf)
 
-        return self._weighted(self.forward(*(map_leaves(put, arg) for arg in self.args))[0])
-
-    def _weighted(self, out: Any) -> np.ndarray:
-        # a weight times an output that is not finite would be NaN even where the difference is exact
-        parts = [
-            np.ravel(np.asarray(weight) * np.asarray(part))
-            for (_, part), weight in zip(leaves(out), leaf_at(self.out, self.dout), strict=True)
-        ]
-        return np.concatenate(parts) if parts else np.zeros(0)
-
-    def line(self, leaf: Leaf, direction: np.ndarray) -> Line:
-        """Return t -> dout * out at x + t * direction; t may be complex."""
-        return lambda t: self.outputs(leaf, leaf.x + t * direction)
-
-    def element_line(self, leaf: Leaf, index: int) -> Line:
-        """Return the same along one element; its array is moved in place, which costs less."""
-        moved: dict[type, np.ndarray] = {}
-
-        def line(t: Any) -> np.ndarray:
-            kind = complex if isinstance(t, complex) else float
-            if kind not in moved:
-                moved[kind] = np.array(leaf.x, dtype=kind, order="C")
-            flat = moved[kind].reshape(-1)
-            centre = flat[index]
-            flat[index] = centre + t
-            try:
-                return self.outputs(leaf, moved[kind])
-            finally:
-                flat[index] = centre
-
-        return line
-
-    def derivative(
-        self, line: Line, scale: float, leaf: Leaf, length: float = 1.0, real: bool = False
-    ) -> tuple[float, float]:
-        """Return the derivative along a line and its error bar, by complex step where that is safe.
-
-        length is that of the line's direction.
-        """
-        if self.complex_safe and not real:
-            with np.errstate(all="ignore"):
-                value = complex_step(line)
-                error = 16 * EPS * (abs(value) + self.magnitude / max(scale, 1.0))
-                if error > 1e-6 * abs(value):
-                    # beside the function it is small: see what rounding really does to it, a few last places away
-                    last = EPS * max(scale, float(np.max(np.abs(leaf.x))))
-                    nudges = [complex_step(_shifted(line, k * last)) for k in (-24, 8, 24)]
-                    error = min(error, 16 * EPS * abs(value) + 4 * max(abs(nudge - value) for nudge in nudges))
-                error += 8 * leaf.complex_noise * length
-            if np.isfinite(value):
-                return value, error
-        return richardson(line, scale, leaf.noise)
-
-    def prepare(self, rng: np.random.Generator) -> None:
-        """Find each leaf's noise, and whether the forward is analytic and takes complex numbers."""
-        safe = bool(self.leaves)
-        for leaf in self.leaves:
-            if leaf.x.size == 0:
-                continue
-            # no element by more than its own size, and one that is 0 not at all: many a function has an edge there
-            size = np.minimum(leaf.scale, np.abs(leaf.x)) if np.any(leaf.x) else leaf.scale
-            direction = size * rng.standard_normal(leaf.x.shape)
-            line = self.line(leaf, direction)
-            last = 64 * EPS * float(np.max(np.abs(leaf.x) / np.where(size > 0, size, 1.0)))
-            with np.errstate(all="ignore"):
-                found = noise_level(line, last)
-            leaf.noise = found if np.isfinite(found) else EPS * self.magnitude
-            safe = safe and self._agrees(leaf, line)
-            if safe:
-                with np.errstate(all="ignore"):
-                    steps = [complex_step(_shifted(line, k * last)) for k in range(-4, 5)]
-                found = float(fourth_differences(steps) / np.linalg.norm(direction))
-                leaf.complex_noise = found if np.isfinite(found) else 0.0
-        self.complex_safe = safe
-
-    def _agrees(self, leaf: Leaf, line: Line) -> bool:
-        """Try complex arithmetic along a line, and hold it against real differences."""
-        try:
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("error", np.exceptions.ComplexWarning)
-                moved = line(1j * 1e-25)
-                still = line(0.0)
-        except Exception:  # whatever a forward that was not meant for complex numbers raises
-            return False
-        if moved.dtype.kind != "c" or not np.allclose(moved.real, still, rtol=1e-12, atol=1e-14, equal_nan=True):
-            return False
-        value = float(np.sum(moved.imag)) / 1e-25
-        if not np.isfinite(value):
-            return False
-        real, error = richardson(line, 1.0, leaf.noise)
-        # a wide error bar proves nothing: then differences are no worse and are taken
-        weight = sum(float(np.sum(np.abs(part))) for _, part in leaves(self.dout))
-        floor = 1e3 * EPS * (self.magnitude + weight)  # of a function that is flat but for rounding
-        close = abs(value - real) <= 4 * error + 1e-9 * abs(value) + floor
-        return bool(close and error <= 1e-4 * max(abs(value), abs(real)) + floor)
+        return [map_leaves(put, arg) for arg in self.args]
 
 
-def _shifted(line: Line, offset: float) -> Line:
-    return lambda t: line(t + offset)
-
-
-def _cotangent(out: Any, rng: np.random.Generator) -> Any:
-    """Return a random dout for one output, in its dtype; zero for an output that is not floats.
+def random_cotangent(out: Any, rng: np.random.Generator) -> Any:
+    """Return a random dout in the structure and dtypes of out; zero for an output that is not floats.
 
     Normal numbers, because under ones many gradients are zero whatever the code says: softmax's, and layer norm's.
     """
-    array = np.asarray(out)
-    dout = rng.standard_normal(array.shape)
-    if array.dtype.kind != "f":
-        return np.zeros(array.shape)[()]
-    return np.asarray(dout, array.dtype)[()]
+
+    def draw(leaf: Any) -> Any:
+        array = np.asarray(leaf)
+        dout = rng.standard_normal(array.shape)
+        return np.asarray(dout, array.dtype)[()] if array.dtype.kind == "f" else np.zeros(array.shape)[()]
+
+    return map_leaves(draw, out)
 
 
-def argument_names(forward: Callable, count: int) -> list[str]:
+def weighted(out: Any, dout: Any) -> np.ndarray:
+    """Return dout * out, flat, and not summed: an output that does not move then adds no rounding to a difference."""
+    pairs = zip(leaves(out), leaves(dout), strict=True)
+    parts = [np.ravel(np.asarray(weight) * np.asarray(part)) for (_, part), (_, weight) in pairs]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _leaves(args: list[Any], names: list[str], chosen: list[int]) -> list[Leaf]:
+    every = [
+        (name, position, place, leaf)
+        for position, arg in enumerate(args)
+        for place, (name, leaf) in enumerate(leaves(arg, names[position]))
+    ]
+    return [
+        Leaf(name, position, place, number, leaf)
+        for number, (name, position, place, leaf) in enumerate(every)
+        if position in chosen and is_floats(leaf)
+    ]
+
+
+def _argument_names(forward: Callable, count: int) -> list[str]:
     """Return the names of forward's arguments, `args[i]` where it does not tell."""
     try:
         parameters = list(inspect.signature(forward).parameters.values())
@@ -238,7 +171,8 @@ def argument_names(forward: Callable, count: int) -> list[str]:
     return [names[i] if i < len(names) else f"args[{i}]" for i in range(count)]
 
 
-def _chosen(args: list, wrt: Sequence[int | str] | None, names: Sequence[str]) -> list[int]:
+def _chosen(args: list[Any], wrt: Sequence[int | str] | None, names: Sequence[str]) -> list[int]:
+    """Return the positions of the arguments to check."""
     floats = [i for i, arg in enumerate(args) if any(is_floats(leaf) for _, leaf in leaves(arg))]
     if wrt is None:
         if not floats:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.numeric import EPS
-from npgpt.gradcheck.problem import Problem
+from npgpt.gradcheck.function import Function
+from npgpt.gradcheck.numeric import EPS, Line, largest
 from npgpt.gradcheck.tree import convert, leaves, map_leaves
 
 
@@ -30,20 +30,19 @@ class Taylor:
         return "remainders fall with slopes " + " ".join(f"{slope:.2f}" for slope in self.slopes)
 
 
-def taylor_test(problem: Problem, gradients: list[np.ndarray], rng: np.random.Generator) -> Taylor:
-    """Move all checked arguments at once along a random direction, in ever smaller steps.
+def taylor_test(functions: list[Function], gradients: list[np.ndarray], rng: np.random.Generator) -> Taylor:
+    """Move each checked array along a random direction in ever smaller steps; the worst of them decides.
 
     Source: Farrell et al., "Automated derivation of the adjoint of high-level transient finite element programs",
     SIAM J. Sci. Comput. 35 (2013), section 6: the convergence of the Taylor remainder.
     """
     slopes: list[float] = []
-    for leaf, gradient in zip(problem.leaves, gradients, strict=True):
+    for function, gradient in zip(functions, gradients, strict=True):
+        leaf = function.leaf
         if leaf.x.size == 0:
             continue
         direction = leaf.scale * rng.standard_normal(leaf.x.shape)
-        line, slope = problem.line(leaf, direction), float(np.sum(gradient * direction))
-        found = _slopes(line, slope, leaf.noise)
-        # the worst leaf speaks for all
+        found = _slopes(function.line(direction), float(np.sum(gradient * direction)), function.noise)
         if found and (not slopes or np.median(found) < np.median(slopes)):
             slopes = found
     middle = float(np.median(slopes)) if slopes else 2.0
@@ -51,9 +50,10 @@ def taylor_test(problem: Problem, gradients: list[np.ndarray], rng: np.random.Ge
     return Taylor(tuple(slopes), verdict)
 
 
-def _slopes(line: Callable, slope: float, noise: float) -> list[float]:
+def _slopes(line: Line, slope: float, noise: float) -> list[float]:
+    """Return the exponents with which the remainder falls, those of the four smallest steps above rounding."""
     start = line(0.0)
-    floor = 30 * (noise + EPS * float(np.max(np.abs(start), initial=0.0)))
+    floor = 30 * (noise + EPS * largest(start))
     remainders = []
     for k in range(8, 20):
         h = 2.0**-k
@@ -62,8 +62,7 @@ def _slopes(line: Callable, slope: float, noise: float) -> list[float]:
         if not math.isfinite(remainder) or remainder <= floor + 30 * EPS * abs(h * slope):
             break
         remainders.append(remainder)
-    found = [math.log2(a / b) for a, b in itertools.pairwise(remainders)]
-    return found[-4:]
+    return [math.log2(a / b) for a, b in itertools.pairwise(remainders)][-4:]
 
 
 def check_adjoint(

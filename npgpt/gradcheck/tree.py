@@ -81,6 +81,11 @@ def copied(leaf: Any) -> Any:
     return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
+def copy_tree(tree: Any) -> Any:
+    """Return the same structure with a copy of each array."""
+    return map_leaves(copied, tree)
+
+
 def ids_among(args: Iterable[Any]) -> Iterator[np.ndarray]:
     """Yield the arguments that are arrays of integers and not empty: they may name rows of another argument."""
     return (arg for arg in args if isinstance(arg, np.ndarray) and arg.dtype.kind in "iu" and arg.size)

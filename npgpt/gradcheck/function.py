@@ -1,0 +1,150 @@
+"""The function of one leaf: its outputs along a line, how much of them is noise, and its derivative."""
+
+import itertools
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from npgpt.gradcheck.numeric import EPS, TINY, Line, complex_step, fourth_differences, noise_level, richardson
+from npgpt.gradcheck.problem import Leaf, Problem, weighted
+from npgpt.gradcheck.tree import copied, leaves, map_leaves
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """`sum(dout * out)` as a function of one leaf, all other arguments held.
+
+    writes         whether forward writes into its arguments; then each call gets copies
+    complex_safe   whether forward is analytic and takes complex numbers, for this leaf and all others
+    noise          the standard error of the function when the leaf moves a little
+    complex_noise  that of a complex step's derivative, along a direction of length 1
+    """
+
+    problem: Problem
+    leaf: Leaf
+    writes: bool
+    complex_safe: bool = False
+    noise: float = 0.0
+    complex_noise: float = 0.0
+
+    def outputs(self, x: np.ndarray) -> np.ndarray:
+        """Return dout * out, flat, with x in the place of the leaf."""
+        numbers = itertools.count()
+
+        def put(other: Any) -> Any:
+            value = x if next(numbers) == self.leaf.number else other
+            return copied(value) if self.writes else value
+
+        out, _ = self.problem.forward(*(map_leaves(put, arg) for arg in self.problem.args))
+        return weighted(out, self.problem.dout)
+
+    def line(self, direction: np.ndarray) -> Line:
+        """Return t -> dout * out at x + t * direction; t may be complex."""
+        return lambda t: self.outputs(self.leaf.x + t * direction)
+
+    def element_line(self, index: int) -> Line:
+        """Return the same along one element. The array is moved in place, which costs less."""
+        moved: dict[type, np.ndarray] = {}
+
+        def line(t: Any) -> np.ndarray:
+            kind = complex if isinstance(t, complex) else float
+            if kind not in moved:
+                moved[kind] = np.array(self.leaf.x, dtype=kind, order="C")
+            flat = moved[kind].reshape(-1)
+            centre = flat[index]
+            flat[index] = centre + t
+            try:
+                return self.outputs(moved[kind])
+            finally:
+                flat[index] = centre
+
+        return line
+
+    def derivative(self, line: Line, scale: float, length: float = 1.0, real: bool = False) -> tuple[float, float]:
+        """Return the derivative along a line and its error bar, by complex step where that is safe.
+
+        scale   the step at which the function may begin to look different along the line
+        length  that of the line's direction
+        real    whether to use real differences even where a complex step is safe
+        """
+        if self.complex_safe and not real:
+            value, error = self._complex_derivative(line, scale, length)
+            if np.isfinite(value):
+                return value, error
+        return richardson(line, scale, self.noise)
+
+    def _complex_derivative(self, line: Line, scale: float, length: float) -> tuple[float, float]:
+        with np.errstate(all="ignore"):
+            value = complex_step(line)
+            error = 16 * EPS * (abs(value) + self.problem.magnitude / max(scale, 1.0))
+            if error > 1e-6 * abs(value):
+                # the derivative is small beside the function: see what rounding does to it a few last places away
+                last = EPS * max(scale, float(np.max(np.abs(self.leaf.x))))
+                nudges = [complex_step(_shifted(line, k * last)) for k in (-24, 8, 24)]
+                error = min(error, 16 * EPS * abs(value) + 4 * max(abs(nudge - value) for nudge in nudges))
+            return value, error + 8 * self.complex_noise * length
+
+
+def functions_of(problem: Problem, writes: bool, rng: np.random.Generator) -> list[Function]:
+    """Return the function of each leaf, its noise measured, with complex steps if all leaves are safe for them."""
+    found = []
+    safe = True
+    for leaf in problem.leaves:
+        function = Function(problem, leaf, writes)
+        if leaf.x.size:
+            function = _measured(function, safe, rng)
+            safe = function.complex_safe
+        found.append(function)
+    return [replace(function, complex_safe=safe) for function in found]
+
+
+def _measured(function: Function, try_complex: bool, rng: np.random.Generator) -> Function:
+    """Find a function's noise and, if asked, whether it is safe for complex steps."""
+    x, scale = function.leaf.x, function.leaf.scale
+    # no element by more than its own size, and one that is 0 not at all: many a function has an edge there
+    size = np.minimum(scale, np.abs(x)) if np.any(x) else np.full(x.shape, scale)
+    direction = size * rng.standard_normal(x.shape)
+    line = function.line(direction)
+    last = 64 * EPS * float(np.max(np.abs(x) / np.where(size > 0, size, 1.0)))
+    with np.errstate(all="ignore"):
+        noise = noise_level(line, last)
+    noise = noise if np.isfinite(noise) else EPS * function.problem.magnitude
+    if not (try_complex and _is_analytic(function.problem, line, noise)):
+        return replace(function, noise=noise)
+    with np.errstate(all="ignore"):
+        steps = [complex_step(_shifted(line, k * last)) for k in range(-4, 5)]
+    complex_noise = float(fourth_differences(steps) / np.linalg.norm(direction))
+    return replace(
+        function,
+        complex_safe=True,
+        noise=noise,
+        complex_noise=complex_noise if np.isfinite(complex_noise) else 0.0,
+    )
+
+
+def _is_analytic(problem: Problem, line: Line, noise: float) -> bool:
+    """Try complex arithmetic along a line, and compare it with real differences."""
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("error", np.exceptions.ComplexWarning)
+            moved = line(1j * TINY)
+            still = line(0.0)
+    except Exception:  # whatever a forward that was not meant for complex numbers raises
+        return False
+    if moved.dtype.kind != "c" or not np.allclose(moved.real, still, rtol=1e-12, atol=1e-14, equal_nan=True):
+        return False
+    value = float(np.sum(moved.imag)) / TINY
+    if not np.isfinite(value):
+        return False
+    real, error = richardson(line, 1.0, noise)
+    # a wide error bar proves nothing: then differences, which are no worse, are used throughout
+    weight = sum(float(np.sum(np.abs(part))) for _, part in leaves(problem.dout))
+    floor = 1e3 * EPS * (problem.magnitude + weight)  # of a function that is flat but for rounding
+    close = abs(value - real) <= 4 * error + 1e-9 * abs(value) + floor
+    return bool(close and error <= 1e-4 * max(abs(value), abs(real)) + floor)
+
+
+def _shifted(line: Line, offset: float) -> Line:
+    return lambda t: line(t + offset)

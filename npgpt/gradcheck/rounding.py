@@ -1,0 +1,110 @@
+"""How far rounding may put a right gradient from the exact one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from npgpt.gradcheck.function import Function
+from npgpt.gradcheck.gradients import Backward
+from npgpt.gradcheck.numeric import EPS, fourth_differences, largest
+from npgpt.gradcheck.problem import Leaf, Problem
+from npgpt.gradcheck.tree import map_leaves
+
+STEPS = range(-4, 5)  # nine equally spaced values, as fourth_differences takes them
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The precision in which backward computes.
+
+    unit     the rounding of a number near 1
+    limit    an error that is allowed everywhere, relative to the size of an element's terms
+    floor    one that is allowed everywhere, relative to the largest of all terms
+    doubles  whether the forward's own noise, too, is that of float64
+    """
+
+    unit: float
+    limit: float
+    floor: float
+    doubles: bool
+
+
+def allowances(
+    problem: Problem, functions: list[Function], backward: Backward, dout: Any, gradients: list[Any]
+) -> list[np.ndarray]:
+    """Return for each leaf how far rounding may put a right gradient from the exact one, element by element.
+
+    A gradient is a sum over outputs: under random signs of dout its terms do not cancel, and show how large they are.
+    Its own rounding shows in its fourth differences, and what its arguments' rounding does to it in its first.
+    """
+    rng = np.random.default_rng(3)
+    precision = _precision(problem, functions)
+    exact = [np.asarray(g, dtype=np.float64) for g in gradients]
+    sizes = _sizes(problem, backward, dout, exact, rng)
+    signs = {leaf.number: rng.choice([-1.0, 1.0], leaf.x.shape) for leaf in problem.leaves}
+
+    def gradients_at(step: float) -> list[np.ndarray]:
+        """Return the gradients with every argument moved by step times its own size."""
+
+        def move(leaf: Leaf) -> np.ndarray:
+            return np.array(leaf.x * (1 + step * signs[leaf.number]), dtype=problem.dtype)
+
+        with np.errstate(all="ignore"):
+            return [np.asarray(g, dtype=np.float64) for g in backward.gradients(problem.moved(move), dout)]
+
+    # close by, and far enough that the rounding of a number near 1 shows in what it leaves when 1 is taken away
+    near, far = ([gradients_at(k * step) for k in STEPS] for step in (64 * precision.unit, 2.0**-22))
+    found = []
+    for i, (function, g, size) in enumerate(zip(functions, exact, sizes, strict=True)):
+        ladders = [values[i] for values in near], [values[i] for values in far]
+        found.append(_allowance(function, precision, g, size, *ladders))
+    return found
+
+
+def _precision(problem: Problem, functions: list[Function]) -> Precision:
+    if problem.single:
+        unit = float(np.finfo(np.float32).eps)
+        return Precision(unit, 100 * unit, unit, False)
+    noise = max(function.noise for function in functions)
+    return Precision(EPS, 1e-12, 1e-15, noise <= 1e-11 * (problem.magnitude + problem.largest_dout))
+
+
+def _sizes(
+    problem: Problem, backward: Backward, dout: Any, exact: list[np.ndarray], rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Return for each element of each gradient how large the terms are of which it is a sum."""
+
+    def flip(leaf: Any) -> Any:
+        return np.asarray(leaf * rng.choice([-1.0, 1.0], np.shape(leaf)), np.asarray(leaf).dtype)[()]
+
+    sizes = [np.array(np.abs(g)) for g in exact]
+    for _ in range(3):
+        flipped = map_leaves(flip, dout)
+        for size, g in zip(sizes, backward.gradients(problem.copies(problem.dtype), flipped), strict=True):
+            np.maximum(size, np.abs(g), out=size)
+    return sizes
+
+
+def _allowance(
+    function: Function,
+    precision: Precision,
+    exact: np.ndarray,
+    size: np.ndarray,
+    near: list[np.ndarray],
+    far: list[np.ndarray],
+) -> np.ndarray:
+    problem = function.problem
+    with np.errstate(all="ignore"):
+        noise = np.maximum(fourth_differences(near), fourth_differences(far))
+        # near[5] is 64 units away; 8 sixteenths of what that changes allow for arguments that are off by 32
+        move = np.abs(near[5] - exact) / 16
+    if precision.doubles:
+        # double precision loses some last places of the largest number at hand, and not half of its digits
+        noise = np.minimum(noise, 100 * EPS * (largest(size) + problem.largest_dout))
+    # what is a good part of the gradient itself is no rounding: the step has jumped over a kink
+    whole = np.abs(exact) + size
+    noise = np.where(np.isfinite(noise) & (noise <= 1e-3 * whole), noise, 0.0)
+    move = np.where(np.isfinite(move) & (move <= 1e-3 * whole), move, 0.0)
+    floor = precision.floor * largest(size) + 16 * EPS * problem.natural(function.leaf)
+    return precision.limit * size + 20 * noise + 8 * move + floor

@@ -1,0 +1,132 @@
+"""From what a comparison found to the verdict on one argument."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from npgpt.gradcheck.elements import ESCAPE, Comparison
+from npgpt.gradcheck.hints import hint
+from npgpt.gradcheck.numeric import EPS
+from npgpt.gradcheck.problem import Leaf
+from npgpt.gradcheck.report import ArgumentReport
+
+WIDE = 1e-4  # a relative error bar beyond which a wrong gradient could hide in it
+MANY_KINKS = 0.1  # the share of elements at kinks beyond which the rest proves little
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far a gradient is from the numerical one, and how far that may be off, relative to the larger of the two.
+
+    zero  whether both are zero but for rounding, so that a relative error means nothing
+    """
+
+    relative: float
+    bar: float
+    zero: bool
+
+
+def without_numbers(leaf: Leaf, verdict: str, reason: str, suggestion: str = "") -> ArgumentReport:
+    """Return the report on a gradient that was not compared with a numerical one."""
+    error = math.inf if verdict == "fail" else math.nan
+    return ArgumentReport(leaf.name, leaf.x.shape, verdict, error, 0.0, None, math.nan, math.nan, reason, suggestion)
+
+
+def judge(comparison: Comparison, tolerance: float | None) -> ArgumentReport:
+    """Return the report on a gradient that was compared with a numerical one."""
+    problem, leaf = comparison.function.problem, comparison.function.leaf
+    errors = _errors(comparison)
+    verdict, reason = _verdict(comparison, errors, tolerance)
+    if errors.zero and verdict == "pass":
+        errors = Errors(0.0, 0.0, True)
+    suggestion = ""
+    if verdict == "fail":
+        numeric = np.where(comparison.kinks, np.nan, comparison.value)
+        suggestion = hint(comparison.analytic, numeric, comparison.wrong, problem.args)
+    worst = _worst(comparison)
+    return ArgumentReport(
+        leaf.name,
+        leaf.x.shape,
+        verdict,
+        errors.relative,
+        errors.bar,
+        worst,
+        float(comparison.analytic[worst]),
+        float(comparison.value[worst]),
+        reason,
+        suggestion,
+        checked=int(comparison.looked_at.sum()),
+        size=leaf.x.size,
+        kinks=int(comparison.kinks.sum()),
+        escape=_escape(comparison) if verdict == "pass" else "",
+        method="complex step" if comparison.function.complex_safe else "differences",
+        difference=np.abs(comparison.analytic - comparison.value),
+    )
+
+
+def _errors(comparison: Comparison) -> Errors:
+    counted = comparison.counted
+    a, n = comparison.analytic[counted], comparison.value[counted]
+    with np.errstate(all="ignore"):
+        size = float(max(np.linalg.norm(a), np.linalg.norm(n)))
+        error = float(np.linalg.norm(a - n))
+        bar = float(np.linalg.norm(comparison.error[counted]))
+    # beside the function itself a gradient of this size would show, were it not zero
+    natural = comparison.function.problem.natural(comparison.function.leaf)
+    zero = (size <= bar and bar <= 1e-6 * natural) or size <= 64 * EPS * natural
+    if not size > 0:
+        return Errors(0.0, 0.0, zero)
+    return Errors(max(error / size, comparison.mismatch), bar / size, zero)
+
+
+def _verdict(comparison: Comparison, errors: Errors, tolerance: float | None) -> tuple[str, str]:
+    """Return the verdict and, unless it is "pass", the reason."""
+    wrong, kinks, looked_at = (int(x.sum()) for x in (comparison.wrong, comparison.kinks, comparison.looked_at))
+    if wrong and (tolerance is None or not errors.relative <= tolerance):
+        notes = "".join(f"; {note}" for note in comparison.notes[:2])
+        return "fail", f"{wrong} of {looked_at} elements are wrong{notes}"
+    if not np.isfinite(comparison.value[comparison.counted]).all():
+        return "inconclusive", "overflow: the forward is infinite or NaN near these arguments"
+    if kinks > MANY_KINKS * looked_at:
+        return "inconclusive", f"kinks: {kinks} of {looked_at} elements"
+    if errors.zero:
+        return "pass", ""
+    if tolerance is not None:
+        return _verdict_within(tolerance, errors)
+    if not errors.bar <= WIDE:
+        return "inconclusive", "noise: the numerical derivative is too uncertain"
+    return "pass", ""
+
+
+def _verdict_within(tolerance: float, errors: Errors) -> tuple[str, str]:
+    if errors.relative > tolerance:
+        surely = errors.relative - errors.bar > tolerance
+        return "fail" if surely else "inconclusive", f"relative error {errors.relative:.1e}"
+    if errors.bar > tolerance:
+        return "inconclusive", "noise: the error bar is wider than the tolerance"
+    return "pass", ""
+
+
+def _worst(comparison: Comparison) -> tuple[int, ...]:
+    """Return the index of the element where the two differ most, among the wrong ones if there are any."""
+    with np.errstate(all="ignore"):
+        distance = np.abs(comparison.analytic - comparison.value)
+    distance = np.where(np.isnan(distance), np.inf, distance)  # a NaN on either side is as far as can be
+    candidates = comparison.wrong if comparison.wrong.any() else comparison.counted
+    flat = int(np.argmax(np.where(candidates, distance, -1.0)))
+    return tuple(int(i) for i in np.unravel_index(flat, distance.shape))
+
+
+def _escape(comparison: Comparison) -> str:
+    """Say what could have escaped where not every element was looked at."""
+    looked_at, size = int(comparison.looked_at.sum()), comparison.looked_at.size
+    if looked_at == size:
+        return ""
+    # if a share s of the elements were wrong, none of n random ones would be with probability (1 - s)^n
+    share = 1 - ESCAPE ** (1 / max(looked_at, 1))
+    return (
+        f"{looked_at} of {size} elements looked at, and {comparison.directions} directions through all: at 95%, at "
+        f"most {share:.1%} of the elements are wrong, and together by at most {comparison.blind:.0e} of the gradient's "
+        "norm"
+    )
