@@ -1,4 +1,4 @@
-"""Check a hand-written backward pass against numerical derivatives. NumPy alone; nothing here knows of a GPT.
+"""Check a hand-written backward pass against numerical derivatives. It needs NumPy alone, and knows of no GPT.
 
 >>> report = check_backward(forward, backward, x, weight)   # out, cache = forward(x, weight)
 >>> print(report)                                           # dx, dweight = backward(dout, cache)

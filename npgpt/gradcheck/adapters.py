@@ -1,11 +1,13 @@
 """One-line checks for code that is not a pair of functions: layer objects, scalar functions, PyTorch and JAX.
 
-Neither library is imported here: a function's own tensors lead to it, and everything passes through NumPy arrays.
+Neither library is imported here. PyTorch is found through the function that is checked, JAX through its pullback, and
+arrays go in and out as NumPy's.
 """
 
 import copy
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,9 +30,9 @@ def check_layer(
     params       {name: array}, the layer's own arrays; by default `layer.params` if it is a dict, else every attribute
                  that is an array of floats and whose gradient is there after backward, as `dname`, `grad_name` or
                  `layer.grads[name]`
-    grads        a function from the layer to {name: gradient} after backward, where the names do not tell
-    accumulates  whether backward adds to the gradients that are there, as in PyTorch, or overwrites them. Which of the
-                 two it does is checked
+    grads        a function from the layer to {name: gradient} after backward, if they are kept elsewhere
+    accumulates  whether backward adds to the gradients that are there, as in PyTorch, or overwrites them; that it does
+                 what is said here is checked
     options      those of check_backward
 
     A copy of the layer is checked; the given one is left as it is.
@@ -47,7 +49,7 @@ def check_layer(
 
     def backward(dout: Any, cache: Any) -> tuple[Any, ...]:
         fresh = copy.deepcopy(cache)
-        if accumulates:  # from zero, because beside what is there already a small gradient would lose its digits
+        if accumulates:  # from zero, because added to what is there a small gradient would lose its digits
             for held in read(fresh).values():
                 if isinstance(held, np.ndarray):
                     held[...] = 0
@@ -58,9 +60,7 @@ def check_layer(
     names = [f"input {i}" if len(inputs) > 1 else "input" for i in range(len(inputs))]
     report = check_backward(forward, backward, *inputs, *found.values(), names=[*names, *found], **options)
     broken = _accumulation(layer, inputs, list(found), read, accumulates)
-    if not broken:
-        return report
-    return Report(report.arguments, (*report.contract, broken), report.taylor, report.taylor_verdict, report.tolerance)
+    return replace(report, contract=(*report.contract, broken)) if broken else report
 
 
 def check_gradient(f: Callable, gradient: Callable, x: np.ndarray, *args: Any, **options: Any) -> Report:
@@ -77,8 +77,8 @@ def check_gradient(f: Callable, gradient: Callable, x: np.ndarray, *args: Any, *
 def check_vjp(vjp: Callable, *args: Any, **options: Any) -> Report:
     """Check a function that returns an output and its pullback: `out, pull = vjp(*args)`, `gradients = pull(dout)`.
 
-    For a JAX function f with a custom_vjp: `check_vjp(lambda *args: jax.vjp(f, *args), *args)`. To be of use, JAX needs
-    `jax_enable_x64`; in float32 give `dtype=np.float32`. Arrays go in and out as NumPy's.
+    For a JAX function f with a custom_vjp: `check_vjp(lambda *args: jax.vjp(f, *args), *args)`. Enable `jax_enable_x64`
+    for it, or give `dtype=np.float32`.
     """
 
     def forward(*arrays: Any) -> tuple[Any, Any]:
@@ -91,7 +91,7 @@ def check_vjp(vjp: Callable, *args: Any, **options: Any) -> Report:
 def check_autograd_function(function: Any, *args: Any, **options: Any) -> Report:
     """Check a torch.autograd.Function: `function.apply(*args)` forward, and its own backward, in float64.
 
-    args are NumPy arrays, and whatever else apply takes. PyTorch is the one that the function's module has imported.
+    args are NumPy arrays, and whatever else apply takes.
     """
     torch = sys.modules[function.__mro__[-2].__module__.split(".")[0]]
     apply = function.apply
@@ -133,7 +133,7 @@ def _to_numpy(tree: Any) -> Any:
 
 
 def _params(layer: Any, inputs: tuple) -> dict[str, np.ndarray]:
-    """Find the layer's parameters: run it once, and see for which of its arrays there is a gradient."""
+    """Find the layer's parameters: run it once, and return those of its arrays for which there is then a gradient."""
     own = getattr(layer, "params", None)
     if isinstance(own, dict):
         return dict(own)
@@ -163,7 +163,7 @@ def _set(layer: Any, name: str, value: np.ndarray) -> None:
 
 
 def _accumulation(layer: Any, inputs: tuple, names: list[str], read: Callable, accumulates: bool) -> str:
-    """Run forward and backward twice on one object, and see whether the gradients have doubled."""
+    """Run forward and backward twice on one object; return what is wrong with its second gradients, or nothing."""
     if not names:
         return ""
     trial = copy.deepcopy(layer)

@@ -16,8 +16,8 @@ from npgpt.gradcheck.rounding import allowances
 from npgpt.gradcheck.second import taylor_test
 from npgpt.gradcheck.verdict import judge, without_numbers
 
-SMALL = 1000  # elements: an array of at most so many is looked at as a whole
-SAMPLED = 64  # elements that are looked at one by one in a larger one, besides its edges
+SMALL = 1000  # an array of at most so many elements is looked at as a whole
+SAMPLED = 64  # so many elements of a larger one are looked at one by one, besides its edges
 
 
 def check_backward(
@@ -38,31 +38,30 @@ def check_backward(
                forward, or for each that is checked, in the argument's structure; None for an argument that has none.
                A single gradient need not be in a tuple
     args       arrays, or dicts, tuples and lists of them. Ids, masks, numbers and None are handed on as they are
-    wrt        the arguments to check, by position or name; by default every one with floats in it
+    wrt        the arguments to check, by position or name; by default all that hold floats
     rng        draws the cotangent dout, directions and samples; by default seeded with 0
     dtype      float arguments are converted to it for forward and backward; the derivatives are taken in float64
-    tolerance  none by default: the verdict follows from the error bars. If given, the largest relative error, by norm
-               over an array, that passes
+    tolerance  the largest relative error that passes, by norm over an array; by default the error bars decide
     names      the arguments' names in the report; by default those of forward's signature
-    mode       "elements" looks at every element, "directions" at random directions and a sample, "auto" takes elements
-               for arrays of at most 1000
+    mode       "elements" looks at every element, "directions" at random directions and a sample, "auto" at every
+               element of arrays of at most 1000 and else at directions
 
-    The function differentiated is `sum(dout * out)` with a random normal dout. The verdict is "fail" where an element
-    is further from its numerical derivative than the error bar, where a gradient has the wrong shape or is missing, or
-    where the backward breaks its contract (writes into what it is given, keeps state, is not linear in dout);
-    "inconclusive" where noise, overflow or kinks leave the error bar too wide; else "pass".
+    The function differentiated is `sum(dout * out)` with a random normal dout. The verdict is "fail" if an element is
+    further from its numerical derivative than the error bar, if a gradient has the wrong shape or is missing, or if
+    the backward breaks its contract (writes into what it is given, keeps state, is not linear in dout);
+    "inconclusive" if noise, overflow or kinks leave the error bar too wide; else "pass".
 
     Raises ValueError or TypeError for a wrt that names nothing, or a backward whose results are not gradients.
     """
     _check_options(mode, dtype, tolerance)
     rng = _generator(rng)
     problem = Problem.pose(forward, args, names, wrt, rng, np.dtype(dtype))
-    passes = Backward(problem, backward)
+    matched = Backward(problem, backward)
     dout = problem.given_dout()
-    gradients = passes.gradients(problem.copies(dtype), dout)
+    gradients = matched.gradients(problem.copies(dtype), dout)
     all_fit = not any(misfit(*pair) for pair in zip(problem.leaves, gradients, strict=True))
 
-    contract = check_contract(problem, passes) if all_fit else Contract()
+    contract = check_contract(problem, matched) if all_fit else Contract()
     obstacle = _obstacle(problem, contract)
     if obstacle:
         reports = [without_numbers(leaf, "inconclusive", obstacle) for leaf in problem.leaves]
@@ -70,12 +69,13 @@ def check_backward(
 
     functions = functions_of(problem, contract.writes, rng)
     if all_fit:
-        allowed = allowances(problem, functions, passes, dout, gradients)
+        allowed = allowances(problem, functions, matched, dout, gradients)
     else:  # the other gradients are held to their error bars alone
         allowed = [np.zeros(leaf.x.shape) for leaf in problem.leaves]
     parts = zip(functions, gradients, allowed, strict=True)
     reports = [_check_leaf(*part, mode, tolerance, rng) for part in parts]
     broken = (*contract.broken, *dtype_errors(problem, gradients))
+    # in float32 rounding hides the remainders that the Taylor test needs
     if problem.dtype == np.float32 or not all_fit or not all(np.isfinite(g).all() for g in gradients):
         return Report(tuple(reports), broken, tolerance=tolerance)
     taylor = taylor_test(functions, gradients, rng)

@@ -1,4 +1,4 @@
-"""What a wrong gradient looks like: the slip that its pattern suggests."""
+"""Name the slip that the pattern of a wrong gradient suggests."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -45,30 +45,39 @@ def _patterns(analytic: np.ndarray, numeric: np.ndarray, wrong: np.ndarray, args
     if not np.any(np.abs(n) > 1e-12 * np.abs(a).max()):
         yield "the gradient should be zero"
         return
-    ratio = float(a @ n / (n @ n))
+    ratio = _ratio(a, n)
     if _explains(a, ratio * n, n):
         yield f"every element is {_factor(ratio, analytic.shape)} times what it should be"
         return
-    whole = bool(known.all())
-    if whole:
+    if known.all():
         yield from _arrangement(analytic, numeric)
         yield from _constant_along(analytic, numeric)
     yield from _repeats(wrong, known, args)
-    yield from _places(analytic, numeric, wrong, known)
+    yield from _places(wrong, known)
     if wrong.any():
         a, n = analytic[wrong & known], numeric[wrong & known]
-        ratio = float(a @ n / (n @ n)) if a.size > 1 and np.any(n) else 1.0
+        ratio = _ratio(a, n) if a.size > 1 and np.any(n) else 1.0
         if _explains(a, ratio * n, n) and abs(ratio - 1) > CLOSE:
             yield f"the wrong elements are {_factor(ratio, analytic.shape)} times what they should be"
 
 
+def _ratio(a: np.ndarray, n: np.ndarray) -> float:
+    """Return the factor that brings n closest to a."""
+    return float(a @ n / (n @ n))
+
+
 def _explains(a: np.ndarray, model: np.ndarray, n: np.ndarray) -> bool:
+    """Return whether the model explains a. The closer a is to the right n, the better the model must fit."""
     limit = CLOSE * min(1.0, float(np.linalg.norm(a - n)) / max(float(np.linalg.norm(n)), 1e-300) * 100)
     return float(np.linalg.norm(a - model)) <= max(limit, 1e-9) * float(np.linalg.norm(a))
 
 
 def _factor(ratio: float, shape: tuple[int, ...]) -> str:
-    """Name a factor: -1 as the sign, 1/N by the axis that has N, roots, else the number."""
+    """Name a factor: the sign, the size of an axis, a small number, one over it or its root; else by its digits.
+
+    >>> _factor(1 / 7, (5, 7))
+    '1/7 (7 is the size of an axis, or of the array)'
+    """
     if abs(ratio + 1) < CLOSE:
         return "-1 (the sign)"
     sizes = {n for n in (*shape, math.prod(shape)) if n > 2}
@@ -119,7 +128,7 @@ def _repeats(wrong: np.ndarray, known: np.ndarray, args: Sequence[Any]) -> Itera
             return
 
 
-def _places(analytic: np.ndarray, numeric: np.ndarray, wrong: np.ndarray, known: np.ndarray) -> Iterator[str]:
+def _places(wrong: np.ndarray, known: np.ndarray) -> Iterator[str]:
     if not wrong.any() or wrong[known].all():
         return
     if wrong.ndim >= 2 and wrong.shape[-1] == wrong.shape[-2] and wrong.shape[-1] > 1:

@@ -41,8 +41,7 @@ def figure(report: Any, argument: str | None = None) -> Any:
     if not named or (argument is not None and argument not in named):
         raise ValueError(f"there is no picture of {argument!r}; known are {', '.join(named) or 'none'}")
     chosen = named[argument] if argument else max(named.values(), key=lambda a: a.relative_error)
-    difference = np.array(chosen.difference)
-    matrix = difference.reshape(-1, difference.shape[-1]) if difference.ndim else difference.reshape(1, 1)
+    matrix = np.array(chosen.difference).reshape(-1, chosen.shape[-1])
     fig = Figure(figsize=(7, 4), layout="constrained")
     axes = fig.add_subplot()
     positive = matrix[np.isfinite(matrix) & (matrix > 0)]

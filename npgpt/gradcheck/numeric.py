@@ -26,9 +26,9 @@ def numerical_gradient(f: Callable[[np.ndarray], float], x: np.ndarray, step: fl
 
         (f(x - 2h) - 8 f(x - h) + 8 f(x + h) - f(x + 2h)) / (12 h),    h = step * max(1, |x|)
 
-    f  takes a float64 array in the shape of x and returns a number; it is called four times an element
+    f  takes a float64 array in the shape of x and returns a number; it is called four times per element
     x  (...) floats; it is copied, and left as it is
-    Returns the gradient in the shape of x, float64. An f that overflows gives infinity or NaN there.
+    Returns the gradient in the shape of x, float64; infinity or NaN where f overflows.
     """
     x = np.array(x, dtype=np.float64, order="C")  # a copy, in an order whose flat view writes into it
     gradient = np.empty_like(x)
@@ -51,7 +51,7 @@ def numerical_gradient(f: Callable[[np.ndarray], float], x: np.ndarray, step: fl
 Line = Callable[[Any], np.ndarray]
 
 LEVELS = 34  # halvings: down to 2^-40 of the scale, for kinks that are close and functions that bend sharply
-WINDOW = 4  # central differences that one extrapolation uses: error terms up to h^8 drop out
+WINDOW = 4  # central differences in one extrapolation, so that all error terms below h^8 drop out
 GOOD = 1e-9  # a relative error bar that needs no further halving
 
 
@@ -59,7 +59,7 @@ def richardson(line: Line, scale: float, noise: float) -> tuple[float, float]:
     """Return the derivative of `sum(line(t))` at 0 and an error bar.
 
     Central differences over a ladder of halved steps are extrapolated to step 0; the level whose estimates agree best
-    is taken. Its error bar is how far they disagree, and what the function's noise can make of its smallest step.
+    is taken. Its error bar is how far they disagree, plus what the function's noise does to a difference over its step.
 
     scale  the step at which the function may begin to look different; the ladder starts below it
     noise  the standard error of `sum(line(t))`, as `noise_level` finds it
@@ -132,8 +132,9 @@ DELTAS = (2.0**-36, 2.0**-28, 2.0**-20, 2.0**-12)
 def noise_level(line: Line, smallest: float = 0.0) -> float:
     """Return the standard error of `sum(line(t))` near 0: how much of it is rounding.
 
-    From the fourth differences of nine values so close together that the function itself is a straight line there. A
-    function that rounds to float32 or to eight digits does not move at all over the least distance; then over a larger.
+    It is read from the fourth differences of nine values so close together that the function is a straight line there.
+    A function that rounds to float32 or to eight digits may not move at all over so little; then a larger distance is
+    tried.
 
     Source: More, Wild, "Estimating computational noise", SIAM J. Sci. Comput. 33 (2011).
     """

@@ -29,7 +29,7 @@ def gradcheck(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """
     import numpy as np
 
-    from npgpt import gradcheck as library
+    import npgpt.gradcheck as library
 
     marker = request.node.get_closest_marker("gradcheck")
     marked = dict(marker.kwargs) if marker else {}

@@ -1,4 +1,4 @@
-"""What a check found, argument by argument, to print or to read by program."""
+"""What a check found, argument by argument, for people and programs to read."""
 
 import json
 import math
@@ -17,14 +17,15 @@ class ArgumentReport:
 
     relative_error  |analytic - numeric| / max(|analytic|, |numeric|), by Euclidean norm over what was looked at;
                     0 where both are zero within the error bar
-    error_bar       how far numeric itself may be off, on the same scale
+    error_bar       how far the numerical gradient itself may be off, on the same scale
     index           the element where the two differ most, with its two values
     reason          why, unless the verdict is "pass"
     hint            the slip that the pattern of a wrong gradient suggests
     checked, size   how many elements were looked at one by one, of how many
     kinks           how many of them were set aside, because the slopes of the two sides differ there
-    escape          what could have escaped, where not every element was looked at
+    escape          what could have escaped, if not every element was looked at
     method          "complex step" or "differences"
+    difference      |analytic - numeric| over the array, NaN where it was not looked at; None if nothing was compared
     """
 
     name: str
@@ -66,7 +67,7 @@ class ArgumentReport:
         )
 
     def remarks(self) -> list[str]:
-        """Return what is to be said besides its line: reason, hint, kinks, and what could have escaped."""
+        """Return the lines below the table: reason, hint, kinks, and what could have escaped."""
         found = []
         if self.reason:
             found.append(f"{self.verdict}: {self.reason}")
@@ -85,10 +86,12 @@ class ArgumentReport:
 
 @dataclass(frozen=True)
 class Report:
-    """The verdicts on all arguments, and on the contract. True only if all passed; `str` is the table.
+    """The verdicts on all arguments and on the contract. True only if all passed; `str` is the table.
 
-    contract  what the backward does not keep to, a sentence each; such a backward fails
-    taylor    the second opinion: how fast the remainder of a Taylor expansion falls, and its verdict
+    contract        what forward or backward does not keep to, a sentence each; with any of them the check fails
+    taylor          a second opinion: how fast the remainder of a Taylor expansion falls; "" if it was not tried
+    taylor_verdict  what that says of the gradients; the report's verdict does not depend on it
+    tolerance       the largest relative error that passes; None if the error bars decide
     """
 
     arguments: tuple[ArgumentReport, ...]
@@ -149,9 +152,9 @@ class Report:
         return page(self)
 
     def plot(self, argument: str | None = None) -> Any:
-        """Return a matplotlib figure of |analytic - numeric| over the array, so that a wrong stripe or corner is seen.
+        """Return a matplotlib figure of |analytic - numeric| over the array, which shows a wrong stripe or corner.
 
-        argument  its name; by default the one that is most wrong. Needs the extra `plot`.
+        argument  its name; by default the one that is most wrong. Needs the extra `plot`
         """
         return figure(self, argument)
 

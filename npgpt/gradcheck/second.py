@@ -17,8 +17,8 @@ from npgpt.gradcheck.tree import convert, leaves, map_leaves
 class Taylor:
     """How fast the remainder `f(x + h v) - f(x) - h <gradient, v>` falls as h is halved: like h^slope.
 
-    slopes   2 for a right gradient, 1 for a wrong one; none where all remainders are rounding
-    verdict  "pass", "fail", or "inconclusive" where the slopes are neither
+    slopes   2 for a right gradient, 1 for a wrong one; none if all remainders are rounding
+    verdict  "pass", "fail", or "inconclusive" if the slopes are neither
     """
 
     slopes: tuple[float, ...]
@@ -71,7 +71,7 @@ def check_adjoint(
     """Return the relative error of `<forward(v), w> = <v, adjoint(w)>` for a linear function and its adjoint.
 
     forward, adjoint  functions of one array; the adjoint is the backward of a linear layer
-    x                 gives the shape and dtype of v
+    x                 gives the shape of v
     returns           |left - right| / (|forward(v)| |w|): some 1e-16 for a right adjoint in float64, else of order 1
 
     Source: Claerbout, "Earth Soundings Analysis" (1992), the dot-product test.
@@ -94,9 +94,9 @@ def check_float32(
 ) -> dict[str, float]:
     """Return how far float32 results are from float64: for out and each gradient the relative error by norm.
 
-    reference  another pair that is the truth in float64; by default the same one
+    reference  another pair to run in float64; by default the same one
 
-    Good float32 code is within some tens of 6e-8. More says that it loses digits, and where.
+    Good float32 code is within some tens of 6e-8. A larger error says that it loses digits, and where.
     """
     rng = np.random.default_rng(seed)
     true_forward, true_backward = reference or (forward, backward)
