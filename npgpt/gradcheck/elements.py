@@ -212,4 +212,4 @@ def sample(shape: tuple[int, ...], args: Iterable[Any], count: int, rng: np.rand
         inside = (rows >= 0) & (rows < shape[0])
         rows = rows[inside][np.argsort(-counts[inside], kind="stable")][:few]
         chosen += list(rows * row + rng.integers(0, row, len(rows)))
-    return np.unique(np.clip(np.array(chosen, dtype=np.int64), 0, size - 1))
+    return np.unique(np.array(chosen, dtype=np.int64))

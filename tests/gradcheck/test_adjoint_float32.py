@@ -16,7 +16,7 @@ X = RNG.standard_normal((5, 3))
 def test_the_adjoint_of_a_matrix():
     a = RNG.standard_normal((4, 7))
     x = np.zeros(7)
-    assert check_adjoint(lambda v: a @ v, lambda w: a.T @ w, x) < 1e-15  # some tens of roundings of 1e-16
+    assert check_adjoint(lambda v: a @ v, lambda w: a.T @ w, x) < 1e-15  # ten roundings of 1e-16
     assert check_adjoint(lambda v: a @ v, lambda w: 1.001 * a.T @ w, x) > 1e-6
     square = RNG.standard_normal((5, 5))
     assert check_adjoint(lambda v: square @ v, lambda w: square @ w, np.zeros(5)) > 1e-3
@@ -48,11 +48,12 @@ def test_the_adjoint_of_zero_and_the_generator():
 # --- float32 against float64
 
 
-def test_good_float32_code_is_within_some_roundings():
+def test_good_float32_code_is_within_ten_roundings():
     arguments = (RNG.standard_normal((6, 8)), RNG.standard_normal(8), RNG.standard_normal(8))
     found = check_float32(layers.layernorm_forward, layers.layernorm_backward, *arguments)
     assert list(found) == ["out", "gradients[0]", "gradients[1]", "gradients[2]"]
-    assert 0 < max(found.values()) < 100 * 6e-8
+    # two roundings are usual; ten leave room for sums in another order
+    assert 0 < max(found.values()) < 10 * 6e-8
 
 
 def test_float32_code_that_loses_digits_is_seen():

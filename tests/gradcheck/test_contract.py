@@ -1,4 +1,4 @@
-"""The contract: each sentence is provoked by one slip, a right pair provokes none, and all kinds of arguments go."""
+"""The contract: each sentence is provoked by one slip, a right pair breaks nothing, arguments may be of any kind."""
 
 import re
 from collections import namedtuple
@@ -9,6 +9,9 @@ import pytest
 
 import npgpt.gradcheck.contract
 from npgpt import check_backward
+from npgpt.gradcheck.contract import Contract, check_contract
+from npgpt.gradcheck.gradients import Backward
+from npgpt.gradcheck.problem import Problem
 
 X = np.random.default_rng(7).standard_normal((3, 4))
 W = np.random.default_rng(8).standard_normal(4)
@@ -206,6 +209,49 @@ def test_an_unseeded_forward_is_inconclusive_and_not_failed():
     assert report.arguments[0].reason == DIFFERS
 
 
+def found_of(make):
+    """Return what check_contract finds of a pair."""
+    forward, backward = make()
+    problem = Problem.pose(forward, (X,), None, None, np.random.default_rng(0), np.dtype(np.float64))
+    return check_contract(problem, Backward(problem, backward))
+
+
+def test_the_contract_says_what_the_check_must_know_without_words():
+    assert found_of(lambda: (square, right)) == Contract()
+    assert found_of(writes_dout) == Contract(broken=(WRITES_DOUT,))
+    in_place = found_of(forward_in_place)
+    assert in_place.writes
+    assert in_place.deterministic
+    assert in_place.broken == (WRITES_ARGUMENTS,)
+    random = found_of(unseeded)
+    assert not random.writes
+    assert not random.deterministic
+    assert DIFFERS not in random.broken  # it is no breach of backward's, and the check says it in another place
+
+
+def test_a_forward_that_is_random_is_inconclusive_whatever_the_sentence_says(monkeypatch):
+    monkeypatch.setattr("npgpt.gradcheck.check.UNSEEDED", "no derivative")
+    report = check_backward(*unseeded(), X)
+    assert report.verdict == "inconclusive"
+    assert report.arguments[0].reason == "no derivative"
+    assert report.contract == ()
+
+
+@pytest.mark.parametrize(
+    ("contract", "verdict"),
+    [
+        (Contract(), "pass"),
+        (Contract(broken=(DIFFERS,)), "fail"),  # this sentence, too, decides nothing by its words
+        (Contract(broken=("anything",)), "fail"),
+        (Contract(deterministic=False), "inconclusive"),
+        (Contract(broken=("anything",), deterministic=False), "inconclusive"),
+    ],
+)
+def test_the_verdict_follows_from_the_fields_of_the_contract(monkeypatch, contract, verdict):
+    monkeypatch.setattr("npgpt.gradcheck.check.check_contract", lambda problem, backward: contract)
+    assert check_backward(square, right, X).verdict == verdict
+
+
 def test_every_sentence_of_the_contract_is_tested():
     source = Path(npgpt.gradcheck.contract.__file__).read_text(encoding="utf-8")
     sentences = re.findall(r'(?:yield f?|UNSEEDED = |broken = \[)"([^"]+)"', source)
@@ -282,7 +328,7 @@ def test_float32_is_the_dtype_asked_for():
     assert check_backward(forward, right, X, dtype=np.float32)
     assert np.dtype(np.float32) in seen  # for backward; the derivatives are taken in float64
     assert np.dtype(np.float64) in seen
-    # 1e-3 is far above float32's rounding of 6e-8, and so is 1e-5
+    # 1e-3 is far above float32's rounding of 6e-8, and so is 3e-5
     assert not check_backward(square, lambda d, x: right(d, x) * np.float32(1.001), X, dtype=np.float32)
     assert not check_backward(square, lambda d, x: right(d, x) * np.float32(1.00003), X, dtype=np.float32)
 
@@ -290,7 +336,9 @@ def test_float32_is_the_dtype_asked_for():
 def test_no_taylor_test_is_claimed_in_float32():
     """It is not run there, so it has nothing to say about a gradient that is wrong."""
     report = check_backward(square, lambda d, x: right(d, x) * np.float32(1.5), X, dtype=np.float32)
-    assert "the gradient is its slope" not in str(report)
+    assert report.verdict == "fail"
+    assert report.taylor == ""
+    assert "Taylor" not in str(report)
 
 
 # --- trees of arguments and outputs
@@ -507,6 +555,7 @@ def test_an_output_that_is_not_floats_gets_a_dout_of_zeros():
         return 2 * dout[0]
 
     assert check_backward(lambda x: ((2 * x, np.argsort(x)), x), backward, W)
+    assert douts
     assert not np.any(douts)
 
 
@@ -565,11 +614,7 @@ def test_the_cotangent_is_not_what_the_users_generator_draws(seed):
     [lambda x: (x * (1 + 1j), x), lambda x: (np.argsort(x), x), lambda x: (x > 0, x)],
     ids=["complex", "int", "bool"],
 )
-def test_nothing_passes_of_which_no_output_is_floats(forward):
+def test_a_forward_without_an_output_of_floats_is_rejected(forward):
     """Its dout would be all zeros, under which every gradient is right."""
-    try:
-        report = check_backward(forward, lambda dout, x: 17.0 * np.real(dout), W)
-    except (TypeError, ValueError) as error:
-        assert "out" in str(error)  # refusing is as good as a verdict
-    else:
-        assert report.verdict != "pass"
+    with pytest.raises(ValueError, match="out holds no floats: there is nothing to differentiate"):
+        check_backward(forward, lambda dout, x: 17.0 * np.real(dout), W)

@@ -234,7 +234,7 @@ def test_samples_hold_edges_parts_and_the_rows_of_ids():
     assert len(set((chosen * 64 // N).tolist())) == 64
 
 
-@pytest.mark.parametrize("shape", [(1,), (2,), (5, 1), (1, 7), (3, 3, 3), (1001,)])
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (5, 1), (1, 7), (3, 3, 3), (63,), (64,), (65,), (1001,), (7, 143)])
 def test_samples_stay_inside(shape):
     chosen = sample(shape, [np.array([-1, 0, 10**6])], 64, np.random.default_rng(0))
     assert chosen.min() >= 0

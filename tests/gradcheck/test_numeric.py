@@ -155,11 +155,11 @@ def test_complex_step_adds_up_the_outputs():
 
 @pytest.mark.parametrize("size", [1e-12, 1e-8, 1e-4])
 def test_noise_level_finds_a_known_noise(size):
-    # nine values tell a standard error within a factor: the median over many is near, and each within ten times
+    # nine values tell a standard error within a factor: each within ten, and the median over many within a half
     rng = np.random.default_rng(5)
     found = [noise_level(line_of(lambda t: np.sin(0.3 + t) + size * rng.standard_normal())) for _ in range(200)]
     assert 0.5 * size < np.median(found) < 1.5 * size
-    assert 0.05 * size < min(found) <= max(found) < 10 * size
+    assert 0.1 * size < min(found) <= max(found) < 10 * size
 
 
 @pytest.mark.parametrize(("step", "digits"), [(1e-8, 8), (1e-5, 5)])
@@ -184,7 +184,7 @@ def test_fourth_differences_are_blind_to_cubics_and_calibrated():
     assert fourth_differences(list(k**3 - 2 * k)) == 0
     rng = np.random.default_rng(0)
     found = fourth_differences(list(3 * rng.standard_normal((9, 4000))))
-    # mean square over 4000 independent series: 3 within a few per cent
+    # a root mean square over 4000 independent series has a standard error of some 1%: five of them
     assert np.sqrt(np.mean(found**2)) == pytest.approx(3, rel=0.05)
 
 

@@ -27,8 +27,8 @@ def test_counts():
     assert len(BUGS) >= 60
     assert len(NASTY) >= 30
     assert sum(not example.options.get("inconclusive_ok") for example in NASTY) >= 35
-    # what may be inconclusive must stay below what issue 3 allows to be: 5%, and one that a tool can still decide
-    assert sum(bool(example.options.get("inconclusive_ok")) for example in NASTY) <= 0.06 * len(NASTY)
+    # one in twenty may be inconclusive, as test_catch.py counts, and one more may be so and is decided all the same
+    assert sum(bool(example.options.get("inconclusive_ok")) for example in NASTY) <= 0.05 * len(NASTY) + 1
 
 
 def test_names_are_unique():
