@@ -10,8 +10,8 @@ from npgpt.gradcheck.function import Function
 from npgpt.gradcheck.numeric import Line, one_sided
 from npgpt.gradcheck.tree import ids_among
 
-MAX_KINKS = 300  # elements of one array that are looked at from both sides
-CLEARLY_WRONG = 16  # of them without a kink, and the others need no closer look
+MAX_KINKS = 300  # at most so many suspect elements of an array are looked at from both sides
+CLEARLY_WRONG = 16  # if none of so many is at a kink, the other suspects are wrong without a closer look
 DIRECTIONS = 4
 MAX_REMOVED = 20  # elements at kinks that are taken out of one direction
 ESCAPE = 0.05  # the bounds that are printed hold with a probability of 95%
