@@ -9,13 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.tree import leaf_at, leaves, map_leaves
+from npgpt.gradcheck.tree import is_floats, leaf_at, leaves, map_leaves
 
 Arrays = list[np.ndarray]
-
-
-def is_floats(leaf: Any) -> bool:
-    return isinstance(leaf, np.ndarray | np.floating) and np.issubdtype(leaf.dtype, np.floating)
 
 
 class Pair:

@@ -19,17 +19,18 @@ IMPORTS = {
     "import jax": "import jax",
     "import transformers": "import transformers",
 }
+TRAIN: tuple[str, ...] = ()  # further flags of the training
 # prints the seconds from the start of the process to the end of the first step
 FIRST_STEP = """
 import os, sys, time
-import npgpt.train
-step = npgpt.training.step.train_step
+from npgpt.training import loop
+step = loop.train_step
 def first(*args):
     record = step(*args)
     started = int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[19]) / os.sysconf("SC_CLK_TCK")
     print("first step after", float(open("/proc/uptime").read().split()[0]) - started, flush=True)
     os._exit(0)
-npgpt.training.step.train_step = first
+loop.train_step = first
 from npgpt.cli import main
 main(sys.argv[1:])
 """
@@ -68,7 +69,7 @@ def first_step(folder: str) -> float:
     text.write_text("".join(map(chr, range(32, 96))) * 500)
     environment = {**os.environ, "XDG_CACHE_HOME": folder, "PYTHONPATH": os.getcwd()}
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-c", FIRST_STEP, "train", "--data", str(text), "--out", f"{out}/run"]
+        command = [sys.executable, "-c", FIRST_STEP, "train", "--data", str(text), "--out", f"{out}/run", *TRAIN]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     found = [line for line in done.stdout.splitlines() if line.startswith("first step after")]
     if not found:

@@ -72,3 +72,12 @@ def test_the_limit_is_every_product_of_the_step(monkeypatch):
 def test_every_op_with_a_kernel_is_measured():
     measured = {case.op for case in kernels.CASES} | {"adamw", "causal_softmax"}  # attention is made of the last
     assert measured == {name.rsplit("_", 1)[0] for name in NAMES if getattr(FAST, name) is not getattr(REFERENCE, name)}
+
+
+def test_the_first_step_of_a_training_is_timed(tmp_path, monkeypatch):
+    """By a script that replaces the trainer's step, which must be where the script looks for it."""
+    from benchmarks import startup
+
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")  # nothing to compile
+    monkeypatch.setattr(startup, "TRAIN", ("--ops", "reference", "--n-layer", "1", "--max-steps", "1"))
+    assert 0 < startup.first_step(str(tmp_path)) < 100
