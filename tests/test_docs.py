@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_architecture import ALLOWED
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 SCRIPTS = sorted([*ROOT.glob("examples/*.py"), *ROOT.glob("docs/layers/*.py")])
@@ -79,14 +81,52 @@ def test_links_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
+FOLDED = {"cli", "gradcheck", "tokenizer", "data/tales"}  # a line each in the tree: their files are not listed
+
+
+def listed(tree):
+    """Return the paths that a tree lists below its first line: folders, and modules, of which a line may name several.
+
+    >>> listed("npgpt/\\n  hub/    files\\n    gpt2.py  peft.py")
+    ["hub", "hub/gpt2.py", "hub/peft.py"]
+    """
+    found, above = [], []
+    for line in tree.strip().splitlines()[1:]:
+        indent, names = re.match(r"( *)((?:\w+(?:\.py|/) *)*)", line).groups()
+        above = above[: len(indent) // 2 - 1]
+        for name in names.split():
+            found.append("/".join([*above, name.rstrip("/")]))
+        above.append(name.rstrip("/"))
+    return found
+
+
+def modules_and_folders(package):
+    """Return the paths in a package that its tree must list."""
+    files = {path.relative_to(package) for path in package.rglob("*.py")}
+    folders = {path.parent.as_posix() for path in files} - {"."}
+    folded = {folder for folder in folders for top in FOLDED if f"{folder}/".startswith(f"{top}/")}
+    modules = {
+        path.as_posix()
+        for path in files
+        if path.parent.as_posix() not in folded and (path.name != "__init__.py" or len(path.parts) == 1)
+    }
+    return modules | folders - (folded - FOLDED)
+
+
 def test_the_tree_is_true():
-    tree = README.split("## What is where")[1].split("```")[1]
-    named = {path.strip("/") for path in re.findall(r"^ *(\S+\.py|\w+/) ", tree, re.MULTILINE)}
-    package = ROOT / "npgpt"
-    there = {path.name for path in package.iterdir() if path.name not in ("__main__.py", "__pycache__")}
-    there |= {path.name for path in (package / "layers").glob("*.py")}
-    assert there - named == set()
-    assert named - there == {"benchmarks", "docs", "examples", "tests"}
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    found = listed(page.split("## The tree")[1].split("```")[1])
+    assert len(found) == len(set(found))
+    there = modules_and_folders(ROOT / "npgpt")
+    assert there - set(found) == set()
+    assert set(found) - there == set()
+
+
+def test_the_table_of_imports_is_that_of_the_test():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|([^|]*)\|", page.split("## What may import what")[1], re.MULTILINE)
+    told = {room: tuple(set(re.findall(r"\w+", cell)) for cell in cells) for room, *cells in rows}
+    assert told == ALLOWED
 
 
 def test_ci_runs_the_readmes_test_command():
