@@ -1,6 +1,6 @@
-"""From files to batches: texts, shards, examples, packing, downloads, the tales.
+"""Data: from files to batches. Texts, token shards, prompts and completions, packing, downloads, and the tales.
 
-It imports config, support and tokenizer.
+Imports of npgpt: config, support, tokenizer.
 """
 
 from npgpt.data.batch import IGNORED, Batch, Dataset, Text

@@ -1,4 +1,4 @@
-"""Generation: the engine, the rules of drawing, prompts, and opening a run.
+"""Generation: writing with a trained model. The engine, the rules by which a token is drawn, prompts, opening a run.
 
-It imports models, tokenizer, support, and of training what reads a run folder.
+Imports of npgpt: models, support, tokenizer, and training, which knows the files of a run folder.
 """

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face world as configurations and arrays: GPT-2 folders, PEFT adapters, safetensors. No models.
+"""The hub: Hugging Face's files to configurations and arrays, and back. GPT-2 folders, PEFT adapters, safetensors.
 
-It imports config and support.
+Imports of npgpt: config, support. Models import the hub, so it knows no model.
 """

@@ -1,1 +1,4 @@
-"""Looking into models: sizes and operations. It imports config, support and models."""
+"""Inspection: looking into models. Their sizes, and the operations they take.
+
+Imports of npgpt: config, models, support.
+"""

@@ -4,6 +4,8 @@
 array arguments, in their shapes and dtype. No layer writes into its inputs. Results are new arrays, with two
 exceptions. Dropout, when it is off, and the backward of LoRA return the array that they got. And a backward that gets
 an array for a parameter's gradient writes into it, as with NumPy's `out`, and returns it.
+
+Imports: NumPy alone.
 """
 
 from npgpt.layers.attention import attention_backward, attention_forward

@@ -1,5 +1,6 @@
-"""Models: what they compute, forward and backward.
+"""Models: the forward and backward passes of whole models, their parameters, their pasts, taps and adapters.
 
-They import config, ops, layers, support, and hub for their files. `base.py` says what training and generation ask of a
-model; `registry.py` finds its class.
+`base.py` says what training and generation ask of a model, and `registry.py` finds its class.
+
+Imports of npgpt: config, layers, ops, support, hub for a model's files, and the type Batch of data.
 """

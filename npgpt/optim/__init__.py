@@ -1,4 +1,7 @@
-"""Optimizers: AdamW, Muon, clipping and the schedule. It imports support alone."""
+"""Optimizers: AdamW, Muon, clipping, and the schedule of the learning rate.
+
+Imports of npgpt: support.
+"""
 
 from npgpt.optim.adamw import AdamW
 from npgpt.optim.muon import Muon

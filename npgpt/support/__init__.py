@@ -1,4 +1,4 @@
-"""What knows no model: parameters in one buffer, memory, compiling, files, hints.
+"""Support: what every other room may use. Parameters in one buffer, memory, compiling, files, hints.
 
-It imports nothing else of npgpt.
+Imports of npgpt: none.
 """

@@ -1,4 +1,7 @@
-"""Tokenizers: text to ids and back, saved as a Hugging Face tokenizer.json."""
+"""Tokenizers: text to ids and back, saved as a Hugging Face tokenizer.json.
+
+Imports of npgpt: support.
+"""
 
 from npgpt.tokenizer.base import Tokenizer
 from npgpt.tokenizer.bpe import BPETokenizer

@@ -1,4 +1,4 @@
-"""Training: the loop, one step, workers, checkpoints, evaluation, recipes, and the life of a run folder.
+"""Training: the loop, one step, workers, evaluation, checkpoints, recipes, and runs from first file to last record.
 
-It imports every room above it (config, ops, support, optim, hub, models, data, tokenizer), and knows no terminal.
+It yields records and prints nothing. Imports of npgpt: config, data, hub, models, ops, optim, support, tokenizer.
 """
