@@ -1,5 +1,7 @@
 """What README and docs show is what happens: snippets, scripts, the tree, the links, the commands."""
 
+import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -73,6 +75,33 @@ def test_the_example_with_a_slip_finds_it(tmp_path):
     assert re.search(r"^x +4x3 +fail ", slip, re.MULTILINE)
     assert re.search(r"^weight +3 +pass ", slip, re.MULTILINE)
     assert re.search(r"^x +4x3 +pass ", right, re.MULTILINE)
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_slip_in_the_picture_is_in_the_keys_alone():
+    report = load(ROOT / "docs" / "pictures.py").check()
+    assert report.verdict == "fail"
+    worst = report.arguments[0].difference.max(axis=0)  # by column: queries, keys, values
+    assert worst[8:16].min() > 0.1
+    assert worst[[*range(8), *range(16, 24)]].max() < 1e-8
+
+
+def test_the_pictures_can_be_drawn_again(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    lines = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 1.5}, {"step": 2, "val_loss": 1.6}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    load(ROOT / "docs" / "pictures.py").draw(tmp_path, tmp_path)
+    for name in ("loss.png", "gradcheck.png"):
+        for folder in (tmp_path, ROOT / "docs" / "pictures"):
+            content = (folder / name).read_bytes()
+            assert content.startswith(b"\x89PNG")
+            assert len(content) < 100_000
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
