@@ -55,8 +55,9 @@ def figure(report: Any, argument: str | None = None) -> Any:
     axes.set_title(f"{chosen.name} ({shape}): {chosen.verdict}" + (f"\n{chosen.hint}" if chosen.hint else ""))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))  # indices
-    axes.set_xlabel("last axis")
-    axes.set_ylabel("all other axes")
+    two = len(chosen.shape) == 2
+    axes.set_xlabel("axis 1" if two else "last axis")
+    axes.set_ylabel("axis 0" if two else "all other axes")
     return fig
 
 

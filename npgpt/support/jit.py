@@ -1,8 +1,8 @@
 """`jit`: how npgpt compiles its kernels, and where the compiled code is kept.
 
 numba keeps what it has compiled on disk, and asks whether a function's own file has changed, but not whether one has
-whose functions were inlined into it. So the folder's name here is a digest of all sources of the package, of the CPU
-and of numba's version: what was compiled from other sources, or for another machine, is not looked at.
+whose functions were inlined into it. So the folder's name here is a digest of all sources beside the function's own, of
+the CPU and of numba's version: code that was compiled from other sources, or for another machine, is never used.
 """
 
 import functools

@@ -62,7 +62,7 @@ class Workers:
         self.n = n_workers(model, batch_size, model.config.n_positions, self.threads)
         self.buffers = [Buffers() for _ in range(self.n)]
         self.grads = [model.params.empty_like() for _ in range(self.n)]
-        # the optimizer is no product: all threads work on it, whatever the workers are
+        # the optimizer runs in parts on all threads, whatever the workers are
         bounds = np.linspace(0, model.size, self.threads + 1).astype(int)
         self.parts = [slice(start, stop) for start, stop in pairwise(bounds)]
 
