@@ -1,10 +1,8 @@
 """What commands that train have in common: the progress bar and Ctrl-C."""
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,18 +48,8 @@ def discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@contextmanager
-def stop_on_interrupt() -> Iterator[list[int]]:
-    """Give a list that is empty until Ctrl-C: the step in hand is finished and saved. A second one interrupts."""
-    stopped: list[int] = []
+def stop_on_interrupt() -> AbstractContextManager[list[int]]:
+    """Stop at Ctrl-C after the step in hand, and say so. See npgpt.training.interrupt."""
+    from npgpt.training import interrupt
 
-    def handle(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        stopped.append(number)
-        print("\nfinishing this step ...", file=sys.stderr)
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return interrupt.stop_on_interrupt(lambda: print("\nfinishing this step ...", file=sys.stderr))
