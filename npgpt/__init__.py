@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from npgpt.generation.engine import generate
     from npgpt.gradcheck import check_backward, numerical_gradient
     from npgpt.models.gpt2 import GPT
+    from npgpt.notebook.training import train
     from npgpt.optim import AdamW, Muon
     from npgpt.tokenizer import Tokenizer
 
@@ -23,6 +24,7 @@ _HOME = {
     "check_backward": "npgpt.gradcheck",
     "generate": "npgpt.generation.engine",
     "numerical_gradient": "npgpt.gradcheck",
+    "train": "npgpt.notebook.training",
 }
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "check_backward",
     "generate",
     "numerical_gradient",
+    "train",
 ]
 
 

@@ -36,7 +36,12 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"config", "data", "hub", "models", "ops", "optim", "support", "tokenizer"},
     ),
     "generation": ({"numpy"}, {"models", "support", "tokenizer", "training"}),
-    "inspection": ({"numpy"}, {"config", "models", "support"}),
+    "inspection": ({"numpy", "matplotlib"}, {"config", "models", "support"}),  # matplotlib where a picture is drawn
+    # what `npgpt.train` brings together for a notebook; tqdm for its bar, since nobody else can show progress there
+    "notebook": (
+        {"tqdm"},
+        {"config", "generation", "inspection", "models", "support", "tokenizer", "training"},
+    ),
 }
 FREE = {"__init__", "__main__", "cli"}  # the only ones that print
 MODULES = {"__init__", "__main__", "config", "ops", "cases"}  # all that stand in the root

@@ -41,7 +41,10 @@ def refuse_existing(folder: Path) -> None:
         raise ValueError(f"{folder} is a file, not a folder")
     for name in FILES:
         if (folder / name).exists():
-            raise ValueError(f"{folder} already holds a run ({name}): go on with --resume, or choose another --out")
+            raise ValueError(
+                f"{folder} already holds a run ({name}): "
+                "go on with --resume (in Python resume=True), or choose another --out"
+            )
 
 
 def remove_unstarted(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """A run folder from its first file to its last record: what training from scratch and fine-tuning have in common."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class Run:
         """Return the best model by validation loss."""
         return self.trainer.best()
 
-    def records(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
+    def records(self, should_stop: Callable[[], bool] = lambda: False) -> Generator[Record, None, None]:
         """Train, and yield the records of Trainer.run. A new run that cannot begin leaves nothing behind."""
         try:
             if not self.resume:

@@ -1,0 +1,191 @@
+"""`npgpt.train`: `npgpt train` for notebooks and scripts."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from npgpt.config import GPTConfig, TrainConfig
+from npgpt.generation.engine import generate
+from npgpt.generation.prompts import first_prompt
+from npgpt.inspection.losses import Record, as_png, draw, read_metrics
+from npgpt.models.base import Model
+from npgpt.support.hints import nearest
+from npgpt.tokenizer import Tokenizer
+from npgpt.training.interrupt import stop_on_interrupt
+from npgpt.training.pretraining import plan_training, start
+from npgpt.training.run import Run
+
+Name = str | PathLike[str]
+
+SETTINGS = ("preset", "dropout", *(f.name for config in (TrainConfig, GPTConfig) for f in dataclasses.fields(config)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Training:
+    """What `npgpt.train` returns. A notebook shows it as the plot of its losses.
+
+    folder     the run folder
+    model      the best model by validation loss; before the first evaluation, the last one
+    tokenizer  its tokenizer
+    config     how it was trained
+    records    one dict a step and an evaluation, those of metrics.jsonl
+    finished   whether it came to its last step; False if it was interrupted
+    floor      the loss that no model can get below, in nats per token, where the data tell it; None elsewhere
+    """
+
+    folder: Path
+    model: Model
+    tokenizer: Tokenizer
+    config: TrainConfig
+    records: list[Record]
+    finished: bool
+    floor: float | None
+    _examples: bool  # whether its texts begin after the end token
+    _first: int  # the first token of the training data
+
+    def plot(self) -> Any:
+        """Return a matplotlib figure of the losses, with the floor where there is one.
+
+        Raises ValueError if matplotlib is missing: it comes with npgpt[plot].
+        """
+        return draw(self.folder, self.records, self.floor)
+
+    def sample(
+        self,
+        prompt: str | None = None,
+        max_new_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> str:
+        """Return the prompt and what the model writes after it; without a prompt, a text from the beginning.
+
+        The settings are those of npgpt.generate, and so are the errors.
+        """
+        ids = first_prompt(self.tokenizer, prompt, self._examples, self._first)
+        size, end = self.tokenizer.vocab_size, self.tokenizer.end_id
+        tokens = generate(self.model, ids, max_new_tokens, temperature, top_k, top_p, seed, size)
+        return (prompt or "") + self.tokenizer.decode([token for token in tokens if token != end])
+
+    def __repr__(self) -> str:
+        losses = [record for record in self.records if "val_loss" in record]
+        done = max((record["step"] for record in self.records), default=0)
+        lines = [f"{self.folder}: {self.model.size:,} parameters, {done:,} of {self.config.max_steps:,} steps"]
+        if losses:
+            best = losses[-1] if self.finished else min(losses, key=lambda record: record["val_loss"])
+            floor = "" if self.floor is None else f", floor {self.floor:.4f}"
+            lines.append(f"validation loss {best['val_loss']:.4f} nats per token (step {best['step']:,}){floor}")
+        if not self.finished:
+            lines.append(f"stopped; go on with npgpt.train(out={str(self.folder)!r}, resume=True)")
+        return "\n".join(lines)
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the plot for a notebook; None, for which it shows the text, where matplotlib is missing."""
+        try:
+            return as_png(self.plot())
+        except ValueError:
+            return None
+
+
+def train(
+    data: Name | Iterable[Name] | None = None,
+    out: Name | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    **settings: Any,
+) -> Training:
+    """Train a GPT, or go on with it, and return the run: its model, its losses, its plot, its samples.
+
+    >>> training = npgpt.train("poems.txt", "runs/poems", preset="tiny", max_steps=300)
+    >>> print(training.sample("The "))
+
+    data      UTF-8 text files (one, or several), a folder of `npgpt prepare`, or "tales:en", "tales:zh", "tales";
+              "tales:en" if it is not given, and with resume the data of the run
+    out       the run folder; runs/1 or the next number free if it is not given
+    resume    go on with the run in out, to the same bits as if it had never stopped
+    progress  show a progress bar on standard error
+    settings  the flags of `npgpt train` by their names: preset, dropout, and the fields of TrainConfig and GPTConfig
+
+    An interrupt (Ctrl-C, or a notebook's stop button) finishes the step in hand, saves the run and returns it with
+    `finished` False. A second one raises KeyboardInterrupt at once; what was saved before stays.
+
+    Raises ValueError for a setting that does not exist or cannot be, for a folder that holds a run already, and, with
+    resume, for a change that would make it another run; FileNotFoundError for data that are not there;
+    FloatingPointError when the loss is no longer finite.
+    """
+    plan = plan_training(_flags(data, out, resume, settings), resume=resume)
+    run = start(plan)
+    with (
+        stop_on_interrupt() as stopped,
+        closing(run.records(lambda: bool(stopped))) as records,  # its threads end with it, whatever ends it
+        _bar(run, progress) as show,
+    ):
+        for record in records:
+            show(record)
+    return _training(run)
+
+
+def _flags(data: Any, out: Name | None, resume: bool, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings as plan_training reads them. Raises ValueError for one that there is not."""
+    for name in settings:
+        if name not in SETTINGS:
+            raise ValueError(f"unknown setting {name!r}{nearest(name, SETTINGS)}")
+    if not isinstance(settings.get("preset"), str | None):
+        raise ValueError(f"preset={settings['preset']!r} must be a string")
+    if resume and out is None:
+        raise ValueError("resume=True needs out, the folder of the run to go on with")
+    flags = {name: value for name, value in settings.items() if (name, value) != ("preset", None)}
+    if out is not None:
+        flags["out"] = os.fspath(out)
+    if data is not None:
+        names = [data] if isinstance(data, str | PathLike) else list(data)
+        if not names:
+            raise ValueError("data is empty: name at least one file, or leave it out")
+        # a Path is a file even if it is called tales, which as a string would be the tales that come with npgpt
+        flags["data"] = [name if isinstance(name, str) else str(Path(name).absolute()) for name in names]
+    return flags
+
+
+@contextmanager
+def _bar(run: Run, progress: bool) -> Iterator[Callable[[Record], None]]:
+    """Give what shows a record on a progress bar."""
+    from tqdm import tqdm
+
+    words: dict[str, str] = {}
+
+    def show(record: Record) -> None:
+        if not words:  # a resumed run begins where it stopped, which it knows by now
+            bar.initial = bar.n = bar.last_print_n = run.trainer.progress["step"]
+        if "val_loss" in record:
+            words["val_loss"] = f"validation {record['val_loss']:.4f}"
+        else:
+            words["loss"] = f"loss {record['loss']:.4f}"
+            words["speed"] = f"{record['tokens_per_s']:,.0f} tokens/s"
+            bar.update()
+        bar.set_postfix_str(", ".join(words[name] for name in ("loss", "val_loss", "speed") if name in words), False)
+
+    with tqdm(desc=run.folder.name, total=run.config.max_steps, unit="step", disable=not progress) as bar:
+        yield show
+
+
+def _training(run: Run) -> Training:
+    """Return what a run has come to, whether it has finished or not."""
+    evaluated = run.trainer.progress["best_val_loss"] is not None
+    data = run.settings["data"]
+    return Training(
+        folder=run.folder,
+        model=run.best() if evaluated else run.model,
+        tokenizer=run.tokenizer,
+        config=run.config,
+        records=read_metrics(run.folder / "metrics.jsonl"),
+        finished=run.whole is not None,
+        floor=data.get("floor"),
+        _examples=data.get("examples") is True,
+        _first=int(run.trainer.train_data.first().ids[0, 0]),
+    )
