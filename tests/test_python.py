@@ -348,6 +348,20 @@ def test_the_text_of_a_run_says_where_it_is(text):
     )
 
 
+def test_the_text_of_a_stopped_run_tells_its_best_evaluation(text, monkeypatch):
+    losses = iter([1.0, 3.0])
+    monkeypatch.setattr("npgpt.training.loop.estimate_loss", lambda *args: next(losses))
+    interrupt_after(monkeypatch, 5)
+    assert "5 of 6 steps\nvalidation loss 1.0000 nats per token (step 2)\nstopped" in repr(train())
+
+
+def test_no_preset_is_no_setting(text):
+    train(max_steps=1)
+    assert go_on(preset=None, max_steps=2).finished
+    with pytest.raises(ValueError, match="small"):
+        go_on(preset="small")
+
+
 def test_the_progress_is_a_bar_on_standard_error(capsys, text):
     training = npgpt.train("a.txt", "runs/mine", **SMALL)
     out, err = capsys.readouterr()
