@@ -37,7 +37,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     ),
     "generation": ({"numpy"}, {"models", "support", "tokenizer", "training"}),
     "inspection": ({"numpy", "matplotlib"}, {"config", "models", "support"}),  # matplotlib where a picture is drawn
-    # what `npgpt.train` brings together for a notebook; tqdm for its bar, since nobody else can show progress there
+    # npgpt.train brings these together, so that none of them imports another; tqdm because its bar replaces the CLI's
     "notebook": (
         {"tqdm"},
         {"config", "generation", "inspection", "models", "support", "tokenizer", "training"},

@@ -50,7 +50,7 @@ def is_number(value: object) -> bool:
 
 
 def draw(name: str | Path, records: Sequence[Record], floor: float | None = None) -> Any:
-    """Return a matplotlib figure of a run's losses in nats per token; with a floor, it too and a logarithmic axis.
+    """Return a matplotlib figure of a run's losses in nats per token; a floor is drawn too, on a logarithmic axis.
 
     Raises ValueError if there is no step in the records, or if matplotlib is missing.
     """
@@ -60,7 +60,7 @@ def draw(name: str | Path, records: Sequence[Record], floor: float | None = None
     figure = _new_figure()
     axes = figure.subplots()
     evaluations = [(r["step"], r["val_loss"]) for r in records if "val_loss" in r and not r.get("whole")]
-    dot = "o" if len(steps) == 1 else None  # a line of one point is not seen
+    dot = "o" if len(steps) == 1 else None  # a line of one point is invisible
     axes.plot(*zip(*steps, strict=True), marker=dot, ms=2, color=TRAINING, lw=0.8, label="training, each step")
     if evaluations:
         best = min(loss for _, loss in evaluations)

@@ -32,9 +32,9 @@ class Training:
     model      the best model by validation loss; before the first evaluation, the last one
     tokenizer  its tokenizer
     config     how it was trained
-    records    one dict a step and an evaluation, those of metrics.jsonl
-    finished   whether it came to its last step; False if it was interrupted
-    floor      the loss that no model can get below, in nats per token, where the data tell it; None elsewhere
+    records    one dict per step and per evaluation, as in metrics.jsonl
+    finished   whether the last step was reached; False if the run was interrupted
+    floor      the loss that no model can get below, in nats per token, if the data is tales; otherwise None
     """
 
     folder: Path
@@ -81,11 +81,11 @@ class Training:
             floor = "" if self.floor is None else f", floor {self.floor:.4f}"
             lines.append(f"validation loss {best['val_loss']:.4f} nats per token (step {best['step']:,}){floor}")
         if not self.finished:
-            lines.append(f"stopped; go on with npgpt.train(out={str(self.folder)!r}, resume=True)")
+            lines.append(f"stopped; continue with npgpt.train(out={str(self.folder)!r}, resume=True)")
         return "\n".join(lines)
 
     def _repr_png_(self) -> bytes | None:
-        """Return the plot for a notebook; None, for which it shows the text, where matplotlib is missing."""
+        """Return the plot for a notebook; None without matplotlib, so that the notebook shows the text."""
         try:
             return as_png(self.plot())
         except ValueError:
@@ -100,7 +100,7 @@ def train(
     progress: bool = True,
     **settings: Any,
 ) -> Training:
-    """Train a GPT, or go on with it, and return the run: its model, its losses, its plot, its samples.
+    """Train a GPT, or continue a run, and return the run: its model, its losses, its plot, its samples.
 
     >>> training = npgpt.train("poems.txt", "runs/poems", preset="tiny", max_steps=300)
     >>> print(training.sample("The "))
@@ -108,15 +108,15 @@ def train(
     data      UTF-8 text files (one, or several), a folder of `npgpt prepare`, or "tales:en", "tales:zh", "tales";
               "tales:en" if it is not given, and with resume the data of the run
     out       the run folder; runs/1 or the next number free if it is not given
-    resume    go on with the run in out, to the same bits as if it had never stopped
+    resume    continue the run in out, to the same bits as if it had never stopped
     progress  show a progress bar on standard error
-    settings  the flags of `npgpt train` by their names: preset, dropout, and the fields of TrainConfig and GPTConfig
+    settings  the flags of `npgpt train` by name: preset, dropout, and the fields of TrainConfig and GPTConfig
 
-    An interrupt (Ctrl-C, or a notebook's stop button) finishes the step in hand, saves the run and returns it with
+    An interrupt (Ctrl-C, or a notebook's stop button) completes the current step, saves the run and returns it with
     `finished` False. A second one raises KeyboardInterrupt at once; what was saved before stays.
 
-    Raises ValueError for a setting that does not exist or cannot be, for a folder that holds a run already, and, with
-    resume, for a change that would make it another run; FileNotFoundError for data that are not there;
+    Raises ValueError for an unknown or invalid setting, for a folder that already holds a run, and, with resume, for a
+    change that would make it another run; FileNotFoundError for missing data;
     FloatingPointError when the loss is no longer finite.
     """
     plan = plan_training(_flags(data, out, resume, settings), resume=resume)
@@ -132,14 +132,14 @@ def train(
 
 
 def _flags(data: Any, out: Name | None, resume: bool, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings as plan_training reads them. Raises ValueError for one that there is not."""
+    """Return the settings as plan_training reads them. Raises ValueError for an unknown one."""
     for name in settings:
         if name not in SETTINGS:
             raise ValueError(f"unknown setting {name!r}{nearest(name, SETTINGS)}")
     if not isinstance(settings.get("preset"), str | None):
         raise ValueError(f"preset={settings['preset']!r} must be a string")
     if resume and out is None:
-        raise ValueError("resume=True needs out, the folder of the run to go on with")
+        raise ValueError("resume=True needs out, the folder of the run to continue")
     flags = {name: value for name, value in settings.items() if (name, value) != ("preset", None)}
     if out is not None:
         flags["out"] = os.fspath(out)
@@ -154,7 +154,7 @@ def _flags(data: Any, out: Name | None, resume: bool, settings: dict[str, Any]) 
 
 @contextmanager
 def _bar(run: Run, progress: bool) -> Iterator[Callable[[Record], None]]:
-    """Give what shows a record on a progress bar."""
+    """Give a function that shows a record on a progress bar."""
     from tqdm import tqdm
 
     words: dict[str, str] = {}
@@ -175,7 +175,7 @@ def _bar(run: Run, progress: bool) -> Iterator[Callable[[Record], None]]:
 
 
 def _training(run: Run) -> Training:
-    """Return what a run has come to, whether it has finished or not."""
+    """Return what a run has reached, finished or not."""
     evaluated = run.trainer.progress["best_val_loss"] is not None
     data = run.settings["data"]
     return Training(

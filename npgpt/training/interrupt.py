@@ -1,4 +1,4 @@
-"""Ctrl-C and a notebook's stop button: they ask a run to stop after the step in hand, with its state saved."""
+"""Ctrl-C and a notebook's stop button: they ask a run to stop after the current step, with its state saved."""
 
 import signal
 import threading
@@ -15,8 +15,8 @@ def stop_on_interrupt(on_first: Callable[[], None] = lambda: None) -> Iterator[l
 
     on_first  called at the first interrupt, to say that the run is about to stop
 
-    Only the main thread can handle signals. In another one nothing is changed: a KeyboardInterrupt there ends the run
-    at once, and what it saved last stays. Nor is a handler changed that is not Python's.
+    Only the main thread can handle signals. In any other thread, and where the handler is not Python's, nothing is
+    changed: a KeyboardInterrupt then ends the run at once, and its last saved state stays.
     """
     stopped: list[int] = []
     before = signal.getsignal(signal.SIGINT)
