@@ -16,7 +16,8 @@ from npgpt.support.hints import nearest
 class Ops:
     """A table of ops. Its attributes lead an editor and a type checker to the definitions, whatever twin stands in.
 
-    A table of your own begins as a copy: `mine = copy.copy(FAST); mine.gelu_forward = my_gelu_forward`.
+    A table of your own begins as a copy: `mine = copy.copy(FAST); mine.mlp_forward = my_mlp_forward`.
+    An op that is fused into another, as GELU is into the MLP, is replaced with it.
     """
 
     attention_backward = staticmethod(layers.attention_backward)

@@ -18,7 +18,7 @@ class Taps:
     >>> taps["h.0.attn.probs"].shape
     (1, 4, 64, 64)
 
-    names    as the model lists them (npgpt.models.gpt2.tap_names); `*`, `?` and `[...]` match as in file names
+    names    as the model lists them (npgpt.models.gpt2_inside.tap_names for a GPT); `*`, `?` and `[...]` match as in file names
     replace  {name or pattern: function from the value to another of its shape}; what follows is computed from that
 
     Values are copies. What is replaced is seen as it has become, if it is seen, too.
