@@ -5,7 +5,8 @@ FAST holds its definition.
 """
 
 import copy
-from typing import Any
+import functools
+from typing import TYPE_CHECKING, Any
 
 from npgpt import layers
 from npgpt.config import OPS
@@ -51,17 +52,25 @@ NAMES = tuple(name for name in vars(Ops) if not name.startswith("_"))
 REFERENCE = Ops()
 
 
-def __getattr__(name: str) -> Any:
+@functools.cache
+def _fast() -> Ops:
     """Make FAST when it is first asked for: numba takes half a second to import, and REFERENCE does without it."""
-    if name != "FAST":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from npgpt import kernels
 
     fast = copy.copy(REFERENCE)
     for twin in kernels.__all__:
         setattr(fast, twin, getattr(kernels, twin))
-    globals()["FAST"] = fast
     return fast
+
+
+if TYPE_CHECKING:
+    FAST: Ops
+else:  # unseen by type checkers, for whom every name of the module would be there
+
+    def __getattr__(name: str) -> Any:
+        if name != "FAST":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _fast()
 
 
 def get_ops(ops: str | Ops) -> Ops:
@@ -73,4 +82,4 @@ def get_ops(ops: str | Ops) -> Ops:
         return ops
     if ops not in OPS:
         raise ValueError(f"ops={ops!r} is unknown{nearest(str(ops), OPS)}")
-    return REFERENCE if ops == "reference" else __getattr__("FAST")
+    return REFERENCE if ops == "reference" else _fast()

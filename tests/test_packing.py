@@ -9,7 +9,7 @@ import pytest
 
 from npgpt import GPT, GPTConfig, Tokenizer, TrainConfig
 from npgpt.data import Packed, pack, too_long
-from npgpt.data.packing import best_fit, draw, pack_in_order
+from npgpt.data.packing import best_fit, draw_rows, pack_in_order
 from npgpt.tokenizer import ByteTokenizer, CharTokenizer
 from npgpt.training.evaluation import estimate_loss, whole_loss
 from npgpt.training.loop import Trainer
@@ -249,13 +249,13 @@ def test_workers_share_rows_with_different_counts_of_targets(threads):
 
 def test_rows_are_drawn_once_each_before_any_is_drawn_again():
     packed = Packed(*(np.arange(7, dtype=np.int16)[:, None] for _ in range(3)))
-    drawn = [int(draw(packed, 1, i, 5).ids[0, 0]) for i in range(28)]
+    drawn = [int(draw_rows(packed, 1, i, 5).ids[0, 0]) for i in range(28)]
     epochs = [drawn[i : i + 7] for i in range(0, 28, 7)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert len(set(map(tuple, epochs))) == 4
-    assert [int(draw(packed, 1, i, 6).ids[0, 0]) for i in range(7)] != epochs[0]
+    assert [int(draw_rows(packed, 1, i, 6).ids[0, 0]) for i in range(7)] != epochs[0]
     for n, before in itertools.product([1, 3, 7, 20], [0, 5, 6, 7]):
-        ids, targets, starts = parts(draw(packed, n, before, 5))
+        ids, targets, starts = parts(draw_rows(packed, n, before, 5))
         np.testing.assert_array_equal(ids[:, 0], drawn[before : before + n])
         np.testing.assert_array_equal(targets, ids)
         np.testing.assert_array_equal(starts, ids)
@@ -264,7 +264,7 @@ def test_rows_are_drawn_once_each_before_any_is_drawn_again():
 def test_rows_in_order_are_drawn_as_they_stand():
     packed = Packed(*(np.arange(7)[:, None] for _ in range(3)), in_order=True)
     for n, before in itertools.product([1, 3, 7, 20], [0, 5, 6, 7]):
-        for part in parts(draw(packed, n, before, 5)):
+        for part in parts(draw_rows(packed, n, before, 5)):
             np.testing.assert_array_equal(part[:, 0], np.arange(before, before + n) % 7)
 
 
@@ -333,7 +333,7 @@ def test_a_step_over_examples_is_logged_as_what_it_was(tmp_path, monkeypatch):
     gpt = GPT(GPTConfig(**SIZES), 0, "float64")
     records = Trainer(gpt, VAL_ROWS, TRAIN_ROWS, config, tmp_path).run()
     for step in range(4):
-        batch = draw(VAL_ROWS, 6, 6 * step, config.seed)
+        batch = draw_rows(VAL_ROWS, 6, 6 * step, config.seed)
         loss = gpt.loss(batch)
         record = next(records)
         assert record["loss"] == pytest.approx(loss, rel=1e-12)

@@ -116,6 +116,33 @@ def test_values_are_copies(ops):
     np.testing.assert_allclose(taps["h.0.mid"], stream, rtol=1e-13)
 
 
+def test_a_change_in_place_changes_no_past():
+    """The function gets a copy, and with a past the keys that it is shown lie in the past itself."""
+    gpt, past, other = model(), *(model().new_past(2) for _ in range(2))
+
+    def spoil(k):
+        k[...] = 0
+        return k
+
+    gpt.forward(IDS[:, :3], past, Taps(replace={"h.0.attn.k": spoil}))
+    gpt.forward(IDS[:, :3], other)
+    np.testing.assert_array_equal(past.keys[0, :, :, :3], other.keys[0, :, :, :3])
+
+
+def test_a_forward_begins_without_values_and_one_that_fails_moves_no_past():
+    gpt, past = model(), model().new_past(2)
+    taps = Taps("h.0.attn.probs")
+    gpt.forward(IDS, taps=taps)
+    short = IDS[:, :2]
+    gpt.forward(short, taps=taps)
+    assert taps["h.0.attn.probs"].shape == (2, 2, 2, 2)
+    with pytest.raises(ValueError, match="its replacement"):
+        gpt.forward(IDS, past, Taps(replace={"logits": lambda logits: logits[0]}))
+    assert past.length == 0
+    with pytest.raises(ValueError, match="1 rows of ids cannot go on from a past of 2"):
+        gpt.forward(IDS[:1], past)
+
+
 def test_weights_of_a_long_context_are_computed_too():
     """The fused kernel keeps none beyond its block of 128 queries."""
     gpt = model("fast", n_positions=200)
@@ -170,5 +197,10 @@ def test_without_taps_nothing_is_seen_and_the_fused_ops_run(monkeypatch):
     gpt = model("fast")
     for name in ("causal_softmax_forward", "gelu_new_forward"):  # of which the fused ops are not made
         monkeypatch.setattr(gpt.ops, name, None)
-    hidden, _ = features_forward(gpt.params, IDS, gpt.config, gpt.ops)
-    np.testing.assert_array_equal(hidden, gpt.features(IDS))
+    hidden, cache = features_forward(gpt.params, IDS, gpt.config, gpt.ops)
+    assert hidden.shape == (2, 5, 8)
+    assert len(cache.blocks) == 2
+    past = gpt.new_past(2)
+    monkeypatch.undo()
+    _, cache = features_forward(gpt.params, IDS, gpt.config, gpt.ops, past=past)
+    assert not cache.blocks  # which would be kept for nothing

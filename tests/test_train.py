@@ -265,6 +265,27 @@ def test_the_best_model_is_kept_and_so_is_the_last(tmp_path):
     assert records[-1]["val_loss"] == pytest.approx(naive_loss(GPT.from_pretrained(tmp_path), val_ids), rel=1e-5)
 
 
+def test_the_best_model_is_the_best_at_every_record_and_read_once(tmp_path, monkeypatch):
+    """Evaluations after steps 4, 8 and 11, of which the first and the last are the best so far."""
+    given, read = iter((2, 3, 1)), []
+    monkeypatch.setattr("npgpt.training.loop.estimate_loss", lambda *args: float(next(given)))
+    load = GPT.load_pretrained
+    monkeypatch.setattr(GPT, "load_pretrained", lambda self, folder: read.append(folder) or load(self, folder))
+    model = GPT(GPT_CONFIG, 0)
+    trainer = Trainer(model, Text(TRAIN_IDS, 6), Text(VAL_IDS, 6), CONFIG, tmp_path)
+    at = {0: model.params.flat.copy()}
+    for record in trainer.run():
+        step = record["step"]
+        at.setdefault(step, model.params.flat.copy())
+        if "val_loss" not in record:  # the evaluation's record comes before the best model is kept
+            want = 0 if step <= 4 else 4
+            for _ in range(2):
+                np.testing.assert_array_equal(trainer.best().params.flat, at[want])
+    assert len(read) == 2  # that of step 0, and that of step 4
+    assert trainer.best() is model
+    np.testing.assert_array_equal(model.params.flat, at[STEPS])
+
+
 @pytest.mark.parametrize(("losses", "best"), [((3, 1, 2), 8), ((1, 2, 3), 4), ((3, 2, 1), 11), ((2, 2, 2), 4)])
 def test_best_is_the_first_of_the_lowest_validation_losses(tmp_path, monkeypatch, losses, best):
     given = iter(losses)

@@ -1,6 +1,8 @@
 """The command `npgpt`: one file a subcommand, each with `add_flags(parser)` and `run(args)`.
 
 A user's mistake is one line on standard error and exit code 2. NPGPT_TRACEBACK=1 shows where it was raised.
+
+Imports of npgpt: every room; no room imports it.
 """
 
 import argparse

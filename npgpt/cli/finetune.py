@@ -51,11 +51,11 @@ def run(args: argparse.Namespace) -> int:
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in vars(args).items() if name in fields}
     how = {name: getattr(args, name) for name in ("skip_long", "in_order", "lora", "lora_alpha")}
-    from npgpt.training.finetuning import plan_finetuning, start
+    from npgpt.training.finetuning import plan_finetuning, start_finetuning
 
     plan = plan_finetuning(args.run, args.data or [], args.out, how, given, args.resume)
     announce_compiling(plan.config.ops)
-    tuning = start(plan)
+    tuning = start_finetuning(plan)
     folder, skipped = plan.folder, plan.source.skipped
     left_out = f" ({skipped:,} too long, left out)" if skipped else ""
     if plan.how["in_order"] and tuning.times < 1:
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         f"{len(tuning.val_examples):,} to validate{left_out}; {share}",
         flush=True,
     )
-    if not train_with_progress(tuning.run):
+    if train_with_progress(tuning.run) is None:
         base = tuning.run.settings["finetune"]["base"]
         print(f"stopped; go on with: npgpt finetune {base} --resume --out {folder}")
         return 130

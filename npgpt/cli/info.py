@@ -12,8 +12,7 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.models.registry import open_model
 
     model = open_model(args.run, ops="reference")
-    config = model.config
-    print(f"{args.run}: {model.describe()}, context {config.n_positions}, vocabulary {config.vocab_size:,}")
+    print(f"{args.run}: {model.describe()}")
     total = model.size
     print("\nparameters")
     for group, count in count_parameters(model.params).items():

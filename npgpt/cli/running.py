@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from npgpt.training.run import Run
 
 
-def train_with_progress(run: "Run") -> bool:
-    """Train under a progress bar. Return whether the run has come to its end, and not to Ctrl-C."""
+def train_with_progress(run: "Run") -> float | None:
+    """Train under a progress bar. Return the best model's loss on all validation data, or None after Ctrl-C."""
     from tqdm import tqdm
 
     loss, bar, nobody_reads = 0.0, None, False
@@ -40,7 +40,7 @@ def train_with_progress(run: "Run") -> bool:
         bar.close()
     if nobody_reads:
         raise BrokenPipeError
-    return run.whole is not None
+    return run.whole
 
 
 def discard_output() -> None:

@@ -31,11 +31,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     flags = {k: v for k, v in vars(args).items() if k not in ("command", "config", "resume") and v is not None}
     file = read_toml(args.config) if args.config else {}
-    from npgpt.training.pretraining import plan_training, start
+    from npgpt.training.pretraining import plan_training, start_training
 
     plan = plan_training(flags, file, args.resume)
     announce_compiling(plan.config.ops)
-    run = start(plan)
+    run = start_training(plan)
     data, config = run.trainer, run.config
     print(
         f"{run.folder}: {run.model.size:,} parameters, {run.tokenizer.vocab_size:,} tokens in the vocabulary, "
@@ -44,22 +44,23 @@ def run(args: argparse.Namespace) -> int:
     )
     if config.warmup_steps >= config.max_steps:
         print(f"the warm-up of {config.warmup_steps} steps outlasts the run: the learning rate stays low")
-    if not train_with_progress(run):
+    loss = train_with_progress(run)
+    if loss is None:
         print(f"stopped; go on with: npgpt train --resume --out {run.folder}")
         return 130
-    show(run)
+    show(run, loss)
     print(f"\nwrite more with: npgpt sample {run.folder}")
     return 0
 
 
-def show(run: "Run") -> None:
+def show(run: "Run", loss: float) -> None:
     """Print what the best model can do: a report on its tales, or a sample of running text."""
     from npgpt.data.source import TalesSource
 
     if isinstance(run.source, TalesSource):
         from npgpt.cli.tales_report import report
 
-        report(run.best(), run.tokenizer, run.source, run.whole or 0.0, run.config.seed)
+        report(run.best(), run.tokenizer, run.source, loss, run.config.seed)
     elif run.config.sample_tokens:
         print_sample(run)
 

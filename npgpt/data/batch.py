@@ -4,9 +4,10 @@ batch.ids      6 17 42 42
 batch.targets 17 42 42  9     the token that follows each
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -45,8 +46,9 @@ class Batch:
     def part(self, i: int, n: int) -> "Batch":
         """Return the i-th of n parts of the rows, whose sizes differ by one row at most."""
         start, stop = (len(self) * k // n for k in (i, i + 1))
-        starts = None if self.starts is None else self.starts[start:stop]
-        return Batch(self.ids[start:stop], self.targets[start:stop], starts)
+        arrays = (getattr(self, field.name) for field in dataclasses.fields(self))  # of a later field, too
+        parts: Any = (None if array is None else array[start:stop] for array in arrays)
+        return type(self)(*parts)
 
 
 class Dataset(Protocol):

@@ -49,7 +49,7 @@ class Packed(NamedTuple):
     def draw(self, step: int, config: TrainConfig) -> list[Batch]:
         """Return the rows whose turn it is: all are drawn once before one is drawn again."""
         B, n = config.batch_size, config.gradient_accumulation_steps
-        return [draw(self, B, B * (n * step + i), config.seed) for i in range(n)]
+        return [draw_rows(self, B, B * (n * step + i), config.seed) for i in range(n)]
 
     def sample(self, config: TrainConfig) -> Iterator[Batch]:
         """Yield the first rows."""
@@ -159,7 +159,7 @@ def best_fit(sizes: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray, int]
     return np.random.default_rng(0).permutation(n_rows)[row], offset, n_rows
 
 
-def draw(packed: Packed, n: int, before: int, seed: int) -> Batch:
+def draw_rows(packed: Packed, n: int, before: int, seed: int) -> Batch:
     """Return a batch of n rows: those that come after `before` others when rows are drawn without replacement.
 
     When all have been drawn they are shuffled anew. Rows in order come as they stand, and then from the first again.

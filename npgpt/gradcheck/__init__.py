@@ -2,6 +2,8 @@
 
 >>> report = check_backward(forward, backward, x, weight)   # out, cache = forward(x, weight)
 >>> print(report)                                           # dx, dweight = backward(dout, cache)
+
+Imports: NumPy alone; matplotlib for pictures and pytest in its plugin, when they are used.
 """
 
 from npgpt.gradcheck.adapters import check_autograd_function, check_gradient, check_layer, check_vjp

@@ -8,7 +8,7 @@ from npgpt.support.buffers import empty
 from npgpt.support.jit import jit
 
 CHUNK = 128  # terms that are summed in the precision of the logits; the sum over chunks is in float64
-IGNORED = -1  # replaces ignore_index, whatever its value
+NOT_COUNTED = -1  # replaces ignore_index, whatever its value
 
 
 def cross_entropy_forward(
@@ -31,7 +31,7 @@ def cross_entropy_backward(dout: np.ndarray | float, cache: tuple) -> np.ndarray
 
 
 def checked(targets: np.ndarray, V: int, ignore_index: int) -> tuple[np.ndarray, int]:
-    """Return the flat targets as int64, with IGNORED for ignore_index, and the number of others, but at least 1.
+    """Return the flat targets as int64, with NOT_COUNTED for ignore_index, and the number of others, but at least 1.
 
     Example: targets [[3, -100], [0, 1]] and ignore_index -100 give [3, -1, 0, 1] and 3.
 
@@ -39,7 +39,7 @@ def checked(targets: np.ndarray, V: int, ignore_index: int) -> tuple[np.ndarray,
     """
     flat = targets.reshape(-1)
     counted = flat != ignore_index
-    ids = np.where(counted, flat.astype(np.int64), IGNORED)  # int64 first, as unsigned dtypes have no -1
+    ids = np.where(counted, flat.astype(np.int64), NOT_COUNTED)  # int64 first, as unsigned dtypes have no -1
     bad = flat[counted & ((flat < 0) | (flat >= V))]
     if bad.size:
         raise ValueError(f"target {bad[0]} is neither in 0..{V - 1} nor ignore_index={ignore_index}")
@@ -61,7 +61,7 @@ def _forward(logits: np.ndarray, ids: np.ndarray, stats: np.ndarray) -> float:
                 part += exp(logits[n, v] - top)
             total += part
         stats[n, 0], stats[n, 1] = top, 1 / total
-        if ids[n] != IGNORED:
+        if ids[n] != NOT_COUNTED:
             loss += np.log(total) - (np.float64(logits[n, ids[n]]) - top)
     return loss
 
@@ -69,7 +69,7 @@ def _forward(logits: np.ndarray, ids: np.ndarray, stats: np.ndarray) -> float:
 @jit
 def _backward(logits: np.ndarray, ids: np.ndarray, stats: np.ndarray, scale: float, dlogits: np.ndarray) -> None:
     for n in range(logits.shape[0]):
-        if ids[n] == IGNORED:
+        if ids[n] == NOT_COUNTED:
             dlogits[n, :] = 0
             continue
         top, share = stats[n, 0], stats[n, 1] * scale

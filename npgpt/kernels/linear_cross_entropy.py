@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from npgpt.kernels.cross_entropy import CHUNK, IGNORED, checked
+from npgpt.kernels.cross_entropy import CHUNK, NOT_COUNTED, checked
 from npgpt.kernels.exp import exp
 from npgpt.kernels.rows import as_rows
 from npgpt.support.buffers import empty
@@ -21,7 +21,7 @@ def linear_cross_entropy_forward(
     """Do what npgpt.layers.linear_cross_entropy_forward does, but keep the gradient of the logits for dout = 1."""
     rows = as_rows(x)
     ids, count = checked(targets, len(weight), ignore_index)
-    kept = np.flatnonzero(ids != IGNORED)  # a prompt, for example, needs no logits
+    kept = np.flatnonzero(ids != NOT_COUNTED)  # a prompt, for example, needs no logits
     buffer = empty((len(rows), len(weight)), rows.dtype)  # the same shape at every step, so its memory is reused
     rows = rows[kept]
     logits = np.dot(rows, weight.T, out=buffer[: len(kept)])

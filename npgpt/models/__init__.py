@@ -2,5 +2,5 @@
 
 `base.py` says what training and generation ask of a model, and `registry.py` finds its class.
 
-Imports of npgpt: config, layers, ops, support, hub for a model's files, and the type Batch of data.
+Imports of npgpt: config, layers, ops, support, hub for a model's files, and for type checkers Batch of data.
 """

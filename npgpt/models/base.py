@@ -18,17 +18,6 @@ if TYPE_CHECKING:
 Rng = np.random.Generator | None
 
 
-class ModelConfig(Protocol):
-    """The part of a configuration that is not the model's own business."""
-
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def n_positions(self) -> int: ...
-    @property
-    def eos_token_id(self) -> int | None: ...
-
-
 class Past(Protocol):
     """What a model keeps of the tokens that it has read, such as keys and values, to go on from them."""
 
@@ -48,7 +37,7 @@ class Model(Protocol):
 
     @property
     def config(self) -> Any:
-        """A ModelConfig, of a class of the model's own."""
+        """The configuration, of a class of the model's own; it has vocab_size, n_positions and eos_token_id."""
 
     @property
     def dtype(self) -> np.dtype: ...
@@ -62,7 +51,10 @@ class Model(Protocol):
         """The floating-point operations of one token's forward pass, averaged over a full context."""
 
     def describe(self) -> str:
-        """Return the model's shape in words, without context and vocabulary."""
+        """Return the model's shape in words."""
+
+    def tap_names(self) -> list[str]:
+        """Return the names of the values that taps can see and replace; may be empty."""
 
     @property
     def matrices(self) -> Mapping[str, int]: ...
@@ -77,11 +69,11 @@ class Model(Protocol):
     def new_past(self, batch_size: int = 1) -> Past:
         """Return the past of `batch_size` sequences of which nothing has been read."""
 
-    def loss(self, batch: "Batch") -> float:
+    def loss(self, batch: "Batch", /) -> float:
         """Return the mean cross-entropy in nats over the counted targets of a batch."""
 
     def loss_and_grads(
-        self, batch: "Batch", *, rng: Rng = None, dloss: float = 1.0, grads: Parameters | None = None
+        self, batch: "Batch", /, *, rng: Rng = None, dloss: float = 1.0, grads: Parameters | None = None
     ) -> tuple[float, Parameters]:
         """Return the loss, and the gradient of dloss * loss for every parameter, written into grads if it is given.
 

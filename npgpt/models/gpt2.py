@@ -13,6 +13,7 @@ import numpy as np
 
 from npgpt.config import GPTConfig
 from npgpt.hub.gpt2 import read_gpt2, write_gpt2
+from npgpt.models.checks import checked_batch, checked_ids, checked_starts
 from npgpt.models.gpt2_inside import attention, mlp, tap_names
 from npgpt.models.gpt2_parameters import (
     block_matrices,
@@ -131,7 +132,7 @@ def features_forward(
 
     starts  (B, T), where a row holds several texts: where each position's own text begins. Positions count from there,
             and nothing before it is seen: each text is computed as if it were alone
-    past    the keys and values of the tokens before ids, to which those of ids are added
+    past    the keys and values of the tokens before ids, to which those of ids are added; gpt_forward counts them
     taps    see or replace what tap_names lists
     """
     tokens, wte = ops.embedding_forward(ids, params["wte.weight"])
@@ -143,17 +144,17 @@ def features_forward(
     blocks = []
     for i in range(config.n_layer):
         x, block = block_forward(x, params, f"h.{i}", config, ops, rng, starts, past, taps)
-        blocks.append(block)
+        if past is None and taps is NO_TAPS:  # only then is there a backward that needs it
+            blocks.append(block)
     hidden, ln_f = ops.layernorm_forward(x, *weight_and_bias(params, "ln_f"), config.layer_norm_epsilon)
-    if past is not None:
-        past.length += ids.shape[1]
     return taps("ln_f", hidden), FeaturesCache(config, ops, starts, wte, wpe, drop, blocks, ln_f)
 
 
 def features_backward(dhidden: np.ndarray, cache: FeaturesCache, grads: Parameters) -> None:
     """Put the gradients of every parameter below the head into grads.
 
-    A tied embedding is the head, too, whose gradient is in its place already: that of the lookup is added to it.
+    To be called after the backward of the head: the gradient of a tied embedding begins with the head's share, which
+    must be in its place in grads; here the lookup's share is added to it.
     """
     ops = cache.ops
     dx, *_ = ops.layernorm_backward(dhidden, cache.ln_f, *weight_and_bias(grads, "ln_f"))
@@ -192,7 +193,10 @@ def gpt_forward(
     if last:
         hidden = hidden[:, -1:]
     logits, head = ops.linear_forward(hidden, params[head_name(config)].T, None)
-    return taps("logits", logits), (params, config, ops, features, head)
+    logits = taps("logits", logits)
+    if past is not None:
+        past.length += ids.shape[1]
+    return logits, (params, config, ops, features, head)
 
 
 def gpt_backward(dlogits: np.ndarray, cache: tuple, grads: Parameters | None = None) -> Parameters:
@@ -278,7 +282,12 @@ class GPT:
         """Return the shape in words, as `npgpt info` prints it."""
         config = self.config
         head = "tied head" if config.tie_word_embeddings else "untied head"
-        return f"{config.n_layer} blocks, {config.n_head} heads, {config.n_embd} channels, {head}"
+        sizes = f"{config.n_layer} blocks, {config.n_head} heads, {config.n_embd} channels"
+        return f"{sizes}, context {config.n_positions}, vocabulary {config.vocab_size:,}, {head}"
+
+    def tap_names(self) -> list[str]:
+        """Return the names of the values that taps can see and replace (npgpt.models.gpt2_inside.tap_names)."""
+        return tap_names(self.config)
 
     def forward(
         self,
@@ -296,9 +305,12 @@ class GPT:
         """
         if past is not None and starts is not None:
             raise ValueError("a past and starts cannot go together: a past is that of one text a row")
+        if past is not None and past.keys.shape[1] != len(ids):
+            raise ValueError(f"{len(ids)} rows of ids cannot go on from a past of {past.keys.shape[1]}")
         if taps is not None:
-            taps.require_known(tap_names(self.config))
-        ids, starts = self._ids(ids, 0 if past is None else past.length), self._starts(ids, starts)
+            taps.begin(self.tap_names())
+        ids = checked_ids(ids, self.config.n_positions, 0 if past is None else past.length)
+        starts = checked_starts(starts, ids.shape)
         taps = NO_TAPS if taps is None else taps
         return gpt_forward(self.params, ids, self.config, self.ops, None, starts, past, taps, last)[0]
 
@@ -312,12 +324,13 @@ class GPT:
 
     def features(self, ids: np.ndarray, starts: Starts = None) -> np.ndarray:
         """Return the hidden states after the final layer norm, (B, T, C)."""
-        ids, starts = self._ids(ids), self._starts(ids, starts)
+        ids = checked_ids(ids, self.config.n_positions)
+        starts = checked_starts(starts, ids.shape)
         return features_forward(self.params, ids, self.config, self.ops, starts=starts)[0]
 
     def loss(self, ids: "np.ndarray | Batch", targets: np.ndarray | None = None, starts: Starts = None) -> float:
         """Return the mean cross-entropy in nats over the targets that are not -100. ids may be a Batch."""
-        ids, targets, starts = self._batch(ids, targets, starts)
+        ids, targets, starts = checked_batch(ids, targets, starts, self.config.n_positions)
         return float(loss_forward(self.params, ids, targets, self.config, self.ops, starts=starts)[0])
 
     def loss_and_grads(
@@ -336,7 +349,7 @@ class GPT:
         dloss  the gradients are those of dloss * loss: a part of a batch passes its share of the counted targets
         grads  written to and returned, instead of new ones
         """
-        ids, targets, starts = self._batch(ids, targets, starts)
+        ids, targets, starts = checked_batch(ids, targets, starts, self.config.n_positions)
         loss, cache = loss_forward(self.params, ids, targets, self.config, self.ops, rng, starts)
         return float(loss), loss_backward(dloss, cache, grads)
 
@@ -358,41 +371,3 @@ class GPT:
         params = zero_parameters(config, dtype)
         params |= tensors
         return cls(config, dtype=dtype, ops=ops, params=params)
-
-    def _batch(self, ids: Any, targets: Any, starts: Any) -> tuple[np.ndarray, np.ndarray, Starts]:
-        if targets is None:
-            if not hasattr(ids, "targets"):
-                raise TypeError("targets are missing: give ids and targets, or a Batch")
-            ids, targets, starts = ids.ids, ids.targets, ids.starts
-        return self._ids(ids), self._targets(ids, targets), self._starts(ids, starts)
-
-    def _ids(self, ids: Any, before: int = 0) -> np.ndarray:
-        ids = np.asarray(ids)
-        if ids.dtype.kind not in "iu":
-            raise TypeError(f"ids must be integers, got {ids.dtype}")
-        if ids.ndim != 2 or 0 in ids.shape:
-            raise ValueError(f"ids must have the shape (B, T), both at least 1, got {ids.shape}")
-        if before + ids.shape[1] > self.config.n_positions:
-            raise ValueError(f"{before + ids.shape[1]} tokens are longer than n_positions={self.config.n_positions}")
-        return ids
-
-    def _targets(self, ids: Any, targets: Any) -> np.ndarray:
-        targets = np.asarray(targets)
-        if targets.dtype.kind not in "iu":
-            raise TypeError(f"targets must be integers, got {targets.dtype}")
-        if targets.shape != np.shape(ids):
-            raise ValueError(f"targets {targets.shape} must have the shape of ids {np.shape(ids)}")
-        return targets
-
-    def _starts(self, ids: Any, starts: Any) -> Starts:
-        if starts is None:
-            return None
-        starts = np.asarray(starts)
-        if starts.dtype.kind not in "iu":
-            raise TypeError(f"starts must be integers, got {starts.dtype}")
-        if starts.shape != np.shape(ids):
-            raise ValueError(f"starts {starts.shape} must have the shape of ids {np.shape(ids)}")
-        wrong = (starts < 0) | (starts > np.arange(starts.shape[1]))
-        if wrong.any():
-            raise ValueError(f"start {starts[wrong][0]} is not in 0..{np.nonzero(wrong)[1][0]}, its own position")
-        return starts.astype(np.int64)  # of which positions can be made by subtraction, as they cannot of uint64

@@ -50,6 +50,8 @@ class Adapters:
         targets: Iterable[str] = TARGETS,
         seed: int = 0,
     ) -> None:
+        if not isinstance(model.config, GPTConfig):
+            raise ValueError(f"adapters are for the layers of a GPT, which {model.describe()} does not have")
         self.rank = rank = operator.index(rank)  # of a NumPy integer a Python one, which json can write
         self.targets = find_targets(targets)
         shapes = adapter_shapes(model.config, rank, self.targets)

@@ -1,6 +1,6 @@
 """Taps: see the values inside a forward by their names, and replace them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -18,10 +18,11 @@ class Taps:
     >>> taps["h.0.attn.probs"].shape
     (1, 4, 64, 64)
 
-    names    as the model lists them (npgpt.models.gpt2_inside.tap_names for a GPT); `*`, `?` and `[...]` match as in file names
+    names    as model.tap_names() lists them; `*`, `?` and `[...]` match as in file names
     replace  {name or pattern: function from the value to another of its shape}; what follows is computed from that
 
-    Values are copies. What is replaced is seen as it has become, if it is seen, too.
+    Values are copies, those of the last forward. A value that is both replaced and seen is seen as it was replaced.
+    Replaced keys and values count in this forward alone: a past keeps the model's own.
     """
 
     def __init__(self, *names: str, replace: Mapping[str, Change] | None = None) -> None:
@@ -52,9 +53,9 @@ class Taps:
         patterns = (*self.names, *self.replace)
         return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
-    def require_known(self, known: Iterable[str]) -> None:
-        """Raise ValueError for a name or pattern that fits none of the known names."""
-        known = list(known)
+    def begin(self, known: Sequence[str]) -> None:
+        """Forget the values of the forward before. Raise ValueError for a pattern that fits none of the known names."""
+        self.values.clear()
         for pattern in (*self.names, *self.replace):
             if not any(fnmatchcase(name, pattern) for name in known):
                 raise ValueError(f"the model has no value {pattern!r}{nearest(pattern, known)}")

@@ -16,7 +16,7 @@ from npgpt.models.base import Model
 from npgpt.support.hints import nearest
 from npgpt.tokenizer import Tokenizer
 from npgpt.training.interrupt import stop_on_interrupt
-from npgpt.training.pretraining import plan_training, start
+from npgpt.training.pretraining import plan_training, start_training
 from npgpt.training.run import Run
 
 Name = str | PathLike[str]
@@ -120,7 +120,7 @@ def train(
     FloatingPointError when the loss is no longer finite.
     """
     plan = plan_training(_flags(data, out, resume, settings), resume=resume)
-    run = start(plan)
+    run = start_training(plan)
     with (
         stop_on_interrupt() as stopped,
         closing(run.records(lambda: bool(stopped))) as records,  # its threads end with it, whatever ends it
@@ -161,7 +161,7 @@ def _bar(run: Run, progress: bool) -> Iterator[Callable[[Record], None]]:
 
     def show(record: Record) -> None:
         if not words:  # a resumed run begins where it stopped, which it knows by now
-            bar.initial = bar.n = bar.last_print_n = run.trainer.progress["step"]
+            bar.initial = bar.n = bar.last_print_n = run.trainer.progress["step"] - ("loss" in record)
         if "val_loss" in record:
             words["val_loss"] = f"validation {record['val_loss']:.4f}"
         else:

@@ -32,7 +32,7 @@ FIXED = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TuningPlan:
     """What is to be learned, from which model on, where and how: settled before the model is opened.
 
     how    the part `finetune` of train.json
@@ -64,7 +64,7 @@ class Tuning:
 
 def plan_finetuning(
     base: str, data: Sequence[str], out: str | None, how: dict[str, Any], given: dict[str, Any], resume: bool = False
-) -> Plan:
+) -> TuningPlan:
     """Settle the settings, and read the examples.
 
     base   the run folder of the model to begin with
@@ -84,7 +84,7 @@ def plan_finetuning(
     files = data or (saved["data"]["files"] if saved else [])
     how = {name: before.get(name) if value is None or value is False else value for name, value in how.items()}
     flags = {name: bool(how[name]) for name in ("skip_long", "in_order")}
-    return Plan(base, folder, ExamplesSource(files), config, how | flags, saved)
+    return TuningPlan(base, folder, ExamplesSource(files), config, how | flags, saved)
 
 
 def read_finetune(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def read_finetune(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
     return before
 
 
-def start(plan: Plan) -> Tuning:
+def start_finetuning(plan: TuningPlan) -> Tuning:
     """Open the model, pack the examples, and return the run. Nothing is written yet.
 
     Raises FileNotFoundError or ValueError for a model or examples that do not fit together, a folder that holds a run

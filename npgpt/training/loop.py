@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from npgpt.config import TrainConfig
 from npgpt.data.batch import Dataset
 from npgpt.models.base import Model
@@ -65,14 +63,16 @@ class Trainer:
         self._begin(resume)
         with Workers(self.model, config.batch_size, config.threads) as workers:
             for step in range(self.progress["step"], config.max_steps):
-                batches = self.train_data.draw(step, config)
-                yield self._log(train_step(workers, self.optimizer, batches, config, step, self.adapters))
+                record = train_step(workers, self.optimizer, self.train_data, config, step, self.adapters)
                 done = self.progress["step"] = step + 1
+                yield self._log(record)
                 last = done == config.max_steps
                 stop = not last and should_stop()
                 save = last or stop or done % config.save_every == 0
                 if last or done % config.eval_every == 0:
-                    yield self._evaluate(workers, done)
+                    loss = self._validation_loss(workers)
+                    yield self._log({"step": done, "val_loss": loss})
+                    self._keep_if_best(loss)
                 elif save:
                     # finite parameters are not enough: the next loss of a model that is about to explode is not
                     require_finite(done, next_loss=self._next_loss())
@@ -84,7 +84,11 @@ class Trainer:
             yield self._log({"step": self.progress["best_step"], "val_loss": loss, "whole": True})
 
     def best(self) -> Model:
-        """Return the best model by validation loss; it is read from the folder once, unless it is the last one."""
+        """Return the best model by validation loss so far; before the first evaluation, the untrained one.
+
+        If it is the model as it is now, that model itself is returned, and changes as training goes on. Otherwise it is
+        read from the folder, once.
+        """
         if self.progress["best_step"] == self.progress["step"]:
             return self.model
         if self._best is None:
@@ -108,19 +112,19 @@ class Trainer:
         append_metrics(self.folder, record)
         return record
 
-    def _evaluate(self, workers: Workers, step: int) -> Record:
-        """Validate, and keep the model if it is the best so far."""
-        with np.errstate(over="ignore", invalid="ignore"):  # as of a step: require_finite says it in better words
-            loss = estimate_loss(self.model, self.val_data, self.config, workers.map)
-        require_finite(step, validation_loss=loss)
-        record = self._log({"step": step, "val_loss": loss})
+    @quietly
+    def _validation_loss(self, workers: Workers) -> float:
+        loss = estimate_loss(self.model, self.val_data, self.config, workers.map)
+        require_finite(self.progress["step"], validation_loss=loss)
+        return loss
+
+    def _keep_if_best(self, loss: float) -> None:
         best = self.progress["best_val_loss"]
         if best is None or loss < best:
-            self.progress |= {"best_step": step, "best_val_loss": loss}
+            self.progress |= {"best_step": self.progress["step"], "best_val_loss": loss}
             self._best = None
             self.model.save_pretrained(self.folder)
             self.on_best()
-        return record
 
     @quietly
     def _next_loss(self) -> float:

@@ -1,7 +1,7 @@
 """Training from scratch, or going on with it: what `npgpt train` and `npgpt.train` have in common.
 
 plan = plan_training({"data": ["poems.txt"], "out": "runs/poems", "max_steps": 300})
-run = start(plan)
+run = start_training(plan)
 for record in run.records(): ...
 """
 
@@ -24,7 +24,7 @@ DEFAULT_DATA = "tales:en"
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What is to be trained, where and how: settled before any text is read.
 
     model     fields of GPTConfig, as far as they are known before the tokenizer is
@@ -40,7 +40,9 @@ class Plan:
     named: frozenset[str]
 
 
-def plan_training(flags: Mapping[str, Any], file: Mapping[str, Any] | None = None, resume: bool = False) -> Plan:
+def plan_training(
+    flags: Mapping[str, Any], file: Mapping[str, Any] | None = None, resume: bool = False
+) -> TrainingPlan:
     """Settle the settings: a flag beats the --config file, which beats what a resumed run was started with.
 
     flags  data (a list of names), out, preset, dropout, and fields of TrainConfig and GPTConfig; file likewise
@@ -60,10 +62,10 @@ def plan_training(flags: Mapping[str, Any], file: Mapping[str, Any] | None = Non
     settings = merge(flags, file or {}, before, {} if resume else recipe_for(data))
     model, train, _ = split_fields(settings, GPTConfig, TrainConfig, also=("data", "out"))
     GPTConfig(**model)  # says what is wrong with the sizes before any file is read
-    return Plan(folder, data, TrainConfig(**train), model, saved, frozenset(given))
+    return TrainingPlan(folder, data, TrainConfig(**train), model, saved, frozenset(given))
 
 
-def start(plan: Plan) -> Run:
+def start_training(plan: TrainingPlan) -> Run:
     """Read the data, make or open tokenizer and model, and return the run. Nothing is written yet.
 
     Raises FileNotFoundError or ValueError for data that cannot be read or is too short, a folder that holds a run
@@ -88,7 +90,7 @@ def start(plan: Plan) -> Run:
     return Run(trainer, tokenizer, settings, source, resume=plan.saved is not None)
 
 
-def with_tokenizer_of(source: Source, plan: Plan) -> TrainConfig:
+def with_tokenizer_of(source: Source, plan: TrainingPlan) -> TrainConfig:
     """Return the settings with the name of the tokenizer that the source comes with, if it does."""
     if source.tokenizer_name is None:
         return plan.config
@@ -99,7 +101,7 @@ def with_tokenizer_of(source: Source, plan: Plan) -> TrainConfig:
     return dataclasses.replace(plan.config, tokenizer=name)
 
 
-def untrained(plan: Plan, config: TrainConfig, tokenizer: Tokenizer) -> Model:
+def untrained(plan: TrainingPlan, config: TrainConfig, tokenizer: Tokenizer) -> Model:
     """Return a new model for a tokenizer. Raises ValueError if its vocabulary is too small."""
     end = tokenizer.end_id  # one token for both ends of a text, as in GPT-2's config
     given = {"vocab_size": tokenizer.vocab_size, "bos_token_id": end, "eos_token_id": end}
@@ -109,7 +111,7 @@ def untrained(plan: Plan, config: TrainConfig, tokenizer: Tokenizer) -> Model:
     return new_model(gpt_config, config.seed, config.dtype, config.ops, config.init)
 
 
-def reopened(plan: Plan, config: TrainConfig, source: Source) -> Model:
+def reopened(plan: TrainingPlan, config: TrainConfig, source: Source) -> Model:
     """Open the model of a run to go on with. Raises ValueError for a change that would make it another run."""
     folder, saved = plan.folder, plan.saved or {}
     model = open_model(folder, config.dtype, config.ops)
@@ -126,7 +128,7 @@ def reopened(plan: Plan, config: TrainConfig, source: Source) -> Model:
     return model
 
 
-def known_tokenizer(plan: Plan, model: Model) -> Tokenizer:
+def known_tokenizer(plan: TrainingPlan, model: Model) -> Tokenizer:
     """Open the tokenizer of a run to go on with. Raises ValueError if it is not the one that the run began with."""
     tokenizer = Tokenizer.from_pretrained(plan.folder)
     known = (plan.saved or {})["data"].get("tokenizer")

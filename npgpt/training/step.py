@@ -2,13 +2,12 @@
 
 import math
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from npgpt.config import TrainConfig
-from npgpt.data.batch import Batch
+from npgpt.data.batch import Dataset
 from npgpt.models.lora import Adapters
 from npgpt.optim import Optimizer
 from npgpt.optim.schedule import clip_scale, learning_rate_at
@@ -22,13 +21,14 @@ quietly = np.errstate(over="ignore", invalid="ignore")
 def train_step(
     workers: Workers,
     optimizer: Optimizer,
-    batches: Sequence[Batch],
+    train_data: Dataset,
     config: TrainConfig,
     step: int,
     adapters: Adapters | None = None,
 ) -> dict[str, Any]:
     """Take one step and return its record. Everything random in it follows from the seed and the step."""
     start = time.perf_counter()
+    batches = train_data.draw(step, config)
     loss, grads, grad_norm = workers.loss_and_grads(batches, seed=(config.seed, step))
     if adapters is not None:
         grads = adapters.gradients(grads)
