@@ -1,4 +1,4 @@
-"""Prompts and completions from JSON lines, as examples to learn: a prompt is read, its completion is learned."""
+"""Examples for fine-tuning, read from JSON lines: a prompt that the model reads, and a completion that it learns."""
 
 import hashlib
 import itertools
@@ -12,12 +12,12 @@ import numpy as np
 from npgpt.data.packing import Packed, pack, pack_in_order, too_long
 from npgpt.tokenizer import Tokenizer
 
-VALIDATE = 0.1  # the share of the examples
-MOST_TO_VALIDATE = 1000  # and their number, at most
+VALIDATE = 0.1  # the share of the examples that is kept for validation
+MOST_TO_VALIDATE = 1000  # and the most examples that are
 
 
 class Example(NamedTuple):
-    """A prompt and its completion, where they stand: "file:line", and what prompts and completions follow them."""
+    """A prompt and its completion, their place as "file:line", and the prompts and completions that follow."""
 
     prompt: str
     completion: str
@@ -25,18 +25,18 @@ class Example(NamedTuple):
     more: tuple[tuple[str, str], ...] = ()
 
     def turns(self) -> tuple[tuple[str, str], ...]:
-        """Return all pairs of a prompt and its completion."""
+        """Return all pairs of a prompt and its completion, in order."""
         return ((self.prompt, self.completion), *self.more)
 
 
 def read_examples(files: Sequence[str | Path], completions: bool = True) -> list[Example]:
-    """Read JSON lines, each an object with the strings `prompt` and `completion`; other keys are not looked at.
+    """Read JSON lines, each an object with the strings `prompt` and `completion`; other keys are ignored.
 
-    Both may be lists of as many strings, the turns of a conversation: the model reads all of it up to a prompt.
+    Both may be lists of equal length, the turns of a conversation. The model reads all earlier turns before a prompt.
 
-    completions  whether each must have one; a line without has the completion ""
+    completions  whether each line must have one; if not, a missing completion is read as ""
 
-    A blank line is passed over. Raises FileNotFoundError, or ValueError that names file and line for one that is not
+    Blank lines are ignored. Raises FileNotFoundError, or ValueError that names file and line for a line that is not
     such an object, is not UTF-8, or has an empty completion, and for files without any example.
     """
     examples = []
@@ -52,12 +52,32 @@ def read_examples(files: Sequence[str | Path], completions: bool = True) -> list
                 if line.strip():
                     examples.append(read_line(line, f"{file}:{number}", completions))
     if not examples:
-        raise ValueError(f"{', '.join(map(str, files))}: there is no example in it")
+        raise ValueError(f"{', '.join(map(str, files))}: there is no example to learn")
     return examples
 
 
 def read_line(line: bytes, where: str, completions: bool = True) -> Example:
-    """Read one line. Raises ValueError, beginning with `where`, for one that is no example."""
+    """Read one line. Raises ValueError, beginning with `where`, for a line that is not an example.
+
+    Example: b'{"prompt": "1 + 1 = ", "completion": "2"}' gives Example("1 + 1 = ", "2", where).
+    """
+    value = read_object(line, where)
+    if not completions and "completion" not in value:
+        prompts = value.get("prompt")
+        value["completion"] = [""] * len(prompts) if isinstance(prompts, list) else ""
+    prompts, learned = (strings(value, key, where) for key in ("prompt", "completion"))
+    if len(prompts) != len(learned):
+        raise ValueError(f"{where}: there are {len(prompts)} prompts, but {len(learned)} completions")
+    if not prompts:
+        raise ValueError(f"{where}: there is no prompt")
+    if completions and not all(learned):
+        raise ValueError(f"{where}: 'completion' is empty: there would be nothing to learn")
+    first, *more = zip(prompts, learned, strict=True)
+    return Example(*first, where, tuple(more))
+
+
+def read_object(line: bytes, where: str) -> dict[str, Any]:
+    """Read a JSON object. Raises ValueError, beginning with `where`, for anything else."""
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -66,41 +86,33 @@ def read_line(line: bytes, where: str, completions: bool = True) -> Example:
         raise ValueError(f"{where}: not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected an object with prompt and completion, got {type(value).__name__}")
-    if not completions and "completion" not in value:
-        prompts = value.get("prompt")
-        value["completion"] = [""] * len(prompts) if isinstance(prompts, list) else ""
-    texts: dict[str, list[str]] = {}
-    for key in ("prompt", "completion"):
-        if key not in value:
-            raise ValueError(f"{where}: {key!r} is missing")
-        texts[key] = several = value[key] if isinstance(value[key], list) else [value[key]]
-        for text in several:
-            if not isinstance(text, str):
-                raise ValueError(f"{where}: {key!r} is {text!r}, not a string")
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                code = ord(text[error.start])
-                raise ValueError(f"{where}: {key!r} has the lone surrogate U+{code:04X}, half a character") from None
-    n, n_completions = len(texts["prompt"]), len(texts["completion"])
-    if n != n_completions:
-        raise ValueError(f"{where}: there are {n} prompts, but {n_completions} completions")
-    if not n:
-        raise ValueError(f"{where}: there is no prompt")
-    if completions and not all(texts["completion"]):
-        raise ValueError(f"{where}: 'completion' is empty: there would be nothing to learn")
-    first, *more = zip(texts["prompt"], texts["completion"], strict=True)
-    return Example(*first, where, tuple(more))
+    return value
+
+
+def strings(value: dict[str, Any], key: str, where: str) -> list[str]:
+    """Return the strings of a key, whose value is one or a list of them. Raises ValueError if it is anything else."""
+    if key not in value:
+        raise ValueError(f"{where}: {key!r} is missing")
+    texts = value[key] if isinstance(value[key], list) else [value[key]]
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{where}: {key!r} is {text!r}, not a string")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            code = ord(text[error.start])
+            raise ValueError(f"{where}: {key!r} has the lone surrogate U+{code:04X}, half a character") from None
+    return texts
 
 
 def pack_examples(
     examples: Sequence[Example], tokenizer: Tokenizer, n_positions: int, in_order: bool = False
 ) -> Packed:
-    """Return examples as rows of a model's context. Raises ValueError, naming the line, for one that is too long.
+    """Pack examples into rows of a model's context. Raises ValueError, naming the line, for one that is too long.
 
-    in_order  whether the first of the examples are to be learned first
+    in_order  whether the first examples are to be learned first
 
-    Every prompt and completion is encoded by itself: so a prompt's tokens are those that the model is asked with.
+    Prompts and completions are encoded separately, so a prompt has the same tokens in training as when it is asked.
     """
     ids, prompts = encode_examples(examples, tokenizer)
     long = too_long(ids, n_positions)
@@ -110,7 +122,7 @@ def pack_examples(
 
 
 def encode_examples(examples: Sequence[Example], tokenizer: Tokenizer) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return the tokens of each example, the end token between its turns, and which of them belong to a prompt."""
+    """Return the tokens of each example, with the end token between turns, and which tokens belong to a prompt."""
     turns = [example.turns() for example in examples]
     texts = tokenizer.encode_batch(text for pairs in turns for pair in pairs for text in pair)
     end = np.array([tokenizer.require_end_id()])
@@ -127,15 +139,15 @@ def encode_examples(examples: Sequence[Example], tokenizer: Tokenizer) -> tuple[
 
 
 def too_long_message(size: int, n_positions: int) -> str:
-    return f"{size} tokens and the one that ends them do not fit into the model's context of {n_positions}"
+    return f"{size} tokens and the end token do not fit into the model's context of {n_positions}"
 
 
 class ExamplesSource:
     """Files of JSON lines to fine-tune on.
 
-    files     how --data names them, for --resume
+    files     absolute paths, from which --resume reads them again
     examples  in the order of the files, without those that were left out
-    skipped   how many were too long, and left out
+    skipped   how many were left out because they are too long
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -144,7 +156,7 @@ class ExamplesSource:
         self.skipped = 0
 
     def skip_long(self, tokenizer: Tokenizer, n_positions: int) -> None:
-        """Leave out the examples that do not fit. Raises ValueError where none does."""
+        """Leave out the examples that do not fit. Raises ValueError if none fits."""
         ids, _ = encode_examples(self.examples, tokenizer)
         long = set(too_long(ids, n_positions).tolist())
         if len(long) == len(ids):
@@ -154,15 +166,15 @@ class ExamplesSource:
         self.skipped = len(long)
 
     def split(self, seed: int, in_order: bool = False) -> tuple[list[Example], list[Example]]:
-        """Return the examples to train on, and those to validate: a random tenth, 1,000 at the most.
+        """Return the examples to train on, and those for validation: a random tenth, at most 1,000.
 
-        in_order  whether they are a course, whose last examples are what it leads to: then the last ones validate
+        in_order  whether the examples are a course. Then the last ones, which it leads up to, are for validation
 
         Raises ValueError for fewer than two examples.
         """
         n = len(self.examples)
         if n < 2:
-            raise ValueError(f"{n} example is too few: it takes one to train on and one to validate")
+            raise ValueError(f"{n} example is too few: at least one to train on and one for validation are needed")
         n_val = min(MOST_TO_VALIDATE, max(1, int(VALIDATE * n)))
         order = np.arange(n)[::-1] if in_order else np.random.default_rng(seed).permutation(n)
         val = set(order[:n_val].tolist())
@@ -181,5 +193,5 @@ class ExamplesSource:
         return sha.hexdigest()
 
     def settings(self) -> dict[str, Any]:
-        """Return what train.json keeps of it."""
+        """Return what train.json records about the examples."""
         return {"files": self.files, "sha256": self.digest(), "examples": True}

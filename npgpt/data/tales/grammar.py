@@ -115,7 +115,6 @@ def read_scenes(text: str, stories: dict[str, Story]) -> dict[str, Scene]:
         if not line or line.startswith("#"):
             continue
         key, _, rest = line.partition(" ")
-        lang, mark = key[:2], key[2:]
         if key == "plot":
             name, _, story = rest.partition(":")
             stories[name] = read_story(story)
@@ -123,28 +122,45 @@ def read_scenes(text: str, stories: dict[str, Story]) -> dict[str, Scene]:
             name, _, draws = rest.partition(":")
             if name in scenes:
                 raise ValueError(f"line {number}: scene {name} is there twice")
-            scene = scenes[name] = Scene(name)
-            for draw in draws.split():
-                var, _, source = draw.partition("=")
-                if "-" in source:
-                    a, _, b = source.partition("-")
-                    scene.lets[var] = (a, b)
-                    continue
-                scene.draws[var] = source.removesuffix("!")
-                if source.endswith("!"):
-                    scene.others.add(var)
-        elif lang in LANGS and mark == ":":
-            scene.text[lang].append(rest)
-        elif lang in LANGS and mark == "=":
-            scene.summary[lang].append(rest)
-        elif lang in LANGS and mark == "?":
-            question, arrow, answer = rest.partition(" > ")
-            if not arrow:
-                raise ValueError(f"line {number}: a question needs ' > ' and its answer: {line}")
-            scene.questions[lang].append((question, answer))
+            scene = scenes[name] = read_scene(name, draws)
+        elif key[:2] in LANGS and key[2:] in (":", "=", "?"):
+            add_line(scene, line, number)
         else:
             raise ValueError(f"line {number}: expected plot, scene, or a line such as 'en: ...', got {line!r}")
     return scenes
+
+
+def read_scene(name: str, draws: str) -> Scene:
+    """Return a scene with its draws and without lines.
+
+    Example: "friend=names! left=n-m" draws friend from names, unlike earlier names, and lets left be n - m.
+    """
+    scene = Scene(name)
+    for draw in draws.split():
+        var, _, source = draw.partition("=")
+        if "-" in source:
+            a, _, b = source.partition("-")
+            scene.lets[var] = (a, b)
+            continue
+        scene.draws[var] = source.removesuffix("!")
+        if source.endswith("!"):
+            scene.others.add(var)
+    return scene
+
+
+def add_line(scene: Scene, line: str, number: int) -> None:
+    """Add a line to its scene: a phrasing ("en: ..."), a summary ("en= ...") or a question ("en? ... > ...")."""
+    key, _, rest = line.partition(" ")
+    lang, mark = key[:2], key[2:]
+    if mark == ":":
+        scene.text[lang].append(rest)
+    elif mark == "=":
+        scene.summary[lang].append(rest)
+    else:
+        question, arrow, answer = rest.partition(" > ")
+        if not arrow:
+            raise ValueError(f"line {number}: a question needs ' > ' and its answer: {line}")
+        scene.questions[lang].append((question, answer))
 
 
 def joined(text: str, space: str) -> str:
