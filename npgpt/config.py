@@ -1,4 +1,4 @@
-"""The configurations, GPTConfig and TrainConfig, and the presets. Every field is a flag of `npgpt train`."""
+"""The configurations GPTConfig and TrainConfig, and the presets. Every field is a flag of `npgpt train`."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ OPTIMIZERS = ("adamw", "muon")
 
 
 def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
-    """A field whose help line and choices the command line shows."""
+    """Return a dataclass field with the help and the choices that the command line shows."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
@@ -25,26 +25,26 @@ def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> A
 class GPTConfig:
     """The shape of a GPT, under the field names of Hugging Face's GPT2Config.
 
-    Beside them stands `bias`: without it the linear layers and layer norms have no bias. Raises ValueError, with
-    the field and its value, for a shape that cannot be.
+    One field is npgpt's own: `bias` says whether the linear layers and layer norms have biases. Raises ValueError,
+    with the field and its value, for a setting that is not possible.
     """
 
-    vocab_size: int = option(50257, "tokens in the vocabulary, V")
-    n_positions: int = option(1024, "longest context in tokens, T")
-    n_embd: int = option(768, "channels, C")
-    n_layer: int = option(12, "blocks")
-    n_head: int = option(12, "attention heads, H; they must divide n_embd")
-    n_inner: int | None = option(None, "channels inside the MLP; 4 * n_embd if not given")
-    activation_function: str = option("gelu_new", "the MLP's activation", ACTIVATION_FUNCTIONS)
-    resid_pdrop: float = option(0.0, "dropout on what attention and MLP add to the residual stream")
-    embd_pdrop: float = option(0.0, "dropout on the embeddings")
-    attn_pdrop: float = option(0.0, "dropout on the attention weights")
-    layer_norm_epsilon: float = option(1e-5, "added to the variance in layer norm")
+    vocab_size: int = option(50257, "number of tokens in the vocabulary, V")
+    n_positions: int = option(1024, "longest context that the model can read, in tokens, T")
+    n_embd: int = option(768, "width of the embeddings and the residual stream, C")
+    n_layer: int = option(12, "number of transformer blocks")
+    n_head: int = option(12, "number of attention heads, H; must divide n_embd")
+    n_inner: int | None = option(None, "width of the MLP's hidden layer")
+    activation_function: str = option("gelu_new", "activation function of the MLP", ACTIVATION_FUNCTIONS)
+    resid_pdrop: float = option(0.0, "dropout probability of what attention and MLP add to the residual stream")
+    embd_pdrop: float = option(0.0, "dropout probability of the embeddings")
+    attn_pdrop: float = option(0.0, "dropout probability of the attention weights")
+    layer_norm_epsilon: float = option(1e-5, "number added to the variance in layer norm")
     initializer_range: float = option(0.02, "standard deviation of the initial weights")
-    tie_word_embeddings: bool = option(True, "use the token embedding as the head too")
-    bias: bool = option(True, "biases in linear layers and layer norms")
-    bos_token_id: int | None = option(None, "id of the token that begins a text, if there is one")
-    eos_token_id: int | None = option(None, "id of the token that ends a text, if there is one")
+    tie_word_embeddings: bool = option(True, "use the token embedding as the output head, too")
+    bias: bool = option(True, "give the linear layers and layer norms biases")
+    bos_token_id: int | None = option(None, "id of the token that begins a text")
+    eos_token_id: int | None = option(None, "id of the token that ends a text")
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -65,33 +65,41 @@ class GPTConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How to train; the defaults are nanoGPT's recipe for a CPU.
+    """How to train. The defaults are nanoGPT's recipe for a CPU.
 
-    Raises ValueError, with the field and its value, for what cannot be.
+    Raises ValueError, with the field and its value, for a setting that is not possible.
     """
 
-    init: str = option("gpt2", "initial weights: GPT-2's, or those of a copier, for small models", INITS)
-    tokenizer: str = option("chars", "chars, bytes, bpe:SIZE learned from the text, or a folder that holds a tokenizer")
-    batch_size: int = option(12, "sequences in a batch, B")
-    gradient_accumulation_steps: int = option(1, "batches whose gradients make one step")
-    max_steps: int = option(2000, "optimizer steps")
-    optimizer: str = option("adamw", "adamw, or muon for the matrices of the blocks and adamw for the rest", OPTIMIZERS)
-    learning_rate: float = option(1e-3, "highest learning rate, reached after the warm-up")
+    init: str = option(
+        "gpt2",
+        "initial weights: gpt2 draws them as GPT-2 does; copy lets attention begin by copying, for small models",
+        INITS,
+    )
+    tokenizer: str = option("chars", "chars, bytes, bpe:SIZE (learned from the text), or a folder with a tokenizer")
+    batch_size: int = option(12, "sequences per batch, B")
+    gradient_accumulation_steps: int = option(1, "batches per step; their gradients are averaged")
+    max_steps: int = option(2000, "number of optimizer steps")
+    optimizer: str = option(
+        "adamw",
+        "adamw trains everything with AdamW; muon trains the blocks' matrices with Muon and the rest with AdamW",
+        OPTIMIZERS,
+    )
+    learning_rate: float = option(1e-3, "peak learning rate, reached after the warm-up")
     min_lr: float = option(1e-4, "learning rate at the end of the cosine decay")
-    warmup_steps: int = option(100, "steps over which the learning rate rises linearly")
-    weight_decay: float = option(0.1, "decoupled weight decay, on matrices only; of muon, on those of the blocks")
-    beta1: float = option(0.9, "AdamW's decay of the gradient's mean")
-    beta2: float = option(0.99, "AdamW's decay of the gradient's mean square")
-    adam_epsilon: float = option(1e-8, "AdamW's term against division by zero")
-    grad_clip: float = option(1.0, "largest global norm of the gradient; 0 is no limit")
+    warmup_steps: int = option(100, "steps during which the learning rate rises linearly")
+    weight_decay: float = option(0.1, "decoupled weight decay of the matrices; with muon, of the blocks' matrices only")
+    beta1: float = option(0.9, "AdamW's decay rate for the mean of the gradient")
+    beta2: float = option(0.99, "AdamW's decay rate for the mean of the squared gradient")
+    adam_epsilon: float = option(1e-8, "number that keeps AdamW from dividing by zero")
+    grad_clip: float = option(1.0, "largest norm of the gradient of all parameters; 0 sets no limit")
     eval_every: int = option(250, "steps between evaluations on validation batches")
-    eval_batches: int = option(20, "validation batches an evaluation")
+    eval_batches: int = option(20, "validation batches per evaluation")
     save_every: int = option(250, "steps between saves of the training state")
-    sample_tokens: int = option(200, "tokens of the sample printed at the end; 0 for none")
-    seed: int = option(1337, "seed of initialisation, batches and dropout")
-    threads: int = option(0, "CPU threads; 0 for all cores")
+    sample_tokens: int = option(200, "length of the sample printed at the end, in tokens; 0 prints none")
+    seed: int = option(1337, "seed of the initial weights, the batches and dropout")
+    threads: int = option(0, "number of CPU threads; 0 uses all cores")
     dtype: str = option("float32", "precision of weights and arithmetic", DTYPES)
-    ops: str = option("fast", "compiled ops, or the plain NumPy definitions", OPS)
+    ops: str = option("fast", "fast runs compiled code, reference the plain NumPy definitions", OPS)
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -118,7 +126,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str, **changes: Any) -> GPTConfig:
-    """Return the GPTConfig of that name, with the given fields changed.
+    """Return the GPTConfig of a preset, with the given fields changed.
 
     Raises ValueError for an unknown name.
     """
@@ -137,9 +145,9 @@ def field_types(config: type) -> dict[str, tuple[type, bool]]:
 
 
 def split_fields(values: Mapping[str, Any], *configs: type, also: Iterable[str] = ()) -> list[dict]:
-    """Sort values into one dict a config class by field name, and a last one for the names in `also`.
+    """Sort values by name into one dict per config class, and a last one for the names in `also`.
 
-    Raises ValueError for a name that none of them knows, with the nearest one that is known.
+    Raises ValueError, with the nearest known name, for a name that is in none of them.
     """
     groups = [{f.name for f in dataclasses.fields(config)} for config in configs] + [set(also)]
     known = sorted(set().union(*groups))

@@ -1,4 +1,4 @@
-"""Recipes: the settings that suit what is learned, and the order in which presets, files and flags decide."""
+"""Recipes, the settings that suit some data, and how flags, files, presets and recipes combine."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,18 +9,18 @@ from npgpt.support.hints import nearest
 DEFAULT_PRESET = "tiny"
 DROPOUTS = ("embd_pdrop", "resid_pdrop", "attn_pdrop")
 
-# small models that learn the tales of one language in minutes
+# a small model that learns the tales of one language in minutes
 TALES: dict[str, Any] = {
     "n_layer": 2,
     "n_head": 4,
     "n_embd": 128,
-    "n_positions": 288,  # two tales, and little room left over
+    "n_positions": 288,  # room for two tales and little more
     "initializer_range": 0.08,
     "tie_word_embeddings": False,
     "init": "copy",
     "tokenizer": "bpe:2048",
     "batch_size": 4,
-    "optimizer": "muon",  # nearer to the floor than adamw, and it leaves a model that learns tasks sooner
+    "optimizer": "muon",  # comes nearer to the floor than adamw, and the model then learns tasks sooner
     "learning_rate": 5e-3,
     "min_lr": 1e-4,
     "warmup_steps": 50,
@@ -30,7 +30,7 @@ TALES: dict[str, Any] = {
     "eval_every": 400,
     "save_every": 400,
 }
-# and a model of both languages, in a quarter of an hour
+# a model that learns the tales of both languages in a quarter of an hour
 TALES_IN_TWO: dict[str, Any] = TALES | {
     "n_layer": 3,
     "n_positions": 384,
@@ -39,7 +39,7 @@ TALES_IN_TWO: dict[str, Any] = TALES | {
     "eval_every": 1000,
     "save_every": 1000,
 }
-# settings of npgpt finetune, below what is given
+# the defaults of npgpt finetune
 FINETUNE: dict[str, Any] = {
     "batch_size": 4,
     "learning_rate": 1e-3,
@@ -54,7 +54,7 @@ FINETUNE: dict[str, Any] = {
 
 
 def recipe_for(data: Sequence[str]) -> dict[str, Any]:
-    """Return the settings that suit a --data, which anything given overrides."""
+    """Return the settings that suit what --data names. Every setting that is given overrides them."""
     from npgpt.data.tales.corpus import langs_of
 
     langs = langs_of(data[0]) if len(data) == 1 else None
@@ -66,10 +66,12 @@ def recipe_for(data: Sequence[str]) -> dict[str, Any]:
 def merge(
     flags: Mapping[str, Any], file: Mapping[str, Any], saved: Mapping[str, Any], recipe: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return all settings: a flag beats the --config file, which beats what a resumed run was started with.
+    """Combine all settings: a flag beats the --config file, which beats the settings saved with a resumed run.
 
-    Below them all stand the preset, which the nearest of the three names, and below it the recipe, what suits the data.
-    Raises ValueError for an unknown preset.
+    All three beat the preset, which any of them may name, and the preset beats the recipe. Raises ValueError for an
+    unknown preset.
+
+    Example: merge({"n_layer": 2}, {"preset": "small"}, {}) has n_layer 2, and otherwise the sizes of small.
     """
     given = _spread(saved) | _spread(file) | _spread(flags)
     preset = given.pop("preset", None)
@@ -80,7 +82,7 @@ def merge(
 
 
 def _spread(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace dropout by the three fields that it sets, where they are not set themselves."""
+    """Replace dropout by the fields that it sets. A field that is set itself keeps its value."""
     spread = dict(values)
     if "dropout" in spread:
         dropout = spread.pop("dropout")
