@@ -52,8 +52,8 @@ def test_a_run_is_written_that_ask_uses(capsys, here):
     code, out, err = finetune(capsys)
     assert (code, err) == (0, "")
     model = GPT.from_pretrained("r")
-    assert f"r: {model.params.flat.size:,} parameters to train, 27 examples to train on, 3 to validate" in out
-    assert "an example that it has not learned:\n\nWhat is" in out
+    assert f"r: {model.params.flat.size:,} parameters to train, 27 examples to train on, 3 for validation" in out
+    assert "an example that it was not trained on:\n\nWhat is" in out
     assert out.endswith("use it with: npgpt ask r\n")
     assert Tokenizer.from_pretrained("r").fingerprint() == Tokenizer.from_pretrained("base").fingerprint()
     assert not (here / "r" / "adapter").exists()
@@ -79,7 +79,7 @@ def test_it_learns_the_completions(capsys, here):
     found = [json.loads(line) for line in out.splitlines()]
     assert [line["prompt"] for line in found] == [line["prompt"] for line in lines]
     right = sum(a == b for a, b in zip(found, lines, strict=True))
-    assert err == f"{right} of 8 completions are those of the file, word for word\n"
+    assert err == f"{right} of 8 completions equal those in the file, word for word\n"
     assert right >= 6
 
 
@@ -106,7 +106,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(capsys, here, lora):
     with stopped_after_a_step():
         code, out, _ = finetune(capsys, *lora, out="r")
     assert code == 130
-    assert out.endswith(f"go on with: npgpt finetune {here / 'base'} --resume --out r\n")
+    assert out.endswith(f"stopped; continue with: npgpt finetune {here / 'base'} --resume --out r\n")
     code, _, err = command(capsys, "finetune", "base", "--resume", "--out", "r")
     assert (code, err) == (0, "")
     whole, resumed = saved(here / "whole"), saved(here / "r")
@@ -315,7 +315,7 @@ def test_ask_goes_through_a_conversation_as_it_was_learned(capsys, here, monkeyp
     (here / "ask.jsonl").write_text(json.dumps(line) + "\n" + json.dumps({"prompt": asked}) + "\n")
     flags = ("--temperature", 2, "--top-k", 5, "--top-p", 0.5, "--seed", 3, "--max-new-tokens", 4)
     code, out, err = command(capsys, "ask", "base", "--data", "ask.jsonl", *flags)
-    assert (code, err) == (0, "2 of 3 completions are those of the file, word for word\n")
+    assert (code, err) == (0, "2 of 3 completions equal those in the file, word for word\n")
     said = [["1.", "2.", "3."], ["4.", "5.", "6."]]
     assert [json.loads(line) for line in out.splitlines()] == [{"prompt": asked, "completion": c} for c in said]
     end = tokenizer.require_end_id()

@@ -76,11 +76,11 @@ def test_train_writes_a_run_and_says_what_it_did(capsys, text, monkeypatch):
     model = GPT.from_pretrained("r")
     assert model.config.vocab_size == len(set(TEXT))
     assert f"{model.params.flat.size:,} parameters" in out
-    assert f"{int(0.9 * len(TEXT)):,} to train on, {len(TEXT) - int(0.9 * len(TEXT)):,} to validate" in out
+    assert f"{int(0.9 * len(TEXT)):,} to train on, {len(TEXT) - int(0.9 * len(TEXT)):,} for validation" in out
     assert [int(line.split()[1]) for line in out.splitlines() if line.startswith("step ")] == [2, 4, 6]
     whole = json.loads((text / "r" / "metrics.jsonl").read_text().splitlines()[-1])
     assert f"validation loss {whole['val_loss']:.4f}" in out
-    sample = out.split("a sample:\n")[1].split("\n\nwrite more")[0]
+    sample = out.split("a sample:\n")[1].split("\n\ngenerate more")[0]
     assert len(sample.removesuffix("\n")) == 3
     assert command(capsys, "sample", "r", "--max-new-tokens", 5)[0] == 0
 
@@ -100,7 +100,7 @@ def test_several_texts_are_each_split(capsys, text, flags):
     code, out, err = command(capsys, "train", *flags, "--out", "r", *TINY)
     assert (code, err) == (0, "")
     val = len(TEXT) - int(0.9 * len(TEXT)) + 9
-    assert f"{len(TEXT) + 90 - val:,} to train on, {val:,} to validate" in out
+    assert f"{len(TEXT) + 90 - val:,} to train on, {val:,} for validation" in out
     assert Tokenizer.from_pretrained("r").vocab_size == len(set(TEXT)) + 10
 
 
@@ -144,6 +144,8 @@ OTHER = {  # a value that is not the default for every field
     "dtype": "float64",
     "ops": "reference",
 }
+END = "the tokenizer's, if it has one"
+DEFAULTS = {"vocab_size": "the tokenizer's", "n_inner": "4 * n_embd", "bos_token_id": END, "eos_token_id": END}
 FIELDS = [*dataclasses.fields(TrainConfig), *dataclasses.fields(GPTConfig)]
 
 
@@ -167,7 +169,7 @@ def test_every_field_is_a_flag_with_help_and_default(capsys, field):
     flag = f"--{field.name.replace('_', '-')}"
     [text] = [" ".join(part.split()) for part in out.split("\n  --") if re.match(flag[2:] + r"[\s,]", part)]
     assert field.metadata["help"] in text
-    default = PRESETS["tiny"].get(field.name, "the tokenizer's" if field.name == "vocab_size" else field.default)
+    default = (PRESETS["tiny"] | DEFAULTS).get(field.name, field.default)
     assert f"(default: {default}" in text
     assert all(choice in text for choice in field.metadata["choices"] or ())
 
@@ -259,7 +261,7 @@ def test_a_real_chinese_text_trains_and_samples(capsys, text, shared_text):
     (text / "a.txt").write_text(shared_text("tang.txt")[:20_000], encoding="utf-8")
     code, out, err = train(capsys, "--max-steps", 3, "--sample-tokens", 20)
     assert (code, err) == (0, "")
-    sample = out.split("a sample:\n")[1].split("\n\nwrite more")[0]
+    sample = out.split("a sample:\n")[1].split("\n\ngenerate more")[0]
     assert set(sample) <= set((text / "a.txt").read_text(encoding="utf-8"))
 
 

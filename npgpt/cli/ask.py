@@ -1,6 +1,6 @@
-"""Complete a prompt with a fine-tuned model: one that is given, all of standard input, each line of a file of JSON
-lines, or an example made from a tale. Takes the likeliest completion unless a temperature is given, or a tale is made
-to order by --task write, which is drawn."""
+"""Complete a prompt with a fine-tuned model. The prompt is given with --prompt, read from standard input, read from
+each line of a file of JSON lines, or made from a tale. Each token of the completion is the likeliest one, unless
+--temperature or --task write asks for a random draw."""
 
 import argparse
 import json
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from npgpt.cli.checks import require_at_least
 from npgpt.cli.options import announce_compiling
 from npgpt.cli.tales import LANGS, TASKS
 
@@ -15,39 +16,55 @@ if TYPE_CHECKING:
     from npgpt.models.base import Model
     from npgpt.tokenizer import Tokenizer
 
+EXAMPLES = (
+    'npgpt ask runs/tasks --prompt "Question: Who lost the kite? Answer:"',
+    "npgpt ask runs/demo/translate --task translate --lang zh --seed 3",
+)
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder of npgpt finetune")
     parser.add_argument(
-        "--prompt", metavar="TEXT", help="what to complete (default: standard input, without its last line end)"
+        "--prompt", metavar="TEXT", help="the prompt (default: standard input, without the line end that ends it)"
     )
     parser.add_argument(
-        "--data", metavar="FILE", help="JSON lines with a prompt each, or several; prints them with completions"
+        "--data",
+        metavar="FILE",
+        help="file of JSON lines with one prompt or a list of prompts per line; each is printed with its completions",
     )
     parser.add_argument(
-        "--task", choices=TASKS, help="an example of this task, made from a tale; judges the completion"
+        "--task", choices=TASKS, help="make an example of this task from a tale, complete it, and judge the completion"
     )
-    parser.add_argument("--lang", choices=LANGS, help="of that example (default: en)")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="(default: as many as the context holds)")
+    parser.add_argument("--lang", choices=LANGS, help="language of that example (default: en)")
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="most tokens to generate (default: as many as fit into the context)",
+    )
     parser.add_argument(
         "--temperature",
         type=float,
         metavar="X",
-        help="0 takes the likeliest token (default: 0; for --task write 0.8, with --top-p 0.9)",
+        help="how random the draws are; 0 always takes the likeliest token (default: 0, but 0.8 for --task write, "
+        "with --top-p 0.9)",
     )
-    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens alone")
-    parser.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest tokens with probability P")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draws, and the tale (default: 0)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens only")
+    parser.add_argument(
+        "--top-p", type=float, metavar="P", help="draw from the fewest tokens whose total probability is at least P"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of the draws and of the tale (default: 0)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     given = [name for name in ("prompt", "data", "task") if getattr(args, name) is not None]
     if len(given) > 1:
-        raise ValueError(f"--{given[0]} and --{given[1]}: give one of them")
+        raise ValueError(f"--{given[0]} and --{given[1]} cannot be combined: give one of them")
     if args.lang is not None and args.task is None:
-        raise ValueError(f"--lang {args.lang} has no meaning without --task")
-    if args.seed < 0:
-        raise ValueError(f"--seed {args.seed} must be at least 0")
+        raise ValueError(f"--lang {args.lang} has no effect without --task: add --task, or leave --lang out")
+    require_at_least(0, "--seed", args.seed)
     from npgpt.generation.opening import open_run
     from npgpt.generation.prompts import answer_tokens
 
@@ -61,14 +78,14 @@ def run(args: argparse.Namespace) -> int:
     prompt = args.prompt
     if prompt is None:
         if sys.stdin.isatty():
-            print("type the prompt, and end it with Ctrl-D", file=sys.stderr)
-        prompt = sys.stdin.read().removesuffix("\n")  # the one that Enter, or echo, has added
+            print("type the prompt, then press Ctrl-D", file=sys.stderr)
+        prompt = sys.stdin.read().removesuffix("\n")  # the line end that Enter or echo has added
     complete(tokenizer, answer_tokens(model, tokenizer, prompt, *settings(args), args.seed))
     return 0
 
 
 def settings(args: argparse.Namespace) -> tuple[int | None, float, int | None, float | None]:
-    """Return how a completion is drawn: as it is asked for, or as it suits the task."""
+    """Return max_new_tokens, temperature, top_k and top_p: as given, or as they suit the task."""
     from npgpt.data.tales.tasks import DRAWN
 
     temperature, top_p = DRAWN.get(args.task, (0.0, None))
@@ -78,7 +95,7 @@ def settings(args: argparse.Namespace) -> tuple[int | None, float, int | None, f
 
 
 def complete(tokenizer: "Tokenizer", tokens: Iterator[int]) -> str:
-    """Print a completion as it comes, and return it."""
+    """Print a completion while it is generated, and return it."""
     pieces = []
     for piece in tokenizer.decode_stream(tokens):
         print(piece, end="", flush=True)
@@ -88,9 +105,9 @@ def complete(tokenizer: "Tokenizer", tokens: Iterator[int]) -> str:
 
 
 def complete_lines(model: "Model", tokenizer: "Tokenizer", args: argparse.Namespace) -> int:
-    """Print each line with the model's completions, and to stderr how many are those that the file has.
+    """Print each line with the model's completions, and on stderr how many of them equal those in the file.
 
-    Of a conversation each prompt is completed with the model's own earlier completions in view.
+    In a conversation, the model reads its own earlier completions before the next prompt.
     """
     import numpy as np
 
@@ -116,7 +133,7 @@ def complete_lines(model: "Model", tokenizer: "Tokenizer", args: argparse.Namesp
         )
         print(json.dumps(line, ensure_ascii=False), flush=True)
     if with_completion:
-        print(f"{same} of {with_completion} completions are those of the file, word for word", file=sys.stderr)
+        print(f"{same} of {with_completion} completions equal those in the file, word for word", file=sys.stderr)
     return 0
 
 

@@ -1,18 +1,26 @@
-"""Download public-domain texts to train on, each checked by its checksum and kept in the cache folder. Only the text's
-path goes to standard output: npgpt train --data "$(npgpt data get shakespeare)"."""
+"""Download public-domain texts to train on. Each is verified by its checksum and kept in the cache folder. Standard
+output holds the path of the text and nothing else: npgpt train --data "$(npgpt data get shakespeare)"."""
 
 import argparse
 from pathlib import Path
 
+from npgpt.cli.checks import out_file
+from npgpt.cli.parser import add_action, add_actions
+
+EXAMPLES = (
+    "npgpt data list",
+    "npgpt data get shakespeare --out shakespeare.txt",
+)
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=type(parser))
-    actions.add_parser("list", help="list the texts that can be downloaded", allow_abbrev=False)
-    get = actions.add_parser("get", help="download a text, and print where it is", allow_abbrev=False)
-    get.add_argument("name", metavar="NAME", help="one of npgpt data list")
-    get.add_argument("--out", metavar="FILE", help="copy it to this file, and print that")
+    actions = add_actions(parser)
+    add_action(actions, "list", "list the texts that can be downloaded", EXAMPLES[0])
+    get = add_action(actions, "get", "download a text and print its path", "npgpt data get shijing", EXAMPLES[1])
+    get.add_argument("name", metavar="NAME", help="a name that npgpt data list prints")
+    get.add_argument("--out", metavar="FILE", help="copy the text to this file, and print the path of the copy")
     get.add_argument(
-        "--url", metavar="URL", help="download it from here, such as a mirror; the checksum stays the same"
+        "--url", metavar="URL", help="download from this address, such as a mirror's; the text must be the same"
     )
 
 
@@ -33,19 +41,17 @@ def show() -> None:
 
 
 def get(name: str, copy: str | None, url: str | None) -> Path:
-    """Download a text, with a progress bar, and return its path: that of the copy if there is to be one."""
+    """Download a text with a progress bar. Return its path, or that of the copy if one is asked for."""
     from tqdm import tqdm
 
     from npgpt.data.download import fetch, find, sha256
     from npgpt.support.files import write_atomically
 
     text = find(name)
-    if copy is not None:  # before the work
-        out = Path(copy)
-        if not copy or out.is_dir():
-            raise ValueError(f"--out {copy}: give a file")
+    if copy is not None:  # checked before the download
+        out = out_file(copy)
         if out.exists() and sha256(out.read_bytes()) != text.sha256:
-            raise ValueError(f"--out {copy} already holds something else: choose another")
+            raise ValueError(f"--out {copy} already holds something else: choose another file")
     with tqdm(total=text.size, unit="B", unit_scale=True, desc=name, disable=None, leave=False) as bar:
         path = fetch(name, url, lambda have: bar.update(have - bar.n))
     if copy is None:

@@ -1,6 +1,7 @@
-"""Train a model on the tales in English and Chinese, fine-tune it for each of four tasks, to answer questions, sum up,
-translate and write to order, and print how well it does: more than an hour on two cores, about a quarter of an hour for
-each model. It shows the commands that it runs; they work by themselves, and what is there already is not done again."""
+"""Train a model on English and Chinese tales, then fine-tune it for each of four tasks: answering questions,
+summarizing, translating, and writing to order. Then print how many of its completions are right. On two cores this
+takes more than an hour, about a quarter of an hour per model. The commands that it runs are printed and can be run by
+themselves. Running the demo again skips the models that are finished."""
 
 import argparse
 import itertools
@@ -11,19 +12,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from npgpt.cli.checks import require_at_least, require_given
 from npgpt.cli.tales import LANGS, TASKS, read_tasks
 
 if TYPE_CHECKING:
     from npgpt.data.tales import tasks
     from npgpt.data.tales.score import Score
 
+EXAMPLES = (
+    "npgpt demo",
+    "npgpt demo --tasks translate --base-steps 3000 --tune-steps 4000 --out runs/short",
+)
 TUNE = ["--in-order", "--optimizer", "muon", "--weight-decay", "0.2", "--learning-rate", "2.5e-3"]
 TUNE += ["--eval-every", "1000", "--save-every", "1000"]
 
 
 class Part(NamedTuple):
-    """A part of a course: what share of the steps it takes, its task, which share of its examples is made of excerpts,
-    up to how many further questions follow each, and up to how many words an order gives."""
+    """A part of a course of training.
+
+    share      the part's share of the steps
+    excerpts   the share of its examples that are made from excerpts of tales
+    questions  up to this many further questions follow each example
+    words      an order to write a tale gives up to this many words
+    """
 
     share: float
     task: str
@@ -32,7 +43,7 @@ class Part(NamedTuple):
     words: int = 3
 
 
-# questions teach to look up what a tale says; then that is put to use
+# questions teach a model to look up what a tale says, which the other tasks then use
 LOOK_UP = (Part(0.1, "answer", 1.0, 5), Part(0.15, "answer", 0.3, 5))
 COURSES = {
     "answer": (*LOOK_UP, Part(0.75, "answer", 0.3, 5)),
@@ -47,24 +58,34 @@ COURSES = {
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", default="runs/demo", metavar="FOLDER", help="for all runs (default: runs/demo)")
-    parser.add_argument("--base-steps", type=int, default=9500, metavar="N", help="of training (default: 9500)")
-    parser.add_argument("--tune-steps", type=int, default=12000, metavar="N", help="for each task (default: 12000)")
+    parser.add_argument("--out", default="runs/demo", metavar="FOLDER", help="folder for all runs (default: runs/demo)")
     parser.add_argument(
-        "--tasks", default=",".join(TASKS), metavar="TASK,...", help=f"some of {','.join(TASKS)} (default: all)"
+        "--base-steps", type=int, default=9500, metavar="N", help="steps of the training (default: 9500)"
     )
-    parser.add_argument("--tests", type=int, default=100, metavar="N", help="of each task and language (default: 100)")
-    parser.add_argument("--seed", type=int, default=1337, metavar="S", help="(default: 1337)")
+    parser.add_argument(
+        "--tune-steps", type=int, default=12000, metavar="N", help="steps of each fine-tuning (default: 12000)"
+    )
+    parser.add_argument(
+        "--tasks",
+        default=",".join(TASKS),
+        metavar="TASK,...",
+        help=f"tasks to fine-tune for (default: {','.join(TASKS)})",
+    )
+    parser.add_argument(
+        "--tests", type=int, default=100, metavar="N", help="tests per task and language (default: 100)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1337, metavar="S", help="seed of the tales and the training (default: 1337)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from npgpt.training.checkpoint import STATE
 
-    for name in ("base_steps", "tune_steps", "tests"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at least 1")
-    if not args.out:
-        raise ValueError("--out is empty: give a folder, or leave it out")
+    require_at_least(1, "--base-steps", args.base_steps)
+    require_at_least(1, "--tune-steps", args.tune_steps)
+    require_at_least(1, "--tests", args.tests)
+    require_given("--out", args.out, "a folder, or leave it out")
     tasks = list(dict.fromkeys(read_tasks(args.tasks)))
     folder = Path(args.out)
     base = folder / "base"
@@ -72,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
     call(["train", "--data", "tales"], base, args.base_steps, args.seed)
     for task in tasks:
         lines = folder / f"{task}.jsonl"
-        if not (lines.exists() and (folder / task / STATE).exists()):  # one of an earlier try may be of other steps
+        if not (
+            lines.exists() and (folder / task / STATE).exists()
+        ):  # a file without its run may have been written for another number of steps
             write_course(lines, task, base, args.tune_steps, args.seed)
         call(["finetune", str(base), "--data", str(lines), *TUNE], folder / task, args.tune_steps, args.seed)
     print_scores(folder, tasks, args.tests, args.seed)
@@ -80,14 +103,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def call(command: list[str], out: Path, steps: int, seed: int) -> None:
-    """Run a command of npgpt that trains, or go on with the run that it has begun. Raises SystemExit if it fails."""
+    """Run a training command of npgpt, or resume the run that it began. Raises SystemExit if it fails."""
     from npgpt.cli import main
     from npgpt.training.checkpoint import STATE
 
     if (out / STATE).exists():
         require_same(out, steps, seed)
         if is_whole(out):
-            print(f"{out} is there already\n")
+            print(f"{out} is finished already\n")
             return
         command = [*command, "--resume"]
     command = [*command, "--max-steps", str(steps), "--seed", str(seed), "--out", str(out)]
@@ -99,7 +122,7 @@ def call(command: list[str], out: Path, steps: int, seed: int) -> None:
 
 
 def require_same(out: Path, steps: int, seed: int) -> None:
-    """Raise ValueError if a run is there that was begun with another number of steps or another seed."""
+    """Raise ValueError for a run that was begun with another number of steps or another seed."""
     from npgpt.training.run import read_saved
 
     train = read_saved(out)["train"]
@@ -109,7 +132,7 @@ def require_same(out: Path, steps: int, seed: int) -> None:
 
 
 def is_whole(out: Path) -> bool:
-    """Say whether a run has come to its end."""
+    """Say whether a run is finished."""
     path = out / "metrics.jsonl"
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     try:
@@ -119,9 +142,9 @@ def is_whole(out: Path) -> bool:
 
 
 def write_course(path: Path, task: str, base: Path, steps: int, seed: int) -> None:
-    """Write about as many examples as the steps will see, as the task's course has them, and those that validate.
+    """Write the examples of a task's course, about as many as the steps will use, and then those for validation.
 
-    Raises ValueError where none fits into the base's context.
+    Raises ValueError if no example fits into the base's context.
     """
     from npgpt.data.examples import MOST_TO_VALIDATE
     from npgpt.data.tales.corpus import LEARN
@@ -136,7 +159,7 @@ def write_course(path: Path, task: str, base: Path, steps: int, seed: int) -> No
         groups, wanted = fitting(found, base), part.share * steps * FINETUNE["batch_size"]
         while wanted > 0:
             group, rows = next(groups)
-            # of the last part more than is wanted, for what lies behind it begins anew
+            # the last part is written in whole groups: after its end, training would start over from the beginning
             enough = len(group) if part is COURSES[task][-1] else math.ceil(len(group) * min(1.0, wanted / rows))
             lines += group[:enough]
             wanted -= rows
@@ -148,7 +171,7 @@ def write_course(path: Path, task: str, base: Path, steps: int, seed: int) -> No
 
 
 def fitting(found: "Iterator[tasks.Example]", base: Path) -> Iterator[tuple[list[str], int]]:
-    """Yield group by group the lines of the examples that fit into a model's context, and how many rows they fill."""
+    """Yield groups of lines for the examples that fit into a model's context, and the number of rows that they fill."""
     import numpy as np
 
     from npgpt.data.examples import Example, encode_examples
@@ -169,8 +192,8 @@ def fitting(found: "Iterator[tasks.Example]", base: Path) -> Iterator[tuple[list
 
 
 def print_scores(folder: Path, tasks: list[str], n: int, seed: int) -> None:
-    """Print how many of n completions of each task and language are right, on tales that the models have not seen."""
-    print(f"{'task':<12}{'language':<10}{'right':>8}{'key facts':>11}    of {n} each, on tales it has not seen")
+    """Print how many of n completions per task and language are right, on tales that no model was trained on."""
+    print(f"{'task':<12}{'language':<10}{'right':>8}{'key facts':>11}    of {n} each, on tales not used in training")
     wrong = []
     for task in tasks:
         for lang, scores in scores_of(folder / task, task, n, seed).items():
@@ -183,11 +206,11 @@ def print_scores(folder: Path, tasks: list[str], n: int, seed: int) -> None:
             )
             wrong += [f"{task}, {lang}: {s.why}" for s in scores if not s.right][:1]
     if wrong:
-        print("\none mistake of each kind:\n" + "\n".join(wrong))
+        print("\none mistake per task and language:\n" + "\n".join(wrong))
 
 
 def scores_of(run: Path, task: str, n: int, seed: int) -> "dict[str, list[Score]]":
-    """Return the scores of n completions in each language; prompts that are too long have none."""
+    """Return the scores of n completions per language. A prompt that is too long for the model has no score."""
     from npgpt.data.tales.corpus import TEST
     from npgpt.data.tales.score import score
     from npgpt.data.tales.tasks import DRAWN, examples

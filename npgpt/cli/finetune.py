@@ -1,6 +1,6 @@
-"""Teach a trained model tasks, from JSON lines with a prompt and the completion that it should learn to give. The loss
-is that of the completions alone; a tenth of the lines, at most 1,000, is kept to validate. Writes a run folder;
-`npgpt ask` uses it."""
+"""Fine-tune a trained model on JSON lines, each with a prompt and the completion that the model should learn. The loss
+covers the completions only. A tenth of the lines, at most 1,000, is kept for validation. Writes a run folder, which
+`npgpt ask` uses."""
 
 import argparse
 import dataclasses
@@ -14,35 +14,39 @@ from npgpt.training.recipes import FINETUNE
 if TYPE_CHECKING:
     from npgpt.training.finetuning import Tuning
 
-OF_THE_MODEL = ("init", "tokenizer", "sample_tokens")  # fields of TrainConfig that have no meaning here
+EXAMPLES = (
+    "npgpt finetune runs/poems --data tasks.jsonl --out runs/tasks",
+    "npgpt finetune runs/poems --data 问答.jsonl --lora 8 --learning-rate 2e-3",
+)
+OF_THE_MODEL = ("init", "tokenizer", "sample_tokens")  # fields of TrainConfig that have no effect here
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="the run folder of the model to begin with")
+    parser.add_argument("run", metavar="RUN", help="run folder of the model to fine-tune")
     parser.add_argument(
         "--data",
         nargs="+",
         action="extend",
         metavar="FILE",
-        help='lines such as {"prompt": "...", "completion": "..."}; for several turns both are lists',
+        help='files of lines such as {"prompt": "...", "completion": "..."}; in a conversation both are lists',
     )
-    parser.add_argument("--out", metavar="FOLDER", help="the new run folder (default: runs/1, or the next number free)")
-    parser.add_argument("--skip-long", action="store_true", help="leave out lines that the context is too short for")
+    parser.add_argument("--out", metavar="FOLDER", help="new run folder (default: runs/1, or the next free number)")
+    parser.add_argument("--skip-long", action="store_true", help="leave out lines that are too long for the context")
     parser.add_argument(
         "--in-order",
         action="store_true",
-        help="learn the first lines first, as in a course whose last lines are kept to validate, and begin again after "
-        "the last; else they come in any order",
+        help="train on the lines in their order, and start over after the last; the last lines of the files are kept "
+        "for validation (default: random order)",
     )
     parser.add_argument(
         "--lora",
         type=int,
         metavar="R",
-        help="train low-rank adapters of rank R alone; they are merged into the model that is written, and also lie in "
-        "its folder adapter/, as PEFT reads them",
+        help="train only low-rank adapters of rank R; the run folder holds the model with the adapters merged in, and "
+        "the adapters in PEFT's format in its folder adapter/",
     )
-    parser.add_argument("--lora-alpha", type=float, metavar="X", help="their scale is X / R (default: X = R)")
-    parser.add_argument("--resume", action="store_true", help="go on where the run in --out stopped")
+    parser.add_argument("--lora-alpha", type=float, metavar="X", help="scale the adapters by X / R (default: X = R)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out from where it stopped")
     group = parser.add_argument_group("training")
     add_fields(group, TrainConfig, {name: str(value) for name, value in FINETUNE.items()}, OF_THE_MODEL)
 
@@ -59,17 +63,17 @@ def run(args: argparse.Namespace) -> int:
     folder, skipped = plan.folder, plan.source.skipped
     left_out = f" ({skipped:,} too long, left out)" if skipped else ""
     if plan.how["in_order"] and tuning.times < 1:
-        share = f"the first {tuning.times:.0%} are seen once"
+        share = f"the first {tuning.times:.0%} are used once"
     else:
-        share = f"each is seen {tuning.times:.1f} times"
+        share = f"each is used {tuning.times:.1f} times"
     print(
         f"{folder}: {tuning.n_trained:,} parameters to train, {tuning.n_examples:,} examples to train on, "
-        f"{len(tuning.val_examples):,} to validate{left_out}; {share}",
+        f"{len(tuning.val_examples):,} for validation{left_out}; {share}",
         flush=True,
     )
     if train_with_progress(tuning.run) is None:
         base = tuning.run.settings["finetune"]["base"]
-        print(f"stopped; go on with: npgpt finetune {base} --resume --out {folder}")
+        print(f"stopped; continue with: npgpt finetune {base} --resume --out {folder}")
         return 130
     show(tuning)
     print(f"\nuse it with: npgpt ask {folder}")
@@ -77,11 +81,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show(tuning: "Tuning") -> None:
-    """Print what the best model answers to an example that it was not trained on."""
+    """Print the best model's completion of an example that it was not trained on."""
     from npgpt.generation.prompts import answers
 
     example = tuning.val_examples[0]
     (found,) = answers(tuning.run.best(), tuning.run.tokenizer, [example.prompt])
-    print(f"\nan example that it has not learned:\n\n{example.prompt}[{found}]")
+    print(f"\nan example that it was not trained on:\n\n{example.prompt}[{found}]")
     if found.strip() != example.completion.strip():
         print(f"\nexpected:\n{example.completion}")

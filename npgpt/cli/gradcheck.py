@@ -1,5 +1,5 @@
-"""Check backward passes against numerical derivatives: npgpt's own layers and a two-block GPT, or your own pair of
-functions in a module that has make_args() to give the arguments. Exit code 0 only if all pass."""
+"""Check backward passes against numerical derivatives: those of npgpt's layers and of a two-block GPT, or your own pair
+of functions, from a module whose make_args() returns their arguments. The exit code is 0 only if all checks pass."""
 
 import argparse
 import importlib
@@ -10,9 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from npgpt.cli.checks import require_at_least
+
 if TYPE_CHECKING:
     from npgpt.gradcheck import Report
 
+EXAMPLES = (
+    "npgpt gradcheck layernorm",
+    "npgpt gradcheck rmsnorm:forward,backward --html report.html",
+)
+Reports = dict[tuple[str, str], "Report"]  # by the table of ops and the name of the check
 LINE = "{:<10} {:<29}{:<14}{:<11} {:<7} {:<9} {}"
 
 
@@ -21,52 +28,72 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "target",
         nargs="?",
         metavar="LAYER | MODULE:FORWARD,BACKWARD",
-        help="a layer of npgpt or gpt (default: all of them), or your own pair: out, cache = FORWARD(*args) and "
-        "gradients = BACKWARD(dout, cache), with args = MODULE.make_args()",
+        help="a layer of npgpt, or gpt (default: all of them); or your own pair, called as out, cache = FORWARD(*args) "
+        "and gradients = BACKWARD(dout, cache) with args = MODULE.make_args()",
     )
-    parser.add_argument("--ops", choices=("reference", "fast"), help="of npgpt's layers (default: both)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of arguments and cotangent (default: 0)")
+    parser.add_argument("--ops", choices=("reference", "fast"), help="which of npgpt's ops to check (default: both)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of the arguments and of dout (default: 0)"
+    )
     parser.add_argument("--json", action="store_true", help="print the reports as JSON")
-    parser.add_argument("--html", metavar="FILE", help="write the reports to a page of HTML too")
+    parser.add_argument("--html", metavar="FILE", help="also write the reports to this file as HTML")
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.seed < 0:
-        raise ValueError(f"--seed {args.seed} must be at least 0")
-    own = bool(args.target and ":" in args.target)
-    checks = check_own(args.target, args.seed) if own else check_layers(args.target, args.ops, args.seed)
-    overview = args.target is None and not args.json
-    if overview:
-        print(LINE.format("ops", "check", "verdict", "rel. error", "bar", "arguments", "the worst"))
-    reports: dict[tuple[str, str], Report] = {}
-    for ops, name, report in checks:
-        reports[ops, name] = report
-        if overview:
-            print(summary(ops, name, report), flush=True)
-        if not args.json and (not overview or not report):
-            print(f"{name}{f' ({ops})' if ops else ''}\n{report}\n", flush=True)
-    passed = [report.verdict for report in reports.values()].count("pass")
+    require_at_least(0, "--seed", args.seed)
+    if args.target and ":" in args.target:
+        checks = check_own(args.target, args.seed)
+    else:
+        checks = check_layers(args.target, args.ops, args.seed)
     if args.json:
-        checked = [{"ops": ops, "name": name, **json.loads(r.to_json())} for (ops, name), r in reports.items()]
-        print(json.dumps({"pass": passed == len(reports), "checks": checked}, indent=2))
-    elif len(reports) > 1:
-        print(f"{passed} of {len(reports)} pass")
+        reports: Reports = {(ops, name): report for ops, name, report in checks}
+        print(as_json(reports))
+    else:
+        reports = print_reports(checks, overview=args.target is None)
     if args.html:
         from npgpt.support.files import write_text
 
         write_text(Path(args.html), "<hr>".join(report.to_html() for report in reports.values()))
-    return 0 if passed == len(reports) else 1
+    return 0 if all_pass(reports) else 1
+
+
+def all_pass(reports: Reports) -> bool:
+    return all(reports.values())  # a report is true if its verdict is "pass"
+
+
+def as_json(reports: Reports) -> str:
+    checked = [{"ops": ops, "name": name, **json.loads(r.to_json())} for (ops, name), r in reports.items()]
+    return json.dumps({"pass": all_pass(reports), "checks": checked}, indent=2)
+
+
+def print_reports(checks: Iterator[tuple[str, str, "Report"]], overview: bool) -> Reports:
+    """Print each report as soon as it is there, and return all of them.
+
+    overview  print one line per report, and a whole report only if it is not "pass"
+    """
+    reports: Reports = {}
+    if overview:
+        print(LINE.format("ops", "check", "verdict", "rel. error", "bar", "arguments", "worst argument"))
+    for ops, name, report in checks:
+        reports[ops, name] = report
+        if overview:
+            print(summary(ops, name, report), flush=True)
+        if not overview or not report:
+            print(f"{name}{f' ({ops})' if ops else ''}\n{report}\n", flush=True)
+    if len(reports) > 1:
+        print(f"{sum(map(bool, reports.values()))} of {len(reports)} pass")
+    return reports
 
 
 def summary(ops: str, name: str, report: "Report") -> str:
-    """Return a line for a whole check: that of its worst argument."""
+    """Return one line for a check, with the numbers of its worst argument."""
     worst = max(report.arguments, key=lambda argument: argument.relative_error)
     error, bar = f"{report.relative_error:.1e}", f"{report.error_bar:.0e}"
     return LINE.format(ops, name, report.verdict, error, bar, len(report.arguments), worst.name)
 
 
 def check_layers(layer: str | None, ops: str | None, seed: int) -> Iterator[tuple[str, str, "Report"]]:
-    """Check the cases of one layer, or all, on one table of ops or on both."""
+    """Check the cases of one layer or of all, on one table of ops or on both."""
     import numpy as np
 
     from npgpt.cases import CASES
@@ -91,7 +118,7 @@ def check_layers(layer: str | None, ops: str | None, seed: int) -> Iterator[tupl
 
 
 def check_own(target: str, seed: int) -> Iterator[tuple[str, str, "Report"]]:
-    """Check a user's pair, package.module:forward,backward."""
+    """Check a user's pair, written package.module:forward,backward."""
     import numpy as np
 
     from npgpt.gradcheck import check_backward
@@ -100,7 +127,7 @@ def check_own(target: str, seed: int) -> Iterator[tuple[str, str, "Report"]]:
     names = functions.split(",")
     if len(names) != 2 or not module_name or not all(names):
         raise ValueError(f"{target!r} is not of the form package.module:forward,backward")
-    sys.path.insert(0, "")  # a module in the current folder, as for `python -m`
+    sys.path.insert(0, "")  # find modules in the current folder, as `python -m` does
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -112,7 +139,7 @@ def check_own(target: str, seed: int) -> Iterator[tuple[str, str, "Report"]]:
     found: list[Any] = [getattr(module, name, None) for name in (*names, "make_args")]
     for name, function in zip((*names, "make_args"), found, strict=True):
         if not callable(function):
-            hint = ", which gives the arguments of forward as a tuple" if name == "make_args" else ""
+            hint = ", which must return the arguments of forward as a tuple" if name == "make_args" else ""
             raise ValueError(f"{module_name} has no function {name}{hint}")
     forward, backward, make_args = found
     try:
@@ -125,8 +152,8 @@ def check_own(target: str, seed: int) -> Iterator[tuple[str, str, "Report"]]:
 
 
 def where(error: Exception, file: str | None = None) -> str:
-    """Return an error with the line that it came from: the last one in the given file, or in any but Python's own."""
-    if isinstance(error, SyntaxError):  # it says so itself
+    """Return an error with the place that raised it: the last line in `file`, or in any file but Python's own."""
+    if isinstance(error, SyntaxError):  # its message names the place
         return f"{type(error).__name__}: {error}"
     frames = list(traceback.extract_tb(error.__traceback__))
     frames = [f for f in frames if f.filename == file or (file is None and not f.filename.startswith("<"))]

@@ -1,4 +1,4 @@
-"""Flags from the config dataclasses, and the order in which presets, files and flags decide."""
+"""Flags made from the config dataclasses, --config files, and the notice before a compilation."""
 
 import argparse
 import dataclasses
@@ -12,12 +12,15 @@ from npgpt.config import PRESETS, GPTConfig, TrainConfig, field_types, split_fie
 from npgpt.training.recipes import DEFAULT_PRESET
 
 ALIASES = {"learning_rate": ("--lr",)}
-# what is not a field of a config, but may stand in a --config file too
+# what help shows as the default of a field whose value depends on others
+END = "the tokenizer's, if it has one"
+DEFAULTS = {"vocab_size": "the tokenizer's", "n_inner": "4 * n_embd", "bos_token_id": END, "eos_token_id": END}
+# keys of a --config file that are not fields of a config
 COMMAND_KEYS = ("data", "out", "preset", "dropout")
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every field of TrainConfig and GPTConfig. One that is not given is not in the result."""
+    """Add a flag for every field of TrainConfig and GPTConfig. A flag that is not given is missing from the result."""
     add_fields(parser.add_argument_group("training"), TrainConfig)
     group = parser.add_argument_group("model")
     group.add_argument(
@@ -25,16 +28,16 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=argparse.SUPPRESS,
         metavar="FLOAT",
-        help="embd_pdrop, resid_pdrop and attn_pdrop at once",
+        help="sets embd_pdrop, resid_pdrop and attn_pdrop",
     )
     defaults = {name: f"{PRESETS[DEFAULT_PRESET][name]}, or the preset's" for name in PRESETS[DEFAULT_PRESET]}
-    add_fields(group, GPTConfig, defaults | {"vocab_size": "the tokenizer's"})
+    add_fields(group, GPTConfig, defaults | DEFAULTS)
 
 
 def add_fields(
     group: Any, config: type, defaults: Mapping[str, str] | None = None, without: tuple[str, ...] = ()
 ) -> None:
-    """Add the fields of one config class; `defaults` says what to show in place of the field's own default."""
+    """Add a flag for each field of a config class; help shows `defaults` in place of the fields' own defaults."""
     types = field_types(config)
     for field in dataclasses.fields(config):
         if field.name in without:
@@ -55,22 +58,20 @@ def add_fields(
 
 
 def announce_compiling(ops: str = "fast") -> None:
-    """Say so, on stderr, when the ops have to be compiled first: once on a machine, and after each change of them."""
+    """Print a notice on stderr if the ops must be compiled first, which happens once per machine and version."""
     if ops != "fast":
         return
     from npgpt import kernels
     from npgpt.support.jit import is_compiled
 
     if not is_compiled(Path(kernels.__file__).parent):
-        print(
-            "compiling the fast ops for this machine: this once, the start takes some seconds longer", file=sys.stderr
-        )
+        print("compiling the fast ops for this machine: only this start takes some seconds longer", file=sys.stderr)
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """Read a --config file: the flags' names, with _ or -, and their values.
+    """Read a --config file: the names of flags, written with _ or -, and their values.
 
-    Raises FileNotFoundError, or ValueError naming the file for one that is not TOML or has an unknown key.
+    Raises FileNotFoundError, or ValueError that names the file if it is not TOML or has an unknown key.
     """
     file = Path(path)
     if not file.is_file():

@@ -1,13 +1,18 @@
-"""Draw a run's losses, step by step, into a PNG; of a run on tales also the floor that no loss can get below. Needs the
-`plot` extra."""
+"""Draw a run's training and validation losses as a picture. For a run on tales, it also shows the floor that no loss
+can get below. Needs matplotlib: pip install 'npgpt[plot]'."""
 
 import argparse
 from pathlib import Path
 
+EXAMPLES = (
+    "npgpt plot runs/tales",
+    "npgpt plot runs/tales --out loss.png",
+)
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
-    parser.add_argument("--out", metavar="FILE.png", help="(default: loss.png in the run folder)")
+    parser.add_argument("--out", metavar="FILE.png", help="picture to write (default: loss.png in the run folder)")
 
 
 def run(args: argparse.Namespace) -> int:

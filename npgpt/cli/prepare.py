@@ -1,17 +1,26 @@
-"""Tokenize text files once, into a folder that `npgpt train --data DIR` maps into memory. Of each file the first 90% of
-the tokens are to train on, the rest to validate."""
+"""Tokenize text files once, into a folder that `npgpt train --data DIR` maps into memory, whatever its size. The first
+90% of each file's tokens are for training, the rest for validation."""
 
 import argparse
+
+from npgpt.cli.checks import out_folder
+
+EXAMPLES = (
+    "npgpt prepare poems.txt plays.txt --out data/english",
+    "npgpt prepare 唐诗.txt --tokenizer chars --out data/tang",
+)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="UTF-8 text files, of any size")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write, which must not hold any yet")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder to write; it must not hold tokenized text yet"
+    )
     parser.add_argument(
         "--tokenizer",
         default="bpe:4096",
         metavar="NAME",
-        help="chars, bytes, bpe:SIZE learned from the files, or a folder that holds one (default: bpe:4096)",
+        help="chars, bytes, bpe:SIZE (learned from the files), or a folder with a tokenizer (default: bpe:4096)",
     )
 
 
@@ -23,11 +32,9 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.data import is_prepared, make_tokenizer, prepare
     from npgpt.tokenizer.stream import require_file
 
-    out = Path(args.out)
-    if not args.out or out.is_file():
-        raise ValueError(f"--out {args.out}: give a folder")
+    out = out_folder(args.out)
     if is_prepared(out) or (out / "tokenizer.json").exists():
-        raise ValueError(f"{out} already holds a tokenizer or shards: choose another --out")
+        raise ValueError(f"{out} already holds a tokenizer or tokenized text: choose another --out")
     for file in args.files:
         require_file(file)
         if not Path(file).stat().st_size:
@@ -43,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
         raise
     size = sum(Path(file).stat().st_size for file in args.files)
     print(
-        f"{out}: {train:,} tokens to train on, {val:,} to validate, {tokenizer.vocab_size:,} in the vocabulary, "
-        f"{size / (train + val):.2f} bytes a token"
+        f"{out}: {train:,} tokens to train on, {val:,} for validation, {tokenizer.vocab_size:,} in the vocabulary, "
+        f"{size / (train + val):.2f} bytes per token"
     )
     print(f"train on it with: npgpt train --data {out}")
     return 0

@@ -1,4 +1,4 @@
-"""What commands that train have in common: the progress bar and Ctrl-C."""
+"""What the training commands share: the progress bar and Ctrl-C."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def train_with_progress(run: "Run") -> float | None:
-    """Train under a progress bar. Return the best model's loss on all validation data, or None after Ctrl-C."""
+    """Train with a progress bar. Return the best model's loss on all validation data, or None if Ctrl-C stopped it."""
     from tqdm import tqdm
 
     loss, bar, nobody_reads = 0.0, None, False
@@ -26,13 +26,13 @@ def train_with_progress(run: "Run") -> float | None:
                 continue
             if record.get("whole"):
                 bar.close()
-                line = f"validation loss {record['val_loss']:.4f} nats a token on all validation data (step {step})"
+                line = f"validation loss {record['val_loss']:.4f} nats per token on all validation data (step {step})"
             else:
                 line = f"step {step:>6}  loss {loss:.4f}  validation {record['val_loss']:.4f}"
             try:
                 tqdm.write(line)
                 sys.stdout.flush()
-            except BrokenPipeError:  # as of `npgpt train | head`: stop, with the state saved
+            except BrokenPipeError:  # as in `npgpt train | head`: save the state and stop
                 stopped.append(0)
                 nobody_reads = True
                 discard_output()
@@ -44,12 +44,12 @@ def train_with_progress(run: "Run") -> float | None:
 
 
 def discard_output() -> None:
-    """Send what is still to be printed nowhere."""
+    """Discard everything that is printed from now on."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def stop_on_interrupt() -> AbstractContextManager[list[int]]:
-    """Stop at Ctrl-C after the step in hand, and say so. See npgpt.training.interrupt."""
+    """Stop after the step in progress at Ctrl-C, and say so. See npgpt.training.interrupt."""
     from npgpt.training import interrupt
 
     return interrupt.stop_on_interrupt(lambda: print("\nfinishing this step ...", file=sys.stderr))

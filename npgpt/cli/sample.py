@@ -1,30 +1,40 @@
-"""Write text with a trained model, token by token."""
+"""Generate text with a trained model, and print each token as soon as it is drawn."""
 
 import argparse
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from npgpt.cli.checks import require_at_least, require_given
 from npgpt.cli.options import announce_compiling
 
 if TYPE_CHECKING:
     from npgpt.tokenizer import Tokenizer
 
+EXAMPLES = (
+    'npgpt sample runs/poems --prompt "Shall I compare thee" --max-new-tokens 200',
+    "npgpt sample runs/tang --prompt 床前明月光 --temperature 0.5 --top-k 40",
+)
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
-    parser.add_argument("--prompt", help="the text to go on from (default: the beginning)")
-    parser.add_argument("--max-new-tokens", type=int, default=500, metavar="N", help="(default: 500)")
+    parser.add_argument("--prompt", help="text to continue (default: start a new text)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=500, metavar="N", help="most tokens to generate (default: 500)"
+    )
     parser.add_argument(
         "--temperature",
         type=float,
         default=0.8,
         metavar="X",
-        help="0 takes the likeliest token (default: 0.8)",
+        help="how random the draws are; 0 always takes the likeliest token (default: 0.8)",
     )
-    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens alone")
-    parser.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest tokens with probability P")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the draws (default: 0)")
-    parser.add_argument("--last", action="store_true", help="the model of the last step, not the best one")
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens only")
+    parser.add_argument(
+        "--top-p", type=float, metavar="P", help="draw from the fewest tokens whose total probability is at least P"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the draws (default: 0)")
+    parser.add_argument("--last", action="store_true", help="use the model of the last step, not the best one")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,11 +44,9 @@ def run(args: argparse.Namespace) -> int:
 
     announce_compiling()
     model, tokenizer = open_run(args.run, args.last)
-    if args.prompt == "":
-        raise ValueError("--prompt is empty: give at least one character, or leave it out")
+    require_given("--prompt", args.prompt, "at least one character, or leave it out")
     prompt = first_prompt(tokenizer, args.prompt, learned_examples(args.run))
-    if args.seed < 0:
-        raise ValueError(f"--seed {args.seed} must be at least 0")
+    require_at_least(0, "--seed", args.seed)
     tokens = generate(
         model,
         prompt,
@@ -55,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def print_text(tokenizer: "Tokenizer", tokens: Iterable[int]) -> None:
-    """Print tokens as they come, but not the end token, which is no text."""
+    """Print tokens as they come, except the end token, which is not text."""
     for piece in tokenizer.decode_stream(token for token in tokens if token != tokenizer.end_id):
         print(piece, end="", flush=True)
     print()

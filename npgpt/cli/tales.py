@@ -1,96 +1,115 @@
-"""Print tales of the world that npgpt comes with, or tasks made from them as JSON lines, or check a text against its
-grammar. The same seed prints the same tales."""
+"""Print tales, which a grammar generates, or tasks made from them as JSON lines, or check a text against the grammar.
+The same seed prints the same tales."""
 
 import argparse
 import itertools
 import json
 import sys
 
+from npgpt.cli.checks import require_at_least, require_given
 from npgpt.support.hints import nearest
 
-# as in npgpt.data.tales, which takes NumPy: too slow for a page of help
+EXAMPLES = (
+    "npgpt tales 3 --lang zh",
+    "npgpt tales 500 --tasks answer,summary --questions 2 > tasks.jsonl",
+)
+# as in npgpt.data.tales, which imports NumPy and would slow down a page of help
 LANGS = ("en", "zh")
 TASKS = ("answer", "summary", "translate", "write")
 WORDS = 3
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("n", nargs="?", type=int, metavar="N", help="how many (default: 1)")
-    parser.add_argument("--lang", choices=LANGS, help="English or Chinese (default: en; of tasks, both)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
-    parser.add_argument("--part", type=int, default=0, metavar="P", help="other tales of the same seed (default: 0)")
+    parser.add_argument("n", nargs="?", type=int, metavar="N", help="number of tales or tasks (default: 1)")
+    parser.add_argument("--lang", choices=LANGS, help="language, English or Chinese (default: en; for tasks, both)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the tales (default: 0)")
+    parser.add_argument(
+        "--part", type=int, default=0, metavar="P", help="each part of a seed has other tales (default: 0)"
+    )
     parser.add_argument(
         "--tasks",
         nargs="?",
         const=",".join(TASKS),
         metavar="TASK,...",
-        help=f"examples for npgpt finetune: {','.join(TASKS)} (default: all of them in turn)",
+        help=f"print examples for npgpt finetune of these tasks in turn: {','.join(TASKS)} (without a value: all)",
     )
     parser.add_argument(
         "--excerpts",
         type=float,
         default=0.0,
         metavar="X",
-        help="the share of them that is made of excerpts, to be learned first (default: 0)",
+        help="share of the examples that are made from excerpts, which are easier to learn first (default: 0)",
     )
     parser.add_argument(
         "--questions",
         type=int,
         default=0,
         metavar="K",
-        help="up to K further questions about its tale follow each of them, the turns of a conversation (default: 0)",
+        help="add up to K further questions about the tale to each example, as a conversation (default: 0)",
     )
     parser.add_argument(
         "--words",
         type=int,
         metavar="K",
-        help="an order to write with some words gives from 3 up to K, if its tale has so many (default: 3)",
+        help="let orders to write a tale give 3 to K words, if the tale has that many (default: 3)",
     )
-    parser.add_argument("--check", metavar="FILE", help="a text: say where it leaves the grammar; - is standard input")
+    parser.add_argument(
+        "--check", metavar="FILE", help="say where this text leaves the grammar, if it does; - is standard input"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    n = 1 if args.n is None else args.n
-    words = WORDS if args.words is None else args.words
     if args.check is not None:
         for name, value in ("N", args.n), ("--tasks", args.tasks), ("--words", args.words):
             if value is not None:
-                raise ValueError(f"{name} {value} has no meaning with --check")
+                raise ValueError(f"{name} {value} has no effect with --check: leave it out")
         return check(args.check, args.lang)
-    for name, value, least in (
-        ("N", n, 1),
-        ("--seed", args.seed, 0),
-        ("--part", args.part, 0),
-        ("--questions", args.questions, 0),
-        ("--words", words, WORDS),
-    ):
-        if value < least:
-            raise ValueError(f"{name} {value} must be at least {least}")
+    require_at_least(1, "N", args.n)
+    require_at_least(0, "--seed", args.seed)
+    require_at_least(0, "--part", args.part)
+    require_task_flags(args)
+    if args.tasks is None:
+        print_tales(args)
+    else:
+        print_tasks(args)
+    return 0
+
+
+def require_task_flags(args: argparse.Namespace) -> None:
+    """Raise ValueError for flags of tasks that are out of range, or given without --tasks."""
+    require_at_least(0, "--questions", args.questions)
+    require_at_least(WORDS, "--words", args.words)
     if not 0 <= args.excerpts <= 1:
         raise ValueError(f"--excerpts {args.excerpts} must be between 0 and 1")
     for name, value in ("--excerpts", args.excerpts), ("--questions", args.questions), ("--words", args.words):
         if value and args.tasks is None:
-            raise ValueError(f"{name} {value} has no meaning without --tasks")
-    if args.tasks is not None:
-        from npgpt.data.tales.tasks import examples
+            raise ValueError(f"{name} {value} has no effect without --tasks: add --tasks, or leave it out")
 
-        langs = (args.lang,) if args.lang else LANGS
-        tasks = read_tasks(args.tasks)
-        if args.words is not None and "write" not in tasks:
-            raise ValueError(f"--words {args.words} has no meaning without the task write")
-        found = examples(args.seed, tasks, langs, args.part, args.excerpts, args.questions, words)
-        for example in itertools.islice(found, n):
-            print(json.dumps(example.line(), ensure_ascii=False))
-        return 0
+
+def print_tasks(args: argparse.Namespace) -> None:
+    """Print examples of the tasks as JSON lines."""
+    from npgpt.data.tales.tasks import examples
+
+    tasks = read_tasks(args.tasks)
+    if args.words is not None and "write" not in tasks:
+        raise ValueError(f"--words {args.words} has no effect without the task write: leave it out")
+    langs = (args.lang,) if args.lang else LANGS
+    words = WORDS if args.words is None else args.words
+    found = examples(args.seed, tasks, langs, args.part, args.excerpts, args.questions, words)
+    for example in itertools.islice(found, args.n or 1):
+        print(json.dumps(example.line(), ensure_ascii=False))
+
+
+def print_tales(args: argparse.Namespace) -> None:
+    """Print tales, with a line between them."""
     from npgpt.data.tales import texts
 
-    for i, text in enumerate(itertools.islice(texts(args.seed, args.lang or "en", args.part), n)):
+    for i, text in enumerate(itertools.islice(texts(args.seed, args.lang or "en", args.part), args.n or 1)):
         print(f"\n{'-' * 40}\n\n{text}" if i else text)
-    return 0
 
 
 def read_tasks(flag: str) -> tuple[str, ...]:
-    """Return the tasks that --tasks names. Raises ValueError for one that there is not."""
+    """Return the tasks that --tasks names. Raises ValueError for an unknown one."""
     tasks = tuple(flag.split(","))
     for task in tasks:
         if task not in TASKS:
@@ -99,12 +118,11 @@ def read_tasks(flag: str) -> tuple[str, ...]:
 
 
 def check(name: str, lang: str | None) -> int:
-    """Say whether a file's text is a tale, and what happens in it; exit code 1 if it is not."""
+    """Print what happens in a tale and return 0, or print why a text is not a tale and return 1."""
     from npgpt.data import read_text
     from npgpt.data.tales import NotATaleError, language_of, nats, parse
 
-    if not name:
-        raise ValueError("--check is empty: give a file, or - for standard input")
+    require_given("--check", name, "a file, or - for standard input")
     text = sys.stdin.read() if name == "-" else read_text(name)
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").strip()
     lang = lang or language_of(text)

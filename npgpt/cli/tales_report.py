@@ -1,4 +1,4 @@
-"""What a model that was trained on tales can do: its loss above the floor, and how many of its tales are right."""
+"""Report on a model trained on tales: how far its loss is above the floor, and how many of its tales are right."""
 
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,9 @@ NAMES = {"en": "English", "zh": "Chinese"}
 
 
 def report(model: "Model", tokenizer: "Tokenizer", source: "TalesSource", loss: float, seed: int) -> None:
-    """Print the validation loss beside its floor, which share of sampled tales is right and new, and one of them.
+    """Print the validation loss and its floor, how many sampled tales are right and how many are new, and one of them.
 
-    loss  on the tales to validate, in nats a token
+    loss  the loss on the validation tales, in nats per token
     """
     from npgpt.data.tales import language_of
     from npgpt.data.tales.corpus import TRAIN
@@ -25,32 +25,32 @@ def report(model: "Model", tokenizer: "Tokenizer", source: "TalesSource", loss: 
     floor, tokens = source.floor(), source.val_tokens
     a_byte = loss * tokens / floor.n_bytes
     print(
-        f"{a_byte:.5f} nats a byte; no model can get below {floor.a_byte:.5f}, the floor of these tales "
-        f"({floor.nats / tokens:.4f} a token): {100 * (a_byte / floor.a_byte - 1):.1f}% above it"
+        f"that is {a_byte:.5f} nats per byte, {100 * (a_byte / floor.a_byte - 1):.1f}% above the floor of these tales, "
+        f"{floor.a_byte:.5f} ({floor.nats / tokens:.4f} per token): no model can get below it"
     )
     texts = sample_texts(model, tokenizer, SAMPLES, seed)
     wrong = {text: error for text in texts if (error := what_is_wrong(text, source.corpus.langs))}
     known = set(source.corpus.texts(source.n_train, TRAIN)) & set(texts)
-    print(f"of {len(texts)} tales written at temperature {TEMPERATURE}, right in every detail are")
+    print(f"{len(texts)} tales sampled at temperature {TEMPERATURE}; right in every detail:")
     for lang in source.corpus.langs:
         its = [text for text in texts if language_of(text) == lang]
         print(f"  {sum(text not in wrong for text in its)} of {len(its)} in {NAMES[lang]}")
     new = sum(text not in known for text in texts)
-    print(f"and {new} are new: they are not among the {source.n_train:,} it has learned")
+    print(f"{new} are new: they are not among the {source.n_train:,} tales of the training")
     right = [text for text in texts if text not in wrong]
     if right:
         print(f"\none of them:\n\n{right[0]}")
     elif texts:
-        print(f"\none of them, which goes wrong at {wrong[texts[0]]}:\n\n{texts[0]}")
+        print(f"\none of them, wrong at {wrong[texts[0]]}:\n\n{texts[0]}")
 
 
 def sample_texts(
     model: "Model", tokenizer: "Tokenizer", n: int, seed: int, temperature: float = TEMPERATURE
 ) -> list[str]:
-    """Write n texts from nothing.
+    """Generate n texts without a prompt.
 
-    The first token is drawn as the model has it: a temperature would favour the language whose titles have fewer ways
-    to begin.
+    The first token is drawn at temperature 1: another temperature would favour the language whose titles begin in fewer
+    ways.
     """
     from npgpt.generation.engine import generate
 
@@ -66,7 +66,7 @@ def sample_texts(
 
 
 def what_is_wrong(text: str, langs: tuple[str, ...]) -> str:
-    """Return why a text is no tale in one of the languages, or "" for one that is."""
+    """Return why a text is not a tale in one of the languages, or "" if it is one."""
     from npgpt.data.tales import NotATaleError, language_of, parse
 
     lang = language_of(text)

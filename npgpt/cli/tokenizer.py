@@ -1,4 +1,4 @@
-"""Learn a byte-level BPE tokenizer from text files, encode and decode with it, and look at what it does."""
+"""Learn a byte-level BPE tokenizer from text files, encode and decode text with it, and inspect its tokens."""
 
 import argparse
 import sys
@@ -7,55 +7,79 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from npgpt.cli.checks import out_folder
+from npgpt.cli.parser import add_action, add_actions
+
 if TYPE_CHECKING:
     from npgpt.tokenizer import Tokenizer
 
-COLOURS = (44, 42, 45, 43, 46)  # backgrounds of the terminal, one after another
+EXAMPLES = (
+    "npgpt tokenizer train poems.txt --vocab-size 4096 --out tokenizers/poems",
+    'npgpt tokenizer show tokenizers/poems "the theme of 人工智能"',
+)
+TRAIN = (EXAMPLES[0], "npgpt tokenizer train 唐诗.txt --pattern chinese --vocab-size 2000 --out tokenizers/tang")
+ENCODE = (
+    'npgpt tokenizer encode tokenizers/poems "Shall I compare thee"',
+    "npgpt tokenizer encode runs/poems 床前明月光",
+)
+DECODE = ("npgpt tokenizer decode tokenizers/poems 84 104 101", "npgpt tokenizer decode runs/poems 229 186 138")
+SHOW = (EXAMPLES[1], "npgpt tokenizer show tokenizers/poems 'The end<|endoftext|>' --special")
+STATS = (
+    "npgpt tokenizer stats tokenizers/poems plays.txt",
+    "npgpt tokenizer stats tokenizers/poems plays.txt --plot counts.png",
+)
+SPECIAL = "encode special tokens in the text as such, not as plain text"
+COLOURS = (44, 42, 45, 43, 46)  # background colours of the terminal, used in turn
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=type(parser))
-    train = actions.add_parser("train", help="learn a vocabulary from text files", allow_abbrev=False)
-    train.add_argument("files", nargs="+", metavar="FILE", help="UTF-8 text files, of any size")
-    train.add_argument("--vocab-size", type=int, default=4096, metavar="N", help="tokens in all (default: 4096)")
+    actions = add_actions(parser)
+    add_train(actions)
+    encode = add_action(actions, "encode", "print the ids of a text", *ENCODE)
+    add_folder(encode)
+    encode.add_argument("text", nargs="?", metavar="TEXT", help="text to encode (default: standard input)")
+    encode.add_argument("--special", action="store_true", help=SPECIAL)
+
+    decode = add_action(actions, "decode", "print the text that ids stand for", *DECODE)
+    add_folder(decode)
+    decode.add_argument("ids", nargs="*", metavar="ID", help="ids to decode (default: standard input)")
+
+    show = add_action(actions, "show", "show the tokens of a text with their ids and lengths", *SHOW)
+    add_folder(show)
+    show.add_argument("text", metavar="TEXT", help="text to encode")
+    show.add_argument("--special", action="store_true", help=SPECIAL)
+
+    stats = add_action(actions, "stats", "print how well a vocabulary fits a text", *STATS)
+    add_folder(stats)
+    stats.add_argument("file", metavar="FILE", help="a UTF-8 text file of any size")
+    stats.add_argument(
+        "--plot", metavar="PICTURE", help="also draw how often each token occurs, into this file; needs npgpt[plot]"
+    )
+
+
+def add_train(actions: Any) -> None:
+    train = add_action(actions, "train", "learn a vocabulary from text files", *TRAIN)
+    train.add_argument("files", nargs="+", metavar="FILE", help="UTF-8 text files of any size")
+    train.add_argument("--vocab-size", type=int, default=4096, metavar="N", help="number of tokens (default: 4096)")
     train.add_argument(
         "--pattern",
         default="gpt2",
         metavar="NAME",
-        help="where a text is cut before merging: gpt2, gpt4, chinese, or a regular expression (default: gpt2)",
+        help="how text is cut into pieces before merging: gpt2, gpt4, chinese, or a regular expression (default: gpt2)",
     )
     train.add_argument(
         "--special",
         nargs="+",
         action="extend",
         metavar="TOKEN",
-        help="special tokens, with the ids after all others (default: <|endoftext|>)",
+        help="special tokens, which get the last ids (default: the token that ends a text)",
     )
-    train.add_argument("--out", required=True, metavar="FOLDER", help="where to write tokenizer.json")
-
-    encode = actions.add_parser("encode", help="print the ids of a text", allow_abbrev=False)
-    add_folder(encode)
-    encode.add_argument("text", nargs="?", metavar="TEXT", help="(default: what is piped in)")
-    encode.add_argument("--special", action="store_true", help="take special tokens in the text as such")
-
-    decode = actions.add_parser("decode", help="print the text of ids", allow_abbrev=False)
-    add_folder(decode)
-    decode.add_argument("ids", nargs="*", metavar="ID", help="(default: what is piped in)")
-
-    show = actions.add_parser("show", help="show the tokens of a text, their ids and bytes", allow_abbrev=False)
-    add_folder(show)
-    show.add_argument("text", metavar="TEXT")
-    show.add_argument("--special", action="store_true", help="take special tokens in the text as such")
-
-    stats = actions.add_parser("stats", help="how well a vocabulary fits a text", allow_abbrev=False)
-    add_folder(stats)
-    stats.add_argument("file", metavar="FILE", help="a UTF-8 text file, of any size")
-    stats.add_argument("--plot", metavar="PICTURE", help="draw how often each token occurs; needs npgpt[plot]")
+    train.add_argument("--out", required=True, metavar="FOLDER", help="folder to write tokenizer.json into")
 
 
 def add_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", metavar="FOLDER", help="a run, or a folder with a tokenizer.json or GPT-2's two files"
+        "folder", metavar="FOLDER", help="a run folder, or a folder with tokenizer.json or GPT-2's two files"
     )
 
 
@@ -77,38 +101,37 @@ def train(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from npgpt.tokenizer import Tokenizer
+    from npgpt.tokenizer.base import END
     from npgpt.tokenizer.stream import require_file
 
-    out = Path(args.out)
-    if not args.out or out.is_file():
-        raise ValueError(f"--out {args.out}: give a folder")
+    out = out_folder(args.out)
     if (out / "tokenizer.json").exists():
         raise ValueError(f"{out} already holds a tokenizer: choose another --out")
-    for file in args.files:  # before the work on the first
+    for file in args.files:  # all of them, before work on the first begins
         require_file(file)
     n_bytes = sum(Path(file).stat().st_size for file in args.files)
     if not n_bytes:
-        raise ValueError(f"{', '.join(args.files)}: there is no text to learn from")
-    special = ("<|endoftext|>",) if args.special is None else args.special
+        raise ValueError(f"{', '.join(args.files)}: no text to learn from")
+    special = (END,) if args.special is None else args.special
     with tqdm(total=n_bytes, unit="B", unit_scale=True, disable=None) as bar:
 
         def files() -> Iterator[Path]:
             yield from map(Path, args.files)
-            bar.set_description("all read, merging")
+            bar.set_description("merging pairs")
 
         tokenizer = Tokenizer.train(files(), args.vocab_size, args.pattern, special, progress=bar.update)
     tokenizer.save_pretrained(out)
     print(f"{out}: {tokenizer.vocab_size:,} tokens")
     if tokenizer.vocab_size < args.vocab_size:
-        print(f"fewer than {args.vocab_size:,}: no pair occurs twice any more in this text")
-    print(f"look at it with: npgpt tokenizer stats {out} {args.files[0]}")
+        print(f"fewer than {args.vocab_size:,}: no more pairs of tokens occur twice in this text")
+    print(f"inspect it with: npgpt tokenizer stats {out} {args.files[0]}")
 
 
 def ids_of(tokenizer: "Tokenizer", text: str, special: bool) -> Any:
-    """Return the ids of a text, in which special tokens are taken as such if that is asked for."""
+    """Return the ids of a text. With `special`, special tokens in it are encoded as such, not as plain text."""
     options: dict[str, Any] = {"allowed_special": "all"} if special else {}
     if special and tokenizer.kind != "bpe":
-        raise ValueError(f"--special: a vocabulary of {tokenizer.kind} has no special tokens")
+        raise ValueError(f"--special: a {tokenizer.kind} tokenizer has no special tokens; leave --special out")
     return tokenizer.encode(text, **options)
 
 
@@ -119,9 +142,9 @@ def encode(args: argparse.Namespace) -> None:
 
 
 def piped() -> str:
-    """Return what is piped in. Raises ValueError if nobody pipes, or what comes is not UTF-8."""
+    """Return standard input. Raises ValueError if it is a terminal or not UTF-8."""
     if sys.stdin is None or sys.stdin.isatty():
-        raise ValueError("give a text, or pipe one in")
+        raise ValueError("nothing to read: give it as an argument, or pipe it in")
     data = sys.stdin.buffer.read() if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
     try:
         return data.decode("utf-8")
@@ -136,11 +159,11 @@ def decode(args: argparse.Namespace) -> None:
     ids = []
     for word in args.ids or piped().split():
         if not word.lstrip("-").isdecimal():
-            raise ValueError(f"{word!r} is not an id")
+            raise ValueError(f"{word!r} is not an id, which is a whole number")
         ids.append(int(word))
     data = tokenizer.decode_bytes(ids)
     sys.stdout.flush()
-    sys.stdout.buffer.write(data)  # what is not UTF-8 too
+    sys.stdout.buffer.write(data)  # bytes, because ids may stand for text that is not UTF-8
     sys.stdout.buffer.flush()
 
 
@@ -158,7 +181,7 @@ def show(args: argparse.Namespace) -> None:
 
 
 def visible(piece: bytes) -> str:
-    r"""Return a token's text; bytes that are not whole characters, and what cannot be seen, as \x.. and \n."""
+    r"""Return a token's text, with incomplete characters shown as \x.., and line ends and other controls as \n etc."""
     text = piece.decode("utf-8", errors="backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -177,9 +200,9 @@ def stats(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.file}: the file is empty")
     sizes = {i: len(tokenizer.decode_bytes([i])) for i in counts}
     n_bytes = sum(sizes[i] * n for i, n in counts.items())
-    print(f"{total:,} tokens for {n_bytes:,} bytes: {n_bytes / total:.2f} bytes a token")
+    print(f"{total:,} tokens for {n_bytes:,} bytes: {n_bytes / total:.2f} bytes per token")
     print(f"{len(counts):,} of {tokenizer.vocab_size:,} tokens are used: {len(counts) / tokenizer.vocab_size:.1%}")
-    print("\nlongest tokens in it")
+    print("\nlongest tokens in the text")
     for i in sorted(sizes, key=lambda i: (-sizes[i], i))[:10]:
         print(f"{i:>6}  {sizes[i]:>3} bytes  {counts[i]:>8,} times  {visible(tokenizer.decode_bytes([i]))}")
     if args.plot:
@@ -188,7 +211,7 @@ def stats(args: argparse.Namespace) -> None:
 
 
 def plot(counts: list[int], path: str) -> None:
-    """Draw counts by rank on doubly logarithmic axes, where Zipf's law is a straight line."""
+    """Draw counts by rank on logarithmic axes, where Zipf's law is a straight line."""
     try:
         import matplotlib
     except ImportError:
@@ -198,11 +221,11 @@ def plot(counts: list[int], path: str) -> None:
 
     figure, axes = pyplot.subplots()
     axes.loglog(range(1, len(counts) + 1), counts)
-    axes.set_xlabel("token, the most frequent first")
-    axes.set_ylabel("times in the text")
+    axes.set_xlabel("rank of the token by frequency")
+    axes.set_ylabel("occurrences in the text")
     try:
         figure.savefig(path)
-    except ValueError as error:  # of a picture format that it does not know
+    except ValueError as error:  # matplotlib does not know the picture format
         raise ValueError(f"--plot {path}: {error}") from None
     finally:
         pyplot.close(figure)

@@ -1,5 +1,6 @@
-"""Train a GPT on the tales that come with npgpt, or on UTF-8 text files: 90% of each to train on, the rest to validate.
-Writes a run folder that `npgpt sample` and Hugging Face's transformers open."""
+"""Train a GPT on the tales that come with npgpt, or on UTF-8 text files. The first 90% of each file is for training,
+the rest for validation. Tales come with their own defaults, which differ from those below and train a small model in
+minutes. Writes a run folder, which `npgpt sample` and Hugging Face's transformers open."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -11,6 +12,11 @@ from npgpt.config import PRESETS
 if TYPE_CHECKING:
     from npgpt.training.run import Run
 
+EXAMPLES = (
+    "npgpt train --data poems.txt --tokenizer bpe:4096 --out runs/poems",
+    "npgpt train --data tales:zh --max-steps 5000 --out runs/tales-zh",
+)
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -18,13 +24,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="UTF-8 text files, a folder of npgpt prepare, or the tales that come with npgpt: tales:en, tales:zh, or "
-        "tales for both (default: tales:en)",
+        help="UTF-8 text files, a folder written by npgpt prepare, or the tales that come with npgpt: tales:en, "
+        "tales:zh, or tales for both languages (default: tales:en)",
     )
-    parser.add_argument("--out", metavar="RUN", help="the run folder (default: runs/1, or the next number free)")
-    parser.add_argument("--preset", help=f"sizes of the model: {', '.join(PRESETS)} (default: tiny)")
-    parser.add_argument("--config", metavar="FILE.toml", help="settings by the flags' names; a flag beats the file")
-    parser.add_argument("--resume", action="store_true", help="go on where the run in --out stopped")
+    parser.add_argument("--out", metavar="RUN", help="run folder to write (default: runs/1, or the next free number)")
+    parser.add_argument("--preset", metavar="NAME", help=f"sizes of the model: {', '.join(PRESETS)} (default: tiny)")
+    parser.add_argument(
+        "--config", metavar="FILE.toml", help="TOML file of settings, named like the flags; a flag overrides it"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out from where it stopped")
     add_config_flags(parser)
 
 
@@ -39,22 +47,22 @@ def run(args: argparse.Namespace) -> int:
     data, config = run.trainer, run.config
     print(
         f"{run.folder}: {run.model.size:,} parameters, {run.tokenizer.vocab_size:,} tokens in the vocabulary, "
-        f"{data.train_data.size:,} to train on, {data.val_data.size:,} to validate",
+        f"{data.train_data.size:,} to train on, {data.val_data.size:,} for validation",
         flush=True,
     )
     if config.warmup_steps >= config.max_steps:
-        print(f"the warm-up of {config.warmup_steps} steps outlasts the run: the learning rate stays low")
+        print(f"the warm-up of {config.warmup_steps} steps is longer than the run: the learning rate stays low")
     loss = train_with_progress(run)
     if loss is None:
-        print(f"stopped; go on with: npgpt train --resume --out {run.folder}")
+        print(f"stopped; continue with: npgpt train --resume --out {run.folder}")
         return 130
     show(run, loss)
-    print(f"\nwrite more with: npgpt sample {run.folder}")
+    print(f"\ngenerate more with: npgpt sample {run.folder}")
     return 0
 
 
 def show(run: "Run", loss: float) -> None:
-    """Print what the best model can do: a report on its tales, or a sample of running text."""
+    """Print what the best model can do: a report on the tales that it writes, or a sample of its text."""
     from npgpt.data.source import TalesSource
 
     if isinstance(run.source, TalesSource):
@@ -66,7 +74,7 @@ def show(run: "Run", loss: float) -> None:
 
 
 def print_sample(run: "Run") -> None:
-    """Print a sample of the best model, from a line end or, if the text has none, from its first token."""
+    """Print a sample of the best model. It begins after a line end or, if the text has none, with its first token."""
     from npgpt.cli.sample import print_text
     from npgpt.generation.engine import generate
     from npgpt.generation.prompts import first_prompt

@@ -52,7 +52,7 @@ def test_train_learns_what_the_library_learns(capsys, here):
     assert tokenizer.tokens == Tokenizer.train([TEXT, "more\n" * 40], 280, "gpt2", ["<a>", "<b>"]).tokens
     assert tokenizer.special_tokens == {"<a>": 278, "<b>": 279}
     out = run(capsys, "tokenizer", "train", "b.txt", "--vocab-size", 9999, "--pattern", r"\w+|\s", "--out", "u")
-    assert "fewer than 9,999: no pair occurs twice any more" in out
+    assert "fewer than 9,999: no more pairs of tokens occur twice" in out
     assert Tokenizer.from_pretrained("u").special_tokens == {"<|endoftext|>": 256 + 3}
 
 
@@ -75,7 +75,7 @@ def test_what_is_piped_in_must_be_text(capsys, here, monkeypatch, data):
     assert f"not UTF-8: byte 0xff at offset {len(data) - 1}" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     assert main(["tokenizer", "encode", "t"]) == 2
-    assert capsys.readouterr().err == "npgpt tokenizer: error: give a text, or pipe one in\n"
+    assert capsys.readouterr().err == "npgpt tokenizer: error: nothing to read: give it as an argument, or pipe it in\n"
 
 
 def test_show_with_brackets_and_in_colours(capsys, here, monkeypatch):
@@ -93,7 +93,7 @@ def test_stats(capsys, here, tmp_path):
     out = run(capsys, "tokenizer", "stats", "t", "a.txt", "--plot", tmp_path / "plot.png")
     ids = Tokenizer.from_pretrained("t").encode(TEXT)
     n = len(TEXT.encode())
-    assert f"{len(ids):,} tokens for {n:,} bytes: {n / len(ids):.2f} bytes a token" in out
+    assert f"{len(ids):,} tokens for {n:,} bytes: {n / len(ids):.2f} bytes per token" in out
     assert f"{len(set(ids.tolist()))} of 280 tokens are used" in out
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert main(["tokenizer", "stats", "t", "a.txt", "--plot", str(tmp_path / "plot.xyz")]) == 2

@@ -1,0 +1,38 @@
+"""The parser of all commands: an error is one line, and a page of help ends with examples."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+HEADING = "examples:\n"
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Wraps every text except the examples, which keep their lines."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(HEADING) else super()._fill_text(text, width, indent)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser without abbreviated flags, whose error is one line.
+
+    examples  command lines that the page of help ends with
+    """
+
+    def __init__(self, *, examples: Sequence[str] = (), **options: Any) -> None:
+        epilog = HEADING + "".join(f"  {example}\n" for example in examples) if examples else None
+        super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, epilog=epilog, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def add_actions(parser: argparse.ArgumentParser) -> Any:
+    """Add the actions of a command such as `npgpt tokenizer encode`: args.action is the name of the one given."""
+    return parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=type(parser))
+
+
+def add_action(actions: Any, name: str, help: str, *examples: str) -> argparse.ArgumentParser:
+    """Add one of the actions. Its help, made a sentence, describes it on its own page of help."""
+    return actions.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", examples=examples)
