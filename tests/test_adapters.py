@@ -179,7 +179,7 @@ def test_an_adapter_of_a_model_without_a_head_is_read(saved):
         ({"target_modules": [1]}, "target_modules=[1] must be a list of names"),
         ({"target_modules": []}, "there is no target"),
         ({"target_modules": ["c_attn", "lm_head"]}, "unknown target 'lm_head'"),
-        ({"target_modules": ["h.1.mlp.c_fc"]}, "target_modules has mlp.c_fc of some blocks, [1], not of all 2"),
+        ({"target_modules": ["h.1.mlp.c_fc"]}, "target_modules has mlp.c_fc of blocks [1] only, not of all 2"),
         ({"target_modules": ["h.0.mlp.c_fx", "transformer.h.1.mlp.c_fx"]}, "unknown target 'mlp.c_fx'"),
     ],
     ids=str,

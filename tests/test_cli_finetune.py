@@ -138,7 +138,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(capsys, here, lora):
         ("finetune base --data tasks.jsonl --max-steps 0", ["max_steps=0"]),
         ("finetune base --data tasks.jsonl --n-layer 3", ["--n-layer"]),
         ("finetune base --resume", ["--resume needs --out"]),
-        ("finetune base --resume --out base", ["base is no run of npgpt finetune"]),
+        ("finetune base --resume --out base", ["base is not a run of npgpt finetune"]),
         ("finetune base --resume --out nosuch", ["nosuch", "no train.json"]),
         ("ask", ["RUN"]),
         ("ask nosuch --prompt a", ["nosuch"]),

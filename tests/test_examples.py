@@ -73,7 +73,7 @@ def test_files_without_examples_are_refused(path, tmp_path):
     with pytest.raises(ValueError, match="is a folder"):
         read_examples([tmp_path])
     path.write_text("\n\n")
-    with pytest.raises(ValueError, match="there is no example in it"):
+    with pytest.raises(ValueError, match="there is no example to learn"):
         read_examples([path])
 
 
@@ -124,7 +124,7 @@ def test_of_several_turns_every_completion_is_learned(path, tokenizer):
 def test_an_example_that_does_not_fit_is_named_or_left_out(path, tokenizer):
     write(path, [*LINES[:3], {"prompt": "a" * 100, "completion": "b"}, *LINES[3:]])
     source = ExamplesSource([path])
-    with pytest.raises(ValueError, match=r"tasks.jsonl:4: \d+ tokens and the one that ends them do not fit .* of 40"):
+    with pytest.raises(ValueError, match=r"tasks.jsonl:4: \d+ tokens and the end token do not fit .* of 40"):
         pack_examples(source.examples, tokenizer, 40)
     source.skip_long(tokenizer, 40)
     assert source.skipped == 1

@@ -174,7 +174,7 @@ def test_names_shapes_and_the_scale_of_one():
     [
         ({"rank": 0}, "rank=0 must be at least 1"),
         ({"rank": -2}, "rank=-2 must be at least 1"),
-        ({"rank": 7}, "rank=7 is more than h.0.attn.c_attn.weight 6 x 18 can have"),
+        ({"rank": 7}, "rank=7 is more than h.0.attn.c_attn.weight of 6 x 18 can have"),
         ({"alpha": 0}, "alpha=0 must be a number above 0"),
         ({"alpha": math.nan}, "alpha=nan must be a number above 0"),
         ({"alpha": math.inf}, "alpha=inf must be a number above 0"),

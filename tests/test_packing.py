@@ -125,9 +125,9 @@ def test_an_example_that_fits_exactly_and_those_that_do_not():
     ("examples", "prompts", "match"),
     [
         ([], None, "no example"),
-        ([[1, 2], [3]], [[True, False]], "a bool for each token"),
-        ([[1, 2]], [[1, 0]], "a bool for each token"),
-        ([[1, 2], [3]], [[True], [True, False]], "a bool for each token"),
+        ([[1, 2], [3]], [[True, False]], "one bool per token"),
+        ([[1, 2]], [[1, 0]], "one bool per token"),
+        ([[1, 2], [3]], [[True], [True, False]], "one bool per token"),
         ([[1, -2]], None, "ids"),
         ([[1.0, 2.0]], None, "ids"),
     ],

@@ -141,7 +141,7 @@ def test_commands_open_it(tmp_path, capsys, monkeypatch):
     assert main(["sample", str(tmp_path), "--prompt", "a", "--max-new-tokens", "20"]) == 0
     assert set(capsys.readouterr().out) == {*"abcde", "\n"}
     assert main(["eval", str(tmp_path), "--data", str(tmp_path / "a.txt"), "--last"]) == 0
-    assert "nats a token" in capsys.readouterr().out
+    assert "nats per token" in capsys.readouterr().out
     assert main(["info", str(tmp_path)]) == 0
     assert "a table of bigrams, vocabulary 5" in capsys.readouterr().out
     np.testing.assert_array_equal(load_last(tmp_path).params.flat, trainer.model.params.flat)

@@ -1,4 +1,4 @@
-"""Batches: what a training step and an evaluation read, and how they are drawn from a text.
+"""Batches, which training steps and evaluations read, and how they are drawn from a text.
 
 batch.ids      6 17 42 42
 batch.targets 17 42 42  9     the token that follows each
@@ -13,16 +13,16 @@ import numpy as np
 
 from npgpt.config import TrainConfig
 
-IGNORED = -100  # a target that does not count, as in PyTorch
+IGNORED = -100  # a target that the loss ignores, as in PyTorch
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Rows of tokens and what should follow them: integers (B, T).
+    """Rows of tokens and the tokens that should follow them: integers (B, T).
 
     ids      the tokens
-    targets  for each the token that should follow; IGNORED where nothing is to be learned
-    starts   where in its row each position's own text begins, if a row holds several; None: every row is one text
+    targets  for each token, the one that should follow; IGNORED if nothing is to be learned there
+    starts   where in its row each position's own text begins; None if each row is one text
     """
 
     ids: np.ndarray
@@ -35,16 +35,16 @@ class Batch:
 
     @property
     def n_targets(self) -> int:
-        """The number of targets that count."""
+        """The number of targets that are not ignored."""
         return int(np.count_nonzero(self.targets != IGNORED))
 
     @property
     def n_tokens(self) -> int:
-        """The number of positions that belong to a text: each row's last text ends with a target that counts."""
+        """The number of positions that belong to a text. Each row's last text ends with a target that is not ignored."""
         return int((self.targets.shape[1] - np.argmax(self.targets[:, ::-1] != IGNORED, axis=1)).sum())
 
     def part(self, i: int, n: int) -> "Batch":
-        """Return the i-th of n parts of the rows, whose sizes differ by one row at most."""
+        """Return the i-th of n parts of the rows. Their sizes differ by at most one row."""
         start, stop = (len(self) * k // n for k in (i, i + 1))
         arrays = (getattr(self, field.name) for field in dataclasses.fields(self))  # of a later field, too
         parts: Any = (None if array is None else array[start:stop] for array in arrays)
@@ -59,24 +59,24 @@ class Dataset(Protocol):
         """The number of tokens to learn."""
 
     def draw(self, step: int, config: TrainConfig) -> list[Batch]:
-        """Return the batches of a training step, one for each gradient that is accumulated.
+        """Return the batches of a training step, one per gradient that is accumulated.
 
-        They follow from the step and the seed alone, so that a resumed run sees what it would have seen.
+        They depend on the step and the seed only, so a resumed run gets the same batches as one that never stopped.
         """
 
     def sample(self, config: TrainConfig) -> Iterator[Batch]:
-        """Yield some batches to validate with: the same ones for the same seed, so that estimates compare."""
+        """Yield some batches for validation. The same seed gives the same ones, so that estimates can be compared."""
 
     def whole(self, rows: int) -> Iterator[Batch]:
-        """Yield all of it in batches of at most so many rows, every target once."""
+        """Yield all data in batches of at most `rows` rows, with every target once."""
 
     def first(self) -> Batch:
-        """Return its first row."""
+        """Return the first row."""
 
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """A running text: training sees random windows of it, validation windows that follow one another.
+    """A running text. Training uses random windows of it, validation consecutive ones.
 
     ids          (N,), one-dimensional; may be mapped from a file
     n_positions  T, the length of a window
@@ -91,21 +91,21 @@ class Text:
         return len(self.ids)
 
     def draw(self, step: int, config: TrainConfig) -> list[Batch]:
-        """Return random windows; every one is as likely as every other."""
+        """Return random windows; all are equally likely."""
         rng = np.random.default_rng((config.seed, step))
         n = config.gradient_accumulation_steps
         return [random_batch(self.ids, config.batch_size, self.n_positions, rng) for _ in range(n)]
 
     def sample(self, config: TrainConfig) -> Iterator[Batch]:
-        """Yield random windows, shorter ones of a short text."""
+        """Yield random windows, which are shorter if the text is."""
         rng = np.random.default_rng(config.seed)
         T = min(self.n_positions, len(self.ids) - 1)
         return (random_batch(self.ids, config.batch_size, T, rng) for _ in range(config.eval_batches))
 
     def whole(self, rows: int) -> Iterator[Batch]:
-        """Yield windows that follow one another. Raises ValueError for a text of fewer than two tokens."""
+        """Yield consecutive windows. Raises ValueError for a text of fewer than two tokens."""
         if len(self.ids) < 2:
-            raise ValueError(f"a text of {len(self.ids)} tokens has none to predict: it takes at least 2")
+            raise ValueError(f"a text of {len(self.ids)} tokens has none to predict: give at least 2")
         return windows(self.ids, self.n_positions, rows)
 
     def first(self) -> Batch:
@@ -117,7 +117,7 @@ class Text:
 def random_batch(ids: np.ndarray, batch_size: int, n_positions: int, rng: np.random.Generator) -> Batch:
     """Draw batch_size windows of n_positions tokens, and for each token the one that follows it.
 
-    ids  (N,), N > n_positions; every window is as likely as every other
+    ids  (N,), N > n_positions; all windows are equally likely
     """
     starts = rng.integers(0, len(ids) - n_positions, batch_size)
     where = starts[:, None] + np.arange(n_positions)
@@ -125,9 +125,9 @@ def random_batch(ids: np.ndarray, batch_size: int, n_positions: int, rng: np.ran
 
 
 def windows(ids: np.ndarray, n_positions: int, rows: int) -> Iterator[Batch]:
-    """Cut a text into windows that follow one another, so that every token but the first is predicted once.
+    """Cut a text into consecutive windows, so that every token except the first is predicted once.
 
-    Yields batches of at most so many rows; the last window may be shorter than n_positions.
+    Yields batches of at most `rows` rows; the last window may be shorter than n_positions.
 
     >>> [(batch.ids.tolist(), batch.targets.tolist()) for batch in windows(np.arange(6), 2, rows=2)]
     [([[0, 1], [2, 3]], [[1, 2], [3, 4]]), ([[4]], [[5]])]
@@ -135,7 +135,7 @@ def windows(ids: np.ndarray, n_positions: int, rows: int) -> Iterator[Batch]:
     full = (len(ids) - 1) // n_positions
     inputs = ids[: full * n_positions].reshape(full, n_positions)
     targets = ids[1 : full * n_positions + 1].reshape(full, n_positions)
-    for start in range(0, full, rows):  # copied a batch at a time: ids may be a file of any size
+    for start in range(0, full, rows):  # one batch is copied at a time: ids may be a file of any size
         part = slice(start, start + rows)
         yield Batch(inputs[part].astype(np.int64), targets[part].astype(np.int64))
     rest = ids[full * n_positions :].astype(np.int64)

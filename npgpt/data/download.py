@@ -1,5 +1,5 @@
-"""Named public-domain texts, downloaded into the user's cache folder. A text is known by its SHA-256: nothing else is
-ever put into its place, wherever it comes from."""
+"""Named public-domain texts, downloaded into the user's cache folder. Each is identified by its SHA-256, so a download
+with other content never takes its place."""
 
 import dataclasses
 import hashlib
@@ -22,7 +22,7 @@ PIECE = 2**16
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A text and where it lies: its size in bytes, the SHA-256 of them, and why anybody may use it."""
+    """A text and its address, with its size in bytes, its SHA-256, and the reason why anyone may use it."""
 
     title: str
     language: str
@@ -42,7 +42,7 @@ TEXTS = {
         "public domain: written around 1600",
     ),
     "shijing": Text(
-        "詩經, the Book of Songs, in traditional characters; a line with % between two poems",
+        "詩經, the Book of Songs, in traditional characters; poems are separated by lines with %",
         "Chinese",
         134_797,
         "61798f5227bf415b82fe3106f32b6ad0de7e223a917225fbcdf6ed0d51cca92a",
@@ -54,7 +54,7 @@ TEXTS = {
 
 
 def find(name: str) -> Text:
-    """Return a text by its name. Raises ValueError for a name that is not known."""
+    """Return a text by its name. Raises ValueError for an unknown name."""
     if name not in TEXTS:
         raise ValueError(f"no text is called {name!r}{nearest(name, TEXTS)}")
     return TEXTS[name]
@@ -63,11 +63,11 @@ def find(name: str) -> Text:
 def fetch(name: str, url: str | None = None, progress: Callable[[int], object] = lambda have: None) -> Path:
     """Return the path of a text in the cache folder, after downloading what is missing of it.
 
-    url       where to download it from in place of its own address; the text must be the same
-    progress  is called with the number of bytes that are there
+    url       an address to use instead of the text's own; the text must be the same
+    progress  is called with the number of bytes present so far
 
-    What has come of an interrupted download is kept beside its place, and the next one goes on from there. Raises
-    OSError, saying so, when there is no connection or it is cut, and ValueError when what has come is another text.
+    An interrupted download keeps its bytes in a .part file, and the next one continues from there. Raises OSError if
+    there is no connection or it is cut, and ValueError if the download is another text.
     """
     text = find(name)
     url = url or text.url
@@ -82,15 +82,17 @@ def fetch(name: str, url: str | None = None, progress: Callable[[int], object] =
         error.close()
         raise OSError(_interrupted(url, f"{error.code} {error.reason}", part)) from None
     except (OSError, http.client.HTTPException) as error:
-        if getattr(error, "filename", None):  # of the file, not of the connection
+        if getattr(error, "filename", None):  # an error of the file, not of the connection
             raise
         raise OSError(_interrupted(url, _reason(error), part)) from None
-    data = part.read_bytes()  # what is checked is what is written, even if somebody else goes on with the part
+    data = (
+        part.read_bytes()
+    )  # the bytes that are checked are the bytes that are written, even if another process adds to the part
     if sha256(data) != text.sha256:
         part.unlink()
         raise ValueError(
             f"{url}: not the text that is known as {name!r}: its SHA-256 is {sha256(data)}, expected {text.sha256}; "
-            "what came was removed: try again, or give another address with --url"
+            "the download was removed: try again, or give another address with --url"
         )
     write_atomically(path, lambda file: file.write_bytes(data))
     part.unlink(missing_ok=True)
@@ -98,7 +100,7 @@ def fetch(name: str, url: str | None = None, progress: Callable[[int], object] =
 
 
 def cache_folder() -> Path:
-    """Return where the texts are kept: npgpt/data in the user's cache folder."""
+    """Return the folder of the texts: npgpt/data in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "npgpt" / "data"
 
 
@@ -107,18 +109,20 @@ def sha256(data: bytes) -> str:
 
 
 def _download(url: str, part: Path, size: int, progress: Callable[[int], object]) -> None:
-    """Add to a file what is missing of its `size` bytes. Raises OSError if the connection ends before that."""
+    """Download the missing bytes of a file of `size` bytes. Raises OSError if the connection ends before the last."""
     have = part.stat().st_size if part.is_file() else 0
-    if have > size:  # this was never a part of it
+    if have > size:  # not a part of this text
         have = 0
-    if have == size:  # all was there when it was interrupted: the checksum decides
+    if have == size:  # the download was complete when it was interrupted: the checksum decides
         return
     with _open(url, have) as response:
-        if response.status != http.HTTPStatus.PARTIAL_CONTENT:  # it sends the whole file
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the server sends the whole file
             have = 0
         with part.open("ab" if have else "wb") as file:
             progress(have)
-            while piece := response.read1(min(PIECE, size - have)):  # no more than is wanted, however much is sent
+            while piece := response.read1(
+                min(PIECE, size - have)
+            ):  # read no more than is missing, however much is sent
                 file.write(piece)
                 have += len(piece)
                 progress(have)
@@ -127,7 +131,7 @@ def _download(url: str, part: Path, size: int, progress: Callable[[int], object]
 
 
 def _open(url: str, start: int) -> Any:
-    """Ask for a file from byte `start` on, or for all of it where the server says that it is not that long."""
+    """Request a file from byte `start` on, or all of it if the server says that the file is not that long."""
     request = urllib.request.Request(urllib.parse.quote(url, safe=string.punctuation), headers={"User-Agent": "npgpt"})
     if start:
         request.add_header("Range", f"bytes={start}-")
@@ -141,7 +145,7 @@ def _open(url: str, start: int) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what went wrong with a connection, without the classes and numbers that it is wrapped in."""
+    """Return the cause of a connection's error, without the classes and numbers that wrap it."""
     if isinstance(error, http.client.HTTPException):
         return f"a broken answer: {error}"
     cause = getattr(error, "reason", error)
@@ -151,5 +155,5 @@ def _reason(error: BaseException) -> str:
 
 def _interrupted(url: str, reason: str, part: Path) -> str:
     have = part.stat().st_size if part.is_file() else 0
-    kept = f"{have:,} bytes are kept, and the same command goes on from there; " if have else ""
+    kept = f"{have:,} bytes are kept, and the same command continues from there; " if have else ""
     return f"{url}: {reason}; {kept}try again later, or give another address with --url"

@@ -1,12 +1,12 @@
-"""Examples of different lengths, several behind one another in a row of the model's context, none cut.
+"""Packing: examples of different lengths, placed one after another in rows of the model's context, and never cut.
 
-An example of the tokens x1..xn takes n + 1 positions. It begins and ends with the end token E, so that a model that is
-given nothing but E begins a new text:
+An example of the tokens x1..xn takes n + 1 positions. It begins and ends with the end token E, so that a model given
+only E begins a new text:
 
     ids      E  x1 x2 .. xn
     targets  x1 x2 .. xn E
 
-Of an example with prompts their tokens are no targets: nobody asks the model to write the question.
+The tokens of prompts are not targets, because the model does not have to write the questions.
 """
 
 import functools
@@ -18,18 +18,18 @@ import numpy as np
 from npgpt.config import TrainConfig
 from npgpt.data.batch import IGNORED, Batch
 
-GROUP = 500  # of examples in order, so many are packed as best fits
+GROUP = 500  # examples in order are packed in groups of this size
 
 
 class Packed(NamedTuple):
     """Rows of examples, each array (R, T) of the smallest signed integers that hold it.
 
-    ids      the tokens; the end token where there is none
-    targets  the token that follows each; -100 where it is not to be learned: in a prompt, and behind the last example
-    starts   where in its row each position's own example begins; behind the last example every position is alone
-    in_order whether rows are drawn as they stand; else at random
+    ids       the tokens; the end token after the last example of a row
+    targets   the token that follows each; -100 if it is not to be learned, in a prompt or after the last example
+    starts    where in its row each position's own example begins; after the last example each position is its own start
+    in_order  whether rows are drawn in their order, not at random
 
-    The rows of a set that was packed as a whole stand in a random order, so that some of them tell of all.
+    Examples that were packed all at once are in rows of random order, so the first rows are a sample of all.
     """
 
     ids: np.ndarray
@@ -47,7 +47,7 @@ class Packed(NamedTuple):
         return Batch(*(part[which].astype(np.int64) for part in (self.ids, self.targets, self.starts)))
 
     def draw(self, step: int, config: TrainConfig) -> list[Batch]:
-        """Return the rows whose turn it is: all are drawn once before one is drawn again."""
+        """Return the rows of a step: all rows are drawn once before any is drawn again."""
         B, n = config.batch_size, config.gradient_accumulation_steps
         return [draw_rows(self, B, B * (n * step + i), config.seed) for i in range(n)]
 
@@ -57,7 +57,7 @@ class Packed(NamedTuple):
         return (self.rows(slice(start, min(start + B, stop))) for start in range(0, stop, B))
 
     def whole(self, rows: int) -> Iterator[Batch]:
-        """Yield all rows, as they stand."""
+        """Yield all rows in their order."""
         return (self.rows(slice(start, start + rows)) for start in range(0, len(self.ids), rows))
 
     def first(self) -> Batch:
@@ -73,13 +73,13 @@ def too_long(examples: Sequence[np.ndarray], n_positions: int) -> np.ndarray:
 def pack(
     examples: Sequence[np.ndarray], n_positions: int, end_id: int, prompts: Sequence[np.ndarray] | None = None
 ) -> Packed:
-    """Put examples into as few rows of n_positions as best fit, the longest first, finds.
+    """Pack examples into few rows of n_positions: best fit, the longest first.
 
     examples  the ids of each, one-dimensional, without end tokens
-    prompts   for each a bool a token: whether it belongs to a prompt; None: all tokens are to be learned
+    prompts   one bool per token of each example: whether it belongs to a prompt; None if all tokens are to be learned
 
     Raises ValueError for an example that is too long, with its number from 0 (too_long finds them all), for prompts of
-    other lengths, and where there is no example.
+    other lengths, and if there are no examples.
     """
     if not len(examples):
         raise ValueError("there is no example to pack")
@@ -93,10 +93,10 @@ def pack(
         )
     tokens = np.concatenate(examples)
     if tokens.size and (tokens.dtype.kind not in "iu" or tokens.min() < 0):
-        raise ValueError("an example is no array of ids, which are integers of at least 0")
+        raise ValueError("an example is not an array of ids, which are integers of at least 0")
     asked = np.zeros(len(tokens), bool) if prompts is None else np.concatenate(prompts)
     if prompts is not None and (asked.dtype != bool or [*map(len, prompts)] != lengths.tolist()):
-        raise ValueError("prompts must have a bool for each token of each example")
+        raise ValueError("prompts must have one bool per token of each example")
 
     row, offset, n_rows = best_fit(lengths + 1, n_positions)
     shape = (n_rows, n_positions)
@@ -106,8 +106,8 @@ def pack(
     starts = np.empty(shape, np.int16 if n_positions <= 2**15 else np.int32)
     starts[:] = np.arange(n_positions)
 
-    first = row * n_positions + offset  # of each example, in rows laid end to end
-    of, within = owners(lengths)  # for each token: its example, and how many of it lie before
+    first = row * n_positions + offset  # where each example begins, in rows laid end to end
+    of, within = owners(lengths)  # for each token: its example, and its place in it
     where = first[of] + within
     ids.ravel()[where + 1] = tokens
     targets.ravel()[where] = np.where(asked, IGNORED, tokens)
@@ -120,7 +120,7 @@ def pack(
 def pack_in_order(
     examples: Sequence[np.ndarray], n_positions: int, end_id: int, prompts: Sequence[np.ndarray]
 ) -> Packed:
-    """Pack examples that are to be learned in their order, group by group."""
+    """Pack examples that are to be learned in their order, one group after another."""
     groups = [slice(start, start + GROUP) for start in range(0, len(examples), GROUP)]
     parts = [pack(examples[group], n_positions, end_id, prompts[group]) for group in groups]
     ids, targets, starts = (np.concatenate(part) for part in zip(*(part[:3] for part in parts), strict=True))
@@ -128,7 +128,10 @@ def pack_in_order(
 
 
 def owners(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for things laid end to end whose parts are so many, for each part whose it is and how many lie before."""
+    """Return, for things of these lengths laid end to end, the thing and the place in it of each part.
+
+    Example: lengths 2, 1 give (0, 0, 1) and (0, 1, 0).
+    """
     of = np.repeat(np.arange(len(lengths)), lengths)
     return of, np.arange(len(of)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
@@ -160,10 +163,10 @@ def best_fit(sizes: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray, int]
 
 
 def draw_rows(packed: Packed, n: int, before: int, seed: int) -> Batch:
-    """Return a batch of n rows: those that come after `before` others when rows are drawn without replacement.
+    """Return the n rows that follow the first `before` ones when rows are drawn without replacement.
 
-    When all have been drawn they are shuffled anew. Rows in order come as they stand, and then from the first again.
-    Which rows come follows from the arguments alone.
+    After all have been drawn, they are shuffled again. Rows in order are drawn in their order, and then again from the
+    first. The result depends on the arguments only.
     """
     n_rows = len(packed.ids)
     epoch, place = np.divmod(np.arange(before, before + n), n_rows)

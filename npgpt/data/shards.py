@@ -42,11 +42,11 @@ def prepare(
     tokenizer: Tokenizer,
     progress: Callable[[int], object] = lambda n: None,
 ) -> tuple[int, int]:
-    """Tokenize UTF-8 files into a folder: the first 90% of the tokens of each to train, the rest to validate.
+    """Tokenize UTF-8 files into a folder: the first 90% of each file's tokens for training, the rest for validation.
 
-    Memory does not grow with the files. `progress` is told of each part how many ids it has. Returns the number of ids
-    to train on and to validate. Raises ValueError for a text that is empty or cannot be encoded, naming the file; then
-    no shard is left behind.
+    Memory does not grow with the files. `progress` is called with the number of ids of each part. Returns the number of
+    ids for training and for validation. Raises ValueError, naming the file, for a text that is empty or cannot be
+    encoded, and then leaves no shards.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def sha256(path: Path, start: int) -> bytes:
 
 
 class Prepared(NamedTuple):
-    """What npgpt prepare has made: ids mapped into memory and read-only, their tokenizer, and a SHA-256 of it all."""
+    """A folder of npgpt prepare: ids, read-only and mapped into memory, their tokenizer, and a SHA-256 of all of it."""
 
     train_ids: np.ndarray
     val_ids: np.ndarray
@@ -118,7 +118,7 @@ class Prepared(NamedTuple):
 def open_prepared(folder: str | Path) -> Prepared:
     """Open a folder of npgpt prepare.
 
-    Raises FileNotFoundError for a file that is missing, and ValueError for a shard that is cut off, damaged, or of
+    Raises FileNotFoundError for a missing file, and ValueError for a shard that is cut off, damaged, or made with
     another tokenizer than the folder's.
     """
     folder = Path(folder)
@@ -134,7 +134,7 @@ def open_prepared(folder: str | Path) -> Prepared:
 
 
 def open_shard(path: Path, tokenizer: Tokenizer) -> tuple[np.ndarray, bytes]:
-    """Return a shard's ids, mapped into memory and read-only, and their SHA-256, which is checked."""
+    """Return a shard's ids, read-only and mapped into memory, and their SHA-256, which has been checked."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; npgpt prepare writes it")
     size = path.stat().st_size

@@ -14,14 +14,14 @@ from npgpt.data.text import encode_split, read_text, require_enough
 from npgpt.data.vocabulary import make_tokenizer
 from npgpt.tokenizer import Tokenizer
 
-TOKENIZER_TALES = 20_000  # from which a vocabulary is learned
+TOKENIZER_TALES = 20_000  # tales from which a vocabulary is learned
 
 
 class Source(Protocol):
     """Where training data comes from.
 
-    files           how --data names it, for --resume
-    tokenizer_name  the name of the tokenizer that it comes with; None if one is to be made
+    files           names for --data, which --resume reads
+    tokenizer_name  the name of the tokenizer that it comes with; None if one must be made
     """
 
     files: list[str]
@@ -30,16 +30,16 @@ class Source(Protocol):
     def tokenizer_name(self) -> str | None: ...
 
     def make_tokenizer(self, name: str) -> Tokenizer:
-        """Return the tokenizer that --tokenizer names, with a vocabulary from this data if it is to be learned."""
+        """Return the tokenizer that --tokenizer names. A vocabulary that must be learned is learned from this data."""
 
     def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Dataset, Dataset]:
-        """Return what to train on and what to validate with."""
+        """Return the data for training and for validation."""
 
     def digest(self) -> str:
-        """Return a SHA-256 of the data, by which a resumed run knows it again."""
+        """Return a SHA-256 of the data, from which a resumed run can tell that it is the same."""
 
     def settings(self) -> dict[str, Any]:
-        """Return what train.json keeps of it. To be called after split."""
+        """Return what train.json records about the data. Call it after split."""
 
 
 class TextSource:
@@ -71,7 +71,7 @@ class TextSource:
 
 
 class PreparedSource:
-    """A folder of npgpt prepare, which has a tokenizer already."""
+    """A folder of npgpt prepare, which comes with its tokenizer."""
 
     def __init__(self, name: str) -> None:
         self.tokenizer_name = str(name)
@@ -93,7 +93,7 @@ class PreparedSource:
 
 
 class TalesSource:
-    """The tales that come with npgpt, as many as the run will see."""
+    """The tales that come with npgpt, as many as the run will use."""
 
     tokenizer_name = None
 
@@ -109,7 +109,7 @@ class TalesSource:
             return Tokenizer.train(self.corpus.texts(TOKENIZER_TALES, TRAIN), int(size))
         if name in ("chars", "bytes"):
             raise ValueError(
-                f"--tokenizer {name}: tales need a token that ends them, which {name} do not have; take bpe:SIZE"
+                f"--tokenizer {name}: tales need a token that ends them, which {name} do not have; give bpe:SIZE"
             )
         return make_tokenizer(name, [])
 
@@ -122,32 +122,32 @@ class TalesSource:
         return train, val
 
     def floor(self) -> Floor:
-        """Return the floor of the tales to validate."""
+        """Return the floor of the validation tales."""
         return self.corpus.floor(VALIDATION_TALES)
 
     def floor_a_token(self) -> float:
-        """Return the floor of the loss on them, in nats a token."""
+        """Return the floor of the loss on the validation tales, in nats per token."""
         return self.floor().nats / self.val_tokens
 
     def digest(self) -> str:
         return self.corpus.digest()
 
     def settings(self) -> dict[str, Any]:
-        """Return what train.json keeps; that the run learns texts with an end, and the floor of its loss, too."""
+        """Return what train.json records: also that the run learns texts with an end, and the floor of its loss."""
         data = {"files": self.files, "sha256": self.digest()}
         return data | {"examples": True, "floor": self.floor_a_token()}
 
 
 def open_source(names: Sequence[str], seed: int) -> Source:
-    """Open what --data names. Raises FileNotFoundError or ValueError for what cannot be read or be together."""
+    """Open what --data names. Raises FileNotFoundError or ValueError if it cannot be read or combined."""
     for name in names:
         langs = langs_of(name)
         if langs and len(names) > 1:
-            raise ValueError(f"{name}: the tales must be the only --data; a file of this name is ./{name}")
+            raise ValueError(f"{name}: tales must be the only --data; to read a file of this name, give ./{name}")
         if langs:
             return TalesSource(name, langs, seed)
         if is_prepared(name) and len(names) > 1:
-            raise ValueError(f"{name} is a folder of npgpt prepare, and must be the only --data")
+            raise ValueError(f"{name} is a folder of npgpt prepare, which must be the only --data")
         if is_prepared(name):
             return PreparedSource(name)
     return TextSource(names)

@@ -11,8 +11,8 @@ from npgpt.tokenizer.stream import read_parts
 def make_tokenizer(name: str, files: Iterable[str | Path]) -> Tokenizer:
     """Return the tokenizer of a --tokenizer: "chars", "bytes", "bpe:SIZE", or a folder that holds one.
 
-    Characters and BPE take their vocabulary from the files, which are read part by part. Raises ValueError for a name
-    that is none of these.
+    Characters and BPE learn their vocabulary from the files, which are read part by part. Raises ValueError for any
+    other name.
     """
     if name == "bytes":
         return ByteTokenizer()

@@ -22,20 +22,21 @@ def generate(
 ) -> Iterator[int]:
     """Yield the tokens that follow ids, each as soon as it is drawn.
 
-    ids          the prompt, at least one token; of a longer one than n_positions the end is seen. The context slides
-                 when it is full
-    temperature  divides the logits; 0 takes the likeliest token
-    top_k        draw from the k likeliest alone; top_p from the fewest whose probability is at least p
-    seed         of the draws, or a generator
-    vocab_size   draw from the first that many tokens, where the model's vocabulary is padded
-    stop         the token after which the text ends; the model's eos_token_id if it is not given
+    ids          the prompt, at least one token. The model reads the last n_positions tokens of a longer one, and the
+                 context slides when it is full
+    temperature  divides the logits; 0 always takes the likeliest token
+    top_k        draw from the k likeliest tokens only
+    top_p        draw from the fewest tokens whose total probability is at least top_p
+    seed         seed of the draws, or a generator
+    vocab_size   draw from the first vocab_size tokens only, if the model's vocabulary is padded
+    stop         the token that ends the text; the model's eos_token_id if it is not given
 
     Raises ValueError for arguments outside these ranges, before the first token, and for logits that are NaN.
     """
     context = [int(i) for i in ids]
     size = model.config.vocab_size if vocab_size is None else vocab_size
     if not context:
-        raise ValueError("the prompt is empty: give at least one token to go on from")
+        raise ValueError("the prompt is empty: give at least one token to continue from")
     if not all(0 <= i < model.config.vocab_size for i in context):
         raise ValueError(f"the prompt has ids outside the vocabulary of {model.config.vocab_size}")
     if not 1 <= size <= model.config.vocab_size:
@@ -69,12 +70,12 @@ def _generate(
     past = model.new_past()
     for _ in range(max_new_tokens):
         if len(context) > n_positions:
-            # the positions are learned: when the window slides every token gets another one, and all keys change
+            # positions are learned: when the window slides, each token moves to another one, and all keys change
             context, past = context[-n_positions:], model.new_past()
         logits = model.forward(np.array([context[past.length :]]), past, last=True)
         logits = logits[0, -1, :size].astype(np.float64)
         if np.isnan(logits).any():
-            raise ValueError("the model's logits are NaN: its weights are damaged, or training went astray")
+            raise ValueError("the model's logits are NaN: its weights are damaged, or training diverged")
         logits = apply_temperature(logits, temperature)
         if top_k is not None:
             logits = keep_top_k(logits, top_k)

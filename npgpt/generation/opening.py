@@ -1,4 +1,4 @@
-"""Opening a run to write with: its model and its tokenizer, and what it has learned."""
+"""Opening a run to generate text with: its model, its tokenizer, and the kind of text that it has learned."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def open_run(name: str, last: bool = False) -> tuple[Model, Tokenizer]:
 
 
 def learned_examples(name: str) -> bool:
-    """Say whether a run has learned texts that begin and end with the end token, as tales do, and no running text."""
+    """Say whether a run has learned texts that begin and end with the end token, as tales do, not running text."""
     path = Path(name) / "train.json"
     data = read_json(path).get("data") if path.is_file() else None
     return isinstance(data, dict) and data.get("examples") is True

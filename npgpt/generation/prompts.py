@@ -1,4 +1,4 @@
-"""Prompts: what a model reads before what it writes, and the completions of a fine-tuned model."""
+"""Prompts, which a model reads before it writes, and the completions of a fine-tuned model."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,11 +10,11 @@ from npgpt.tokenizer import Tokenizer
 
 
 def first_prompt(tokenizer: Tokenizer, text: str | None, learned_examples: bool, first: int = 0) -> list[int]:
-    """Return the ids that a model goes on from.
+    """Return the ids that a model continues from.
 
-    text              to go on from; None: from the beginning
-    learned_examples  whether the model has learned texts that begin after the end token, and no running text
-    first             the token to begin with if the vocabulary has neither an end token to begin after nor a line end
+    text              the text to continue; None to start a new one
+    learned_examples  whether the model has learned texts that begin after the end token, not running text
+    first             the token to begin with if there is neither an end token to begin after nor a line end
     """
     begin = [tokenizer.end_id] if tokenizer.end_id is not None and learned_examples else []
     if text is not None:
@@ -38,13 +38,13 @@ def answer_tokens(
     seed: int | np.random.Generator = 0,
     before: Sequence[tuple[str, str]] = (),
 ) -> Iterator[int]:
-    """Yield the tokens of the completion of a prompt, without the one that ends it.
+    """Yield the tokens of a prompt's completion, without the end token.
 
-    max_new_tokens  None: as many as the context has room for
+    max_new_tokens  None for as many as fit into the context
     before          the earlier turns of the conversation, pairs of a prompt and its completion
 
-    The prompt is read as in training: behind the end token, as every turn is, and encoded by itself. Raises ValueError
-    for one that leaves no room, and what npgpt.generate raises.
+    The model reads the prompt as in training: after the end token, like every turn, and encoded separately. Raises
+    ValueError for a prompt that leaves no room, and whatever npgpt.generate raises.
     """
     end = tokenizer.require_end_id()
     ids = [end]
@@ -56,7 +56,7 @@ def answer_tokens(
         what = "conversation" if before else "prompt"
         raise ValueError(
             f"the {what} is too long: {len(ids) - 1} tokens, and the model's context of {model.config.n_positions} "
-            "must hold the completion, too"
+            "must also hold the completion"
         )
     n = room if max_new_tokens is None else min(room, max_new_tokens)
     tokens = generate(model, ids, n, temperature, top_k, top_p, seed, tokenizer.vocab_size, end)
@@ -71,7 +71,7 @@ def answers(
     top_p: float | None = None,
     seed: int = 0,
 ) -> Iterator[str]:
-    """Yield a completion of each prompt, unless a temperature is given token by token the likeliest."""
+    """Yield a completion of each prompt. At temperature 0 each token is the likeliest one."""
     rng = np.random.default_rng(seed)
     for prompt in prompts:
         tokens = answer_tokens(model, tokenizer, prompt, temperature=temperature, top_p=top_p, seed=rng)

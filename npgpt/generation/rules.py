@@ -1,18 +1,18 @@
-"""The rules that shape what is drawn: small functions from logits (V,) to logits (V,); -inf excludes a token."""
+"""The rules of sampling: small functions from logits (V,) to logits (V,), in which -inf excludes a token."""
 
 import numpy as np
 
 
 def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide the logits; temperature 0 leaves the likeliest token alone, the first of several."""
+    """Divide the logits by the temperature. Temperature 0 keeps only the likeliest token, or the first of several."""
     if temperature == 0:
         return np.where(np.arange(len(logits)) == logits.argmax(), 0.0, -np.inf)
-    with np.errstate(over="ignore"):  # -inf, a token that is ruled out
+    with np.errstate(over="ignore"):  # an overflow gives -inf, which excludes the token
         return (logits - logits.max()) / temperature
 
 
 def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
-    """Rule out all but the k likeliest tokens, the first ones among equals."""
+    """Exclude all but the k likeliest tokens. Of equally likely tokens the first ones are kept."""
     kept = np.argsort(-logits, kind="stable")[:k]
     out = np.full_like(logits, -np.inf)
     out[kept] = logits[kept]
@@ -20,13 +20,13 @@ def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
 
 
 def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
-    """Rule out all but the fewest likeliest tokens whose probabilities sum to at least p.
+    """Exclude all but the fewest tokens, the likeliest first, whose probabilities sum to at least p.
 
     Source: Holtzman et al., "The Curious Case of Neural Text Degeneration", arXiv:1904.09751.
     """
     order = np.argsort(-logits, kind="stable")
     before = np.cumsum(softmax(logits)[order])
-    before = np.concatenate(([0.0], before[:-1]))  # the probability of all likelier tokens
+    before = np.concatenate(([0.0], before[:-1]))  # the total probability of all likelier tokens
     return keep_top_k(logits, int((before < p).sum()))
 
 

@@ -1,7 +1,7 @@
 """A model as a Hugging Face GPT-2 folder: config.json, generation_config.json and model.safetensors.
 
-Files become a configuration and arrays, and the other way round. Which parameters a configuration has, the model says:
-`shapes_of` is its function from the configuration to {name: shape}.
+The files become a configuration and arrays, and the other way round. The model decides which parameters a configuration
+has: `shapes_of` is its function from the configuration to {name: shape}.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from npgpt.support.parameters import Shapes
 
 ShapesOf = Callable[[GPTConfig], Shapes]
 
-# GPT2Config's defaults where GPTConfig's differ: a file that leaves the key out means these
+# GPT2Config's defaults that differ from GPTConfig's: they hold if a file leaves the key out
 HUB_DEFAULTS = {
     "resid_pdrop": 0.1,
     "embd_pdrop": 0.1,
@@ -27,7 +27,7 @@ HUB_DEFAULTS = {
     "eos_token_id": 50256,
 }
 
-# keys of GPT2Config that change what the model computes, and the one value that npgpt computes
+# keys of GPT2Config that change what the model computes, and the one value that npgpt supports
 UNSUPPORTED = {
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
@@ -40,7 +40,7 @@ def write_gpt2(folder: Path, config: GPTConfig, params: Mapping[str, np.ndarray]
     dtype = next(iter(params.values())).dtype
     tensors = dict(params)
     if not config.bias:
-        # GPT-2 has biases: zeros change nothing, and other libraries find every tensor
+        # GPT-2 has biases: zeros change nothing, and let other libraries find every tensor
         for name, shape in shapes_of(dataclasses.replace(config, bias=True)).items():
             tensors.setdefault(name, np.zeros(shape, dtype))
     save_tensors(folder / "model.safetensors", tensors)
@@ -59,7 +59,7 @@ def read_gpt2(name: str | Path, shapes_of: ShapesOf) -> tuple[GPTConfig, dict[st
     """Read a model from a folder or, if there is no such folder, from the Hugging Face hub.
 
     Returns its configuration and the tensors that shapes_of lists for it. Raises FileNotFoundError or ValueError,
-    naming the file, for what is not there or not a whole GPT-2.
+    naming the file, if a file is missing or not a whole GPT-2.
     """
     folder = find_folder(name)
     config = read_config(folder / "config.json")
@@ -70,7 +70,7 @@ def read_gpt2(name: str | Path, shapes_of: ShapesOf) -> tuple[GPTConfig, dict[st
 
 
 def read_config(path: Path) -> GPTConfig:
-    """Read GPT-2's config.json. Raises ValueError for one that npgpt cannot compute, with the key and its value."""
+    """Read GPT-2's config.json. Raises ValueError, with the key and its value, if npgpt cannot compute the model."""
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} is not a run folder: it has no {path.name}")
     content = HUB_DEFAULTS | read_json(path)
@@ -91,11 +91,11 @@ def read_config(path: Path) -> GPTConfig:
 def match_names(
     tensors: dict[str, np.ndarray], config: GPTConfig, path: Path
 ) -> tuple[dict[str, np.ndarray], GPTConfig]:
-    """Name a GPT-2 file's tensors as npgpt does, and say in the config whether there are biases.
+    """Give a GPT-2 file's tensors npgpt's names, and set config.bias if the file has biases that matter.
 
     Raises ValueError for a head that differs from the embedding it is tied to.
     """
-    # GPT2LMHeadModel's own files have a prefix, and old ones the causal mask
+    # files of GPT2LMHeadModel have a prefix, and old ones contain the causal mask
     tensors = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
     tensors = {n: t for n, t in tensors.items() if not re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", n)}
     if config.tie_word_embeddings:
@@ -104,7 +104,7 @@ def match_names(
             raise ValueError(f"{path}: lm_head.weight is not wte.weight, but config.json ties them")
     if not config.bias:
         biases = [name for name in tensors if name.endswith(".bias")]
-        if any(tensors[name].any() for name in biases):  # another library has trained them since
+        if any(tensors[name].any() for name in biases):  # another library has trained them
             config = dataclasses.replace(config, bias=True)
         else:
             tensors = {name: tensor for name, tensor in tensors.items() if name not in biases}
@@ -112,9 +112,9 @@ def match_names(
 
 
 def check_shapes(tensors: dict[str, np.ndarray], config: GPTConfig, shapes_of: ShapesOf, path: Path) -> None:
-    """Raise ValueError for a tensor too few, too many or of another shape than config says.
+    """Raise ValueError for a missing or extra tensor, and for one of another shape than config says.
 
-    Before anything is allocated: a damaged config may ask for more memory than there is.
+    Nothing is allocated before this check: a damaged config may ask for more memory than there is.
     """
     blocks = sum(name.endswith(".ln_1.weight") for name in tensors)
     if blocks != config.n_layer:
@@ -133,7 +133,7 @@ def check_shapes(tensors: dict[str, np.ndarray], config: GPTConfig, shapes_of: S
 
 
 def find_folder(name: str | Path) -> Path:
-    """Return the folder itself, or the hub's model of that name in huggingface_hub's cache."""
+    """Return the folder of that name, or download the hub's model of that name into huggingface_hub's cache."""
     folder = Path(name)
     if folder.is_dir():
         return folder
@@ -148,6 +148,6 @@ def find_folder(name: str | Path) -> Path:
     files = ["config.json", "generation_config.json", "model.safetensors", "tokenizer*.json"]
     try:
         return Path(snapshot_download(str(name), allow_patterns=files))
-    except Exception as error:  # the library's own errors and its transport's, of many kinds
+    except Exception as error:  # errors of the library and of its transport, of many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise FileNotFoundError(f"{name}: no such folder, and not on the Hugging Face hub: {reason}") from None

@@ -14,7 +14,7 @@ from npgpt.support.parameters import Shapes
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model.transformer."  # PEFT's model around GPT2LMHeadModel
 
-# what PEFT may ask for, and the values under which it computes what npgpt computes
+# keys of PEFT that change what is computed, and the values that npgpt supports
 SUPPORTED: dict[str, tuple] = {
     "peft_type": ("LORA",),
     "task_type": ("CAUSAL_LM", None),
@@ -22,8 +22,8 @@ SUPPORTED: dict[str, tuple] = {
     "init_lora_weights": (True, False, "gaussian"),  # others begin by changing the base weights
 }
 READ = ("r", "lora_alpha", "target_modules")
-# what changes nothing: where the base is, who wrote the file, dropout in training, sizes of what is switched off; and
-# PEFT transposes a Conv1D's weight whatever fan_in_fan_out says
+# keys that change nothing: where the base is, what wrote the file, dropout in training, settings of features that are
+# off. PEFT transposes a Conv1D's weight whatever fan_in_fan_out says
 WITHOUT_EFFECT = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -39,15 +39,15 @@ WITHOUT_EFFECT = {
 
 
 class AdapterConfig(NamedTuple):
-    """What an adapter is beside its tensors: what is added to a weight is alpha / rank times the product of two."""
+    """An adapter without its tensors: alpha / rank times the product of two matrices is added to each weight."""
 
     rank: int
-    alpha: float  # in a file an integer, too
+    alpha: float  # may be an integer in a file
     targets: tuple[str, ...]
 
 
 def write_adapter(folder: Path, config: AdapterConfig, params: Mapping[str, np.ndarray], base_name: str) -> None:
-    """Write an adapter into folder, as PEFT reads it, each file whole or not at all."""
+    """Write an adapter into folder in PEFT's format. Each file is written whole or not at all."""
     content = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -55,7 +55,7 @@ def write_adapter(folder: Path, config: AdapterConfig, params: Mapping[str, np.n
         "r": config.rank,
         "lora_alpha": int(config.alpha) if float(config.alpha).is_integer() else config.alpha,
         "lora_dropout": 0.0,
-        "target_modules": list(config.targets),  # PEFT takes a layer whose name ends in one of these, after a dot
+        "target_modules": list(config.targets),  # PEFT adapts every layer whose name ends in a dot and one of these
         "fan_in_fan_out": True,  # weights are (in, out)
         "bias": "none",
         "inference_mode": True,
@@ -65,7 +65,7 @@ def write_adapter(folder: Path, config: AdapterConfig, params: Mapping[str, np.n
 
 
 def read_adapter_tensors(path: Path, shapes: Shapes) -> dict[str, np.ndarray]:
-    """Read an adapter's tensors by npgpt's names. Raises ValueError unless they are those of `shapes`, and floats."""
+    """Read an adapter's tensors under npgpt's names. Raises ValueError unless they are floats of these shapes."""
     tensors = {_own_name(name): tensor for name, tensor in read_tensors(path)[0].items()}
     _check_tensors(tensors, shapes, path)
     return tensors
@@ -74,8 +74,8 @@ def read_adapter_tensors(path: Path, shapes: Shapes) -> dict[str, np.ndarray]:
 def read_adapter_config(path: Path, n_layer: int) -> AdapterConfig:
     """Read PEFT's adapter_config.json, for a model of n_layer blocks.
 
-    Raises FileNotFoundError, or ValueError, with the key and its value, for what npgpt does not compute. An unknown
-    key, as newer versions may add, must be empty or false: its effect cannot be known.
+    Raises FileNotFoundError, or ValueError, with the key and its value, for what npgpt does not support. A key that
+    npgpt does not know, which a newer version may have added, must be empty or false: its effect is unknown.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} is not an adapter: it has no {path.name}")
@@ -108,7 +108,10 @@ def _require_supported(key: str, value: Any, path: Path) -> None:
 
 
 def _in_every_block(names: list[str], n_layer: int) -> list[str]:
-    """Return the names, with one for a layer that is named in every block, as PEFT writes "all-linear" of few."""
+    """Replace the names of one layer in every block, which PEFT may write for "all-linear", by that layer's name.
+
+    Example: ["h.0.attn.c_attn", "h.1.attn.c_attn"] gives ["attn.c_attn"] for a model of two blocks.
+    """
     blocks: dict[str, set[int]] = {}
     others = []
     for name in names:
@@ -118,12 +121,12 @@ def _in_every_block(names: list[str], n_layer: int) -> list[str]:
             others.append(name)
     for layer, numbers in blocks.items():
         if numbers != set(range(n_layer)):
-            raise ValueError(f"target_modules has {layer} of some blocks, {sorted(numbers)}, not of all {n_layer}")
+            raise ValueError(f"target_modules has {layer} of blocks {sorted(numbers)} only, not of all {n_layer}")
     return others + list(blocks)
 
 
 def _own_name(name: str) -> str:
-    """Return npgpt's name of a tensor; an adapter of GPT2Model, which has no head, names no transformer."""
+    """Return npgpt's name of a tensor. An adapter of GPT2Model, which has no head, has no `transformer.` in it."""
     return name.removeprefix("base_model.model.").removeprefix("transformer.")
 
 

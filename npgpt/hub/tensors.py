@@ -1,4 +1,4 @@
-"""safetensors files that are written whole, with a checksum, and read without trusting them."""
+"""safetensors files, written whole and with a checksum, and verified when they are read."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ CHECKSUM = "npgpt_sha256"
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], **metadata: str) -> None:
     """Write a safetensors file atomically, with a checksum of its tensors and metadata."""
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    # transformers asks every file for its format; for tensors in C order "pt" and "np" are the same
+    # transformers requires a format; for tensors in C order, "pt" and "np" mean the same
     header = {"format": "pt", **metadata}
     header[CHECKSUM] = checksum(contiguous, header)
 
@@ -32,7 +32,7 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], **metadata: str)
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Read a safetensors file: its tensors and its metadata.
 
-    Raises FileNotFoundError, or ValueError for a file that is not whole, or not as it was written.
+    Raises FileNotFoundError, or ValueError for a file that is incomplete or was changed after it was written.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file{_unpickled(path.parent)}")
@@ -54,7 +54,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _with_bfloat16(data: bytes) -> Iterator[tuple[str, np.ndarray]]:
-    """Read a safetensors file whose tensors NumPy cannot hold all: bfloat16 is the upper half of float32."""
+    """Read a safetensors file with bfloat16, which NumPy does not have: it is the upper half of a float32."""
     for name, tensor in deserialize(data):
         if tensor["dtype"] == "BF16":
             wide = np.frombuffer(tensor["data"], "<u2").astype(np.uint32) << 16
@@ -65,7 +65,7 @@ def _with_bfloat16(data: bytes) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def checksum(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:
-    """Return the SHA-256 of tensors and metadata, whatever their order."""
+    """Return a SHA-256 of tensors and metadata that does not depend on their order."""
     digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -1,4 +1,4 @@
-"""The protocol of a model: what training, checkpoints, generation and the command line ask of one.
+"""The protocol of a model: what training, checkpoints, generation and the command line need from one.
 
 GPT in gpt2.py is one such model. Another needs no change elsewhere: tests/test_protocol.py trains a table of bigrams.
 """
@@ -19,7 +19,7 @@ Rng = np.random.Generator | None
 
 
 class Past(Protocol):
-    """What a model keeps of the tokens that it has read, such as keys and values, to go on from them."""
+    """What a model keeps of the tokens that it has read, such as keys and values, to continue from them."""
 
     @property
     def length(self) -> int:
@@ -60,14 +60,14 @@ class Model(Protocol):
     def matrices(self) -> Mapping[str, int]: ...
 
     def forward(self, ids: np.ndarray, past: Any = None, taps: Taps | None = None, last: bool = False) -> np.ndarray:
-        """Return logits (B, T, V) for ids (B, T); with `last` those of the last position alone, (B, 1, V).
+        """Return logits (B, T, V) for ids (B, T); with `last`, only those of the last position, (B, 1, V).
 
-        past  from new_past: the ids follow those that it has seen, and it takes them in
+        past  from new_past; ids follow the tokens in it, and are added to it
         taps  see and replace values by their names
         """
 
     def new_past(self, batch_size: int = 1) -> Past:
-        """Return the past of `batch_size` sequences of which nothing has been read."""
+        """Return the past of `batch_size` sequences before their first token."""
 
     def loss(self, batch: "Batch", /) -> float:
         """Return the mean cross-entropy in nats over the counted targets of a batch."""

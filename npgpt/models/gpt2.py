@@ -36,7 +36,7 @@ Starts = np.ndarray | None  # (B, T): where in its row each position's own text 
 
 
 def add(y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return y + x, computed in the memory of y, which must be new: nobody else may hold it."""
+    """Return y + x, computed in the memory of y, which must be a new array that nothing else uses."""
     y += x
     return y
 
@@ -299,9 +299,9 @@ class GPT:
     ) -> np.ndarray:
         """Return the next token's unnormalised log-probabilities at every position, (B, T, V).
 
-        past    from new_past: ids follow the tokens that it has seen, and it takes them in
+        past    from new_past; ids follow the tokens in it, and are added to it
         taps    see and replace the values that tap_names lists: `taps=Taps("h.*.attn.probs")`
-        last    compute the logits of the last position alone, (B, 1, V)
+        last    compute only the logits of the last position, (B, 1, V)
         """
         if past is not None and starts is not None:
             raise ValueError("a past and starts cannot go together: a past is that of one text a row")
@@ -315,7 +315,7 @@ class GPT:
         return gpt_forward(self.params, ids, self.config, self.ops, None, starts, past, taps, last)[0]
 
     def new_past(self, batch_size: int = 1) -> KVCache:
-        """Return the past of `batch_size` sequences that have not begun."""
+        """Return the past of `batch_size` sequences before their first token."""
         return KVCache(self.config, self.dtype, batch_size)
 
     def logits(self, ids: np.ndarray, starts: Starts = None) -> np.ndarray:
@@ -345,9 +345,9 @@ class GPT:
         """Return the mean cross-entropy in nats over the targets that are not -100, and every parameter's gradient.
 
         ids    (B, T), or a Batch, which holds targets and starts, too
-        rng    switches dropout on and draws its masks
-        dloss  the gradients are those of dloss * loss: a part of a batch passes its share of the counted targets
-        grads  written to and returned, instead of new ones
+        rng    draws dropout masks; None switches dropout off
+        dloss  the gradients are those of dloss * loss; for a part of a batch, its share of the counted targets
+        grads  gradients to overwrite and return, instead of new ones
         """
         ids, targets, starts = checked_batch(ids, targets, starts, self.config.n_positions)
         loss, cache = loss_forward(self.params, ids, targets, self.config, self.ops, rng, starts)
@@ -365,7 +365,7 @@ class GPT:
     def from_pretrained(cls, name: str | Path, dtype: str = "float32", ops: str | Ops = "fast") -> "GPT":
         """Read a GPT-2 from a folder, or by its name on the Hugging Face hub (with the `hub` extra).
 
-        Raises FileNotFoundError or ValueError, naming the file, for what is not there or not a whole GPT-2.
+        Raises FileNotFoundError or ValueError, naming the file, if a file is missing or not a whole GPT-2.
         """
         config, tensors = read_gpt2(name, parameter_shapes)
         params = zero_parameters(config, dtype)

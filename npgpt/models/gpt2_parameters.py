@@ -7,7 +7,7 @@ import numpy as np
 from npgpt.config import GPTConfig
 from npgpt.support.parameters import Parameters, Shapes, zeros
 
-# the linear layers of a block, and how many matrices each is: c_attn makes queries, keys and values
+# the linear layers of a block, and the number of matrices in each: c_attn makes queries, keys and values
 MATRICES_IN_A_BLOCK = {"attn.c_attn": 3, "attn.c_proj": 1, "mlp.c_fc": 1, "mlp.c_proj": 1}
 
 
@@ -59,7 +59,7 @@ def zero_parameters(config: GPTConfig, dtype: str = "float32") -> Parameters:
 def init_parameters(config: GPTConfig, seed: int = 0, dtype: str = "float32", init: str = "gpt2") -> Parameters:
     """Draw a model's initial parameters; the same seed gives the same numbers in both dtypes.
 
-    init  "gpt2", GPT-2's own, or "copy", with which a small model learns sooner to repeat what it has read
+    init  "gpt2" for GPT-2's own, or "copy", with which a small model learns sooner to repeat what it has read
 
     Matrices are normal with standard deviation initializer_range, those that write to the residual stream
     with 1 / sqrt(2 n_layer) of it; biases are 0, layer norm weights 1.
@@ -82,12 +82,12 @@ def init_parameters(config: GPTConfig, seed: int = 0, dtype: str = "float32", in
 
 
 def make_copying(params: Parameters, config: GPTConfig, rng: np.random.Generator) -> None:
-    """Let attention begin as a copier: what it reads it writes, in part, as it is; and positions begin as waves.
+    """Let attention begin by copying part of what it reads, and let the position embeddings begin as waves.
 
-    Of each block the values are `Q.T` of an orthogonal matrix Q and the output 0.3 Q, so that a head adds to the
-    residual stream a third of the embeddings it looks at; and the head of the model begins as the embedding, so that
-    these tokens are likelier to be said again. Sines and cosines let a query find a key at a distance with one
-    rotation. From random weights all of it takes a small model most of a short training to come by.
+    In each block, the weight of the values is `Q.T` of an orthogonal matrix Q, and that of the output is 0.3 Q. So a
+    head adds about a third of the embeddings that it attends to to the residual stream. The model's head begins as the
+    token embedding, so these tokens become likelier to be repeated. Sines and cosines let a query find a key at a
+    distance with one rotation. From random weights, a small model needs most of a short training to learn all this.
 
     Sources: Trockman & Kolter, "Mimetic Initialization of Self-Attention Layers", arXiv:2305.09828; Vaswani et al.,
     "Attention Is All You Need", arXiv:1706.03762, section 3.5.

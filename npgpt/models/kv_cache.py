@@ -1,4 +1,4 @@
-"""The keys and values of the tokens read so far, so that each new token costs one position and not all."""
+"""The keys and values of the tokens read so far, so that a new token costs one position, not all."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ class KVCache:
     def extend(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Keep the keys and values (B, H, T, D) of new tokens; return those of all tokens, (B, H, length + T, D).
 
-        `length` stays, because every layer sees the same tokens: the model moves it on after the last one.
+        `length` stays, because every layer reads the same tokens: the model increases it after the last layer.
         """
         stop = self.length + k.shape[2]
         self.keys[layer, :, :, self.length : stop] = k

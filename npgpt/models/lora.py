@@ -1,7 +1,7 @@
-"""Low-rank adapters for a whole model: what is trained of it when it is fine-tuned with LoRA.
+"""Low-rank adapters for a whole model: the parameters that LoRA trains.
 
-The model runs on merged weights, with its plain forward and backward; the chain rule carries the gradients of the
-merged weights on to the two thin matrices behind each of them.
+The model runs on merged weights, with its plain forward and backward. The chain rule carries the gradient of each
+merged weight on to the two thin matrices that were merged into it.
 """
 
 import math
@@ -31,15 +31,15 @@ class Adapters:
     >>> AdamW(adapters.params).step(adapters.gradients(grads), lr=1e-3)
     >>> adapters.merge_into(model)
 
-    model    the one to adapt; its targeted weights are copied, and stay the base of every merge
+    model    the model to adapt; its targeted weights are copied, as the base of every merge
     rank     r, at most the smaller side of each target
-    alpha    what is added to a weight is alpha / rank * (lora_B @ lora_A).T; the default, rank, makes that factor 1
-    targets  of TARGETS, or the last part of one, as c_attn
-    seed     of lora_A; lora_B begins at zero, so that the adapted model begins as the model itself
+    alpha    alpha / rank * (lora_B @ lora_A).T is added to a weight; the default, rank, makes the factor 1
+    targets  names in TARGETS, or the last part of one, such as c_attn
+    seed     seed of lora_A; lora_B starts at zero, so the adapted model starts out equal to the model
 
     params are h.0.attn.c_attn.lora_A.weight (r, I), h.0.attn.c_attn.lora_B.weight (O, r), ..., in the model's dtype.
-    Raises ValueError, with the value, for a rank, an alpha or a target that cannot be, TypeError for a rank of another
-    type.
+    Raises ValueError, with the value, for a rank, an alpha or a target that is not possible, and TypeError for a rank
+    that is not an integer.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Adapters:
     ) -> None:
         if not isinstance(model.config, GPTConfig):
             raise ValueError(f"adapters are for the layers of a GPT, which {model.describe()} does not have")
-        self.rank = rank = operator.index(rank)  # of a NumPy integer a Python one, which json can write
+        self.rank = rank = operator.index(rank)  # a Python integer, which json can write, also for a NumPy one
         self.targets = find_targets(targets)
         shapes = adapter_shapes(model.config, rank, self.targets)
         self.alpha = float(rank if alpha is None else alpha)
@@ -62,26 +62,26 @@ class Adapters:
         rng = np.random.default_rng(seed)
         for name, (_, n_in) in shapes.items():
             if name.endswith("lora_A.weight"):
-                # uniform in +-1 / sqrt(I): Kaiming's with a = sqrt(5), as PyTorch's Linear and PEFT begin; the same
-                # numbers in both dtypes
+                # uniform in +-1 / sqrt(I), Kaiming's with a = sqrt(5), as in PyTorch's Linear and PEFT; the numbers
+                # are the same in both dtypes
                 self.params[name] = (2 * rng.random((rank, n_in), np.float32) - 1) / math.sqrt(n_in)
-        # the base of every merge: a merge that is undone by subtracting would drift by a rounding a step
+        # the base of every merge: undoing a merge by subtraction would drift by one rounding per step
         self.base = {name: model.params[f"{name}.weight"].copy() for name in adapted(model.config, self.targets)}
         self._caches: dict[str, tuple] = {}
 
     def merge_into(self, model: Model) -> None:
-        """Write base + alpha / rank * (lora_B @ lora_A).T over the targeted weights of the model, or of its copy."""
+        """Set the targeted weights of the model, or of a copy of it, to base + alpha / rank * (lora_B @ lora_A).T."""
         for name, weight in self.base.items():
             merged, self._caches[name] = lora_forward(weight, *self._factors(self.params, name), self.alpha / self.rank)
             model.params[f"{name}.weight"] = merged
 
     def gradients(self, grads: Mapping[str, np.ndarray]) -> Parameters:
-        """Return the gradients of params, from those of every parameter of the model as it was last merged.
+        """Return the gradients of params, given those of every parameter of the model as it was last merged.
 
-        To be called before params change: the factors are not kept beside them. Raises ValueError before any merge.
+        Call it before params change, because the factors are not copied. Raises ValueError before any merge.
         """
         if not self._caches:
-            raise ValueError("there are gradients of a merged model only: call merge_into first")
+            raise ValueError("only a merged model has gradients of the adapters: call merge_into first")
         into = self.params.empty_like()
         for name, cache in self._caches.items():
             lora_backward(grads[f"{name}.weight"], cache, *self._factors(into, name))
@@ -93,10 +93,10 @@ class Adapters:
 
 
 def find_targets(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the targets that are named, each in full or by its last part, in the order of TARGETS.
+    """Return the named targets, each given in full or by its last part, in the order of TARGETS.
 
-    As PEFT matches them, c_proj is the projection of attention and that of the MLP. Raises ValueError for another name,
-    with the nearest one, and for none at all.
+    As in PEFT, c_proj names the projections of both attention and MLP. Raises ValueError for an unknown name, with the
+    nearest one, and for no names.
     """
     if isinstance(names, str):
         names = (names,)
@@ -118,7 +118,7 @@ def adapted(config: GPTConfig, targets: Iterable[str]) -> list[str]:
 
 
 def adapter_shapes(config: GPTConfig, rank: int, targets: Iterable[str]) -> Shapes:
-    """Return {name: shape} of every lora_A and lora_B. Raises ValueError for a rank that cannot be."""
+    """Return {name: shape} of every lora_A and lora_B. Raises ValueError for a rank that is not possible."""
     if rank < 1:
         raise ValueError(f"rank={rank} must be at least 1")
     weights = parameter_shapes(config)
@@ -126,15 +126,15 @@ def adapter_shapes(config: GPTConfig, rank: int, targets: Iterable[str]) -> Shap
     for name in adapted(config, targets):
         n_in, n_out = weights[f"{name}.weight"]
         if rank > min(n_in, n_out):
-            raise ValueError(f"rank={rank} is more than {name}.weight {n_in} x {n_out} can have")
+            raise ValueError(f"rank={rank} is more than {name}.weight of {n_in} x {n_out} can have")
         shapes |= {f"{name}.lora_A.weight": (rank, n_in), f"{name}.lora_B.weight": (n_out, rank)}
     return shapes
 
 
 def save_adapter(folder: str | Path, adapters: Adapters, base_name: str | Path) -> None:
-    """Write the adapters into folder, as PEFT reads them, each file whole or not at all.
+    """Write the adapters into folder in PEFT's format. Each file is written whole or not at all.
 
-    base_name  where the model is that they adapt: a folder, or a name on the Hugging Face hub
+    base_name  the model that they adapt: a folder, or a name on the Hugging Face hub
     """
     config = AdapterConfig(adapters.rank, adapters.alpha, adapters.targets)
     write_adapter(Path(folder), config, adapters.params, str(base_name))
@@ -143,14 +143,14 @@ def save_adapter(folder: str | Path, adapters: Adapters, base_name: str | Path) 
 def load_adapter(folder: str | Path, model: Model) -> Adapters:
     """Read the adapters of a model from a folder that save_adapter or PEFT has written.
 
-    The model is left as it is; `merge_into` adapts it. Raises FileNotFoundError for a file that is not there, and
-    ValueError, naming the file, for adapters that are not whole, of another model, or of a kind npgpt does not compute.
+    The model stays as it is; `merge_into` adapts it. Raises FileNotFoundError for a missing file, and ValueError,
+    naming the file, for adapters that are incomplete, of another model, or of a kind that npgpt does not support.
     """
     path = Path(folder) / CONFIG
     config = read_adapter_config(path, model.config.n_layer)
     try:
         adapters = Adapters(model, config.rank, config.alpha, config.targets)
-    except (ValueError, OverflowError) as error:  # the last for an integer that no float can hold
+    except (ValueError, OverflowError) as error:  # OverflowError: an integer that is too large for a float
         raise ValueError(f"{path}: {error}") from None
     adapters.params |= read_adapter_tensors(Path(folder) / WEIGHTS, adapters.params.shapes)
     return adapters

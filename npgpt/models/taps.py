@@ -19,7 +19,7 @@ class Taps:
     (1, 4, 64, 64)
 
     names    as model.tap_names() lists them; `*`, `?` and `[...]` match as in file names
-    replace  {name or pattern: function from the value to another of its shape}; what follows is computed from that
+    replace  {name or pattern: function from the value to another of its shape}; the forward goes on with the new one
 
     Values are copies, those of the last forward. A value that is both replaced and seen is seen as it was replaced.
     Replaced keys and values count in this forward alone: a past keeps the model's own.
@@ -31,13 +31,13 @@ class Taps:
         self.values: dict[str, np.ndarray] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Return the value of a name in the last forward. Raises KeyError, with the nearest name, for another."""
+        """Return a name's value in the last forward. Raises KeyError, with the nearest name, if it was not seen."""
         if name not in self.values:
             raise KeyError(f"no value of {name!r} was seen{nearest(name, self.values)}")
         return self.values[name]
 
     def __call__(self, name: str, value: np.ndarray) -> np.ndarray:
-        """Take note of a value if it is asked for; return it, or what replaces it. A model calls this."""
+        """Record a value if it is asked for; return it, or its replacement. The model calls this."""
         for pattern, change in self.replace.items():
             if fnmatchcase(name, pattern):
                 new = np.asarray(change(value.copy()))
@@ -49,12 +49,12 @@ class Taps:
         return value
 
     def want(self, names: Iterable[str]) -> bool:
-        """Say whether any of these names is asked for, to be seen or replaced."""
+        """Say whether any of these names is to be seen or replaced."""
         patterns = (*self.names, *self.replace)
         return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
     def begin(self, known: Sequence[str]) -> None:
-        """Forget the values of the forward before. Raise ValueError for a pattern that fits none of the known names."""
+        """Forget the values of the last forward. Raise ValueError for a pattern that fits none of the known names."""
         self.values.clear()
         for pattern in (*self.names, *self.replace):
             if not any(fnmatchcase(name, pattern) for name in known):
@@ -62,7 +62,7 @@ class Taps:
 
 
 class NoTaps(Taps):
-    """No taps, at no cost: what training runs with."""
+    """Taps that see and replace nothing, at no cost. Training runs with them."""
 
     def __call__(self, name: str, value: np.ndarray) -> np.ndarray:
         return value

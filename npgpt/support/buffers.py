@@ -1,7 +1,7 @@
-"""Memory that a training step uses again and again: `empty`, and the pool that it draws from.
+"""Memory that training steps reuse: `empty`, and the pool that it takes arrays from.
 
-Fresh memory costs a page fault every 4 KB, which for a small array is more than filling it. Each step asks for the same
-shapes as the one before, so a pool that keeps what was asked for needs nothing new from the second step on.
+New memory costs a page fault every 4 KB, which for a small array takes longer than filling it. Each step needs the same
+shapes as the one before, so a pool that keeps its arrays needs no new memory from the second step on.
 """
 
 import math
@@ -17,7 +17,7 @@ _thread = threading.local()
 
 
 class Buffers:
-    """A pool of arrays. One is given out again when nobody holds it or a view of it any more, and never before.
+    """A pool of arrays. An array is reused only when no reference to it or to a view of it is left.
 
     >>> buffers = Buffers()
     >>> with buffers:                        # in this thread, until the end of the block
@@ -42,7 +42,7 @@ class Buffers:
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an array that is not filled: from the thread's pool if it is in one, else from NumPy."""
+    """Return an uninitialised array: from the pool that the thread is in, or else from NumPy."""
     pool = getattr(_thread, "arrays", None)
     if pool is None:
         return np.empty(shape, dtype)
@@ -50,8 +50,8 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     array = _unused(arrays, FREE)
     if array is not None:
         return array
-    # In a bytearray, because a view refers to the last array below it that is not a view of another array itself: so to
-    # this one, whose references then count all its views.
+    # The memory is a bytearray, because a view refers to the array at the end of its chain of views. That is this
+    # array, so its reference count includes all its views.
     block = bytearray(math.prod(shape) * dtype.itemsize + ALIGNMENT)
     array = np.ndarray(shape, dtype, block, -np.frombuffer(block, np.uint8).ctypes.data % ALIGNMENT)
     arrays.append(array)
@@ -59,13 +59,13 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _unused(arrays: list[np.ndarray], free: int) -> np.ndarray | None:
-    """Return the first array with at most so many references, if there is one."""
+    """Return the first array with at most `free` references, if there is one."""
     for array in arrays:
         if sys.getrefcount(array) <= free:
             return array
     return None
 
 
-# How many references an array has that only its pool knows: tried out, because Python's versions count the loop's own
-# variable and the argument of a call differently.
+# The reference count of an array that only its pool refers to. It is found by trial, because versions of Python count
+# the loop's own variable and the argument of a call differently.
 FREE = next(n for n in range(10) if _unused([np.empty(1)], n) is not None)

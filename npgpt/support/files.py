@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON that is read with an error a user can mend."""
+"""Files that are written whole or not at all, and JSON that is read with errors that a user can act on."""
 
 import json
 import os
@@ -8,15 +8,17 @@ from typing import Any
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside path, fsync it, and rename it to path.
+    """Let `write` fill a temporary file beside path, fsync it, and rename it to path.
 
-    Whatever goes wrong on the way, a full disk included, path stays as it was and the other file is removed.
+    If anything fails, such as on a full disk, path stays as it was and the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.touch()
-        mode = part.stat().st_mode  # as the user's umask has it; some libraries write files for the owner alone
+        mode = (
+            part.stat().st_mode
+        )  # as the user's umask sets it: some libraries write files that only the owner can read
         write(part)
         part.chmod(mode)
         _fsync(part)
@@ -24,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # the rename itself is in the folder; Windows cannot open one
+    if os.name == "posix":  # the folder records the rename; Windows cannot open a folder
         _fsync(path.parent)
 
 
@@ -34,9 +36,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically, readable and with text as it is."""
+    """Write a JSON file atomically, indented and with unescaped text."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    if any("\ud800" <= character <= "\udfff" for character in text):  # in a file's name that is not UTF-8
+    if any("\ud800" <= character <= "\udfff" for character in text):  # from a file name that is not UTF-8
         text = json.dumps(value, indent=2)
     write_text(path, text + "\n")
 

@@ -1,11 +1,11 @@
-"""The nearest known word to a misspelt one, for error messages."""
+"""The known word nearest to a misspelt one, for error messages."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """Return "; did you mean ...?" with the most similar word, or the list of all words if none is similar.
+    """Return "; did you mean ...?" with the most similar word, or a list of all words if none is similar.
 
     >>> nearest("tyni", ["tiny", "small"])
     "; did you mean 'tiny'?"

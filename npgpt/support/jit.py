@@ -1,4 +1,4 @@
-"""`jit`: how npgpt compiles its kernels, and where the compiled code is kept.
+"""`jit`: how npgpt compiles its kernels, and where the compiled code is cached.
 
 numba keeps what it has compiled on disk, and asks whether a function's own file has changed, but not whether one has
 whose functions were inlined into it. So the folder's name here is a digest of all sources beside the function's own, of
@@ -17,7 +17,7 @@ from typing import Any
 import llvmlite.binding
 import numba
 
-config: Any = numba.config  # its settings are made at run time
+config: Any = numba.config  # its settings are created at run time
 
 # What lets LLVM vectorise a sum and fuse a multiplication with an addition. `nnan` and `ninf` are not among them: they
 # would let it assume that there is no NaN and no infinity, and drop the ones that show that a run went astray.
@@ -25,7 +25,8 @@ FASTMATH = frozenset({"contract", "reassoc", "arcp", "nsz", "afn"})
 
 
 def jit(function: Callable | None = None, *, fastmath: frozenset[str] | set[str] = FASTMATH) -> Callable:
-    """Compile a function on its first call: without the interpreter's lock, as NumPy divides by zero, kept on disk.
+    """Compile a function on its first call. It runs without the interpreter's lock, divides by zero as NumPy does, and
+    is cached on disk.
 
     fastmath  the liberties that the compiler may take with floating-point arithmetic
     """
@@ -61,7 +62,7 @@ def cache_folder(package: Path) -> Path | None:
 
 
 def is_compiled(package: Path) -> bool:
-    """Say whether something has been compiled already from a package's sources on this machine."""
+    """Say whether anything has been compiled from a package's present sources on this machine."""
     if config.DISABLE_JIT:
         return True  # there is nothing to compile
     folder = cache_folder(package)
@@ -69,7 +70,7 @@ def is_compiled(package: Path) -> bool:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Make a folder, and say whether it can be written and belongs to this user: code that is run is read from it."""
+    """Make a folder, and say whether this user owns it and can write to it: code that is run is read from it."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

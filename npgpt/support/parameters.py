@@ -1,4 +1,4 @@
-"""Parameters: named views into one flat buffer, so that optimizer, reduction and checkpoint see one array."""
+"""Parameters: named views into one flat buffer, so that optimizer, reduction and checkpoint work on one array."""
 
 import math
 from collections.abc import Mapping, MutableMapping
@@ -11,9 +11,8 @@ Shapes = dict[str, tuple[int, ...]]
 class Parameters(dict[str, np.ndarray]):
     """{name: array}, every array a view into the one-dimensional buffer `flat`.
 
-    The matrices come first in the buffer, `flat[:n_decayed]`, because weight decay is for them alone;
-    `places` says which slice of it each array is.
-    Assigning to a name copies into its view, so the views and the buffer can never come apart.
+    The matrices come first in the buffer, in `flat[:n_decayed]`, because only they have weight decay. `places` holds
+    each array's slice of the buffer. Assigning to a name copies into its view, so views and buffer always agree.
     """
 
     def __init__(self, shapes: Shapes, flat: np.ndarray) -> None:
@@ -44,17 +43,17 @@ class Parameters(dict[str, np.ndarray]):
         return self
 
     def __reduce__(self) -> tuple:
-        # copy.deepcopy and pickle would take the views apart from the buffer
+        # otherwise copy.deepcopy and pickle would separate the views from the buffer
         return Parameters, (self.shapes, self.flat)
 
     def empty_like(self) -> "Parameters":
-        """Return parameters of the same names and shapes over a new buffer that is not filled."""
+        """Return parameters of the same names and shapes in a new, uninitialised buffer."""
         return Parameters(self.shapes, np.empty_like(self.flat))
 
 
 def zeros(shapes: Shapes, dtype: str | np.dtype) -> Parameters:
-    """Return parameters of these names and shapes, all zero. Raises MemoryError for more than can be addressed."""
+    """Return parameters of these names and shapes, all zero. Raises MemoryError for more than a machine can address."""
     size = sum(map(math.prod, shapes.values()))
-    if size > np.iinfo(np.intp).max // 16:  # NumPy's own words for it do not speak of memory
+    if size > np.iinfo(np.intp).max // 16:  # NumPy's own error does not mention memory
         raise MemoryError(f"{size:,} parameters")
     return Parameters(shapes, np.zeros(size, dtype))

@@ -1,3 +1,3 @@
-"""The version of npgpt, which a run writes into train.json."""
+"""The version of npgpt, which each run records in train.json."""
 
 __version__ = "0.1.0"

@@ -1,9 +1,9 @@
-"""Run folders: the best model as a Hugging Face GPT-2 folder, and beside it what a run needs to go on.
+"""Run folders: the best model as a Hugging Face GPT-2 folder, and the files that a run needs to continue.
 
 config.json  generation_config.json  model.safetensors  tokenizer.json  tokenizer_config.json
 training_state.safetensors   the last parameters, AdamW's averages, and the step
-train.json                   how and on what the run trains
-metrics.jsonl                a line a step, and a line an evaluation
+train.json                   the settings and the data of the run
+metrics.jsonl                a line per step, and a line per evaluation
 """
 
 import json
@@ -36,19 +36,19 @@ FILES = (
 
 
 def refuse_existing(folder: Path) -> None:
-    """Raise ValueError if folder already holds a file that a run would write over."""
+    """Raise ValueError if folder already holds a file that a run would overwrite."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, not a folder")
     for name in FILES:
         if (folder / name).exists():
             raise ValueError(
                 f"{folder} already holds a run ({name}): "
-                "go on with --resume (in Python resume=True), or choose another --out"
+                "continue it with --resume (in Python resume=True), or choose another --out"
             )
 
 
 def remove_unstarted(folder: Path) -> None:
-    """Remove what a run that never got as far as its first training state has left in its folder."""
+    """Remove the files of a run that ended before it saved its first training state."""
     if (folder / STATE).exists() or not folder.is_dir():
         return
     for name in FILES:
@@ -86,7 +86,7 @@ def load_state(folder: Path, model: Model, optimizer: Optimizer | None = None) -
 
 
 def _progress(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """Read how far the run had come, and believe no number that cannot be."""
+    """Read how far the run had come. Raises ValueError for numbers that are not possible."""
     try:
         progress = json.loads(metadata["progress"])
         counts = [progress[name] for name in ("step", "best_step", "optimizer_steps")]
@@ -96,7 +96,7 @@ def _progress(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     if not all(type(count) is int and count >= 0 for count in counts) or not (
         best is None or (type(best) is float and math.isfinite(best))
     ):
-        raise ValueError(f"{path}: it does not say at which step the run stopped")
+        raise ValueError(f"{path}: the file is damaged: it does not say at which step the run stopped")
     return progress
 
 
@@ -120,9 +120,9 @@ def append_metrics(folder: Path, record: dict[str, Any]) -> None:
 
 
 def cut_metrics(folder: Path, step: int) -> None:
-    """Drop what a resumed run writes anew: the lines after step, and the last evaluation.
+    """Remove what a resumed run writes again: the lines after step, and the last evaluation.
 
-    A line that is not whole, because writing it was cut short, goes too.
+    A line that was cut short while it was written is removed, too.
     """
     path = folder / "metrics.jsonl"
     content = path.read_bytes() if path.exists() else b""
@@ -140,7 +140,7 @@ def _is_before(line: bytes, step: int) -> bool:
 
 
 def _buffers(model: Model, optimizer: Optimizer | None) -> dict[str, Mapping[str, np.ndarray]]:
-    """Return what a training state holds: the model, what is trained if that is something else, and its averages."""
+    """Return what a training state holds: the model, the adapters if they are trained, and the optimizer's averages."""
     buffers: dict[str, Mapping[str, np.ndarray]] = {"": model.params}
     if optimizer is not None:
         if optimizer.params is not model.params:

@@ -1,4 +1,4 @@
-"""Fine-tuning on prompts and completions: a run like any other, on packed examples, from a model that is there."""
+"""Fine-tuning on prompts and completions: a run on packed examples that starts from a trained model."""
 
 import dataclasses
 import hashlib
@@ -17,26 +17,26 @@ from npgpt.training.loop import Trainer
 from npgpt.training.recipes import FINETUNE
 from npgpt.training.run import Run, read_saved, require_fitting, require_out
 
-# what may not change when a run is resumed: (part of train.json, key, what is wrong then)
+# what must not change when a run is resumed: (part of train.json, key, error message)
 FIXED = (
-    ("data", "sha256", "the examples are not those that it was trained on"),
-    ("data", "tokenizer", "the model's tokenizer is not the one that it was trained with"),
-    ("finetune", "base_sha256", "the model to begin with is not the one that it began with"),
+    ("data", "sha256", "the examples are not those that the run was trained on"),
+    ("data", "tokenizer", "the model's tokenizer is not the one that the run was trained with"),
+    ("finetune", "base_sha256", "the model to begin with is not the one that the run began with"),
     ("finetune", "lora", "--lora cannot change with --resume"),
     ("finetune", "lora_alpha", "--lora-alpha cannot change with --resume"),
     ("finetune", "in_order", "--in-order cannot be added with --resume"),
     ("train", "dtype", "--dtype cannot change with --resume"),
     ("train", "optimizer", "--optimizer cannot change with --resume"),
-    ("train", "seed", "--seed cannot change with --resume: it says what is drawn, and what validates"),
+    ("train", "seed", "--seed cannot change with --resume: it decides which examples are drawn, and which validate"),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class TuningPlan:
-    """What is to be learned, from which model on, where and how: settled before the model is opened.
+    """What to learn, from which model, where and how. It is settled before the model is opened.
 
     how    the part `finetune` of train.json
-    saved  train.json of the run to go on with; None for a new run
+    saved  train.json of the run to resume; None for a new run
     """
 
     base: str
@@ -49,10 +49,10 @@ class TuningPlan:
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """A run, the examples that it validates with, and what there is to say of it.
+    """A run, its validation examples, and some counts to report.
 
     n_trained, n_examples  the parameters that change, and the examples to train on
-    times                  how often each example will be seen
+    times                  how often each example will be used
     """
 
     run: Run
@@ -68,16 +68,18 @@ def plan_finetuning(
     """Settle the settings, and read the examples.
 
     base   the run folder of the model to begin with
-    how    skip_long, in_order, lora, lora_alpha; None or False where they are not given
+    how    skip_long, in_order, lora, lora_alpha; None or False for those that are not given
     given  fields of TrainConfig
 
-    Raises FileNotFoundError or ValueError for settings that cannot be, or cannot go together.
+    Raises FileNotFoundError or ValueError for settings that are not possible, or not possible together.
     """
     folder = require_out(out, resume, "FOLDER")
     if not (data or resume):
         raise ValueError("--data is missing: give a file of JSON lines with prompt and completion")
     if how["lora_alpha"] is not None and how["lora"] is None and not resume:
-        raise ValueError(f"--lora-alpha {how['lora_alpha']} has no meaning without --lora R")
+        raise ValueError(
+            f"--lora-alpha {how['lora_alpha']} has no effect without --lora R: add it, or leave --lora-alpha out"
+        )
     saved = read_saved(folder) if resume else None
     before = read_finetune(folder, saved) if saved else {}
     config = TrainConfig(**FINETUNE | (saved["train"] if saved else {}) | given)
@@ -88,14 +90,16 @@ def plan_finetuning(
 
 
 def read_finetune(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
-    """Return what train.json says of the fine-tuning. Raises ValueError for a run of another kind."""
+    """Return the part of train.json about the fine-tuning. Raises ValueError for a run of another kind."""
     before = saved.get("finetune")
     if not isinstance(before, dict):
-        raise ValueError(f"{folder} is no run of npgpt finetune: go on with npgpt train --resume --out {folder}")
+        raise ValueError(
+            f"{folder} is not a run of npgpt finetune: continue it with npgpt train --resume --out {folder}"
+        )
     for name, types in ("lora", (int,)), ("lora_alpha", (int, float)), ("skip_long", (bool,)), ("in_order", (bool,)):
         value = before.get(name)
         if value is not None and type(value) not in types:
-            raise ValueError(f"{folder / 'train.json'}: finetune.{name} is {value!r}")
+            raise ValueError(f"{folder / 'train.json'}: finetune.{name} is {value!r}, not of type {types[-1].__name__}")
     if not saved["data"]["files"]:
         raise ValueError(f"{folder / 'train.json'}: data.files is empty")
     return before
@@ -104,8 +108,8 @@ def read_finetune(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
 def start_finetuning(plan: TuningPlan) -> Tuning:
     """Open the model, pack the examples, and return the run. Nothing is written yet.
 
-    Raises FileNotFoundError or ValueError for a model or examples that do not fit together, a folder that holds a run
-    already, and, when a run is resumed, for a change that would make it another run.
+    Raises FileNotFoundError or ValueError if the model and the examples do not fit together, if the folder already
+    holds a run, or if a resumed run would become another run.
     """
     config, source, folder = plan.config, plan.source, plan.folder
     model, tokenizer = open_base(plan.base, config)
@@ -154,7 +158,7 @@ def open_base(name: str, config: TrainConfig) -> tuple[Model, Tokenizer]:
 
 
 def require_same(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Raise ValueError for a change that would make it another run."""
+    """Raise ValueError for a change that would make the run another run."""
     for part, name, what in FIXED:
         if saved[part].get(name) != settings[part][name]:
             raise ValueError(f"{folder}: {what}; start a new run")

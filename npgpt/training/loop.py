@@ -1,4 +1,4 @@
-"""The training loop: batches, steps, evaluations, and a run folder that is whole at every moment."""
+"""The training loop: batches, steps, evaluations, and a run folder that is valid at every moment."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,11 +25,11 @@ class Trainer:
     >>> for record in trainer.run():
     ...     print(record["step"], record.get("loss"), record.get("val_loss"))
 
-    train_data, val_data  a Text or Packed examples each; evaluations on the way take some batches of val_data
-    adapters              train these alone, by AdamW, and the model with them merged in; None trains the model itself
-    on_best               called whenever the model has been kept as the best
+    train_data, val_data  a Text or Packed examples each; evaluations during training use some batches of val_data
+    adapters              train only these, with AdamW; the model runs with them merged in. None trains the model
+    on_best               called whenever the model has been saved as the best
 
-    The best model by validation loss is kept in the folder's model.safetensors, the last one in its training state.
+    The folder's model.safetensors holds the best model by validation loss, its training state the last one.
     """
 
     def __init__(
@@ -49,15 +49,16 @@ class Trainer:
         self._best: Model | None = None
 
     def run(self, resume: bool = False, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
-        """Train to the last step, and yield each record that goes to metrics.jsonl.
+        """Train to the last step, and yield each record that is written to metrics.jsonl.
 
         A step's record has step, loss, lr, grad_norm and tokens_per_s; an evaluation's has step and val_loss. The last
-        record is that of the best model on all validation data, marked whole.
+        record is the best model's loss on all validation data, and is marked whole.
 
-        resume       go on from the folder's training state: to the same bits as a run that never stopped
-        should_stop  asked after every step; when it says so, the state is saved and the run ends without a last record
+        resume       continue from the folder's training state, to the same bits as a run that never stopped
+        should_stop  called after every step; if it returns True, the state is saved and the run ends without the last
+                     record
 
-        Raises FloatingPointError when loss or gradient is no longer finite; what was saved before stays.
+        Raises FloatingPointError when the loss or the gradient is no longer finite; what was saved before is kept.
         """
         config = self.config
         self._begin(resume)
@@ -74,7 +75,7 @@ class Trainer:
                     yield self._log({"step": done, "val_loss": loss})
                     self._keep_if_best(loss)
                 elif save:
-                    # finite parameters are not enough: the next loss of a model that is about to explode is not
+                    # finite parameters are not enough: the next loss of a model that is diverging may not be finite
                     require_finite(done, next_loss=self._next_loss())
                 if save:
                     save_state(self.folder, self.model, self.optimizer, self.progress)
@@ -100,7 +101,9 @@ class Trainer:
             self.progress = load_state(self.folder, self.model, self.optimizer)
             step, most = self.progress["step"], self.config.max_steps
             if step > most:
-                raise ValueError(f"the run is at step {step} already, beyond max_steps={most}")
+                raise ValueError(
+                    f"the run is already at step {step}, beyond max_steps={most}: give a larger --max-steps"
+                )
             cut_metrics(self.folder, step)
         else:
             self.model.save_pretrained(self.folder)

@@ -1,4 +1,4 @@
-"""Training from scratch, or going on with it: what `npgpt train` and `npgpt.train` have in common.
+"""Starting or resuming a training from scratch: what `npgpt train` and `npgpt.train` share.
 
 plan = plan_training({"data": ["poems.txt"], "out": "runs/poems", "max_steps": 300})
 run = start_training(plan)
@@ -25,11 +25,11 @@ DEFAULT_DATA = "tales:en"
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPlan:
-    """What is to be trained, where and how: settled before any text is read.
+    """What to train, where and how. It is settled before any text is read.
 
-    model     fields of GPTConfig, as far as they are known before the tokenizer is
-    saved     train.json of the run to go on with; None for a new run
-    named     the settings that somebody has named, and not a recipe or a default
+    model     the fields of GPTConfig that are known before the tokenizer is
+    saved     train.json of the run to resume; None for a new run
+    named     the settings given by flags or a file, not by a recipe or a default
     """
 
     folder: Path
@@ -43,25 +43,29 @@ class TrainingPlan:
 def plan_training(
     flags: Mapping[str, Any], file: Mapping[str, Any] | None = None, resume: bool = False
 ) -> TrainingPlan:
-    """Settle the settings: a flag beats the --config file, which beats what a resumed run was started with.
+    """Settle the settings: a flag beats the --config file, which beats the settings saved with a resumed run.
 
     flags  data (a list of names), out, preset, dropout, and fields of TrainConfig and GPTConfig; file likewise
 
-    Raises FileNotFoundError or ValueError for settings that cannot be, or cannot go together.
+    Raises FileNotFoundError or ValueError for settings that are not possible, or not possible together.
     """
     given = {**(file or {}), **flags}
     folder = require_out(given.get("out"), resume, "RUN")
     if resume and "preset" in given:
         name = given["preset"]
-        raise ValueError(f"--preset {name} gives the sizes of a new model; with --resume they are those of the run")
+        raise ValueError(
+            f"--preset {name} sets the sizes of a new model: a resumed run has its own, so leave --preset out"
+        )
     saved = read_saved(folder) if resume else None
     if saved and "finetune" in saved:
-        raise ValueError(f"{folder} is a run of npgpt finetune: go on with npgpt finetune RUN --resume --out {folder}")
+        raise ValueError(
+            f"{folder} is a run of npgpt finetune: continue it with npgpt finetune RUN --resume --out {folder}"
+        )
     before = {**saved["model"], **saved["train"]} if saved else {}
     data = given.get("data") or (saved["data"]["files"] if saved else None) or [DEFAULT_DATA]
     settings = merge(flags, file or {}, before, {} if resume else recipe_for(data))
     model, train, _ = split_fields(settings, GPTConfig, TrainConfig, also=("data", "out"))
-    GPTConfig(**model)  # says what is wrong with the sizes before any file is read
+    GPTConfig(**model)  # raises for wrong sizes before any file is read
     return TrainingPlan(folder, data, TrainConfig(**train), model, saved, frozenset(given))
 
 
@@ -91,7 +95,7 @@ def start_training(plan: TrainingPlan) -> Run:
 
 
 def with_tokenizer_of(source: Source, plan: TrainingPlan) -> TrainConfig:
-    """Return the settings with the name of the tokenizer that the source comes with, if it does."""
+    """Return the settings, with the name of the source's tokenizer if it comes with one."""
     if source.tokenizer_name is None:
         return plan.config
     if "tokenizer" in plan.named:
@@ -103,7 +107,7 @@ def with_tokenizer_of(source: Source, plan: TrainingPlan) -> TrainConfig:
 
 def untrained(plan: TrainingPlan, config: TrainConfig, tokenizer: Tokenizer) -> Model:
     """Return a new model for a tokenizer. Raises ValueError if its vocabulary is too small."""
-    end = tokenizer.end_id  # one token for both ends of a text, as in GPT-2's config
+    end = tokenizer.end_id  # one token for the beginning and the end of a text, as in GPT-2's config
     given = {"vocab_size": tokenizer.vocab_size, "bos_token_id": end, "eos_token_id": end}
     gpt_config = GPTConfig(**given | plan.model)
     if gpt_config.vocab_size < tokenizer.vocab_size:
@@ -112,7 +116,7 @@ def untrained(plan: TrainingPlan, config: TrainConfig, tokenizer: Tokenizer) -> 
 
 
 def reopened(plan: TrainingPlan, config: TrainConfig, source: Source) -> Model:
-    """Open the model of a run to go on with. Raises ValueError for a change that would make it another run."""
+    """Open the model of the run to resume. Raises ValueError for a change that would make it another run."""
     folder, saved = plan.folder, plan.saved or {}
     model = open_model(folder, config.dtype, config.ops)
     for name, value in plan.model.items():
@@ -129,7 +133,7 @@ def reopened(plan: TrainingPlan, config: TrainConfig, source: Source) -> Model:
 
 
 def known_tokenizer(plan: TrainingPlan, model: Model) -> Tokenizer:
-    """Open the tokenizer of a run to go on with. Raises ValueError if it is not the one that the run began with."""
+    """Open the tokenizer of the run to resume. Raises ValueError if it is not the one that the run began with."""
     tokenizer = Tokenizer.from_pretrained(plan.folder)
     known = (plan.saved or {})["data"].get("tokenizer")
     if tokenizer.vocab_size > model.config.vocab_size or tokenizer.fingerprint() != known:

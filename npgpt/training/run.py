@@ -1,4 +1,4 @@
-"""A run folder from its first file to its last record: what training from scratch and fine-tuning have in common."""
+"""A run folder from its first file to its last record: what training from scratch and fine-tuning share."""
 
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -17,9 +17,9 @@ class Run:
     """A run that is ready to train, new or resumed.
 
     source    where the data came from
-    settings  what train.json keeps, from which --resume knows the run
-    resume    whether it goes on from its training state
-    whole     the best model's loss on all validation data, once the run has come to its end
+    settings  the content of train.json, which --resume reads
+    resume    whether it continues from its training state
+    whole     the best model's loss on all validation data, once the run is finished
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class Run:
         return self.trainer.best()
 
     def records(self, should_stop: Callable[[], bool] = lambda: False) -> Generator[Record, None, None]:
-        """Train, and yield the records of Trainer.run. A new run that cannot begin leaves nothing behind."""
+        """Train, and yield the records of Trainer.run. A new run that fails before its first state leaves no files."""
         try:
             if not self.resume:
                 self.tokenizer.save_pretrained(self.folder)
                 self._write_settings()
             for number, record in enumerate(self.trainer.run(self.resume, should_stop)):
-                if self.resume and number == 0:  # the run has been found whole: now it is one with these settings
+                if self.resume and number == 0:  # the old state could be read: from now on the run has these settings
                     self._write_settings()
                 if record.get("whole"):
                     self.whole = record["val_loss"]
@@ -74,19 +74,19 @@ def next_free(parent: Path) -> Path:
 
 
 def require_out(out: str | None, resume: bool, name: str) -> Path:
-    """Return the folder that --out names, a new one if it is not given.
+    """Return the folder that --out names, or a new one if it is not given.
 
-    Raises ValueError for an empty name, and for none where a run is to be gone on with; `name` is what help calls it.
+    Raises ValueError for an empty name, and for a missing one if a run is to be resumed. `name` is its name in help.
     """
     if out == "":
         raise ValueError("--out is empty: give a folder, or leave it out")
     if resume and out is None:
-        raise ValueError(f"--resume needs --out {name}, the folder of the run to go on with")
+        raise ValueError(f"--resume needs --out {name}, the folder of the run to continue")
     return Path(out) if out else next_free(Path("runs"))
 
 
 def read_saved(folder: Path) -> dict[str, Any]:
-    """Read train.json. Raises FileNotFoundError or ValueError where --resume cannot go on from it."""
+    """Read train.json. Raises FileNotFoundError or ValueError if --resume cannot continue from it."""
     path = folder / "train.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a run folder: it has no train.json")

@@ -1,4 +1,4 @@
-"""One optimizer step: gradients, clipping, the learning rate, the update, and the record of it all."""
+"""One optimizer step: gradients, clipping, the learning rate, the update, and the record of the step."""
 
 import math
 import time
@@ -13,7 +13,7 @@ from npgpt.optim import Optimizer
 from npgpt.optim.schedule import clip_scale, learning_rate_at
 from npgpt.training.workers import Workers
 
-# a run that diverges is reported by require_finite, not by NumPy's warnings on the way there
+# require_finite reports a run that diverges, so NumPy's warnings before it are not needed
 quietly = np.errstate(over="ignore", invalid="ignore")
 
 
@@ -26,7 +26,7 @@ def train_step(
     step: int,
     adapters: Adapters | None = None,
 ) -> dict[str, Any]:
-    """Take one step and return its record. Everything random in it follows from the seed and the step."""
+    """Take one step and return its record. The seed and the step determine everything random in it."""
     start = time.perf_counter()
     batches = train_data.draw(step, config)
     loss, grads, grad_norm = workers.loss_and_grads(batches, seed=(config.seed, step))
@@ -52,10 +52,10 @@ def train_step(
 
 
 def require_finite(step: int, **numbers: float) -> None:
-    """Raise FloatingPointError if one of the numbers is not finite: nothing of such a step is saved."""
+    """Raise FloatingPointError if one of the numbers is not finite, so that nothing of such a step is saved."""
     for name, number in numbers.items():
         if not math.isfinite(number):
             raise FloatingPointError(
-                f"training went astray at step {step}: the {name.replace('_', ' ')} is {number}; "
+                f"training diverged at step {step}: the {name.replace('_', ' ')} is {number}; "
                 "try a smaller --learning-rate or --grad-clip"
             )

@@ -1,9 +1,9 @@
 """One training step over shards of a batch: each worker runs a plain forward and backward on its own part.
 
 A worker is a thread. NumPy, BLAS and the compiled ops run without the interpreter's lock, so workers run at the same
-time, and as each of them uses one BLAS thread, none waits for another before the gradients are added up. To a worker it
-makes no difference where the others are: it needs its shard and the count of all targets, and leaves its gradients in
-a buffer of its own. A rank on another machine could be one more, with its buffer added in the same fixed order.
+time. Each uses one BLAS thread, so none waits for another before the gradients are added up. A worker needs only its
+shard and the number of all targets, and writes its gradients into a buffer of its own. So a worker could as well be a
+rank on another machine, whose buffer is added in the same fixed order.
 """
 
 import contextvars
@@ -25,29 +25,31 @@ from npgpt.support.parameters import Parameters
 
 Result = TypeVar("Result")
 
-# Adding up the gradients of one more worker takes time with the parameters; what it saves, with its tokens. Beyond this
-# many parameters a token of the batch, one worker with all BLAS threads is as fast, and needs no second gradient.
+# Adding up the gradients of one more worker takes time that grows with the parameters; the time that it saves grows
+# with the tokens. With more parameters per token of the batch than this, one worker with all BLAS threads is as fast,
+# and needs no second gradient.
 PARAMETERS_PER_TOKEN = 2**16
 
 
 def n_workers(model: Model, batch_size: int, n_positions: int, threads: int) -> int:
-    """Return how many workers to split a batch over; if it is one, BLAS gets the threads.
+    """Return how many workers to split a batch over. If it is one, BLAS gets the threads.
 
-    Small products do not gain from BLAS threads, and nothing but products is run on them; but a batch of one sequence
-    cannot be split, and a model that is large for its batch should not have its gradients twice.
+    Workers are better for small models: small products do not gain from BLAS threads, which run nothing but products.
+    But a batch of one sequence cannot be split, and a model that is large for its batch should not store its gradients
+    twice.
     """
     large = model.size > PARAMETERS_PER_TOKEN * batch_size * n_positions
     return 1 if large else min(threads, batch_size)
 
 
 def n_threads(threads: int = 0) -> int:
-    """Return the number of threads to use: those asked for, or for 0 the cores that this process may run on."""
+    """Return the number of threads to use: the given one, or for 0 the number of cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return threads or cores or 1
 
 
 class Workers:
-    """Threads that take training steps together, and the memory that they need for it.
+    """Threads that compute training steps together, and the memory that they need.
 
     >>> with Workers(model, batch_size=12, threads=2) as workers:
     ...     loss, grads, norm = workers.loss_and_grads([Batch(ids, targets)], seed=(0, 1))
@@ -80,14 +82,14 @@ class Workers:
     ) -> tuple[float, Parameters, float]:
         """Return the mean loss over the counted targets of all batches together, its gradients and their norm.
 
-        batches  those whose gradients make one step
-        seed     of the dropout masks, which each worker draws for itself; None switches dropout off
+        batches  the batches of one step
+        seed     seed of the dropout masks, which each worker draws for itself; None switches dropout off
 
-        The gradients are overwritten by the next call. Each target weighs the same: the mean of the batches' means
-        would be another loss where some targets are masked.
+        The next call overwrites the gradients. Each target has the same weight. A mean of the batches' means would be
+        another loss if some targets are masked.
         """
         if not batches:
-            raise ValueError("there is no batch to take gradients of")
+            raise ValueError("there are no batches: give at least one")
         total = max(1, sum(batch.n_targets for batch in batches))
 
         def work(i: int) -> float:
@@ -105,7 +107,7 @@ class Workers:
         return sum(losses), self.grads[0], float(np.sqrt(sum(squares)))
 
     def update(self, optimizer: Optimizer, lr: float, scale: float = 1.0) -> None:
-        """Take the optimizer's step against scale times the gradients, a part of the parameters on each thread."""
+        """Take the optimizer's step with scale times the gradients. Each thread updates a part of the parameters."""
         optimizer.step(self.grads[0], lr, scale, self.parts, self._run)
 
     def map(self, function: Callable[[Any], Result], items: Iterable[Any]) -> Iterator[Result]:
@@ -124,11 +126,11 @@ class Workers:
     def _run(self, function: Callable[[Any], Result], items: Iterable[Any]) -> list[Result]:
         """Call the function for all items at once, the first of them in this thread."""
         first, *others = items
-        # each call in a copy of this thread's context, where NumPy keeps what it does about overflow
+        # each call runs in a copy of this thread's context, where NumPy keeps its settings for overflow
         futures = [self._pool.submit(contextvars.copy_context().run, function, item) for item in others]
         try:
             result = function(first)
-        finally:  # nobody writes into the buffers any more when this returns, come what may
+        finally:  # also after an error, no thread may still write into the buffers when this returns
             others = [future.result() for future in futures]
         return [result, *others]
 
@@ -136,9 +138,11 @@ class Workers:
 def accumulate_grads(
     model: Model, batches: Sequence[Batch], total: int, grads: Parameters, rng: np.random.Generator | None
 ) -> float:
-    """Put the gradients of all batches' summed loss over `total` into grads; return this share of the loss."""
+    """Write the gradients of the batches' summed loss divided by `total` into grads; return that part of the loss."""
     loss, into = 0.0, grads
-    batches = [batch for batch in batches if len(batch)]  # of a batch smaller than the workers, some have no part
+    batches = [
+        batch for batch in batches if len(batch)
+    ]  # if a batch has fewer rows than there are workers, some workers have none
     if not batches:
         grads.flat.fill(0)
     for batch in batches:
@@ -147,6 +151,6 @@ def accumulate_grads(
         loss += share * part_loss
         if into is not grads:
             grads.flat += into.flat
-        elif len(batches) > 1:  # the first batch's gradients are there; those of the others are added
+        elif len(batches) > 1:  # grads holds the first batch's gradients, to which those of the others are added
             into = Parameters(grads.shapes, empty(grads.flat.shape, grads.flat.dtype))
     return loss
