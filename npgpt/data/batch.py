@@ -40,7 +40,7 @@ class Batch:
 
     @property
     def n_tokens(self) -> int:
-        """The number of positions that belong to a text. Each row's last text ends with a target that is not ignored."""
+        """The number of positions that belong to a text. Each row's last text ends with a target that counts."""
         return int((self.targets.shape[1] - np.argmax(self.targets[:, ::-1] != IGNORED, axis=1)).sum())
 
     def part(self, i: int, n: int) -> "Batch":
