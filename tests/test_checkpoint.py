@@ -170,7 +170,8 @@ def test_load_last_gives_the_last_model_and_from_pretrained_the_best(tmp_path, d
     assert model.dtype == asked
     assert model.params.flat.tobytes() == last.params.flat.astype(asked).tobytes()
     ids = np.array([[1, 2, 3]])
-    np.testing.assert_allclose(model.logits(ids), last.logits(ids), rtol=1e-4, atol=1e-4)
+    # one of them may compute in float32
+    np.testing.assert_allclose(model.logits(ids), last.logits(ids), rtol=1e-5, atol=1e-5)
     assert GPT.from_pretrained(tmp_path, dtype).params.flat.tobytes() == best.params.flat.tobytes()
 
 

@@ -143,9 +143,9 @@ def test_lora_a_is_uniform_as_pefts_and_follows_the_seed():
             assert not array.any()
         else:
             bound = 1 / math.sqrt(array.shape[1])
-            assert 0.99 * bound < array.max() <= bound  # of 1536 draws none above 0.99 in one of 2000 cases
+            assert 0.99 * bound < array.max() <= bound  # none of 1536 draws is above 0.99 in one of 2000 cases
             assert -bound <= array.min() < -0.99 * bound
-            # a uniform's standard deviation is bound / sqrt(3); that of this estimate 1.2 in a hundred of it
+            # a uniform's standard deviation is bound / sqrt(3); the estimate's own is 1.2% of it, and 6% is five
             assert array.std() == pytest.approx(bound / math.sqrt(3), rel=0.06)
     same, other = Adapters(model, rank=16, seed=1), Adapters(model, rank=16, seed=2)
     np.testing.assert_array_equal(same.params.flat, adapters.params.flat)

@@ -49,6 +49,7 @@ def test_presets_have_gpt2s_sizes(name, millions):
 
 def test_initialisation_is_gpt2s():
     params = init_parameters(GPTConfig(vocab_size=500, n_positions=300, n_embd=64, n_layer=8, n_head=4), seed=3)
+    # four to five standard deviations of each estimate, which are 1 / sqrt(2 n) for n numbers
     assert params["wte.weight"].std() == pytest.approx(0.02, rel=0.02)
     assert params["h.3.attn.c_attn.weight"].std() == pytest.approx(0.02, rel=0.03)
     assert params["h.3.attn.c_proj.weight"].std() == pytest.approx(0.02 / 4, rel=0.05)  # sqrt(2 * 8 layers) = 4

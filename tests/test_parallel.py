@@ -77,7 +77,8 @@ def test_the_same_seed_and_threads_give_the_same_bits(threads, config):
 
 def test_more_threads_change_roundings_alone():
     for threads in (2, 3):
-        np.testing.assert_allclose(trained(threads), trained(1), rtol=0, atol=1e-4)
+        # float32 parameters of order one, so this is less than a hundred of their roundings
+        np.testing.assert_allclose(trained(threads), trained(1), rtol=0, atol=1e-5)
 
 
 def test_dropout_masks_follow_the_seed_and_differ_between_workers():

@@ -297,9 +297,9 @@ def test_best_is_the_first_of_the_lowest_validation_losses(tmp_path, monkeypatch
     assert metrics(tmp_path)[-1]["step"] == best
 
 
-@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-3), ("float64", 1e-10)])
-def test_fast_and_reference_ops_train_along_the_same_curve(tmp_path, dtype, rtol):
-    """Each step multiplies a difference by a little; after 50 steps some hundred roundings are left of it."""
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fast_and_reference_ops_train_along_the_same_curve(tmp_path, dtype):
+    """Each step multiplies a difference by a little: after 50 steps it is at most 300 roundings."""
     config = changed(CONFIG, max_steps=50, dtype=dtype, threads=2, batch_size=4)
     losses = {}
     for ops in ("fast", "reference"):
@@ -307,7 +307,7 @@ def test_fast_and_reference_ops_train_along_the_same_curve(tmp_path, dtype, rtol
         list(train(GPT(GPT_CONFIG, 1, dtype, ops), TRAIN_IDS, VAL_IDS, config, folder))
         losses[ops] = [record["loss"] for record in metrics(folder) if "loss" in record]
     assert len(losses["fast"]) == 50
-    np.testing.assert_allclose(losses["fast"], losses["reference"], rtol=rtol)
+    np.testing.assert_allclose(losses["fast"], losses["reference"], rtol=300 * np.finfo(dtype).eps / 2)
     assert losses["fast"][-1] < 0.98 * losses["fast"][0]
 
 

@@ -81,7 +81,7 @@ def assert_as_exact(layer, args, options):
         assert e.shape == p.shape == f.shape == a.shape
         # the definition may be exact by luck, where the results are few: a rounding of the result itself is allowed
         assert error(f, e) <= 2 * max(error(p, e), 2.0**-24)
-        assert error(a, e) <= 1e-13  # some hundred roundings, or one of a number that is some hundred times as large
+        assert error(a, e) <= 1e-13  # 900 roundings, or one of a number that is 900 times as large
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=[case.name for case in LAYERS])
@@ -206,11 +206,12 @@ def test_what_is_not_finite_comes_out_where_the_definition_has_it(case, value):
         first.flat[first.size // 2] = value
         plain = run(REFERENCE, case.layer, args, case.options, dtype)
         fast = run(FAST, case.layer, args, case.options, dtype)
+        roundings = 900 * np.finfo(dtype).eps  # as in assert_as_exact, here of each element
         for p, f in zip(plain, fast, strict=True):
-            # a number must not stand where the definition has none; where both have one it must be the same
+            # no number where the definition has none; where both have one, it is the same up to roundings
             assert not (np.isfinite(f) & ~np.isfinite(p)).any()
             both = np.isfinite(f) & np.isfinite(p)
-            np.testing.assert_allclose(f[both], p[both], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(f[both], p[both], rtol=roundings, atol=roundings)
 
 
 def test_exp_is_right_to_two_units_and_at_its_ends():

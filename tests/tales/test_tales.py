@@ -175,7 +175,7 @@ def test_size_of_the_world(lang):
         assert min(lengths) >= 40
         assert max(lengths) <= 200
     else:
-        # a Chinese word has one or two characters, mostly: some 600 characters are more than 600 words
+        # most Chinese words have one or two characters, so 800 characters make more than 600 words
         characters = {c for text in found for c in text if "一" <= c <= "鿿"}
         assert len(characters) >= 800
 
