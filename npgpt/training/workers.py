@@ -140,9 +140,8 @@ def accumulate_grads(
 ) -> float:
     """Write the gradients of the batches' summed loss divided by `total` into grads; return that part of the loss."""
     loss, into = 0.0, grads
-    batches = [
-        batch for batch in batches if len(batch)
-    ]  # if a batch has fewer rows than there are workers, some workers have none
+    # if a batch has fewer rows than there are workers, some workers have none
+    batches = [batch for batch in batches if len(batch)]
     if not batches:
         grads.flat.fill(0)
     for batch in batches:
