@@ -14,6 +14,10 @@ DTYPES = ("float32", "float64")
 OPS = ("fast", "reference")
 INITS = ("gpt2", "copy")
 OPTIMIZERS = ("adamw", "muon")
+# of the tales: their languages, the tasks made from them, and the fewest words that an order gives
+LANGS = ("en", "zh")
+TASKS = ("answer", "summary", "translate", "write")
+FEWEST_WORDS = 3
 
 
 def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from npgpt.cli.checks import require_at_least
 from npgpt.cli.options import announce_compiling
-from npgpt.cli.tales import LANGS, TASKS
+from npgpt.config import LANGS, TASKS
 
 if TYPE_CHECKING:
     from npgpt.models.base import Model

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from npgpt.cli.checks import require_at_least, require_given
-from npgpt.cli.tales import LANGS, TASKS, read_tasks
+from npgpt.cli.tales import read_tasks
+from npgpt.config import LANGS, TASKS
 
 if TYPE_CHECKING:
     from npgpt.data.tales import tasks

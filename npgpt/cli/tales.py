@@ -7,16 +7,13 @@ import json
 import sys
 
 from npgpt.cli.checks import require_at_least, require_given
+from npgpt.config import FEWEST_WORDS, LANGS, TASKS
 from npgpt.support.hints import nearest
 
 EXAMPLES = (
     "npgpt tales 3 --lang zh",
     "npgpt tales 500 --tasks answer,summary --questions 2 > tasks.jsonl",
 )
-# as in npgpt.data.tales, which imports NumPy and would slow down a page of help
-LANGS = ("en", "zh")
-TASKS = ("answer", "summary", "translate", "write")
-WORDS = 3
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 def require_task_flags(args: argparse.Namespace) -> None:
     """Raise ValueError for flags of tasks that are out of range, or given without --tasks."""
     require_at_least(0, "--questions", args.questions)
-    require_at_least(WORDS, "--words", args.words)
+    require_at_least(FEWEST_WORDS, "--words", args.words)
     if not 0 <= args.excerpts <= 1:
         raise ValueError(f"--excerpts {args.excerpts} must be between 0 and 1")
     for name, value in ("--excerpts", args.excerpts), ("--questions", args.questions), ("--words", args.words):
@@ -94,7 +91,7 @@ def print_tasks(args: argparse.Namespace) -> None:
     if args.words is not None and "write" not in tasks:
         raise ValueError(f"--words {args.words} has no effect without the task write: leave it out")
     langs = (args.lang,) if args.lang else LANGS
-    words = WORDS if args.words is None else args.words
+    words = FEWEST_WORDS if args.words is None else args.words
     found = examples(args.seed, tasks, langs, args.part, args.excerpts, args.questions, words)
     for example in itertools.islice(found, args.n or 1):
         print(json.dumps(example.line(), ensure_ascii=False))

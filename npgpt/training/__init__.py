@@ -1,4 +1,6 @@
 """Training: the loop, one step, workers, evaluation, checkpoints, recipes, and runs from first file to last record.
 
-It yields records and prints nothing. Imports of npgpt: config, data, hub, models, ops, optim, support, tokenizer.
+It yields records and prints nothing.
+
+Imports of npgpt: config, data, hub, models, ops, optim, support, tokenizer.
 """

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, GPTConfig, Tokenizer
-from npgpt.cli import tales as cli
 from npgpt.cli.demo import COURSES, scores_of, write_course
 from npgpt.cli.tales_report import sample_texts, what_is_wrong
 from npgpt.data import source as sources
@@ -132,10 +131,6 @@ def test_tales_are_printed_and_checked(capsys, here, monkeypatch):
     code, out, err = command(capsys, "tales", "--check", "-")
     assert (code, err) == (1, "")
     assert out.startswith("not a tale: character ")
-
-
-def test_the_help_knows_the_tasks_and_languages():
-    assert (cli.TASKS, cli.LANGS) == (TASKS, LANGS)
 
 
 def test_tasks_are_printed_as_lines(capsys, here):

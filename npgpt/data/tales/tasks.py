@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
+from npgpt.config import FEWEST_WORDS, LANGS, TASKS
 from npgpt.data.tales.generate import Tale, Uniform, styles, tales, tell
 from npgpt.data.tales.grammar import Scene, load_grammar, pieces
-from npgpt.data.tales.words import LANGS
 
-TASKS = ("answer", "summary", "translate", "write")
 # how an order names a word, by the word's set: its English and its Chinese form
 SHOWN = {
     "names": ("name", "name"),
@@ -131,7 +130,7 @@ def translate(tale: Tale, lang: str, u: Uniform) -> Example:
     return Example("translate", lang, f"{text}\n\n译成英文：\n", tell(tale, "en", u), tale)
 
 
-def write(tale: Tale, lang: str, u: Uniform, words: int = 3) -> Example:
+def write(tale: Tale, lang: str, u: Uniform, words: int = FEWEST_WORDS) -> Example:
     """Ask for a tale by its title, by its hero and something else in it, or by three to `words` words.
 
     One order in `words` is by title and one by hero; the others are by words. With words = 3, each is a third. An
@@ -202,7 +201,7 @@ def examples(
     part: int = 0,
     excerpts: float = 0,
     questions: int = 0,
-    words: int = 3,
+    words: int = FEWEST_WORDS,
 ) -> Iterator[Example]:
     """Yield examples without end, for each task and language in turn, each from another tale.
 

@@ -4,7 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-LANGS = ("en", "zh")
+from npgpt.config import LANGS as LANGS
+
 FOLDER = Path(__file__).parent
 PRONOUNS = {
     "she": {"he": "she", "He": "She", "him": "her", "himself": "herself", "his": "her", "His": "Her"},
