@@ -164,6 +164,18 @@ def test_a_mistake_is_one_line(capsys, here, line, decisive):
     assert sorted(here.rglob("*")) == before
 
 
+def test_the_settings_of_a_resumed_run_are_written_once(capsys, here, monkeypatch):
+    """When its first record shows that it has been found whole, and not with every record."""
+    from npgpt.training import run as module
+
+    assert finetune(capsys)[0] == 0
+    written, write = [], module.write_json
+    monkeypatch.setattr(module, "write_json", lambda path, value: written.append(path.name) or write(path, value))
+    assert command(capsys, "finetune", "base", "--resume", "--out", "r", "--max-steps", 9)[0] == 0
+    assert written == ["train.json"]
+    assert json.loads((here / "r" / "train.json").read_text())["train"]["max_steps"] == 9
+
+
 def test_another_base_or_rank_cannot_go_on(capsys, here):
     assert finetune(capsys, "--lora", 2)[0] == 0
     shutil.copytree("base", "other")
@@ -174,6 +186,7 @@ def test_another_base_or_rank_cannot_go_on(capsys, here):
     for words, says in (
         (("finetune", "other", *resume), "the model to begin with is not the one"),
         (("finetune", "base", *resume, "--lora", 3), "--lora cannot change"),
+        (("finetune", "base", *resume, "--lora-alpha", 3), "--lora-alpha cannot change"),
         (("finetune", "base", *resume, "--data", "tasks.jsonl", "tasks.jsonl"), "the examples are not those"),
         (("finetune", "base", *resume, "--seed", 3), "--seed cannot change"),
         (("train", *resume), "is a run of npgpt finetune"),

@@ -139,7 +139,7 @@ def test_a_forward_begins_without_values_and_one_that_fails_moves_no_past():
     with pytest.raises(ValueError, match="its replacement"):
         gpt.forward(IDS, past, Taps(replace={"logits": lambda logits: logits[0]}))
     assert past.length == 0
-    with pytest.raises(ValueError, match="1 rows of ids cannot go on from a past of 2"):
+    with pytest.raises(ValueError, match="1 rows of ids cannot continue a past of 2"):
         gpt.forward(IDS[:1], past)
 
 
@@ -185,6 +185,11 @@ def test_taps_keep_the_precision():
 def test_mistakes_are_named(taps, match):
     with pytest.raises(ValueError, match=match):
         model().forward(IDS, taps=taps)
+
+
+def test_names_alone_are_no_taps():
+    with pytest.raises(TypeError, match=r"taps='ln_f' must be Taps, as in Taps\('ln_f'\)"):
+        model().forward(IDS, taps="ln_f")
 
 
 def test_a_value_that_was_not_seen_is_named():

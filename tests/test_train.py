@@ -338,7 +338,7 @@ def test_weights_that_are_not_finite_end_the_run_and_the_saved_ones_stay(tmp_pat
     records = train(model, TRAIN_IDS, VAL_IDS, CONFIG, tmp_path)
     while "val_loss" not in next(records):
         pass
-    next(records)  # the best model of the evaluation is saved when the next record is asked for
+    next(records)  # the best model is saved after the evaluation's record, when the next one is asked for
     before = content(tmp_path)
     model.params["h.1.mlp.c_fc.weight"][2, 3] = value
     with pytest.raises(FloatingPointError, match="step 6"):

@@ -306,7 +306,9 @@ class GPT:
         if past is not None and starts is not None:
             raise ValueError("a past and starts cannot go together: a past is that of one text a row")
         if past is not None and past.keys.shape[1] != len(ids):
-            raise ValueError(f"{len(ids)} rows of ids cannot go on from a past of {past.keys.shape[1]}")
+            raise ValueError(f"{len(ids)} rows of ids cannot continue a past of {past.keys.shape[1]}")
+        if not isinstance(taps, Taps | None):
+            raise TypeError(f"taps={taps!r} must be Taps, as in Taps({taps!r})")
         if taps is not None:
             taps.begin(self.tap_names())
         ids = checked_ids(ids, self.config.n_positions, 0 if past is None else past.length)

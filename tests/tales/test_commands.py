@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, GPTConfig, Tokenizer
-from npgpt.cli.demo import COURSES, scores_of, write_course
+from npgpt.cli.demo import COURSES, is_whole, scores_of, write_course
 from npgpt.cli.tales_report import sample_texts, what_is_wrong
 from npgpt.data import source as sources
 from npgpt.data.batch import IGNORED
@@ -415,3 +415,20 @@ def test_a_context_that_is_too_short_for_a_course_is_told(base):
     GPT(config).save_pretrained(base)
     with pytest.raises(ValueError, match="examples of 'answer' do not fit into its context of 20"):
         write_course(base / "course.jsonl", "answer", base, 40, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("line", "whole"),
+    [
+        ('{"step": 3, "val_loss": 1.0, "whole": true}', True),
+        ('{"step": 3, "val_loss": 1.0, "whole": false}', False),
+        ('{"step": 3, "note": "\\"whole\\": true"}', False),
+        ('{"step": 3, "val_loss": 1.0, "whole": tr', False),
+        ("[true]", False),
+        ("", False),
+    ],
+)
+def test_a_run_is_finished_if_its_last_record_says_so(tmp_path, line, whole):
+    assert not is_whole(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "whole": true}}\n{line}\n' if line else "")
+    assert is_whole(tmp_path) is whole
