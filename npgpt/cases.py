@@ -49,7 +49,7 @@ def _attention(rng: Rng) -> tuple:
     return (rng.standard_normal((2, 5, 18)),)
 
 
-# two texts behind one another, three, and one after which every position is alone
+# rows of two texts, of three, and of one after which every position is alone
 STARTS = np.array([[0, 0, 2, 2, 2], [0, 1, 1, 1, 4], [0, 0, 0, 3, 4]])
 
 
