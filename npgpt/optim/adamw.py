@@ -45,11 +45,11 @@ def adamw_update(
 
 
 class AdamW:
-    """AdamW for the parameters it is given: the two running averages and the step count.
+    """AdamW: two running averages for each parameter, and the step count.
 
-    Weight decay is for matrices alone; biases and layer norm weights are left out.
+    Weight decay applies to matrices only, not to biases and layer norm weights.
 
-    without  names of parameters that are left to another optimizer: for them nothing is kept, and nothing is changed
+    without  names of parameters that another optimizer trains; AdamW neither changes them nor keeps averages for them
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class AdamW:
         self.n_decayed = params.n_decayed
         self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
         self.update = update
-        # neighbours in the parameters' buffer, and so in the averages', are one range: (their place, the averages')
+        # (place in the parameters' buffer, place in the averages'); neighbours are joined into one range
         self.ranges: list[tuple[slice, slice]] = []
         for name, place in sorted(self.exp_avg.places.items(), key=lambda item: item[1].start):
             there = params.places[name]
@@ -94,7 +94,7 @@ class AdamW:
     ) -> None:
         """Change the parameters in place, against scale times the gradient.
 
-        parts, map  slices of the flat buffers, and what calls a function for each of them: at once, say
+        parts, map  slices of the flat buffers, and a function that calls another for each of them, such as on threads
         """
         self.steps += 1
         list(map(lambda part: self.update_part(part, grads, lr, scale), parts))

@@ -15,8 +15,11 @@ def orthogonalized(matrix: np.ndarray, steps: int = 5) -> np.ndarray:
         X = G / ||G||
         X = a X + b (X X^T) X + c (X X^T)^2 X        steps times, (a, b, c) = (3.4445, -4.7750, 2.0315)
 
-    Each time a singular value s becomes a s + b s^3 + c s^5, which takes 0.01 and more into 0.68..1.14 in five steps:
-    no exact result, but a quick one, of matrix products alone. A matrix of zeros is returned as it is.
+    Each iteration turns a singular value s into a s + b s^3 + c s^5. Five of them bring every value from 0.01 to 1 into
+    0.68..1.14. That is not exact, but fast, because it takes matrix products only. A matrix of zeros stays zero.
+
+    >>> np.linalg.svd(orthogonalized(np.diag([1.0, 0.1])), compute_uv=False).round(2)
+    array([0.71, 0.7 ])
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
     kellerjordan.github.io/posts/muon.
@@ -48,8 +51,8 @@ def muon_update(
         param  -= lr * weight_decay * param
         param  -= lr * 0.2 sqrt(max(m, n)) * step
 
-    The step goes as far in every direction of the matrix, in the rare ones, too. Its root mean square is about 0.2 lr,
-    as that of AdamW is, so that learning rates are alike.
+    The step has about the same length in every direction of the matrix, also in directions that gradients rarely take.
+    Its root mean square is about 0.2 lr, as with AdamW, so the same learning rates suit both.
 
     Source: Jordan et al. (see orthogonalized); Liu et al., "Muon is Scalable for LLM Training", arXiv:2502.16982, for
     the decay and the factor.
@@ -66,10 +69,12 @@ def muon_update(
 class Muon:
     """Muon for matrices inside a model, AdamW for everything else: embeddings, head, biases and layer norms.
 
-    matrices  {name: count}: the parameters that Muon trains, each `count` matrices side by side, as query, key and
-              value are in one; a model lists its own, `Muon(model.params, model.matrices)`
-    momentum  the decay of the gradient's mean, of which there is one for each matrix
-    options   those of AdamW; weight decay is for the matrices alone
+    matrices      {name: count}: the parameters that Muon trains; each is `count` matrices side by side, as c_attn holds
+                  those of queries, keys and values. A model lists its own: `Muon(model.params, model.matrices)`
+    weight_decay  decays the matrices only
+    momentum      decay of the gradient's mean, which is all that Muon keeps of a matrix
+
+    The other arguments are those of AdamW.
     """
 
     def __init__(

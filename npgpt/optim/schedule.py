@@ -8,7 +8,7 @@ from npgpt.support.parameters import Parameters
 
 
 def clip_scale(norm: float, max_norm: float) -> float:
-    """Return what to multiply gradients of this global norm by, so that it is at most max_norm; 0 is no limit.
+    """Return the factor that brings a global norm of gradients down to max_norm; max_norm 0 is no limit.
 
     The factor is min(max_norm / (norm + 1e-6), 1), as in PyTorch, so that runs compare.
     """
