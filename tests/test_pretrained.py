@@ -235,7 +235,7 @@ def test_the_newer_name_of_gelu_is_understood(saved):
         ({"activation_function": "relu"}, "relu"),
         ({"activation_function": ["gelu"]}, "activation_function"),
         ({"n_head": 4}, "n_head=4 does not divide n_embd=6"),
-        ({"n_embd": ...}, r"\(18,\), but config.json asks for \(2304,\)"),
+        ({"n_embd": ...}, r"\(18,\), expected \(2304,\) by config\.json"),
         ({"n_layer": "2"}, "n_layer='2' must be of type int"),
         ({"n_layer": [2]}, "n_layer"),
         ({"n_layer": None}, "n_layer"),

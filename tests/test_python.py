@@ -1,7 +1,5 @@
-"""`npgpt.train`: what it returns and shows, how it is stopped and goes on, and the page that tells of it."""
+"""`npgpt.train`: what it returns and shows, and how it is stopped and goes on."""
 
-import contextlib
-import io
 import json
 import os
 import re
@@ -15,17 +13,12 @@ import pytest
 
 import npgpt
 from npgpt.inspection.losses import log_ticks, read_metrics
-from npgpt.models.gpt2_inside import tap_names
-from npgpt.models.taps import Taps
 from npgpt.training.checkpoint import load_last
 from npgpt.training.interrupt import stop_on_interrupt
 from tests.test_cli import command
 from tests.test_cli_train import TEXT, TINY, interrupt_after, saved, steps
 
 SMALL = {word[2:].replace("-", "_"): value for word, value in zip(TINY[::2], TINY[1::2], strict=True)}
-PAGE = (Path(npgpt.__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
-# code, whether the machine may round its output in another way ("text"), and its output
-BLOCKS = re.findall(r"```python\n(.*?)```(?:\n```(text)?\n(.*?)```)?", PAGE, re.DOTALL)
 
 
 @pytest.fixture
@@ -439,47 +432,3 @@ def test_a_run_of_one_step_is_drawn_as_a_dot_and_none_not_at_all():
     assert len(axes.lines) == 1
     with pytest.raises(ValueError, match="r: there is no step"):
         draw("r", [{"step": 0, "val_loss": 2.0}])
-
-
-def words(text, number=float):
-    """Return the words of a text, and its decimal fractions as numbers."""
-    return [number(word) if re.fullmatch(r"\d+\.\d+", word) else word for word in text.split()]
-
-
-def nearly(word):
-    """A loss that another machine rounds in another way, after many steps."""
-    return pytest.approx(float(word), rel=0.15, abs=0.03)
-
-
-def test_the_page_does_what_it_shows(tmp_path, monkeypatch):
-    """The blocks run one after another, as the cells of a notebook do."""
-    pytest.importorskip("matplotlib")
-    monkeypatch.chdir(tmp_path)
-    cells: dict = {"__name__": "page"}
-    compared = 0
-    for number, (code, rounded, shown) in enumerate(BLOCKS, 1):
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(code, f"docs/python.md, block {number}", "exec"), cells)
-        if rounded:
-            assert words(printed.getvalue()) == words(shown, nearly), f"block {number}"
-        else:
-            assert printed.getvalue() == shown, f"block {number}"
-        compared += bool(shown)
-    assert compared == len(BLOCKS) == PAGE.count("```python\n") == 12
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_first_run_on_the_page_is_ten_lines():
-    assert len(BLOCKS[0][0].strip().splitlines()) <= 10
-
-
-def test_the_page_lists_every_tap_with_its_shape():
-    sizes = {"B": 2, "T": 5, "C": 12, "H": 3, "D": 4, "F": 48, "V": 7}
-    model = npgpt.GPT(npgpt.GPTConfig(vocab_size=7, n_positions=6, n_embd=12, n_layer=1, n_head=3))
-    taps = Taps("*")
-    model.forward(np.zeros((2, 5), int), taps=taps)
-    rows = re.findall(r"^\| `([\w.]+)` \| \(([A-Z, ]+)\) \| \S", PAGE, re.MULTILINE)
-    assert [name for name, _ in rows] == tap_names(model.config)
-    for name, letters in rows:
-        assert taps[name].shape == tuple(sizes[letter] for letter in letters.split(", ")), name

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.config import GPTConfig
-from npgpt.hub.tensors import read_tensors, save_tensors
+from npgpt.hub.tensors import read_tensors, require_shapes, save_tensors
 from npgpt.support.files import read_json, write_json
 from npgpt.support.parameters import Shapes
 
@@ -119,17 +119,7 @@ def check_shapes(tensors: dict[str, np.ndarray], config: GPTConfig, shapes_of: S
     blocks = sum(name.endswith(".ln_1.weight") for name in tensors)
     if blocks != config.n_layer:
         raise ValueError(f"{path}: {blocks} blocks, but config.json has n_layer={config.n_layer}")
-    shapes = shapes_of(config)
-    for name in shapes:
-        if name not in tensors:
-            raise ValueError(f"{path}: the tensor {name} is missing")
-    for name, tensor in tensors.items():
-        if name not in shapes:
-            raise ValueError(f"{path}: the tensor {name} does not belong to the model of config.json")
-        if tensor.dtype.kind != "f":
-            raise ValueError(f"{path}: {name} has the dtype {tensor.dtype}, expected floats")
-        if tensor.shape != shapes[name]:
-            raise ValueError(f"{path}: {name} has the shape {tensor.shape}, but config.json asks for {shapes[name]}")
+    require_shapes(tensors, shapes_of(config), path, "config.json")
 
 
 def find_folder(name: str | Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.hub.tensors import read_tensors, save_tensors
+from npgpt.hub.tensors import read_tensors, require_shapes, save_tensors
 from npgpt.support.files import read_json, write_json
 from npgpt.support.parameters import Shapes
 
@@ -67,7 +67,7 @@ def write_adapter(folder: Path, config: AdapterConfig, params: Mapping[str, np.n
 def read_adapter_tensors(path: Path, shapes: Shapes) -> dict[str, np.ndarray]:
     """Read an adapter's tensors under npgpt's names. Raises ValueError unless they are floats of these shapes."""
     tensors = {_own_name(name): tensor for name, tensor in read_tensors(path)[0].items()}
-    _check_tensors(tensors, shapes, path)
+    require_shapes(tensors, shapes, path, f"{CONFIG} and this model", of=PREFIX)
     return tensors
 
 
@@ -128,16 +128,3 @@ def _in_every_block(names: list[str], n_layer: int) -> list[str]:
 def _own_name(name: str) -> str:
     """Return npgpt's name of a tensor. An adapter of GPT2Model, which has no head, has no `transformer.` in it."""
     return name.removeprefix("base_model.model.").removeprefix("transformer.")
-
-
-def _check_tensors(tensors: dict[str, np.ndarray], shapes: Shapes, path: Path) -> None:
-    for name in shapes:
-        if name not in tensors:
-            raise ValueError(f"{path}: the tensor {PREFIX}{name} is missing")
-    for name, tensor in tensors.items():
-        if name not in shapes:
-            raise ValueError(f"{path}: the tensor {name} does not belong to the adapter of {CONFIG} and this model")
-        if tensor.dtype.kind != "f":
-            raise ValueError(f"{path}: {name} has the dtype {tensor.dtype}, expected floats")
-        if tensor.shape != shapes[name]:
-            raise ValueError(f"{path}: {name} has the shape {tensor.shape}, expected {shapes[name]}")

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
 from npgpt.support.files import write_atomically
+from npgpt.support.parameters import Shapes
 
 CHECKSUM = "npgpt_sha256"
 
@@ -83,3 +84,20 @@ def _unpickled(folder: Path) -> str:
     if (folder / "model.safetensors.index.json").exists():
         return "; a model in several files is not supported: save it as one"
     return ""
+
+
+def require_shapes(tensors: Mapping[str, np.ndarray], shapes: Shapes, path: Path, config: str, of: str = "") -> None:
+    """Raise ValueError for a missing or extra tensor, one that is not floats, and one of another shape than `shapes`.
+
+    config  what the shapes follow from; of  what a missing tensor's name begins with in the file
+    """
+    for name in shapes:
+        if name not in tensors:
+            raise ValueError(f"{path}: the tensor {of}{name} is missing")
+    for name, tensor in tensors.items():
+        if name not in shapes:
+            raise ValueError(f"{path}: the tensor {name} does not belong to the model of {config}")
+        if tensor.dtype.kind != "f":
+            raise ValueError(f"{path}: {name} has the dtype {tensor.dtype}, expected floats")
+        if tensor.shape != shapes[name]:
+            raise ValueError(f"{path}: {name} has the shape {tensor.shape}, expected {shapes[name]} by {config}")

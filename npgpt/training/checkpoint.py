@@ -1,7 +1,7 @@
 """Run folders: the best model as a Hugging Face GPT-2 folder, and the files that a run needs to continue.
 
 config.json  generation_config.json  model.safetensors  tokenizer.json  tokenizer_config.json
-training_state.safetensors   the last parameters, AdamW's averages, and the step
+training_state.safetensors   the last parameters, the optimizer's averages, and the step
 train.json                   the settings and the data of the run
 metrics.jsonl                a line per step, and a line per evaluation
 """
