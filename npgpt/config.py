@@ -101,7 +101,7 @@ class TrainConfig:
     save_every: int = option(250, "steps between saves of the training state")
     sample_tokens: int = option(200, "length of the sample printed at the end, in tokens; 0 prints none")
     seed: int = option(1337, "seed of the initial weights, the batches and dropout")
-    threads: int = option(0, "number of CPU threads; 0 uses all cores")
+    threads: int = option(0, "number of CPU threads; 0 uses as many as cores, quotas and OMP_NUM_THREADS allow")
     dtype: str = option("float32", "precision of weights and arithmetic", DTYPES)
     ops: str = option("fast", "fast runs compiled code, reference the plain NumPy definitions", OPS)
 

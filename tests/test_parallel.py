@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from npgpt import GPT, AdamW, GPTConfig
+from npgpt import GPT, AdamW, GPTConfig, TrainConfig, generate
 from npgpt.data.batch import Batch
 from npgpt.optim.schedule import clip_scale
-from npgpt.training.workers import Workers, n_threads, n_workers
+from npgpt.training.workers import Workers, n_threads, n_workers, with_threads
 
 CONFIG = GPTConfig(vocab_size=7, n_positions=6, n_embd=8, n_layer=2, n_head=2)
 DROPOUT = GPTConfig(**vars(CONFIG) | {"resid_pdrop": 0.2, "embd_pdrop": 0.1, "attn_pdrop": 0.3})
@@ -142,9 +142,29 @@ def test_workers_or_blas_have_the_threads_never_both():
         assert set(blas_threads()) == {2}
 
 
-def test_threads_are_the_cores_unless_they_are_given():
+def test_a_token_is_sampled_with_one_blas_thread_and_a_long_prompt_of_a_large_model_with_all(monkeypatch):
+    seen = []
+
+    class Watched(GPT):
+        def forward(self, *args, **kwargs):
+            seen.append(set(blas_threads()))
+            return super().forward(*args, **kwargs)
+
+    monkeypatch.setattr("npgpt.training.blas.cores", lambda: 3)
+    with threadpool_limits(2):
+        for _ in generate(Watched(CONFIG, 0), [1, 2, 3], 2):
+            assert set(blas_threads()) == {2}  # between two tokens, the caller has its own
+        monkeypatch.setattr("npgpt.training.blas.PARAMETERS_TIMES_TOKENS", 2 * GPT(CONFIG).size)
+        list(generate(Watched(CONFIG, 0), [1, 2, 3], 2))
+    assert seen == [{1}, {1}, {3}, {1}]
+
+
+def test_threads_are_what_the_machine_allows_unless_they_are_given(monkeypatch):
+    monkeypatch.setattr("npgpt.training.workers.cores", lambda: 5)
     assert n_threads(3) == 3
-    assert n_threads(0) >= 1
+    assert n_threads(0) == 5
+    assert with_threads(TrainConfig()).threads == 5
+    assert with_threads(TrainConfig(threads=2)).threads == 2
 
 
 @pytest.mark.parametrize("starts", [None, 2 * np.arange(7)[:, None]], ids=["one text", "several"])

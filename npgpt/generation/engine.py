@@ -7,6 +7,7 @@ import numpy as np
 
 from npgpt.generation.rules import apply_temperature, draw, keep_top_k, keep_top_p
 from npgpt.models.base import Model
+from npgpt.training.blas import blas_threads
 
 
 def generate(
@@ -72,7 +73,9 @@ def _generate(
         if len(context) > n_positions:
             # positions are learned: when the window slides, each token moves to another one, and all keys change
             context, past = context[-n_positions:], model.new_past()
-        logits = model.forward(np.array([context[past.length :]]), past, last=True)
+        unread = np.array([context[past.length :]])
+        with blas_threads(model, unread.size):
+            logits = model.forward(unread, past, last=True)
         logits = logits[0, -1, :size].astype(np.float64)
         if np.isnan(logits).any():
             raise ValueError("the model's logits are NaN: its weights are damaged, or training diverged")

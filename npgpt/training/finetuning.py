@@ -16,6 +16,7 @@ from npgpt.training.checkpoint import refuse_existing
 from npgpt.training.loop import Trainer
 from npgpt.training.recipes import FINETUNE
 from npgpt.training.run import Run, read_saved, require_fitting, require_out
+from npgpt.training.workers import with_threads
 
 # what must not change when a run is resumed: (part of train.json, key, error message)
 FIXED = (
@@ -82,7 +83,7 @@ def plan_finetuning(
         )
     saved = read_saved(folder) if resume else None
     before = read_finetune(folder, saved) if saved else {}
-    config = TrainConfig(**FINETUNE | (saved["train"] if saved else {}) | given)
+    config = with_threads(TrainConfig(**FINETUNE | (saved["train"] if saved else {}) | given))
     files = data or (saved["data"]["files"] if saved else [])
     how = {name: before.get(name) if value is None or value is False else value for name, value in how.items()}
     flags = {name: bool(how[name]) for name in ("skip_long", "in_order")}

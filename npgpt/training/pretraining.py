@@ -19,6 +19,7 @@ from npgpt.training.checkpoint import refuse_existing
 from npgpt.training.loop import Trainer
 from npgpt.training.recipes import merge, recipe_for
 from npgpt.training.run import Run, read_saved, require_out
+from npgpt.training.workers import with_threads
 
 DEFAULT_DATA = "tales:en"
 
@@ -66,7 +67,7 @@ def plan_training(
     settings = merge(flags, file or {}, before, {} if resume else recipe_for(data))
     model, train, _ = split_fields(settings, GPTConfig, TrainConfig, also=("data", "out"))
     GPTConfig(**model)  # raises for wrong sizes before any file is read
-    return TrainingPlan(folder, data, TrainConfig(**train), model, saved, frozenset(given))
+    return TrainingPlan(folder, data, with_threads(TrainConfig(**train)), model, saved, frozenset(given))
 
 
 def start_training(plan: TrainingPlan) -> Run:

@@ -7,7 +7,7 @@ rank on another machine, whose buffer is added in the same fixed order.
 """
 
 import contextvars
-import os
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, pairwise
@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from npgpt.config import TrainConfig
 from npgpt.data.batch import Batch
 from npgpt.models.base import Model
 from npgpt.optim import Optimizer
 from npgpt.support.buffers import Buffers, empty
+from npgpt.support.machine import cores
 from npgpt.support.parameters import Parameters
 
 Result = TypeVar("Result")
@@ -43,9 +45,16 @@ def n_workers(model: Model, batch_size: int, n_positions: int, threads: int) -> 
 
 
 def n_threads(threads: int = 0) -> int:
-    """Return the number of threads to use: the given one, or for 0 the number of cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return threads or cores or 1
+    """Return the number of threads to use: the given one, or for 0 what the machine allows (support/machine.py)."""
+    return threads or cores()
+
+
+def with_threads(config: TrainConfig) -> TrainConfig:
+    """Return the settings with a number of threads in place of 0.
+
+    The number decides the bits of a run. So a run records it, and keeps it when it is resumed on another machine.
+    """
+    return dataclasses.replace(config, threads=n_threads(config.threads))
 
 
 class Workers:

@@ -1,0 +1,157 @@
+"""What this process may use of its machine, read from environments and from folders that look like /proc and /sys."""
+
+import json
+
+import pytest
+
+from npgpt.cli import main
+from npgpt.support.machine import available_memory, cores
+
+MEMINFO = "MemTotal:       24000000 kB\nMemFree:         9000000 kB\nMemAvailable:   16000000 kB\n"
+TINY = "--n-layer 1 --n-head 1 --n-embd 8 --n-positions 32 --tokenizer bpe:260 --sample-tokens 0"
+SETTINGS = "--max-steps 2 --batch-size 2 --eval-batches 1"
+HALF = "proc/self/cgroup", "0::/pod/app\n"
+
+
+def system(root, *files):
+    for name, text in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, 8),
+        ({"OMP_NUM_THREADS": "2"}, 2),
+        ({"OPENBLAS_NUM_THREADS": "3"}, 3),
+        ({"NUMBA_NUM_THREADS": " 1 "}, 1),
+        ({"OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "2"}, 2),
+        ({"OMP_NUM_THREADS": "3,1"}, 3),  # the outermost level of nesting
+        ({"OMP_NUM_THREADS": "64"}, 8),  # more threads than cores only get into each other's way
+        *(({"OMP_NUM_THREADS": wrong}, 8) for wrong in ("", "0", "-1", "two", "1e9", "9" * 5000)),
+    ],
+)
+def test_environment_variables_limit_the_threads(environ, expected, tmp_path):
+    assert cores(environ, tmp_path, 8) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ([HALF, ("sys/fs/cgroup/pod/app/cpu.max", "200000 100000\n")], 2),
+        ([HALF, ("sys/fs/cgroup/pod/app/cpu.max", "150000 100000\n")], 2),
+        ([HALF, ("sys/fs/cgroup/pod/app/cpu.max", "5000 100000\n")], 1),
+        ([HALF, ("sys/fs/cgroup/pod/app/cpu.max", "max 100000\n")], 8),
+        ([HALF, ("sys/fs/cgroup/pod/cpu.max", "300000 100000\n")], 3),  # a group above limits all in it
+        ([HALF, ("sys/fs/cgroup/cpu.max", "300000 100000\n")], 3),  # in a container, whose path is another one
+        ([HALF, ("sys/fs/cgroup/pod/app/cpu.max", "broken\n")], 8),
+        ([HALF, ("sys/fs/cgroup/other/cpu.max", "100000 100000\n")], 8),
+        (
+            [
+                ("proc/self/cgroup", "4:cpuset:/\n3:cpu,cpuacct:/docker/1\n"),
+                ("sys/fs/cgroup/cpu,cpuacct/docker/1/cpu.cfs_quota_us", "250000\n"),
+                ("sys/fs/cgroup/cpu,cpuacct/docker/1/cpu.cfs_period_us", "100000\n"),
+            ],
+            3,
+        ),
+        (
+            [
+                ("proc/self/cgroup", "1:cpu:/\n0::/\n"),
+                ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n"),
+                ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
+            ],
+            8,
+        ),
+    ],
+)
+def test_cpu_quotas_of_control_groups_limit_the_threads(files, expected, tmp_path):
+    assert cores({}, system(tmp_path, *files), 8) == expected
+
+
+def test_the_least_limit_wins(tmp_path):
+    root = system(tmp_path, HALF, ("sys/fs/cgroup/pod/app/cpu.max", "300000 100000"))
+    assert cores({"OMP_NUM_THREADS": "5"}, root, 8) == 3
+    assert cores({"OMP_NUM_THREADS": "2"}, root, 8) == 2
+    assert cores({"OMP_NUM_THREADS": "5"}, root, 1) == 1
+
+
+def test_affinity_is_asked_where_the_system_has_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {3, 5, 7}, raising=False)
+    assert cores({}, tmp_path) == 3
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    assert cores({}, tmp_path) == 6
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert cores({}, tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ([], None),
+        ([("proc/meminfo", "MemTotal: 1 kB\n")], None),
+        ([("proc/meminfo", MEMINFO)], 16_384_000_000),
+        (
+            [
+                ("proc/meminfo", MEMINFO),
+                HALF,
+                ("sys/fs/cgroup/pod/app/memory.max", "max\n"),
+                ("sys/fs/cgroup/pod/memory.max", "4000000000\n"),
+                ("sys/fs/cgroup/pod/memory.current", "3000000000\n"),
+                ("sys/fs/cgroup/pod/memory.stat", "anon 1\ninactive_file 500000000\nfile 1\n"),
+            ],
+            1_500_000_000,
+        ),
+        (
+            [
+                ("proc/self/cgroup", "4:memory:/job\n"),
+                ("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "2000000000\n"),
+                ("sys/fs/cgroup/memory/job/memory.usage_in_bytes", "1500000000\n"),
+                ("sys/fs/cgroup/memory/job/memory.stat", "inactive_file 7\ntotal_inactive_file 100\n"),
+                ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+                ("sys/fs/cgroup/memory/memory.usage_in_bytes", "1600000000\n"),
+            ],
+            500_000_100,
+        ),
+        (
+            [
+                HALF,
+                ("sys/fs/cgroup/pod/app/memory.max", "1000\n"),
+                ("sys/fs/cgroup/pod/app/memory.current", "1400\n"),
+            ],
+            0,
+        ),
+    ],
+)
+def test_memory_is_what_the_machine_and_its_control_groups_leave(files, expected, tmp_path):
+    assert available_memory(system(tmp_path, *files)) == expected
+
+
+def threads_of(folder):
+    return json.loads((folder / "train.json").read_text("utf-8"))["train"]["threads"]
+
+
+@pytest.mark.parametrize("command", ["train", "finetune"])
+def test_a_resumed_run_keeps_its_threads_on_another_machine(command, tmp_path, monkeypatch, capsys):
+    """Their number decides how a batch is split, and so the bits of the run."""
+    texts, tasks, base, tuned = (tmp_path / name for name in ("a.txt", "a.jsonl", "base", "tuned"))
+    texts.write_text("the quick brown fox\n" * 20)
+    tasks.write_text('{"prompt": "the ", "completion": "fox"}\n' * 9)
+    monkeypatch.setattr("npgpt.training.workers.cores", lambda: 3)
+    out, words = base, ["train", "--data", str(texts), *TINY.split()]
+    assert main([*words, "--out", str(out), *SETTINGS.split()]) == 0
+    if command == "finetune":
+        out, words = tuned, ["finetune", str(base), "--data", str(tasks)]
+        assert main([*words, "--out", str(out), *SETTINGS.split()]) == 0
+    words = [word for word in words if word not in TINY.split()]
+    assert threads_of(out) == 3
+    monkeypatch.setattr("npgpt.training.workers.cores", lambda: 1)
+    again = [*words, "--resume", "--out", str(out), "--max-steps"]
+    assert main([*again, "3"]) == 0
+    assert threads_of(out) == 3
+    assert main([*again, "4", "--threads", "2"]) == 0  # what is given wins
+    assert threads_of(out) == 2
+    assert main([*again, "5", "--threads", "0"]) == 0
+    assert threads_of(out) == 1
