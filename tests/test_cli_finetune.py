@@ -271,7 +271,7 @@ def test_lines_are_learned_in_order_on_request(capsys, here, monkeypatch):
 def test_ask_reads_standard_input_and_makes_tasks(capsys, here, monkeypatch):
     prompt = LINES[5]["prompt"]
     _, given, _ = command(capsys, "ask", "base", "--prompt", prompt, "--max-new-tokens", 5)
-    monkeypatch.setattr("sys.stdin", io.StringIO(prompt + "\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{prompt}\n".encode())))
     code, out, err = command(capsys, "ask", "base", "--max-new-tokens", 5)
     assert (code, err, out) == (0, "", given)
     code, _, err = command(capsys, "ask", "base", "--task", "answer")  # a tale is longer than this model's context

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from npgpt.cli.checks import require_at_least
 from npgpt.cli.options import announce_compiling
+from npgpt.cli.texts import SPECIAL, read_input
 from npgpt.config import LANGS, TASKS
 
 if TYPE_CHECKING:
     from npgpt.models.base import Model
     from npgpt.tokenizer import Tokenizer
 
+NO_PROMPT = "give --prompt TEXT, pipe it in, or name a file of prompts with --data"
 EXAMPLES = (
     'npgpt ask runs/tasks --prompt "Question: Who lost the kite? Answer:"',
     "npgpt ask runs/demo/translate --task translate --lang zh --seed 3",
@@ -25,8 +27,11 @@ EXAMPLES = (
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder of npgpt finetune")
     parser.add_argument(
-        "--prompt", metavar="TEXT", help="the prompt (default: standard input, without the line end that ends it)"
+        "--prompt",
+        metavar="TEXT",
+        help="the prompt, which may be empty (default: standard input, without the line end that ends it)",
     )
+    parser.add_argument("--special", action="store_true", help=SPECIAL)
     parser.add_argument(
         "--data",
         metavar="FILE",
@@ -64,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--{given[0]} and --{given[1]} cannot be combined: give one of them")
     if args.lang is not None and args.task is None:
         raise ValueError(f"--lang {args.lang} has no effect without --task: add --task, or leave --lang out")
+    if args.special and args.task is not None:
+        raise ValueError("--special has no effect with --task: a tale's prompt has no special tokens; leave it out")
     require_at_least(0, "--seed", args.seed)
     from npgpt.generation.opening import open_run
     from npgpt.generation.prompts import answer_tokens
@@ -75,13 +82,24 @@ def run(args: argparse.Namespace) -> int:
         return complete_lines(model, tokenizer, args)
     if args.task is not None:
         return complete_example(model, tokenizer, args)
-    prompt = args.prompt
-    if prompt is None:
-        if sys.stdin.isatty():
-            print("type the prompt, then press Ctrl-D", file=sys.stderr)
-        prompt = sys.stdin.read().removesuffix("\n")  # the line end that Enter or echo has added
-    complete(tokenizer, answer_tokens(model, tokenizer, prompt, *settings(args), args.seed))
+    prompt = read_prompt() if args.prompt is None else args.prompt
+    complete(tokenizer, answer_tokens(model, tokenizer, prompt, *settings(args), args.seed, special=args.special))
     return 0
+
+
+def read_prompt() -> str:
+    """Return the prompt on standard input, without the line end that Enter or echo has added.
+
+    Raises ValueError if there is nothing at all, not even a line end.
+    """
+    if sys.stdin is not None and sys.stdin.isatty():
+        print("type the prompt, then press Ctrl-D", file=sys.stderr)
+        prompt = sys.stdin.read()
+    else:
+        prompt = read_input(NO_PROMPT)
+    if not prompt:
+        raise ValueError(f"there is no prompt: {NO_PROMPT}; --prompt '' is an empty one")
+    return prompt.replace("\r\n", "\n").removesuffix("\n")
 
 
 def settings(args: argparse.Namespace) -> tuple[int | None, float, int | None, float | None]:
@@ -120,7 +138,7 @@ def complete_lines(model: "Model", tokenizer: "Tokenizer", args: argparse.Namesp
         turns: list[tuple[str, str]] = []
         for prompt, completion in example.turns():
             try:
-                tokens = list(answer_tokens(model, tokenizer, prompt, *settings(args), rng, turns))
+                tokens = list(answer_tokens(model, tokenizer, prompt, *settings(args), rng, turns, args.special))
             except ValueError as error:
                 shorter = "; --max-new-tokens N shortens the model's own answers" if turns else ""
                 raise ValueError(f"{example.where}: {error}{shorter}") from None

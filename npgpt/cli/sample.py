@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from npgpt.cli.checks import require_at_least, require_given
 from npgpt.cli.options import announce_compiling
+from npgpt.cli.texts import SPECIAL
 
 if TYPE_CHECKING:
     from npgpt.tokenizer import Tokenizer
@@ -19,6 +20,7 @@ EXAMPLES = (
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
     parser.add_argument("--prompt", help="text to continue (default: start a new text)")
+    parser.add_argument("--special", action="store_true", help=SPECIAL)
     parser.add_argument(
         "--max-new-tokens", type=int, default=500, metavar="N", help="most tokens to generate (default: 500)"
     )
@@ -45,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
     announce_compiling()
     model, tokenizer = open_run(args.run, args.last)
     require_given("--prompt", args.prompt, "at least one character, or leave it out")
-    prompt = first_prompt(tokenizer, args.prompt, learned_examples(args.run))
+    if args.special and args.prompt is None:
+        raise ValueError("--special has no effect without --prompt: add it, or leave --special out")
+    prompt = first_prompt(tokenizer, args.prompt, learned_examples(args.run), special=args.special)
     require_at_least(0, "--seed", args.seed)
     tokens = generate(
         model,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from npgpt.cli.checks import out_folder
 from npgpt.cli.parser import add_action, add_actions
+from npgpt.cli.texts import add_text, given_text, read_input
 
 if TYPE_CHECKING:
     from npgpt.tokenizer import Tokenizer
@@ -20,7 +21,7 @@ EXAMPLES = (
 TRAIN = (EXAMPLES[0], "npgpt tokenizer train 唐诗.txt --pattern chinese --vocab-size 2000 --out tokenizers/tang")
 ENCODE = (
     'npgpt tokenizer encode tokenizers/poems "Shall I compare thee"',
-    "npgpt tokenizer encode runs/poems 床前明月光",
+    "npgpt tokenizer encode runs/poems --file plays.txt",
 )
 DECODE = ("npgpt tokenizer decode tokenizers/poems 84 104 101", "npgpt tokenizer decode runs/poems 229 186 138")
 SHOW = (EXAMPLES[1], "npgpt tokenizer show tokenizers/poems 'The end<|endoftext|>' --special")
@@ -28,7 +29,6 @@ STATS = (
     "npgpt tokenizer stats tokenizers/poems plays.txt",
     "npgpt tokenizer stats tokenizers/poems plays.txt --plot counts.png",
 )
-SPECIAL = "encode special tokens in the text as such, not as plain text"
 COLOURS = (44, 42, 45, 43, 46)  # background colours of the terminal, used in turn
 
 
@@ -37,8 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_train(actions)
     encode = add_action(actions, "encode", "print the ids of a text", *ENCODE)
     add_folder(encode)
-    encode.add_argument("text", nargs="?", metavar="TEXT", help="text to encode (default: standard input)")
-    encode.add_argument("--special", action="store_true", help=SPECIAL)
+    add_text(encode)
 
     decode = add_action(actions, "decode", "print the text that ids stand for", *DECODE)
     add_folder(decode)
@@ -46,8 +45,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
     show = add_action(actions, "show", "show the tokens of a text with their ids and lengths", *SHOW)
     add_folder(show)
-    show.add_argument("text", metavar="TEXT", help="text to encode")
-    show.add_argument("--special", action="store_true", help=SPECIAL)
+    add_text(show)
 
     stats = add_action(actions, "stats", "print how well a vocabulary fits a text", *STATS)
     add_folder(stats)
@@ -127,37 +125,22 @@ def train(args: argparse.Namespace) -> None:
     print(f"inspect it with: npgpt tokenizer stats {out} {args.files[0]}")
 
 
-def ids_of(tokenizer: "Tokenizer", text: str, special: bool) -> Any:
-    """Return the ids of a text. With `special`, special tokens in it are encoded as such, not as plain text."""
-    options: dict[str, Any] = {"allowed_special": "all"} if special else {}
-    if special and tokenizer.kind != "bpe":
-        raise ValueError(f"--special: a {tokenizer.kind} tokenizer has no special tokens; leave --special out")
-    return tokenizer.encode(text, **options)
+def ids_of(tokenizer: "Tokenizer", args: argparse.Namespace) -> list[int]:
+    """Return the ids of the text that is given. A line on stderr says so if there is none."""
+    text = given_text(args)
+    if not text:
+        print("the text is empty: it has no ids", file=sys.stderr)
+    return tokenizer.encode_prompt(text, args.special)
 
 
 def encode(args: argparse.Namespace) -> None:
-    tokenizer = open_folder(args.folder)
-    text = piped() if args.text is None else args.text
-    print(*ids_of(tokenizer, text, args.special))
-
-
-def piped() -> str:
-    """Return standard input. Raises ValueError if it is a terminal or not UTF-8."""
-    if sys.stdin is None or sys.stdin.isatty():
-        raise ValueError("nothing to read: give it as an argument, or pipe it in")
-    data = sys.stdin.buffer.read() if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"standard input is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}"
-        ) from None
+    print(*ids_of(open_folder(args.folder), args))
 
 
 def decode(args: argparse.Namespace) -> None:
     tokenizer = open_folder(args.folder)
     ids = []
-    for word in args.ids or piped().split():
+    for word in args.ids or read_input("give ids as arguments, or pipe them in").split():
         if not word.lstrip("-").isdecimal():
             raise ValueError(f"{word!r} is not an id, which is a whole number")
         ids.append(int(word))
@@ -169,7 +152,7 @@ def decode(args: argparse.Namespace) -> None:
 
 def show(args: argparse.Namespace) -> None:
     tokenizer = open_folder(args.folder)
-    ids = [int(i) for i in ids_of(tokenizer, args.text, args.special)]
+    ids = ids_of(tokenizer, args)
     pieces = [tokenizer.decode_bytes([i]) for i in ids]
     print(
         "".join(coloured(piece, k) if sys.stdout.isatty() else f"[{visible(piece)}]" for k, piece in enumerate(pieces))

@@ -9,20 +9,23 @@ from npgpt.models.base import Model
 from npgpt.tokenizer import Tokenizer
 
 
-def first_prompt(tokenizer: Tokenizer, text: str | None, learned_examples: bool, first: int = 0) -> list[int]:
+def first_prompt(
+    tokenizer: Tokenizer, text: str | None, learned_examples: bool, first: int = 0, special: bool = False
+) -> list[int]:
     """Return the ids that a model continues from.
 
     text              the text to continue; None to start a new one
+    special           whether special tokens in it are encoded as such, not as plain text
     learned_examples  whether the model has learned texts that begin after the end token, not running text
     first             the token to begin with if there is neither an end token to begin after nor a line end
     """
     begin = [tokenizer.end_id] if tokenizer.end_id is not None and learned_examples else []
     if text is not None:
-        return begin + [int(i) for i in tokenizer.encode(text)]
+        return begin + tokenizer.encode_prompt(text, special)
     if begin:
         return begin
     try:
-        return [int(i) for i in tokenizer.encode("\n")]
+        return tokenizer.encode_prompt("\n")
     except ValueError:
         return [first]
 
@@ -37,20 +40,22 @@ def answer_tokens(
     top_p: float | None = None,
     seed: int | np.random.Generator = 0,
     before: Sequence[tuple[str, str]] = (),
+    special: bool = False,
 ) -> Iterator[int]:
     """Yield the tokens of a prompt's completion, without the end token.
 
     max_new_tokens  None for as many as fit into the context
     before          the earlier turns of the conversation, pairs of a prompt and its completion
+    special         whether special tokens in the prompts are encoded as such, not as plain text
 
     The model reads the prompt as in training: after the end token, like every turn, and encoded separately. Raises
     ValueError for a prompt that leaves no room, and whatever npgpt.generate raises.
     """
     end = tokenizer.require_end_id()
     ids = [end]
-    for turn in before:
-        ids += [*(int(i) for text in turn for i in tokenizer.encode(text)), end]
-    ids += map(int, tokenizer.encode(prompt))
+    for earlier, completion in before:
+        ids += [*tokenizer.encode_prompt(earlier, special), *tokenizer.encode_prompt(completion), end]
+    ids += tokenizer.encode_prompt(prompt, special)
     room = model.config.n_positions - len(ids)
     if room < 1:
         what = "conversation" if before else "prompt"

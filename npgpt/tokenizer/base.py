@@ -115,6 +115,15 @@ class Tokenizer(ABC):
         """Return the ids of each text, as encode does."""
         return [self.encode(text) for text in texts]
 
+    def encode_prompt(self, text: str, special: bool = False) -> list[int]:
+        """Return the ids of a text as a list; with `special`, special tokens in it are encoded as such.
+
+        Raises ValueError as encode does, and for `special` if there are no special tokens.
+        """
+        if special:
+            raise ValueError(f"this {self.kind} tokenizer has no special tokens; leave --special out")
+        return [int(i) for i in self.encode(text)]
+
     def encode_file(self, path: str | Path) -> Iterator[np.ndarray]:
         """Yield the ids of a UTF-8 text file, part by part, in memory that does not grow with the file.
 

@@ -93,6 +93,11 @@ class BPETokenizer(Tokenizer):
         """Return the ids of each text, as encode does; faster for many short ones."""
         return self._ids(self._cutter(allowed_special).texts([to_utf8(text) for text in texts]))
 
+    def encode_prompt(self, text: str, special: bool = False) -> list[int]:
+        if not (special and self.special_tokens):
+            return super().encode_prompt(text, special)
+        return [int(i) for i in self.encode(text, "all")]
+
     def encode_file(self, path: str | Path, allowed_special: Specials = ()) -> Iterator[np.ndarray]:
         """Yield the ids of a UTF-8 text file, part by part, in memory that does not grow with the file.
 

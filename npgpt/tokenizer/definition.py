@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from npgpt.tokenizer.patterns import compiled
+from npgpt.tokenizer.patterns import find_spans
 
 Pair = tuple[int, int]
 
@@ -31,9 +31,9 @@ def split(data: bytes, pattern: str) -> list[bytes]:
     """
     text = data.decode("utf-8", errors="surrogateescape")
     pieces, end = [], 0
-    for match in compiled(pattern).finditer(text):
-        pieces += [text[end : match.start()], match.group()]
-        end = match.end()
+    for start, stop in find_spans(pattern, text):
+        pieces += [text[end:start], text[start:stop]]
+        end = stop
     pieces.append(text[end:])
     return [piece.encode("utf-8", errors="surrogateescape") for piece in pieces if piece]
 

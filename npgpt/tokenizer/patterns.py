@@ -31,6 +31,22 @@ ALSO = {
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s": GPT4,
 }
 
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+GPT4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# patterns that are known to take time in proportion to the text: the named ones, Llama 3's, Qwen's and GPT-4o's
+LINEAR = {*PATTERNS.values(), LLAMA3, LLAMA3.replace("{1,3}", ""), GPT4O}
+# the most seconds of computing that any other pattern may take: for a text, and for each of its characters. That is
+# some fifty times what a sensible pattern needs
+SECONDS, SECONDS_PER_CHARACTER = 5.0, 20e-6
+
 
 def pattern_text(pattern: str) -> str:
     """Return the regular expression of a pattern: one of PATTERNS by its name, or the expression itself.
@@ -54,6 +70,24 @@ def compiled(pattern: str) -> regex.Pattern:
     except (regex.error, RecursionError, OverflowError) as error:
         raise ValueError(
             f"the pattern {pattern!r} is not one of {', '.join(PATTERNS)}, nor a regular expression: {error}"
+        ) from None
+
+
+def find_spans(pattern: str, text: str) -> list[tuple[int, int]]:
+    """Return where the matches of a pattern begin and end.
+
+    Raises ValueError if it takes far longer than a text of this length should. An example is (a|aa)+$ on forty times a
+    and a b: each further a makes it 1.6 times as slow.
+    """
+    if pattern in LINEAR:  # without a limit, because with one the `regex` module looks at the clock at each match
+        return [match.span() for match in compiled(pattern).finditer(text)]
+    limit = SECONDS + SECONDS_PER_CHARACTER * len(text)
+    try:
+        return [match.span() for match in compiled(pattern).finditer(text, timeout=limit)]
+    except TimeoutError:
+        raise ValueError(
+            f"the pattern {pattern!r} found no end within {limit:.1f} s in a text of {len(text):,} characters: there "
+            f"are too many ways to match; use one of {', '.join(PATTERNS)}, or a simpler regular expression"
         ) from None
 
 

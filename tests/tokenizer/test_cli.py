@@ -75,7 +75,10 @@ def test_what_is_piped_in_must_be_text(capsys, here, monkeypatch, data):
     assert f"not UTF-8: byte 0xff at offset {len(data) - 1}" in capsys.readouterr().err
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     assert main(["tokenizer", "encode", "t"]) == 2
-    assert capsys.readouterr().err == "npgpt tokenizer: error: nothing to read: give it as an argument, or pipe it in\n"
+    assert (
+        capsys.readouterr().err
+        == "npgpt tokenizer: error: nothing to read: give it as an argument or with --file, or pipe it in\n"
+    )
 
 
 def test_show_with_brackets_and_in_colours(capsys, here, monkeypatch):

@@ -19,7 +19,7 @@ from npgpt.tokenizer.fast.merge import (
 )
 from npgpt.tokenizer.fast.scan import scan_gpt2, scan_gpt4
 from npgpt.tokenizer.fast.train import count_pieces, learn, rehash
-from npgpt.tokenizer.patterns import GPT2, GPT4, compiled
+from npgpt.tokenizer.patterns import GPT2, GPT4, find_spans
 
 SCANNERS = {GPT2: scan_gpt2, GPT4: scan_gpt4}
 CACHE_ROWS = 1 << 16  # 2 MB
@@ -128,7 +128,7 @@ def split(data: np.ndarray, pattern: str, spans: Iterable[tuple[int, int]] | Non
 
 def _split_by_regex(data: np.ndarray, pattern: str, start: int, end: int) -> np.ndarray:
     text = data[start:end].tobytes().decode("utf-8", errors="surrogateescape")
-    borders = np.array([m.span() for m in compiled(pattern).finditer(text)], np.int64).reshape(-1)
+    borders = np.array(find_spans(pattern, text), np.int64).reshape(-1)
     borders = np.unique(np.append(borders, len(text)))  # text between two matches is a pre-token too
     if len(text) < end - start:  # from characters to bytes; U+DC80..DCFF stand for one byte each
         codes = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), "<u4")

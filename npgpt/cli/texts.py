@@ -1,0 +1,68 @@
+"""Text that a command reads: from an argument, from a file, or from standard input."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from npgpt.cli.checks import require_given
+
+SPECIAL = "encode special tokens in the text as such, not as plain text"
+
+
+def add_text(parser: argparse.ArgumentParser) -> None:
+    """Add TEXT, --file and --special."""
+    parser.add_argument(
+        "text", nargs="?", metavar="TEXT", help="text to encode (default: standard input; empty text has no ids)"
+    )
+    parser.add_argument("--file", metavar="FILE", help="encode the text in this UTF-8 file")
+    parser.add_argument("--special", action="store_true", help=SPECIAL)
+
+
+def given_text(args: argparse.Namespace) -> str:
+    """Return the text of TEXT, --file or standard input. Raises ValueError for both, and for TEXT that names a file."""
+    if args.file is not None:
+        require_given("--file", args.file, "a text file")
+        if args.text is not None:
+            raise ValueError(f"TEXT {args.text!r} and --file {args.file} cannot be combined: give one of them")
+        return read_file(args.file)
+    if args.text is None:
+        return read_input("give it as an argument or with --file, or pipe it in")
+    if names_a_file(args.text):
+        raise ValueError(
+            f"{args.text} is a file, and TEXT is the text itself: to encode what is in the file, give "
+            f"--file {args.text}; to encode its name, pipe the name in"
+        )
+    return args.text
+
+
+def names_a_file(text: str) -> bool:
+    """Say whether a text is the path of a file that exists."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
+
+
+def read_file(name: str) -> str:
+    """Return the text of a UTF-8 file, which may be empty. Raises FileNotFoundError or ValueError, naming the file."""
+    from npgpt.tokenizer.stream import read_parts
+
+    return b"".join(read_parts(name)).decode("utf-8")
+
+
+def read_input(instead: str) -> str:
+    """Return standard input.
+
+    instead  what to do instead, in the error for a terminal or a closed standard input
+
+    Raises ValueError also for what is not UTF-8.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ValueError(f"nothing to read: {instead}")
+    data = sys.stdin.buffer.read() if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"standard input is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}"
+        ) from None
