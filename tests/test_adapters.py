@@ -259,7 +259,7 @@ def test_what_was_there_stays_whole_when_writing_fails(saved, monkeypatch):
     def full(*args, **kwargs):
         raise OSError("no space left")
 
-    for function in ("os.replace", "npgpt.hub.tensors.save_file"):
+    for function in ("os.replace", "npgpt.hub.tensors._write"):
         with monkeypatch.context() as patch:
             patch.setattr(function, full)
             with pytest.raises(OSError, match="no space left"):

@@ -152,7 +152,7 @@ def test_a_save_that_fails_leaves_the_state_before(state, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("npgpt.hub.tensors.save_file", full)
+    monkeypatch.setattr("npgpt.hub.tensors._write", full)
     with pytest.raises(OSError, match="No space left"):
         save_state(folder, model, optimizer, PROGRESS | {"step": 13})
     assert (folder / STATE).read_bytes() == before

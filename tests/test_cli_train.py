@@ -351,15 +351,15 @@ def fill_disk(monkeypatch, where: str, at: int) -> None:
 
         monkeypatch.setattr("npgpt.training.loop.append_metrics", append)
     else:
-        from safetensors.numpy import save_file
+        from npgpt.hub.tensors import _write
 
-        def save(tensors, path, metadata):
+        def save(path, tensors, metadata):
             if where in path.name and next(calls) >= at:
                 path.write_bytes(b"half")
                 raise FULL
-            save_file(tensors, path, metadata)
+            _write(path, tensors, metadata)
 
-        monkeypatch.setattr("npgpt.hub.tensors.save_file", save)
+        monkeypatch.setattr("npgpt.hub.tensors._write", save)
 
 
 @pytest.mark.parametrize("where", ["model.safetensors", STATE, "metrics"])

@@ -81,7 +81,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from npgpt.training.checkpoint import STATE
+    from npgpt.support.lock import locked
 
     require_at_least(1, "--base-steps", args.base_steps)
     require_at_least(1, "--tune-steps", args.tune_steps)
@@ -89,8 +89,19 @@ def run(args: argparse.Namespace) -> int:
     require_given("--out", args.out, "a folder, or leave it out")
     tasks = list(dict.fromkeys(read_tasks(args.tasks)))
     folder = Path(args.out)
+    with locked(folder):
+        train(folder, tasks, args)
+    print_scores(folder, tasks, args.tests, args.seed)
+    return 0
+
+
+def train(folder: Path, tasks: list[str], args: argparse.Namespace) -> None:
+    """Train the base, and fine-tune it for each task. What is finished already is left as it is."""
+    from npgpt.support.files import remove_parts
+    from npgpt.training.checkpoint import STATE
+
     base = folder / "base"
-    folder.mkdir(parents=True, exist_ok=True)
+    remove_parts(folder, [f"{task}.jsonl" for task in tasks])
     call(["train", "--data", "tales"], base, args.base_steps, args.seed)
     for task in tasks:
         lines = folder / f"{task}.jsonl"
@@ -99,8 +110,6 @@ def run(args: argparse.Namespace) -> int:
         ):  # a file without its run may have been written for another number of steps
             write_course(lines, task, base, args.tune_steps, args.seed)
         call(["finetune", str(base), "--data", str(lines), *TUNE], folder / task, args.tune_steps, args.seed)
-    print_scores(folder, tasks, args.tests, args.seed)
-    return 0
 
 
 def call(command: list[str], out: Path, steps: int, seed: int) -> None:

@@ -30,24 +30,22 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from npgpt.data import is_prepared, make_tokenizer, prepare
+    from npgpt.data.shards import remove_unfinished
+    from npgpt.support.lock import locked
     from npgpt.tokenizer.stream import require_file
 
     out = out_folder(args.out)
-    if is_prepared(out) or (out / "tokenizer.json").exists():
-        raise ValueError(f"{out} already holds a tokenizer or tokenized text: choose another --out")
     for file in args.files:
         require_file(file)
         if not Path(file).stat().st_size:
             raise ValueError(f"{file}: the file is empty")
-    there = out.exists()
-    try:
+    with locked(out):
+        remove_unfinished(out)
+        if is_prepared(out) or (out / "tokenizer.json").exists():
+            raise ValueError(f"{out} already holds a tokenizer or tokenized text: choose another --out")
         tokenizer = make_tokenizer(args.tokenizer, args.files)
         with tqdm(unit=" tokens", unit_scale=True, disable=None) as bar:
             train, val = prepare(args.files, out, tokenizer, bar.update)
-    except BaseException:
-        if not there and out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
-        raise
     size = sum(Path(file).stat().st_size for file in args.files)
     print(
         f"{out}: {train:,} tokens to train on, {val:,} for validation, {tokenizer.vocab_size:,} in the vocabulary, "

@@ -98,27 +98,28 @@ def open_folder(name: str) -> "Tokenizer":
 def train(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    from npgpt.support.lock import locked
     from npgpt.tokenizer import Tokenizer
     from npgpt.tokenizer.base import END
     from npgpt.tokenizer.stream import require_file
 
     out = out_folder(args.out)
-    if (out / "tokenizer.json").exists():
-        raise ValueError(f"{out} already holds a tokenizer: choose another --out")
     for file in args.files:  # all of them, before work on the first begins
         require_file(file)
     n_bytes = sum(Path(file).stat().st_size for file in args.files)
     if not n_bytes:
         raise ValueError(f"{', '.join(args.files)}: no text to learn from")
     special = (END,) if args.special is None else args.special
-    with tqdm(total=n_bytes, unit="B", unit_scale=True, disable=None) as bar:
+    with locked(out), tqdm(total=n_bytes, unit="B", unit_scale=True, disable=None) as bar:
+        if (out / "tokenizer.json").exists():
+            raise ValueError(f"{out} already holds a tokenizer: choose another --out")
 
         def files() -> Iterator[Path]:
             yield from map(Path, args.files)
             bar.set_description("merging pairs")
 
         tokenizer = Tokenizer.train(files(), args.vocab_size, args.pattern, special, progress=bar.update)
-    tokenizer.save_pretrained(out)
+        tokenizer.save_pretrained(out)
     print(f"{out}: {tokenizer.vocab_size:,} tokens")
     if tokenizer.vocab_size < args.vocab_size:
         print(f"fewer than {args.vocab_size:,}: no more pairs of tokens occur twice in this text")

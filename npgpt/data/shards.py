@@ -13,6 +13,8 @@ A folder holds train.tokens, val.tokens and the tokenizer. A shard is a header o
 
 import functools
 import hashlib
+import re
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterable
@@ -22,12 +24,13 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from npgpt.data.text import TRAIN_SHARE
-from npgpt.support.files import write_atomically
+from npgpt.support.files import begin, finish, is_cut_short, naming, remove_files, remove_parts, write_atomically
 from npgpt.tokenizer import Tokenizer
 
 MAGIC = b"npgpt tokens 1\n\0"
 HEADER = struct.Struct("<16sIIQ32s32s32x")
 NAMES = ("train.tokens", "val.tokens")
+FILES = ("tokenizer.json", "tokenizer_config.json", *NAMES)
 BLOCK = 1 << 22  # bytes read at once
 
 
@@ -49,7 +52,20 @@ def prepare(
     encoded, and then leaves no shards.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    begin(folder)
+    try:
+        with naming(folder):
+            counts = _prepare(files, folder, tokenizer, progress)
+    except BaseException:
+        remove_unfinished(folder)
+        raise
+    finish(folder)
+    return counts
+
+
+def _prepare(
+    files: Iterable[str | Path], folder: Path, tokenizer: Tokenizer, progress: Callable[[int], object]
+) -> tuple[int, int]:
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     counts = [0, 0]
     with tempfile.TemporaryDirectory(dir=folder, prefix=".prepare-") as room:
@@ -82,6 +98,16 @@ def prepare(
             )
             write_atomically(folder / name, functools.partial(join, header, part))
     return counts[0], counts[1]
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a `prepare` that was killed or failed has left in a folder, whose lock is held."""
+    if is_cut_short(folder, NAMES[-1]):
+        remove_files(folder, FILES)
+    remove_parts(folder, FILES)
+    for room in folder.glob(".prepare-*"):
+        if re.fullmatch(r"\.prepare-\w{8}", room.name):
+            shutil.rmtree(room, ignore_errors=True)
 
 
 def copy(source: BinaryIO, target: BinaryIO, n_bytes: int) -> None:

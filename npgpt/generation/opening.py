@@ -6,7 +6,7 @@ from npgpt.models.base import Model
 from npgpt.models.registry import open_model
 from npgpt.support.files import read_json
 from npgpt.tokenizer import Tokenizer
-from npgpt.training.checkpoint import load_last
+from npgpt.training.checkpoint import load_last, say_if_unevaluated
 from npgpt.training.run import require_fitting
 
 
@@ -15,6 +15,8 @@ def open_run(name: str, last: bool = False) -> tuple[Model, Tokenizer]:
     model = load_last(Path(name)) if last else open_model(name)
     tokenizer = Tokenizer.from_pretrained(name)
     require_fitting(name, tokenizer, model)
+    if not last:
+        say_if_unevaluated(Path(name))
     return model, tokenizer
 
 

@@ -1,33 +1,47 @@
 """safetensors files, written whole and with a checksum, and verified when they are read."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
-from safetensors.numpy import save_file
 
 from npgpt.support.files import write_atomically
 from npgpt.support.parameters import Shapes
 
 CHECKSUM = "npgpt_sha256"
+DTYPES = {"f2": "F16", "f4": "F32", "f8": "F64", "b1": "BOOL", "u1": "U8", "i4": "I32", "i8": "I64"}
 
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], **metadata: str) -> None:
-    """Write a safetensors file atomically, with a checksum of its tensors and metadata."""
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    """Write a safetensors file atomically, with a checksum of its tensors and metadata.
+
+    Equal tensors and metadata give equal files, which the writer of the library safetensors does not promise.
+    """
+    contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     # transformers requires a format; for tensors in C order, "pt" and "np" mean the same
     header = {"format": "pt", **metadata}
     header[CHECKSUM] = checksum(contiguous, header)
+    write_atomically(path, lambda part: _write(part, contiguous, header))
 
-    def write(part: Path) -> None:
-        try:
-            save_file(contiguous, part, header)
-        except SafetensorError as error:
-            raise OSError(f"{path}: {error}") from None
 
-    write_atomically(path, write)
+def _write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write the format: the length of the header in 8 bytes, the header as JSON, the tensors one after another."""
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # the widest first: all are aligned
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    start = 0
+    for name in names:
+        tensor = tensors[name]
+        place = [start, start := start + tensor.nbytes]
+        header[name] = {"dtype": DTYPES[tensor.dtype.str[1:]], "shape": tensor.shape, "data_offsets": place}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            file.write(tensors[name].reshape(-1).view(np.uint8).data)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -52,6 +66,15 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if written is not None and written != checksum(tensors, metadata):
         raise ValueError(f"{path}: its checksum does not match: the file was damaged or changed after it was written")
     return tensors, metadata
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of a safetensors file alone. Raises ValueError for a file that is incomplete."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file: {error}") from None
 
 
 def _with_bfloat16(data: bytes) -> Iterator[tuple[str, np.ndarray]]:

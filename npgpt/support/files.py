@@ -2,32 +2,94 @@
 
 import json
 import os
-from collections.abc import Callable
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+BEGUN = ".npgpt-begun"  # in a folder while its first files are written
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside path, fsync it, and rename it to path.
 
-    If anything fails, such as on a full disk, path stays as it was and the temporary file is removed.
+    If anything fails, such as on a full disk, path stays as it was and the temporary file is removed. An OSError names
+    path. What is no regular file, such as /dev/stdout, is written to directly.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with naming(path):
+            write(path)
+        return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.touch()
-        mode = (
-            part.stat().st_mode
-        )  # as the user's umask sets it: some libraries write files that only the owner can read
-        write(part)
-        part.chmod(mode)
-        _fsync(part)
-        os.replace(part, path)
+        with naming(path, instead=part):
+            part.touch()
+            mode = (
+                part.stat().st_mode
+            )  # as the user's umask sets it: some libraries write files that only the owner can read
+            write(part)
+            part.chmod(mode)
+            _fsync(part, os.O_RDWR)  # Windows refuses to flush what is open for reading
+            _replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    if os.name == "posix":  # the folder records the rename; Windows cannot open a folder
-        _fsync(path.parent)
+    if sys.platform != "win32":  # the folder records the rename; Windows cannot open a folder
+        with naming(path):
+            _fsync(path.parent, os.O_RDONLY)
+
+
+@contextmanager
+def naming(path: Path, instead: Path | None = None) -> Iterator[None]:
+    """Name path in an OSError raised inside that names no file, such as that of a full disk, or names `instead`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, *([str(instead)] if instead else [])):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def remove_parts(folder: Path, names: Iterable[str]) -> None:
+    """Remove what write_atomically has left of files of these names where its process was killed.
+
+    Only who holds the folder's lock may call it: others may be writing. The number in such a name is no help, because
+    the system gives it to another process some day.
+    """
+    pattern = re.compile(r"\.(" + "|".join(map(re.escape, names)) + r")\.\d+\.part")
+    for path in folder.glob(".*.part"):
+        if pattern.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def begin(folder: Path) -> None:
+    """Mark a folder as begun, before its first file is written. The mark goes when the last one is there: `finish`.
+
+    A process that is killed in between leaves the mark, so that the next one knows the files as what it may remove.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / BEGUN).touch()
+
+
+def finish(folder: Path) -> None:
+    """Remove the mark of a folder that was begun."""
+    (folder / BEGUN).unlink(missing_ok=True)
+
+
+def is_cut_short(folder: Path, last: str) -> bool:
+    """Say whether a folder was begun but lacks the last of its first files."""
+    return (folder / BEGUN).exists() and not (folder / last).exists()
+
+
+def remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Remove files of a folder that was cut short, and then the mark."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    finish(folder)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -54,8 +116,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _replace(part: Path, path: Path) -> None:
+    """Rename part to path. On Windows this fails while another process reads path, which is over in a moment."""
+    for wait in (0.01, 0.1, 1.0) if sys.platform == "win32" else ():
+        try:
+            os.replace(part, path)
+            return
+        except PermissionError:
+            time.sleep(wait)
+    os.replace(part, path)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.hub.tensors import read_tensors, save_tensors
+from npgpt.hub.tensors import read_metadata, read_tensors, save_tensors
 from npgpt.models.base import Model
 from npgpt.models.registry import open_model
 from npgpt.optim import Optimizer
-from npgpt.support.files import write_atomically
+from npgpt.support.files import begin, finish, is_cut_short, naming, remove_files, remove_parts, write_atomically
+from npgpt.support.notices import notice
 
 STATE = "training_state.safetensors"
 FILES = (
@@ -36,9 +37,14 @@ FILES = (
 
 
 def refuse_existing(folder: Path) -> None:
-    """Raise ValueError if folder already holds a file that a run would overwrite."""
+    """Raise ValueError if folder already holds a file that a run would overwrite.
+
+    A run that was killed before it saved its first training state is none: begin_run removes its files.
+    """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, not a folder")
+    if is_cut_short(folder, STATE):
+        return
     for name in FILES:
         if (folder / name).exists():
             raise ValueError(
@@ -47,14 +53,22 @@ def refuse_existing(folder: Path) -> None:
             )
 
 
+def begin_run(folder: Path) -> None:
+    """Make a folder, whose lock is held, ready for the first file of a new run. The first state ends the beginning."""
+    remove_unstarted(folder)
+    begin(folder)
+
+
 def remove_unstarted(folder: Path) -> None:
     """Remove the files of a run that ended before it saved its first training state."""
-    if (folder / STATE).exists() or not folder.is_dir():
-        return
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
+    if is_cut_short(folder, STATE):
+        remove_files(folder, FILES)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the unfinished files that a killed process has left in a run folder, whose lock is held."""
+    remove_parts(folder, FILES)
+    remove_parts(folder / "adapter", ("adapter_config.json", "adapter_model.safetensors"))
 
 
 def save_state(folder: Path, model: Model, optimizer: Optimizer, progress: dict[str, Any]) -> None:
@@ -64,6 +78,7 @@ def save_state(folder: Path, model: Model, optimizer: Optimizer, progress: dict[
         tensors |= {f"{prefix}{name}": view for name, view in views.items()}
     progress = progress | {"optimizer_steps": optimizer.steps}
     save_tensors(folder / STATE, tensors, progress=json.dumps(progress))
+    finish(folder)
 
 
 def load_state(folder: Path, model: Model, optimizer: Optimizer | None = None) -> dict[str, Any]:
@@ -113,9 +128,20 @@ def load_last(folder: Path, dtype: str = "float32") -> Model:
     return model
 
 
+def say_if_unevaluated(folder: Path) -> None:
+    """Report a run that has no best model yet: model.safetensors is as it was before training."""
+    if not (folder / STATE).is_file():
+        return
+    progress = _progress(folder / STATE, read_metadata(folder / STATE))
+    if progress["best_val_loss"] is None:
+        last = f"; --last uses that of step {progress['step']}" if progress["step"] else ""
+        notice(f"{folder}: no evaluation yet, so this is the model as it was before the training{last}")
+
+
 def append_metrics(folder: Path, record: dict[str, Any]) -> None:
     """Add a line to metrics.jsonl."""
-    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+    path = folder / "metrics.jsonl"
+    with naming(path), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 

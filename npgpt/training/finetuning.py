@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from npgpt.data.examples import Example, ExamplesSource, pack_examples
 from npgpt.models.base import Model
 from npgpt.models.lora import Adapters, save_adapter
 from npgpt.models.registry import open_model
+from npgpt.support.lock import locked
 from npgpt.tokenizer import Tokenizer
-from npgpt.training.checkpoint import refuse_existing
+from npgpt.training.checkpoint import refuse_existing, say_if_unevaluated
 from npgpt.training.loop import Trainer
 from npgpt.training.recipes import FINETUNE
 from npgpt.training.run import Run, read_saved, require_fitting, require_out
@@ -107,11 +109,18 @@ def read_finetune(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def start_finetuning(plan: TuningPlan) -> Tuning:
-    """Open the model, pack the examples, and return the run. Nothing is written yet.
+    """Lock the folder, open the model, pack the examples, and return the run. Nothing is written yet.
 
     Raises FileNotFoundError or ValueError if the model and the examples do not fit together, if the folder already
     holds a run, or if a resumed run would become another run.
     """
+    with ExitStack() as lock:
+        lock.enter_context(locked(plan.folder))
+        return _start(plan, lock)
+
+
+def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
+    """Do what start_finetuning says. The run takes the lock over."""
     config, source, folder = plan.config, plan.source, plan.folder
     model, tokenizer = open_base(plan.base, config)
     n_positions = model.config.n_positions
@@ -142,7 +151,7 @@ def start_finetuning(plan: TuningPlan) -> Tuning:
     if adapters is not None:
         trainer.on_best = lambda: save_adapter(folder / "adapter", adapters, base["base"])
     return Tuning(
-        Run(trainer, tokenizer, settings, source, resume=plan.saved is not None),
+        Run(trainer, tokenizer, settings, source, resume=plan.saved is not None, lock=lock.pop_all()),
         val_part,
         model.size if adapters is None else adapters.params.flat.size,
         len(train_part),
@@ -154,6 +163,7 @@ def open_base(name: str, config: TrainConfig) -> tuple[Model, Tokenizer]:
     """Return the model of a run folder and its tokenizer, which must have an end token."""
     model, tokenizer = open_model(name, config.dtype, config.ops), Tokenizer.from_pretrained(name)
     require_fitting(name, tokenizer, model)
+    say_if_unevaluated(Path(name))
     tokenizer.require_end_id()
     return model, tokenizer
 

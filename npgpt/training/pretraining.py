@@ -7,6 +7,7 @@ for record in run.records(): ...
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from npgpt.config import GPTConfig, TrainConfig, split_fields
 from npgpt.data.source import Source, open_source
 from npgpt.models.base import Model
 from npgpt.models.registry import new_model, open_model
+from npgpt.support.lock import locked
 from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import refuse_existing
 from npgpt.training.loop import Trainer
@@ -71,11 +73,18 @@ def plan_training(
 
 
 def start_training(plan: TrainingPlan) -> Run:
-    """Read the data, make or open tokenizer and model, and return the run. Nothing is written yet.
+    """Lock the folder, read the data, make or open tokenizer and model, and return the run. Nothing is written yet.
 
     Raises FileNotFoundError or ValueError for data that cannot be read or is too short, a folder that holds a run
     already, and, when a run is resumed, for a change that would make it another run.
     """
+    with ExitStack() as lock:
+        lock.enter_context(locked(plan.folder))
+        return _start(plan, lock)
+
+
+def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
+    """Do what start_training says. The run takes the lock over."""
     source = open_source(plan.data, plan.config.seed)
     config = with_tokenizer_of(source, plan)
     if plan.saved is None:
@@ -92,7 +101,7 @@ def start_training(plan: TrainingPlan) -> Run:
         "train": dataclasses.asdict(config),
     }
     trainer = Trainer(model, train_data, val_data, config, plan.folder)
-    return Run(trainer, tokenizer, settings, source, resume=plan.saved is not None)
+    return Run(trainer, tokenizer, settings, source, resume=plan.saved is not None, lock=lock.pop_all())
 
 
 def with_tokenizer_of(source: Source, plan: TrainingPlan) -> TrainConfig:

@@ -1,15 +1,16 @@
 """A run folder from its first file to its last record: what training from scratch and fine-tuning share."""
 
 from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from npgpt.config import GPTConfig, TrainConfig, split_fields
 from npgpt.models.base import Model
-from npgpt.support.files import read_json, write_json
+from npgpt.support.files import is_cut_short, read_json, write_json
 from npgpt.support.version import __version__
 from npgpt.tokenizer import Tokenizer
-from npgpt.training.checkpoint import remove_unstarted
+from npgpt.training.checkpoint import STATE, begin_run, remove_leftovers, remove_unstarted
 from npgpt.training.loop import Record, Trainer
 
 
@@ -19,14 +20,21 @@ class Run:
     source    where the data came from
     settings  the content of train.json, which --resume reads
     resume    whether it continues from its training state
+    lock      the folder's lock, which records releases
     whole     the best model's loss on all validation data, once the run is finished
     """
 
     def __init__(
-        self, trainer: Trainer, tokenizer: Tokenizer, settings: dict[str, Any], source: Any, resume: bool
+        self,
+        trainer: Trainer,
+        tokenizer: Tokenizer,
+        settings: dict[str, Any],
+        source: Any,
+        resume: bool,
+        lock: ExitStack,
     ) -> None:
         self.trainer, self.tokenizer, self.settings = trainer, tokenizer, settings
-        self.source, self.resume = source, resume
+        self.source, self.resume, self.lock = source, resume, lock
         self.whole: float | None = None
 
     @property
@@ -48,8 +56,14 @@ class Run:
 
     def records(self, should_stop: Callable[[], bool] = lambda: False) -> Generator[Record, None, None]:
         """Train, and yield the records of Trainer.run. A new run that fails before its first state leaves no files."""
+        with self.lock:
+            yield from self._records(should_stop)
+
+    def _records(self, should_stop: Callable[[], bool]) -> Generator[Record, None, None]:
+        remove_leftovers(self.folder)
         try:
             if not self.resume:
+                begin_run(self.folder)
                 self.tokenizer.save_pretrained(self.folder)
                 self._write_settings()
             for number, record in enumerate(self.trainer.run(self.resume, should_stop)):
@@ -88,6 +102,8 @@ def require_out(out: str | None, resume: bool, name: str) -> Path:
 def read_saved(folder: Path) -> dict[str, Any]:
     """Read train.json. Raises FileNotFoundError or ValueError if --resume cannot continue from it."""
     path = folder / "train.json"
+    if is_cut_short(folder, STATE):
+        raise ValueError(f"{folder}: the run was cut short before it saved anything: start it again without --resume")
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a run folder: it has no train.json")
     saved = read_json(path)
