@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from npgpt.data.tales.grammar import Scene, load_grammar, nodes, pieces
 from npgpt.data.tales.parse import Bound, NotATaleError, parse, read_line
-from npgpt.data.tales.tasks import Example, summary_scene
+from npgpt.data.tales.tasks import SHOWN, Example, shown, summary_scene
 from npgpt.data.tales.words import Word
 
 
@@ -74,10 +74,10 @@ def of_writing(example: Example, completion: str) -> Score:
         title = example.completion.split("\n", 1)[0]
         return verdict(completion.startswith(title + "\n"), f"expected the title {title!r}")
     for var in example.given:
-        its_set, word = wanted.nodes[-1].bound[var], wanted.words[var]
+        word = shown(wanted, var, example.lang)
         roles = [var] if var in ("hero", "kind") and example.order == "hero" else tale.words
-        if not any(tale.nodes[-1].bound.get(role) == its_set and tale.words.get(role) is word for role in roles):
-            return verdict(False, f"{named(word)} is not in it")
+        if word not in {shown(tale, role, example.lang) for role in roles if tale.nodes[-1].bound.get(role) in SHOWN}:
+            return verdict(False, f"{word} is not in it")
     return verdict(True, "")
 
 

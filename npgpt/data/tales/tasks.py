@@ -13,10 +13,13 @@ SHOWN = {
     "names": ("name", "name"),
     "kinds": ("noun", "noun"),
     "things": ("noun", "noun"),
+    "breakables": ("noun", "noun"),
+    "shields": ("noun", "noun"),
     "foods": ("plural", "noun"),
     "crops": ("plural", "noun"),
     "dishes": ("noun", "noun"),
     "workers": ("noun", "noun"),
+    "menders": ("noun", "noun"),
     "colours": ("adj", "adj"),
 }
 # temperature and top_p of a task for which the likeliest tokens are not the best: a friend may have any of forty names,
