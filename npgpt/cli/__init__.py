@@ -6,13 +6,16 @@ standard error, with exit code 2. NPGPT_TRACEBACK=1 shows where it was raised.
 Imports of npgpt: every room; no room imports it.
 """
 
+import argparse
 import importlib
 import os
+import signal
 import sys
+from collections.abc import Callable
 
 from npgpt import __version__
+from npgpt.cli import console
 from npgpt.cli.parser import Parser
-from npgpt.support.hints import nearest
 
 COMMANDS = {
     "train": "train a GPT on tales or on text files",
@@ -31,17 +34,50 @@ COMMANDS = {
 }
 MODULES = {"eval": "evaluate"}  # a module called eval would hide the built-in
 
-TRAINING = ("train", "finetune", "demo")
-
 # errors that a user can fix; any other error is a defect of npgpt, and keeps its traceback
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line and return its exit code."""
+    """Run a command line and return its exit code.
+
+    1 is a check that failed, 2 an error, 128 and a signal's number what the signal ended. 141 is a command whose output
+    was closed before it had finished, as in `npgpt sample RUN | head`.
+    """
     argv = sys.argv[1:] if argv is None else argv
-    if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character must not end the command
-        sys.stdout.reconfigure(errors="replace")
+    with console.open_streams(), console.interrupted_by_signals() as received:
+        code = 0
+        try:
+            code = run(argv)
+            sys.stdout.flush()  # here, where an error can still be reported
+        except BrokenPipeError:
+            return code or 141
+        except USER_ERRORS as error:
+            if os.environ.get("NPGPT_TRACEBACK"):
+                raise
+            prog = " ".join(["npgpt", *(name for name in argv[:1] if name in COMMANDS)])
+            print(f"{prog}: error: {one_line(error)}", file=sys.stderr)
+            return 2
+        except BaseException as error:
+            if not (received or isinstance(error, KeyboardInterrupt)):
+                raise
+            print("interrupted", file=sys.stderr)
+            return 128 + (received or [signal.SIGINT])[0]
+        return code
+
+
+def run(argv: list[str]) -> int:
+    """Run a command line and return its exit code."""
+    console.require_output()
+    try:
+        command, args = parse(argv)
+        return command(args)
+    except SystemExit as stop:  # the way out of argparse, and of a training that was stopped
+        return int(stop.code or 0)
+
+
+def parse(argv: list[str]) -> tuple[Callable[[argparse.Namespace], int], argparse.Namespace]:
+    """Return the command that a command line names, and its arguments."""
     parser = Parser(prog="npgpt", description="A small GPT that you can read, check and use.")
     parser.add_argument("--version", action="version", version=f"npgpt {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
@@ -50,27 +86,9 @@ def main(argv: list[str] | None = None) -> int:
         module = importlib.import_module(f"npgpt.cli.{MODULES.get(name, name)}")
         sub = subparsers.add_parser(name, help=help, description=module.__doc__, examples=module.EXAMPLES)
         module.add_flags(sub)
-        commands[name] = (sub, module.run)
-    args, unknown = parser.parse_known_args(argv)
-    sub, run = commands[args.command]
-    if unknown:
-        flag = unknown[0].partition("=")[0]
-        flags = [option for action in sub._actions for option in action.option_strings]
-        hint = nearest(flag, flags) if flag.startswith("-") else ""
-        sub.error(f"unknown argument {flag!r}{hint}")
-    try:
-        return run(args)
-    except BrokenPipeError:  # as in `npgpt sample RUN | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141 if args.command in TRAINING else 0  # a training that was cut short has not succeeded
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except USER_ERRORS as error:
-        if os.environ.get("NPGPT_TRACEBACK"):
-            raise
-        print(f"{sub.prog}: error: {one_line(error)}", file=sys.stderr)
-        return 2
+        commands[name] = module.run
+    args = parser.parse_args(argv)
+    return commands[args.command], args
 
 
 def one_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npgpt.cli.checks import require_at_least
+from npgpt.cli.console import keep_going
 
 if TYPE_CHECKING:
     from npgpt.gradcheck import Report
@@ -20,6 +21,7 @@ EXAMPLES = (
     "npgpt gradcheck rmsnorm:forward,backward --html report.html",
 )
 Reports = dict[tuple[str, str], "Report"]  # by the table of ops and the name of the check
+DEFECTS = (Exception, SystemExit, GeneratorExit)  # of a user's module; SystemExit(0) must not end in a success
 LINE = "{:<10} {:<29}{:<14}{:<11} {:<7} {:<9} {}"
 
 
@@ -41,6 +43,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     require_at_least(0, "--seed", args.seed)
+    keep_going()
     if args.target and ":" in args.target:
         checks = check_own(args.target, args.seed)
     else:
@@ -134,7 +137,7 @@ def check_own(target: str, seed: int) -> Iterator[tuple[str, str, "Report"]]:
         if error.name and module_name.startswith(error.name):
             raise ValueError(f"there is no module {error.name!r} here or among the installed packages") from None
         raise ValueError(f"{module_name}: {where(error)}") from error
-    except Exception as error:
+    except DEFECTS as error:
         raise ValueError(f"{module_name}: {where(error)}") from error
     found: list[Any] = [getattr(module, name, None) for name in (*names, "make_args")]
     for name, function in zip((*names, "make_args"), found, strict=True):
@@ -146,12 +149,12 @@ def check_own(target: str, seed: int) -> Iterator[tuple[str, str, "Report"]]:
         args = make_args()
         args = tuple(args) if isinstance(args, tuple | list) else (args,)
         report = check_backward(forward, backward, *args, rng=np.random.default_rng(seed))
-    except Exception as error:
+    except DEFECTS as error:
         raise ValueError(f"{target}: {where(error, module.__file__)}") from error
     yield "", target, report
 
 
-def where(error: Exception, file: str | None = None) -> str:
+def where(error: BaseException, file: str | None = None) -> str:
     """Return an error with the place that raised it: the last line in `file`, or in any file but Python's own."""
     if isinstance(error, SyntaxError):  # its message names the place
         return f"{type(error).__name__}: {error}"

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from npgpt.support.hints import nearest
+
 HEADING = "examples:\n"
 
 
@@ -23,6 +25,15 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *, examples: Sequence[str] = (), **options: Any) -> None:
         epilog = HEADING + "".join(f"  {example}\n" for example in examples) if examples else None
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, epilog=epilog, **options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse, and refuse what is unknown with a hint. An action refuses it itself, since it knows its own flags."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            flags = [option for action in self._actions for option in action.option_strings]
+            self.error(f"unknown argument {flag!r}{nearest(flag, flags) if flag.startswith('-') else ''}")
+        return found, []
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")

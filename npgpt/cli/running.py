@@ -1,6 +1,5 @@
 """What the training commands share: the progress bar and Ctrl-C."""
 
-import os
 import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ def train_with_progress(run: "Run") -> float | None:
     """Train with a progress bar. Return the best model's loss on all validation data, or None if Ctrl-C stopped it."""
     from tqdm import tqdm
 
-    loss, bar, nobody_reads = 0.0, None, False
+    loss, bar, unread = 0.0, None, None
     with stop_on_interrupt() as stopped:
         for record in run.records(lambda: bool(stopped)):
             step = record["step"]
@@ -32,20 +31,14 @@ def train_with_progress(run: "Run") -> float | None:
             try:
                 tqdm.write(line)
                 sys.stdout.flush()
-            except BrokenPipeError:  # as in `npgpt train | head`: save the state and stop
+            except OSError as error:  # as in `npgpt train | head`, or on a full disk: save the state and stop
                 stopped.append(0)
-                nobody_reads = True
-                discard_output()
+                unread = error
     if bar is not None:
         bar.close()
-    if nobody_reads:
-        raise BrokenPipeError
+    if unread:
+        raise unread
     return run.whole
-
-
-def discard_output() -> None:
-    """Discard everything that is printed from now on."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def stop_on_interrupt() -> AbstractContextManager[list[int]]:

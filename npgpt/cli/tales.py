@@ -4,9 +4,10 @@ The same seed prints the same tales."""
 import argparse
 import itertools
 import json
-import sys
 
 from npgpt.cli.checks import require_at_least, require_given
+from npgpt.cli.console import keep_going
+from npgpt.cli.texts import read_input
 from npgpt.config import FEWEST_WORDS, LANGS, TASKS
 from npgpt.support.hints import nearest
 
@@ -120,7 +121,8 @@ def check(name: str, lang: str | None) -> int:
     from npgpt.data.tales import NotATaleError, language_of, nats, parse
 
     require_given("--check", name, "a file, or - for standard input")
-    text = sys.stdin.read() if name == "-" else read_text(name)
+    keep_going()
+    text = read_input("pipe the tale in, or give its file") if name == "-" else read_text(name)
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").strip()
     lang = lang or language_of(text)
     try:

@@ -61,7 +61,7 @@ def read_input(instead: str) -> str:
         raise ValueError(f"nothing to read: {instead}")
     data = sys.stdin.buffer.read() if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8").removeprefix("\ufeff")  # the mark with which Windows' shells begin a pipe
     except UnicodeDecodeError as error:
         raise ValueError(
             f"standard input is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}"
