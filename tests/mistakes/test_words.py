@@ -76,7 +76,7 @@ TRAIN = f"train --data a.txt --out new {TINY}"
         ("tokenizer decode r 1 x", ["'x' is not an id"]),
         ("tokenizer decode p 99999", ["id 99999 is outside the vocabulary"]),
         ("tokenizer decode p -1", ["-1"]),
-        ("tokenizer show r", ["TEXT"]),
+        ("tokenizer show", ["FOLDER"]),
         ("tokenizer show nosuch a", ["nosuch"]),
         ("tokenizer stats r nosuch.txt", ["nosuch.txt"]),
         ("tokenizer stats r unknown.txt", ["unknown.txt", "'中'"]),
