@@ -14,6 +14,7 @@ from npgpt.data.examples import Example, encode_examples
 from npgpt.generation.prompts import answers
 from npgpt.hub.tensors import read_tensors
 from npgpt.models.lora import load_adapter
+from npgpt.support.files import read_sealed_json, write_sealed_json
 from npgpt.training.checkpoint import STATE
 from tests.test_cli import command, stopped_after_a_step
 from tests.test_cli_train import saved
@@ -169,8 +170,10 @@ def test_the_settings_of_a_resumed_run_are_written_once(capsys, here, monkeypatc
     from npgpt.training import run as module
 
     assert finetune(capsys)[0] == 0
-    written, write = [], module.write_json
-    monkeypatch.setattr(module, "write_json", lambda path, value: written.append(path.name) or write(path, value))
+    written, write = [], module.write_sealed_json
+    monkeypatch.setattr(
+        module, "write_sealed_json", lambda path, value: written.append(path.name) or write(path, value)
+    )
     assert command(capsys, "finetune", "base", "--resume", "--out", "r", "--max-steps", 9)[0] == 0
     assert written == ["train.json"]
     assert json.loads((here / "r" / "train.json").read_text())["train"]["max_steps"] == 9
@@ -203,9 +206,9 @@ def test_another_base_or_rank_cannot_go_on(capsys, here):
 def test_a_damaged_train_json_is_named(capsys, here, name, value):
     assert finetune(capsys)[0] == 0
     path = here / "r" / "train.json"
-    train = json.loads(path.read_text())
+    train = read_sealed_json(path)
     train["finetune"][name] = value
-    path.write_text(json.dumps(train))
+    write_sealed_json(path, train)
     code, _, err = command(capsys, "finetune", "base", "--resume", "--out", "r")
     assert (code, err.count("\n")) == (2, 1)
     assert f"train.json: finetune.{name} is {value!r}" in err

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.config import GPTConfig
-from npgpt.hub.tensors import read_tensors, require_shapes, save_tensors
+from npgpt.hub.tensors import CONFIG, read_tensors, require_config, require_shapes, save_tensors
 from npgpt.support.files import read_json, write_json
+from npgpt.support.notices import notice
 from npgpt.support.parameters import Shapes
 
 ShapesOf = Callable[[GPTConfig], Shapes]
@@ -35,6 +36,18 @@ UNSUPPORTED = {
 }
 
 
+# what tensors do not show: a file that leaves one of these out is read with GPT-2's default, and a notice says so
+INVISIBLE = (
+    "n_head",
+    "activation_function",
+    "layer_norm_epsilon",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "eos_token_id",
+)
+
+
 def write_gpt2(folder: Path, config: GPTConfig, params: Mapping[str, np.ndarray], shapes_of: ShapesOf) -> None:
     """Write a model's three files into folder, each whole or not at all."""
     dtype = next(iter(params.values())).dtype
@@ -43,7 +56,7 @@ def write_gpt2(folder: Path, config: GPTConfig, params: Mapping[str, np.ndarray]
         # GPT-2 has biases: zeros change nothing, and let other libraries find every tensor
         for name, shape in shapes_of(dataclasses.replace(config, bias=True)).items():
             tensors.setdefault(name, np.zeros(shape, dtype))
-    save_tensors(folder / "model.safetensors", tensors)
+    save_tensors(folder / "model.safetensors", tensors, dataclasses.asdict(config))
     content = {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -58,13 +71,20 @@ def write_gpt2(folder: Path, config: GPTConfig, params: Mapping[str, np.ndarray]
 def read_gpt2(name: str | Path, shapes_of: ShapesOf) -> tuple[GPTConfig, dict[str, np.ndarray]]:
     """Read a model from a folder or, if there is no such folder, from the Hugging Face hub.
 
-    Returns its configuration and the tensors that shapes_of lists for it. Raises FileNotFoundError or ValueError,
-    naming the file, if a file is missing or not a whole GPT-2.
+    Returns its configuration and the tensors that shapes_of lists for it. A folder that npgpt has written must be as it
+    was written; in one of others, a notice says what was assumed. Raises FileNotFoundError or ValueError, naming the
+    file, if a file is missing or not a whole GPT-2.
     """
     folder = find_folder(name)
     config = read_config(folder / "config.json")
     path = folder / "model.safetensors"
-    tensors, config = match_names(read_tensors(path)[0], config, path)
+    tensors, metadata = read_tensors(path)
+    require_config(path, metadata, dataclasses.asdict(config), folder / "config.json")
+    if CONFIG in metadata:
+        require_ends(folder / "generation_config.json", config)
+    else:
+        say_what_is_assumed(folder / "config.json", config)
+    tensors, config = match_names(tensors, config, path)
     check_shapes(tensors, config, shapes_of, path)
     return config, tensors
 
@@ -86,6 +106,23 @@ def read_config(path: Path) -> GPTConfig:
         return GPTConfig(**{key: value for key, value in content.items() if key in known})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def require_ends(path: Path, config: GPTConfig) -> None:
+    """Raise ValueError if a generation_config.json lacks the model's own end token. All else in it may be changed."""
+    content = read_json(path) if path.is_file() else {}
+    for name in ("bos_token_id", "eos_token_id"):
+        value, own = content.get(name), getattr(config, name)
+        if name in content and own not in (value if isinstance(value, list) else [value]):
+            raise ValueError(f"{path}: {name} is {value!r}, but the model was saved with {own!r}")
+
+
+def say_what_is_assumed(path: Path, config: GPTConfig) -> None:
+    """Report what a config.json leaves out and the tensors do not show."""
+    content = read_json(path)
+    assumed = [f"{name}={getattr(config, name)!r}" for name in INVISIBLE if name not in content]
+    if assumed:
+        notice(f"{path}: assumed {', '.join(assumed)} as in GPT-2, because the file does not say")
 
 
 def match_names(

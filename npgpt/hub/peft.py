@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.hub.tensors import read_tensors, require_shapes, save_tensors
+from npgpt.hub.tensors import read_tensors, require_config, require_shapes, save_tensors
 from npgpt.support.files import read_json, write_json
 from npgpt.support.parameters import Shapes
 
@@ -60,13 +60,19 @@ def write_adapter(folder: Path, config: AdapterConfig, params: Mapping[str, np.n
         "bias": "none",
         "inference_mode": True,
     }
-    save_tensors(folder / WEIGHTS, {f"{PREFIX}{name}": array for name, array in params.items()})
+    tensors = {f"{PREFIX}{name}": array for name, array in params.items()}
+    save_tensors(folder / WEIGHTS, tensors, config._asdict())
     write_json(folder / CONFIG, content)
 
 
-def read_adapter_tensors(path: Path, shapes: Shapes) -> dict[str, np.ndarray]:
-    """Read an adapter's tensors under npgpt's names. Raises ValueError unless they are floats of these shapes."""
-    tensors = {_own_name(name): tensor for name, tensor in read_tensors(path)[0].items()}
+def read_adapter_tensors(path: Path, config: AdapterConfig, shapes: Shapes) -> dict[str, np.ndarray]:
+    """Read an adapter's tensors under npgpt's names.
+
+    Raises ValueError unless they are floats of these shapes, and for another config than npgpt has saved them with.
+    """
+    tensors, metadata = read_tensors(path)
+    require_config(path, metadata, config._asdict(), path.with_name(CONFIG))
+    tensors = {_own_name(name): tensor for name, tensor in tensors.items()}
     require_shapes(tensors, shapes, path, f"{CONFIG} and this model", of=PREFIX)
     return tensors
 

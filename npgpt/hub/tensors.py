@@ -1,9 +1,14 @@
-"""safetensors files, written whole and with a checksum, and verified when they are read."""
+"""safetensors files, written whole and with a checksum, and verified when they are read.
+
+The metadata also holds the configuration that the tensors belong to, because the same tensors under another number of
+heads are another model.
+"""
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
@@ -12,17 +17,23 @@ from npgpt.support.files import write_atomically
 from npgpt.support.parameters import Shapes
 
 CHECKSUM = "npgpt_sha256"
+CONFIG = "npgpt_config"
 DTYPES = {"f2": "F16", "f4": "F32", "f8": "F64", "b1": "BOOL", "u1": "U8", "i4": "I32", "i8": "I64"}
 
 
-def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], **metadata: str) -> None:
+def save_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None = None, **metadata: str
+) -> None:
     """Write a safetensors file atomically, with a checksum of its tensors and metadata.
 
+    config  what the tensors belong to, for require_config
     Equal tensors and metadata give equal files, which the writer of the library safetensors does not promise.
     """
     contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     # transformers requires a format; for tensors in C order, "pt" and "np" mean the same
     header = {"format": "pt", **metadata}
+    if config is not None:
+        header[CONFIG] = json.dumps(config, sort_keys=True)
     header[CHECKSUM] = checksum(contiguous, header)
     write_atomically(path, lambda part: _write(part, contiguous, header))
 
@@ -77,6 +88,11 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise ValueError(f"{path}: not a whole safetensors file: {error}") from None
 
 
+def is_own(path: Path) -> bool:
+    """Say whether npgpt has written a safetensors file."""
+    return CHECKSUM in read_metadata(path)
+
+
 def _with_bfloat16(data: bytes) -> Iterator[tuple[str, np.ndarray]]:
     """Read a safetensors file with bfloat16, which NumPy does not have: it is the upper half of a float32."""
     for name, tensor in deserialize(data):
@@ -86,6 +102,22 @@ def _with_bfloat16(data: bytes) -> Iterator[tuple[str, np.ndarray]]:
         else:
             dtype = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BOOL": "?", "U8": "u1"}[tensor["dtype"]]
             yield name, np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
+
+
+def require_config(path: Path, metadata: Mapping[str, str], config: Mapping[str, Any], source: Path) -> None:
+    """Raise ValueError, naming the key, if `config`, read from `source`, is not the one that tensors were saved with.
+
+    Files of others, and those of earlier versions, do not say what they were saved with.
+    """
+    if CONFIG not in metadata:
+        return
+    found = json.loads(json.dumps(config))  # tuples become lists, as in the file
+    for name, value in json.loads(metadata[CONFIG]).items():
+        if name in found and found[name] != value:
+            raise ValueError(
+                f"{source}: {name} is {found[name]!r}, but {path.name} was saved with {value!r}: "
+                "the file was damaged or changed after it was written"
+            )
 
 
 def checksum(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from npgpt.support.files import read_json
+from npgpt.support.files import read_sealed_json
 
 Record = dict[str, Any]
 
@@ -38,7 +38,7 @@ def read_metrics(path: Path) -> list[Record]:
 def read_floor(folder: Path) -> float | None:
     """Read the loss that no model can get below from a run's train.json; None if the run does not know it."""
     path = folder / "train.json"
-    data = read_json(path).get("data") if path.is_file() else None
+    data = read_sealed_json(path).get("data") if path.is_file() else None
     floor = data.get("floor") if isinstance(data, dict) else None
     if not (floor is None or is_number(floor)):
         raise ValueError(f"{path}: the floor is {floor!r}, not a number")

@@ -152,5 +152,5 @@ def load_adapter(folder: str | Path, model: Model) -> Adapters:
         adapters = Adapters(model, config.rank, config.alpha, config.targets)
     except (ValueError, OverflowError) as error:  # OverflowError: an integer that is too large for a float
         raise ValueError(f"{path}: {error}") from None
-    adapters.params |= read_adapter_tensors(Path(folder) / WEIGHTS, adapters.params.shapes)
+    adapters.params |= read_adapter_tensors(Path(folder) / WEIGHTS, config, adapters.params.shapes)
     return adapters

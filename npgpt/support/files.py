@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and JSON that is read with errors that a user can act on."""
 
+import hashlib
 import json
 import os
 import re
@@ -114,6 +115,33 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
+
+
+def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object atomically, with a checksum of itself under the key sha256, which must not be taken."""
+    write_json(path, value | {"sha256": _digest(value)})
+
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object without its checksum. A file without one, of an earlier version, is read as it is.
+
+    Raises ValueError, naming the file, for one that was damaged or changed after it was written.
+    """
+    value = read_json(path)
+    # by what it looks like, because its key may be what is damaged
+    seals = {key: value.pop(key) for key in list(value) if isinstance(value[key], str) and len(value[key]) > 50}
+    if seals and seals != {"sha256": _digest(value)}:
+        raise ValueError(f"{path}: its checksum does not match: the file was damaged or changed after it was written")
+    return value
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a small file; that of nothing for one that is missing."""
+    return hashlib.sha256(path.read_bytes() if path.is_file() else b"").hexdigest()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _replace(part: Path, path: Path) -> None:

@@ -6,6 +6,7 @@ train.json                   the settings and the data of the run
 metrics.jsonl                a line per step, and a line per evaluation
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.hub.tensors import read_metadata, read_tensors, save_tensors
+from npgpt.config import GPTConfig
+from npgpt.hub.tensors import read_metadata, read_tensors, require_config, save_tensors
 from npgpt.models.base import Model
 from npgpt.models.registry import open_model
 from npgpt.optim import Optimizer
@@ -77,7 +79,7 @@ def save_state(folder: Path, model: Model, optimizer: Optimizer, progress: dict[
     for prefix, views in _buffers(model, optimizer).items():
         tensors |= {f"{prefix}{name}": view for name, view in views.items()}
     progress = progress | {"optimizer_steps": optimizer.steps}
-    save_tensors(folder / STATE, tensors, progress=json.dumps(progress))
+    save_tensors(folder / STATE, tensors, _config(model), progress=json.dumps(progress))
     finish(folder)
 
 
@@ -89,6 +91,7 @@ def load_state(folder: Path, model: Model, optimizer: Optimizer | None = None) -
     path = folder / STATE
     tensors, metadata = read_tensors(path)
     progress = _progress(path, metadata)
+    require_config(path, metadata, _config(model), folder / "config.json")
     for prefix, views in _buffers(model, optimizer).items():
         for name, view in views.items():
             tensor = tensors.get(prefix + name)
@@ -120,6 +123,7 @@ def load_last(folder: Path, dtype: str = "float32") -> Model:
     model = open_model(folder, dtype)
     tensors, metadata = read_tensors(folder / STATE)
     _progress(folder / STATE, metadata)
+    require_config(folder / STATE, metadata, _config(model), folder / "config.json")
     for name, view in model.params.items():
         tensor = tensors.get(name)
         if tensor is None or tensor.shape != view.shape or tensor.dtype.kind != "f":
@@ -163,6 +167,11 @@ def _is_before(line: bytes, step: int) -> bool:
         return record["step"] <= step and not record.get("whole")
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def _config(model: Model) -> dict[str, Any]:
+    """Return what a training state says of its model's configuration; nothing for a model of another kind than GPT."""
+    return dataclasses.asdict(model.config) if isinstance(model.config, GPTConfig) else {}
 
 
 def _buffers(model: Model, optimizer: Optimizer | None) -> dict[str, Mapping[str, np.ndarray]]:

@@ -17,7 +17,7 @@ from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import refuse_existing, say_if_unevaluated
 from npgpt.training.loop import Trainer
 from npgpt.training.recipes import FINETUNE
-from npgpt.training.run import Run, read_saved, require_fitting, require_out
+from npgpt.training.run import Run, read_saved, require_out, require_whole
 from npgpt.training.workers import with_threads
 
 # what must not change when a run is resumed: (part of train.json, key, error message)
@@ -162,7 +162,7 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
 def open_base(name: str, config: TrainConfig) -> tuple[Model, Tokenizer]:
     """Return the model of a run folder and its tokenizer, which must have an end token."""
     model, tokenizer = open_model(name, config.dtype, config.ops), Tokenizer.from_pretrained(name)
-    require_fitting(name, tokenizer, model)
+    require_whole(name, tokenizer, model)
     say_if_unevaluated(Path(name))
     tokenizer.require_end_id()
     return model, tokenizer

@@ -20,7 +20,7 @@ from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import refuse_existing
 from npgpt.training.loop import Trainer
 from npgpt.training.recipes import merge, recipe_for
-from npgpt.training.run import Run, read_saved, require_out
+from npgpt.training.run import Run, read_saved, require_model_of, require_out
 from npgpt.training.workers import with_threads
 
 DEFAULT_DATA = "tales:en"
@@ -129,6 +129,7 @@ def reopened(plan: TrainingPlan, config: TrainConfig, source: Source) -> Model:
     """Open the model of the run to resume. Raises ValueError for a change that would make it another run."""
     folder, saved = plan.folder, plan.saved or {}
     model = open_model(folder, config.dtype, config.ops)
+    require_model_of(folder, model, saved)
     for name, value in plan.model.items():
         if value != saved["model"].get(name, value):
             raise ValueError(

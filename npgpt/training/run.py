@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.config import GPTConfig, TrainConfig, split_fields
+from npgpt.hub.tensors import is_own
 from npgpt.models.base import Model
-from npgpt.support.files import is_cut_short, read_json, write_json
+from npgpt.support.files import file_digest, is_cut_short, read_json, read_sealed_json, write_sealed_json
 from npgpt.support.version import __version__
 from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import STATE, begin_run, remove_leftovers, remove_unstarted
@@ -78,7 +79,9 @@ class Run:
             raise
 
     def _write_settings(self) -> None:
-        write_json(self.folder / "train.json", {"npgpt_version": __version__, **self.settings})
+        data = self.settings["data"] | {"tokenizer_json": file_digest(self.folder / "tokenizer.json")}
+        settings = {"npgpt_version": __version__, **self.settings, "data": data}
+        write_sealed_json(self.folder / "train.json", settings)
 
 
 def next_free(parent: Path) -> Path:
@@ -106,7 +109,7 @@ def read_saved(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder}: the run was cut short before it saved anything: start it again without --resume")
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a run folder: it has no train.json")
-    saved = read_json(path)
+    saved = read_sealed_json(path)
     for part, config in (("model", GPTConfig), ("train", TrainConfig), ("data", None)):
         if not isinstance(saved.get(part), dict):
             raise ValueError(f"{path}: {part!r} is missing")
@@ -121,9 +124,38 @@ def read_saved(folder: Path) -> dict[str, Any]:
     return saved
 
 
-def require_fitting(name: str | Path, tokenizer: Tokenizer, model: Model) -> None:
-    """Raise ValueError for a tokenizer with more tokens than the model of the same folder."""
+def require_whole(name: str | Path, tokenizer: Tokenizer, model: Model) -> None:
+    """Raise ValueError if the files of a folder do not belong together.
+
+    The tokenizer must not have more tokens than the model. In a run whose model npgpt has written, both must be those
+    of train.json.
+    """
     if tokenizer.vocab_size > model.config.vocab_size:
         raise ValueError(
             f"{name}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}"
         )
+    folder = Path(name)
+    path, config = folder / "train.json", folder / "tokenizer_config.json"
+    if not path.is_file() or not is_own(folder / "model.safetensors"):
+        return
+    saved = read_sealed_json(path)
+    require_model_of(folder, model, saved)
+    data = saved["data"] if isinstance(saved.get("data"), dict) else {}
+    # equal bytes need no fingerprint, which takes 0.1 s for 32,000 tokens
+    same = data.get("tokenizer_json") == file_digest(folder / "tokenizer.json")
+    if not same and data.get("tokenizer", tokenizer.fingerprint()) != tokenizer.fingerprint():
+        raise ValueError(f"{folder}: tokenizer.json is not the tokenizer that the run was trained with")
+    if config.is_file():
+        read_json(config)
+
+
+def require_model_of(folder: Path, model: Model, saved: dict[str, Any]) -> None:
+    """Raise ValueError, naming the key, if a run's model has another configuration than its train.json says."""
+    before = saved.get("model")
+    for name, value in before.items() if isinstance(before, dict) else ():
+        found = getattr(model.config, name, value)
+        if found != value and name != "bias":  # which the model's tensors decide
+            raise ValueError(
+                f"{folder / 'config.json'}: {name} is {found!r}, but train.json says {value!r}: "
+                "one of the files was damaged or changed after it was written"
+            )
