@@ -1,10 +1,11 @@
 """The configurations GPTConfig and TrainConfig, and the presets. Every field is a flag of `npgpt train`."""
 
 import dataclasses
+import functools
 import math
 import numbers
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from npgpt.support.hints import nearest
@@ -25,12 +26,79 @@ def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> A
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
+def divisor(most: int, n: int) -> int:
+    """Return the largest divisor of n that is at most `most`."""
+    return next((i for i in range(most, 0, -1) if n % i == 0), most)
+
+
+def vocabulary_of(tokenizer: str, size: int) -> str:
+    """Return the tokenizer's name, with a vocabulary of at most `size` if it is to be learned."""
+    kind, _, most = tokenizer.partition(":")
+    return f"bpe:{size}" if kind == "bpe" and int(most) > size > 256 else tokenizer
+
+
+# (a setting, another, how the default of the first adapts if the second is given)
+ADAPTING: tuple[tuple[str, str, Callable[[Any, Any], Any]], ...] = (
+    ("min_lr", "learning_rate", lambda least, rate: min(least, rate / 10)),
+    ("learning_rate", "min_lr", max),
+    ("warmup_steps", "max_steps", lambda steps, most: min(steps, most // 10)),
+    ("n_head", "n_embd", divisor),
+    ("n_embd", "n_head", lambda width, heads: -(-width // heads) * heads),  # rounded up to a multiple
+    ("tokenizer", "vocab_size", vocabulary_of),
+)
+
+
+def settle(
+    given: Mapping[str, Any], defaults: Mapping[str, Any], saved: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Combine settings: what is given beats what was saved, which beats the defaults.
+
+    A default adapts to what is given, so only what is given can contradict itself. A saved learning rate adapts, too,
+    if it contradicts what is given.
+
+    Example: settle({"learning_rate": 1e-5}, {"min_lr": 1e-4}) has min_lr 1e-6.
+    """
+    saved = saved or {}
+    values = {**defaults, **saved, **given}
+    adapting = values.keys() - given.keys() - saved.keys()
+    rates: Any = [values.get(name) for name in ("min_lr", "learning_rate")]
+    if all(map(_possible, rates)) and rates[0] > rates[1]:
+        adapting |= {"min_lr", "learning_rate"} - given.keys()
+    for name, other, adapted in ADAPTING:
+        if name in adapting and _possible(given.get(other)):
+            values[name] = adapted(values[name], given[other])
+    return values
+
+
+def _possible(value: Any) -> bool:
+    """Say whether a default can adapt to a value. The config classes refuse all other values, and some of these."""
+    number: Any = value if isinstance(value, numbers.Real) else 0
+    return bool(0 < number < 1e18)
+
+
+def settling(config: type) -> Any:
+    """Decorate a config class: its defaults adapt to the fields that are given."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    init = config.__init__  # type: ignore[misc]
+
+    @functools.wraps(init)
+    def settled(self: Any, *args: Any, **given: Any) -> None:
+        first = dict(zip(defaults, args, strict=False))
+        values = settle(first | given, defaults)
+        init(self, *args, **{name: value for name, value in values.items() if name in given or name not in first})
+
+    config.__init__ = settled  # type: ignore[misc]
+    return config
+
+
+@settling
 @dataclasses.dataclass(frozen=True)
 class GPTConfig:
     """The shape of a GPT, under the field names of Hugging Face's GPT2Config.
 
-    One field is npgpt's own: `bias` says whether the linear layers and layer norms have biases. Raises ValueError,
-    with the field and its value, for a setting that is not possible.
+    One field is npgpt's own: `bias` says whether the linear layers and layer norms have biases. If only one of n_embd
+    and n_head is given, the other becomes one that fits. Raises ValueError, with the field and its value, for a setting
+    that is not possible.
     """
 
     vocab_size: int = option(50257, "number of tokens in the vocabulary, V")
@@ -67,9 +135,10 @@ class GPTConfig:
         return self.n_inner or 4 * self.n_embd
 
 
+@settling
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """How to train. The defaults are nanoGPT's recipe for a CPU.
+    """How to train. The defaults are nanoGPT's recipe for a CPU, and adapt to what is given (see settle).
 
     Raises ValueError, with the field and its value, for a setting that is not possible.
     """
@@ -89,8 +158,10 @@ class TrainConfig:
         OPTIMIZERS,
     )
     learning_rate: float = option(1e-3, "peak learning rate, reached after the warm-up")
-    min_lr: float = option(1e-4, "learning rate at the end of the cosine decay")
-    warmup_steps: int = option(100, "steps during which the learning rate rises linearly")
+    min_lr: float = option(1e-4, "learning rate at the end of the cosine decay; by default at most a tenth of the peak")
+    warmup_steps: int = option(
+        100, "steps during which the learning rate rises linearly; by default at most a tenth of all"
+    )
     weight_decay: float = option(0.1, "decoupled weight decay of the matrices; with muon, of the blocks' matrices only")
     beta1: float = option(0.9, "AdamW's decay rate for the mean of the gradient")
     beta2: float = option(0.99, "AdamW's decay rate for the mean of the squared gradient")
@@ -136,7 +207,7 @@ def preset(name: str, **changes: Any) -> GPTConfig:
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}{nearest(name, PRESETS)}")
-    return GPTConfig(**(PRESETS[name] | changes))
+    return GPTConfig(**settle(changes, PRESETS[name]))
 
 
 def field_types(config: type) -> dict[str, tuple[type, bool]]:

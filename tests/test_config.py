@@ -13,7 +13,7 @@ from npgpt.support.hints import nearest
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"n_head": 5}, "n_head=5 does not divide n_embd=768"),
+        ({"n_head": 5, "n_embd": 768}, "n_head=5 does not divide n_embd=768"),
         ({"n_layer": 0}, "n_layer=0 must be at least 1"),
         ({"vocab_size": -1}, "vocab_size=-1"),
         ({"n_inner": 0}, "n_inner=0"),
@@ -39,7 +39,7 @@ def test_gpt_config_refuses(changes, match):
     [
         ({"batch_size": 0}, "batch_size=0"),
         ({"learning_rate": 0}, "learning_rate=0.0 must be above 0"),
-        ({"learning_rate": 1e-5}, "min_lr=0.0001 is above learning_rate=1e-05"),
+        ({"learning_rate": 1e-5, "min_lr": 1e-4}, "min_lr=0.0001 is above learning_rate=1e-05"),
         ({"beta2": 1.0}, "beta2=1.0"),
         ({"dtype": "float16"}, "dtype='float16'"),
         ({"ops": "fas"}, "did you mean 'fast'"),

@@ -19,8 +19,10 @@ from npgpt.support.parameters import Shapes
 
 ShapesOf = Callable[[GPTConfig], Shapes]
 
-# GPT2Config's defaults that differ from GPTConfig's: they hold if a file leaves the key out
+# GPT2Config's defaults that differ from GPTConfig's or would adapt there: they hold if a file leaves the key out
 HUB_DEFAULTS = {
+    "n_embd": 768,
+    "n_head": 12,
     "resid_pdrop": 0.1,
     "embd_pdrop": 0.1,
     "attn_pdrop": 0.1,

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from npgpt.config import TrainConfig
+from npgpt.config import TrainConfig, settle
 from npgpt.data.examples import Example, ExamplesSource, pack_examples
 from npgpt.models.base import Model
 from npgpt.models.lora import Adapters, save_adapter
@@ -85,7 +85,7 @@ def plan_finetuning(
         )
     saved = read_saved(folder) if resume else None
     before = read_finetune(folder, saved) if saved else {}
-    config = with_threads(TrainConfig(**FINETUNE | (saved["train"] if saved else {}) | given))
+    config = with_threads(TrainConfig(**settle(given, FINETUNE, saved["train"] if saved else None)))
     files = data or (saved["data"]["files"] if saved else [])
     how = {name: before.get(name) if value is None or value is False else value for name, value in how.items()}
     flags = {name: bool(how[name]) for name in ("skip_long", "in_order")}

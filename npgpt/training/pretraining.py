@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.config import GPTConfig, TrainConfig, split_fields
+from npgpt.data.batch import Dataset
 from npgpt.data.source import Source, open_source
+from npgpt.data.text import ContextError
 from npgpt.models.base import Model
 from npgpt.models.registry import new_model, open_model
 from npgpt.support.lock import locked
@@ -33,6 +35,7 @@ class TrainingPlan:
     model     the fields of GPTConfig that are known before the tokenizer is
     saved     train.json of the run to resume; None for a new run
     named     the settings given by flags or a file, not by a recipe or a default
+    preset    the preset given, if any
     """
 
     folder: Path
@@ -41,6 +44,7 @@ class TrainingPlan:
     model: dict[str, Any]
     saved: dict[str, Any] | None
     named: frozenset[str]
+    preset: str | None
 
 
 def plan_training(
@@ -68,8 +72,18 @@ def plan_training(
     data = given.get("data") or (saved["data"]["files"] if saved else None) or [DEFAULT_DATA]
     settings = merge(flags, file or {}, before, {} if resume else recipe_for(data))
     model, train, _ = split_fields(settings, GPTConfig, TrainConfig, also=("data", "out"))
+    if saved:
+        require_same_model(folder, saved["model"], model)
     GPTConfig(**model)  # raises for wrong sizes before any file is read
-    return TrainingPlan(folder, data, with_threads(TrainConfig(**train)), model, saved, frozenset(given))
+    config = with_threads(TrainConfig(**train))
+    return TrainingPlan(folder, data, config, model, saved, frozenset(given), given.get("preset"))
+
+
+def require_same_model(folder: Path, saved: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+    """Raise ValueError for a setting that would make the model of the run to resume another one."""
+    for name, value in model.items():
+        if value != saved.get(name, value):
+            raise ValueError(f"{name} is {saved[name]!r} in {folder} and cannot become {value!r} with --resume")
 
 
 def start_training(plan: TrainingPlan) -> Run:
@@ -90,11 +104,14 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
     if plan.saved is None:
         refuse_existing(plan.folder)
         tokenizer = source.make_tokenizer(config.tokenizer)
-        model: Model = untrained(plan, config, tokenizer)
+        gpt_config = config_for(plan, tokenizer)
+        n_positions, train_data, val_data = fitting(plan, source, tokenizer, config)
+        gpt_config = dataclasses.replace(gpt_config, n_positions=n_positions)
+        model: Model = new_model(gpt_config, config.seed, config.dtype, config.ops, config.init)
     else:
         model = reopened(plan, config, source)
         tokenizer = known_tokenizer(plan, model)
-    train_data, val_data = source.split(tokenizer, model.config.n_positions, config)
+        train_data, val_data = source.split(tokenizer, model.config.n_positions, config)
     settings = {
         "data": source.settings() | {"tokenizer": tokenizer.fingerprint()},
         "model": dataclasses.asdict(model.config),
@@ -115,14 +132,32 @@ def with_tokenizer_of(source: Source, plan: TrainingPlan) -> TrainConfig:
     return dataclasses.replace(plan.config, tokenizer=name)
 
 
-def untrained(plan: TrainingPlan, config: TrainConfig, tokenizer: Tokenizer) -> Model:
-    """Return a new model for a tokenizer. Raises ValueError if its vocabulary is too small."""
+def config_for(plan: TrainingPlan, tokenizer: Tokenizer) -> GPTConfig:
+    """Return the configuration of a new model. Raises ValueError if its vocabulary is too small for the tokenizer."""
     end = tokenizer.end_id  # one token for the beginning and the end of a text, as in GPT-2's config
     given = {"vocab_size": tokenizer.vocab_size, "bos_token_id": end, "eos_token_id": end}
     gpt_config = GPTConfig(**given | plan.model)
     if gpt_config.vocab_size < tokenizer.vocab_size:
         raise ValueError(f"vocab_size={gpt_config.vocab_size} is smaller than the tokenizer's {tokenizer.vocab_size}")
-    return new_model(gpt_config, config.seed, config.dtype, config.ops, config.init)
+    return gpt_config
+
+
+def fitting(
+    plan: TrainingPlan, source: Source, tokenizer: Tokenizer, config: TrainConfig
+) -> tuple[int, Dataset, Dataset]:
+    """Return the context of a new model, and the data for training and validation.
+
+    If n_positions is not given, and its default does not suit the data, the nearest context that does is returned:
+    a shorter one for a short text, a longer one for long tales.
+    """
+    n_positions = plan.model["n_positions"]
+    while True:
+        try:
+            return n_positions, *source.split(tokenizer, n_positions, config)
+        except ContextError as error:
+            if "n_positions" in plan.named or error.fits is None:
+                raise
+            n_positions = error.fits
 
 
 def reopened(plan: TrainingPlan, config: TrainConfig, source: Source) -> Model:
@@ -130,11 +165,6 @@ def reopened(plan: TrainingPlan, config: TrainConfig, source: Source) -> Model:
     folder, saved = plan.folder, plan.saved or {}
     model = open_model(folder, config.dtype, config.ops)
     require_model_of(folder, model, saved)
-    for name, value in plan.model.items():
-        if value != saved["model"].get(name, value):
-            raise ValueError(
-                f"{name} is {saved['model'][name]!r} in {folder} and cannot become {value!r} with --resume"
-            )
     for name in ("tokenizer", "dtype", "optimizer"):
         if saved["train"].get(name) != getattr(config, name):
             raise ValueError(f"{name} is {saved['train'].get(name)!r} in {folder} and cannot change with --resume")

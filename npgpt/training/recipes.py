@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from npgpt.config import PRESETS
+from npgpt.config import PRESETS, settle
 from npgpt.support.hints import nearest
 
 DEFAULT_PRESET = "tiny"
@@ -68,17 +68,21 @@ def merge(
 ) -> dict[str, Any]:
     """Combine all settings: a flag beats the --config file, which beats the settings saved with a resumed run.
 
-    All three beat the preset, which any of them may name, and the preset beats the recipe. Raises ValueError for an
-    unknown preset.
+    All three beat the preset, which a flag or the file may name, and the preset beats the recipe, except that the
+    context has room for the recipe's data. What preset and recipe set adapts to what is given, as in `settle`. Raises
+    ValueError for an unknown preset.
 
     Example: merge({"n_layer": 2}, {"preset": "small"}, {}) has n_layer 2, and otherwise the sizes of small.
     """
-    given = _spread(saved) | _spread(file) | _spread(flags)
-    preset = given.pop("preset", None)
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}{nearest(preset, PRESETS)}")
-    below = PRESETS[DEFAULT_PRESET] | dict(recipe or {}) | (PRESETS[preset] if preset else {})
-    return below | given
+    given = _spread(file) | _spread(flags)
+    name = given.pop("preset", None)
+    if name is not None and name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}{nearest(name, PRESETS)}")
+    sizes, recipe = PRESETS[name] if name else {}, recipe or {}
+    below = {**PRESETS[DEFAULT_PRESET], **recipe, **sizes}
+    if sizes and recipe:
+        below["n_positions"] = max(recipe.get("n_positions", 0), sizes["n_positions"])
+    return settle(given, below, _spread(saved))
 
 
 def _spread(values: Mapping[str, Any]) -> dict[str, Any]:

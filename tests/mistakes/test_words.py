@@ -91,7 +91,7 @@ TRAIN = f"train --data a.txt --out new {TINY}"
         (f"{TRAIN} --seed -1", ["seed=-1"]),
         (f"{TRAIN} --learning-rate nan", ["learning_rate=nan"]),
         (f"{TRAIN} --learning-rate 1e999", ["learning_rate=inf"]),
-        (f"{TRAIN} --learning-rate 1e-5", ["min_lr", "learning_rate=1e-05"]),
+        (f"{TRAIN} --learning-rate 1e-5 --min-lr 1e-4", ["min_lr", "learning_rate=1e-05"]),
         (f"{TRAIN} --beta2 1", ["beta2=1.0"]),
         (f"{TRAIN} --vocab-size 5", ["vocab_size=5"]),
         (f"{TRAIN} --n-embd 100000000", ["memory"]),

@@ -11,6 +11,7 @@ from npgpt.data.tales.entropy import nats
 from npgpt.data.tales.generate import styles, tales, tell
 from npgpt.data.tales.grammar import FILES
 from npgpt.data.tales.words import LANGS
+from npgpt.data.text import ContextError
 from npgpt.tokenizer import Tokenizer
 
 NAME = "tales"
@@ -67,13 +68,14 @@ class TalesCorpus(NamedTuple):
         return Floor(total, sum(len(text.encode()) for text in self.texts(n, part)), n)
 
     def packed(self, tokenizer: Tokenizer, n: int, part: int, n_positions: int) -> Packed:
-        """Return n tales as rows of a model's context. Raises ValueError if the longest does not fit."""
+        """Return n tales as rows of a model's context. Raises ContextError if the longest does not fit."""
         examples = tokenizer.encode_batch(self.texts(n, part))
         longest = max(map(len, examples)) + 1
         if longest > n_positions:
-            raise ValueError(
+            raise ContextError(
                 f"n_positions={n_positions} is too short: the longest of the tales has {longest} tokens, its end "
-                "included; train with a larger --n-positions, or a larger vocabulary"
+                "included; train with a larger --n-positions, or a larger vocabulary",
+                fits=2 * longest,  # room for two, as in the recipes
             )
         return pack(examples, n_positions, tokenizer.require_end_id())
 
