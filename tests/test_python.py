@@ -14,6 +14,7 @@ import pytest
 import npgpt
 from npgpt.inspection.losses import log_ticks, read_metrics
 from npgpt.training.checkpoint import load_last
+from npgpt.training.evaluation import Evaluation
 from npgpt.training.interrupt import stop_on_interrupt
 from tests.test_cli import command
 from tests.test_cli_train import TEXT, TINY, interrupt_after, saved, steps
@@ -286,7 +287,8 @@ def tales(tmp_path_factory):
     out = tmp_path_factory.mktemp("tales") / "r"
     sizes = {"n_layer": 1, "n_head": 1, "n_embd": 8, "tokenizer": "bpe:300", "n_positions": 1024, "batch_size": 1}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("npgpt.training.loop.whole_loss", lambda *args: 5.5)  # which takes half a minute
+        found = Evaluation(5.5, 0.0, 100, True)  # a real one takes half a minute
+        patch.setattr("npgpt.training.loop.evaluate", lambda *args: found)
         patch.setattr("npgpt.data.source.TOKENIZER_TALES", 50)
         patch.setattr("npgpt.data.source.VALIDATION_TALES", 20)
         steps = {"max_steps": 2, "eval_batches": 1, "threads": 1}

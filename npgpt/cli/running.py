@@ -1,7 +1,8 @@
 """What the training commands share: the progress bar and Ctrl-C."""
 
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,23 +10,24 @@ if TYPE_CHECKING:
 
 
 def train_with_progress(run: "Run") -> float | None:
-    """Train with a progress bar. Return the best model's loss on all validation data, or None if Ctrl-C stopped it."""
+    """Train with a progress bar. Return the best model's loss in the last evaluation, or None if Ctrl-C stopped it."""
     from tqdm import tqdm
 
     loss, bar, unread = 0.0, None, None
-    with stop_on_interrupt() as stopped:
+    with evaluation_bar() as run.trainer.on_evaluating, stop_on_interrupt() as stopped:
         for record in run.records(lambda: bool(stopped)):
             step = record["step"]
-            if bar is None:
-                bar = tqdm(initial=step - 1, total=run.config.max_steps, unit="step", disable=None)
-            if "val_loss" not in record:
+            if "loss" in record:
                 loss = record["loss"]
+                if bar is None:
+                    bar = tqdm(initial=step - 1, total=run.config.max_steps, unit="step", disable=None)
                 bar.set_postfix_str(f"loss {loss:.3f}, {record['tokens_per_s']:,.0f} tokens/s", refresh=False)
                 bar.update()
+                if step == run.config.max_steps:
+                    bar.close()  # the last evaluation has its own
                 continue
-            if record.get("whole"):
-                bar.close()
-                line = f"validation loss {record['val_loss']:.4f} nats per token on all validation data (step {step})"
+            if "whole" in record:
+                line = last_evaluation(run, step)
             else:
                 line = f"step {step:>6}  loss {loss:.4f}  validation {record['val_loss']:.4f}"
             try:
@@ -39,6 +41,34 @@ def train_with_progress(run: "Run") -> float | None:
     if unread:
         raise unread
     return run.whole
+
+
+def last_evaluation(run: "Run", step: int) -> str:
+    """Say what the last evaluation has found, of the model of that step."""
+    found = run.trainer.evaluation
+    assert found is not None
+    if found.whole:
+        return f"validation loss {found} nats per token on all validation data (step {step})"
+    part = f"{found.tokens:,} of {run.trainer.val_data.size:,} validation tokens"
+    return f"validation loss {found} nats per token on {part} (step {step}; --final-eval-tokens 0 reads all)"
+
+
+@contextmanager
+def evaluation_bar() -> Iterator[Callable[[int, int], None]]:
+    """Give a function that shows on a progress bar how many tokens of how many have been evaluated.
+
+    The bar appears only if that takes more than a second, and is removed at the end.
+    """
+    from tqdm import tqdm
+
+    with tqdm(desc="evaluating", unit="token", unit_scale=True, delay=1, leave=False, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            if bar.total is None:
+                bar.reset(total)
+            bar.update(done - bar.n)
+
+        yield show
 
 
 def stop_on_interrupt() -> AbstractContextManager[list[int]]:

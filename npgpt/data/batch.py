@@ -70,6 +70,9 @@ class Dataset(Protocol):
     def whole(self, rows: int) -> Iterator[Batch]:
         """Yield all data in batches of at most `rows` rows, with every target once."""
 
+    def spread(self, rows: int, share: float) -> Iterator[Batch]:
+        """Yield a share of the data, spread evenly over all of it, in batches of at most `rows` rows."""
+
     def first(self) -> Batch:
         """Return the first row."""
 
@@ -108,6 +111,13 @@ class Text:
             raise ValueError(f"a text of {len(self.ids)} tokens has none to predict: give at least 2")
         return windows(self.ids, self.n_positions, rows)
 
+    def spread(self, rows: int, share: float) -> Iterator[Batch]:
+        """Yield some of the windows of `whole`."""
+        T = min(self.n_positions, len(self.ids) - 1)
+        for which in spread((len(self.ids) - 1) // T, rows, share):
+            where = T * which[:, None] + np.arange(T)
+            yield Batch(self.ids[where].astype(np.int64), self.ids[where + 1].astype(np.int64))
+
     def first(self) -> Batch:
         """Return the first window."""
         window = self.ids[None, : self.n_positions + 1].astype(np.int64)
@@ -141,3 +151,18 @@ def windows(ids: np.ndarray, n_positions: int, rows: int) -> Iterator[Batch]:
     rest = ids[full * n_positions :].astype(np.int64)
     if len(rest) > 1:
         yield Batch(rest[None, :-1], rest[None, 1:])
+
+
+SPREAD_GROUPS = 32  # the fewest groups from which to tell how much they differ
+
+
+def spread(n: int, rows: int, share: float) -> Iterator[np.ndarray]:
+    """Yield a share of the numbers below n in groups of at most `rows`, each group spread evenly over all n.
+
+    >>> [group.tolist() for group in spread(200, 100, 0.2)][:3]
+    [[0, 160], [5, 165], [10, 170]]
+    """
+    k = max(1, int(n * share))
+    which = np.arange(k) * n // k
+    groups = min(k, max(SPREAD_GROUPS, -(-k // rows)))
+    return (which[start::groups] for start in range(groups))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npgpt.config import TrainConfig
-from npgpt.data.batch import IGNORED, Batch
+from npgpt.data.batch import IGNORED, Batch, spread
 
 GROUP = 500  # examples in order are packed in groups of this size
 
@@ -59,6 +59,10 @@ class Packed(NamedTuple):
     def whole(self, rows: int) -> Iterator[Batch]:
         """Yield all rows in their order."""
         return (self.rows(slice(start, start + rows)) for start in range(0, len(self.ids), rows))
+
+    def spread(self, rows: int, share: float) -> Iterator[Batch]:
+        """Yield some of the rows, spread evenly over all."""
+        return map(self.rows, spread(len(self.ids), rows, share))
 
     def first(self) -> Batch:
         """Return the first row."""

@@ -59,7 +59,7 @@ def draw(name: str | Path, records: Sequence[Record], floor: float | None = None
         raise ValueError(f"{name}: there is no step to draw yet")
     figure = _new_figure()
     axes = figure.subplots()
-    evaluations = [(r["step"], r["val_loss"]) for r in records if "val_loss" in r and not r.get("whole")]
+    evaluations = [(r["step"], r["val_loss"]) for r in records if "val_loss" in r and "whole" not in r]
     dot = "o" if len(steps) == 1 else None  # a line of one point is invisible
     axes.plot(*zip(*steps, strict=True), marker=dot, ms=2, color=TRAINING, lw=0.8, label="training, each step")
     if evaluations:

@@ -127,6 +127,7 @@ def features_forward(
     starts: Starts = None,
     past: KVCache | None = None,
     taps: Taps = NO_TAPS,
+    keep: bool = True,
 ) -> tuple[np.ndarray, FeaturesCache]:
     """Run everything below the head: ids (B, T) -> hidden (B, T, C), after the final layer norm.
 
@@ -134,6 +135,7 @@ def features_forward(
             and nothing before it is seen: each text is computed as if it were alone
     past    the keys and values of the tokens before ids, to which those of ids are added; gpt_forward counts them
     taps    see or replace what tap_names lists
+    keep    keep what the backward needs, which is most of the memory of a forward
     """
     tokens, wte = ops.embedding_forward(ids, params["wte.weight"])
     first = 0 if past is None else past.length
@@ -144,8 +146,9 @@ def features_forward(
     blocks = []
     for i in range(config.n_layer):
         x, block = block_forward(x, params, f"h.{i}", config, ops, rng, starts, past, taps)
-        if past is None and taps is NO_TAPS:  # only then is there a backward that needs it
+        if keep and past is None and taps is NO_TAPS:  # only then is there a backward that needs it
             blocks.append(block)
+        del block  # if it is not kept, its memory is free for the next one
     hidden, ln_f = ops.layernorm_forward(x, *weight_and_bias(params, "ln_f"), config.layer_norm_epsilon)
     return taps("ln_f", hidden), FeaturesCache(config, ops, starts, wte, wpe, drop, blocks, ln_f)
 
@@ -218,9 +221,13 @@ def loss_forward(
     ops: Ops = REFERENCE,
     rng: Rng = None,
     starts: Starts = None,
+    keep: bool = True,
 ) -> tuple[np.ndarray, tuple]:
-    """Run the model up to its loss: ids and targets (B, T) -> a scalar, in nats. The logits are not kept."""
-    hidden, features = features_forward(params, ids, config, ops, rng, starts)
+    """Run the model up to its loss: ids and targets (B, T) -> a scalar, in nats. The logits are not kept.
+
+    keep  keep what the backward needs
+    """
+    hidden, features = features_forward(params, ids, config, ops, rng, starts, keep=keep)
     loss, head = ops.linear_cross_entropy_forward(hidden, params[head_name(config)], targets)
     return loss, (params, config, ops, features, head)
 
@@ -328,12 +335,12 @@ class GPT:
         """Return the hidden states after the final layer norm, (B, T, C)."""
         ids = checked_ids(ids, self.config.n_positions)
         starts = checked_starts(starts, ids.shape)
-        return features_forward(self.params, ids, self.config, self.ops, starts=starts)[0]
+        return features_forward(self.params, ids, self.config, self.ops, starts=starts, keep=False)[0]
 
     def loss(self, ids: "np.ndarray | Batch", targets: np.ndarray | None = None, starts: Starts = None) -> float:
         """Return the mean cross-entropy in nats over the targets that are not -100. ids may be a Batch."""
         ids, targets, starts = checked_batch(ids, targets, starts, self.config.n_positions)
-        return float(loss_forward(self.params, ids, targets, self.config, self.ops, starts=starts)[0])
+        return float(loss_forward(self.params, ids, targets, self.config, self.ops, starts=starts, keep=False)[0])
 
     def loss_and_grads(
         self,

@@ -171,6 +171,7 @@ def _bar(run: Run, progress: bool) -> Iterator[Callable[[Record], None]]:
         bar.set_postfix_str(", ".join(words[name] for name in ("loss", "val_loss", "speed") if name in words), False)
 
     with tqdm(desc=run.folder.name, total=run.config.max_steps, unit="step", disable=not progress) as bar:
+        run.trainer.on_evaluating = lambda done, total: bar.set_postfix_str(f"evaluating {min(1, done / total):.0%}")
         yield show
 
 

@@ -164,7 +164,7 @@ def cut_metrics(folder: Path, step: int) -> None:
 def _is_before(line: bytes, step: int) -> bool:
     try:
         record = json.loads(line)
-        return record["step"] <= step and not record.get("whole")
+        return record["step"] <= step and "whole" not in record
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,29 @@ from npgpt.models.base import Model
 
 LOGITS_PER_BATCH = 2**26  # 256 MB of float32, so that a vocabulary of 50,257 fits too
 TOKENS_PER_BATCH = 8192
+
+
+class Evaluation(NamedTuple):
+    """How well a model predicts a dataset.
+
+    loss    mean cross-entropy in nats per token
+    stderr  its standard error; 0 if the loss is over all of the data, None if a sample was too small to tell
+    tokens  how many tokens were predicted
+    whole   whether these were all
+    """
+
+    loss: float
+    stderr: float | None
+    tokens: int
+    whole: bool
+
+    def __str__(self) -> str:
+        """Return the loss as it is printed.
+
+        >>> str(Evaluation(1.5, 0.01234, 1000, False))
+        '1.5000 ± 0.0123'
+        """
+        return f"{self.loss:.4f}" + (f" ± {self.stderr:.4f}" if self.stderr else "")
 
 
 def mean_loss(model: Model, batches: Iterable[Batch], map: Callable[..., Iterable] = map) -> float:
@@ -26,18 +50,73 @@ def mean_loss(model: Model, batches: Iterable[Batch], map: Callable[..., Iterabl
     return float(loss / count)
 
 
-def whole_loss(model: Model, data: Dataset, map: Callable[..., Iterable] = map) -> float:
-    """Return the mean cross-entropy in nats over every target of a dataset.
+def evaluate(
+    model: Model,
+    data: Dataset,
+    most: int = 0,
+    map: Callable[..., Iterable] = map,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """Return the mean cross-entropy over every target of a dataset, or over about `most` of them if it has more.
+
+    most         0 for no limit. The rows of a sample are spread evenly over the data, so that it has something of each
+                 part, and the same ones are read each time
+    map          Python's own, or one like it that runs several calls at once and yields the results in order
+    progress     called with the number of tokens that have been predicted so far, and of all that will be
+    should_stop  called before each batch; if it returns True, the evaluation ends and None is returned
 
     A text is read in windows of n_positions, and each token attends to the earlier ones in its window. Raises
     ValueError for a text of fewer than two tokens, and for a loss that is not finite.
     """
     T, V = model.config.n_positions, model.config.vocab_size
     rows = max(1, min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // V) // T)
-    loss = mean_loss(model, data.whole(rows), map)
+    whole = not 0 < most < data.size
+    batches = data.whole(rows) if whole else data.spread(rows, most / data.size)
+
+    def total(batch: Batch) -> tuple[float, int]:
+        return model.loss(batch) * batch.n_targets, batch.n_targets
+
+    found: list[tuple[float, int]] = []
+    loss, done = 0.0, 0
+    results = iter(map(total, batches))
+    while not should_stop():
+        result = next(results, None)
+        if result is None:
+            break
+        found.append(result)
+        loss, done = loss + result[0], done + result[1]
+        progress(done, data.size if whole else most)
+    else:
+        return None
     if not math.isfinite(loss):
         raise ValueError(f"the loss is {loss}: the model's weights are damaged, or training diverged")
-    return loss
+    losses, counts = np.array(found).T
+    stderr = 0.0 if whole else standard_error(losses, counts, data.size)
+    return Evaluation(loss / done, stderr, done, whole)
+
+
+def standard_error(losses: np.ndarray, counts: np.ndarray, size: int) -> float | None:
+    """Return the standard error of a mean loss, from how much the groups that it was computed from differ.
+
+    losses, counts  (G,): of each group, the sum of its losses and the number of its tokens
+    size            the number of tokens that the groups were drawn from, without replacement
+
+    None for fewer than two groups. Source: Cochran, "Sampling Techniques", chapter 6, the variance of a ratio.
+    """
+    groups, total = len(counts), counts.sum()
+    if groups < 2:
+        return None
+    residuals = losses - losses.sum() / total * counts
+    variance = (residuals**2).sum() * groups / (groups - 1) * max(0.0, 1 - total / size)
+    return float(np.sqrt(variance) / total)
+
+
+def whole_loss(model: Model, data: Dataset, map: Callable[..., Iterable] = map) -> float:
+    """Return the mean cross-entropy in nats over every target of a dataset, as `evaluate` does."""
+    evaluation = evaluate(model, data, map=map)
+    assert evaluation is not None  # nothing stops it
+    return evaluation.loss
 
 
 def estimate_loss(model: Model, data: Dataset, config: TrainConfig, map: Callable[..., Iterable] = map) -> float:

@@ -11,7 +11,7 @@ from npgpt.models.lora import Adapters
 from npgpt.ops import get_ops
 from npgpt.optim import AdamW, Muon, Optimizer
 from npgpt.training.checkpoint import append_metrics, cut_metrics, load_state, save_state
-from npgpt.training.evaluation import estimate_loss, whole_loss
+from npgpt.training.evaluation import Evaluation, estimate_loss, evaluate
 from npgpt.training.step import quietly, require_finite, train_step
 from npgpt.training.workers import Workers
 
@@ -28,6 +28,8 @@ class Trainer:
     train_data, val_data  a Text or Packed examples each; evaluations during training use some batches of val_data
     adapters              train only these, with AdamW; the model runs with them merged in. None trains the model
     on_best               called whenever the model has been saved as the best
+    on_evaluating         called during the last evaluation with the tokens predicted so far, and all that will be
+    evaluation            the last evaluation, of the best model; None before it
 
     The folder's model.safetensors holds the best model by validation loss, its training state the last one.
     """
@@ -46,17 +48,20 @@ class Trainer:
         self.config, self.folder, self.adapters, self.on_best = config, folder, adapters, on_best
         self.optimizer = make_optimizer(model, config, adapters)
         self.progress: dict[str, Any] = {"step": 0, "best_step": 0, "best_val_loss": None}
+        self.on_evaluating: Callable[[int, int], object] = lambda done, total: None
+        self.evaluation: Evaluation | None = None
         self._best: Model | None = None
 
     def run(self, resume: bool = False, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
         """Train to the last step, and yield each record that is written to metrics.jsonl.
 
         A step's record has step, loss, lr, grad_norm and tokens_per_s; an evaluation's has step and val_loss. The last
-        record is the best model's loss on all validation data, and is marked whole.
+        record is the best model's loss on all validation data, and `whole` is True in it; or, if there are more than
+        final_eval_tokens, on a sample of that many. Then `whole` is False, and val_stderr and val_tokens say more.
 
         resume       continue from the folder's training state, to the same bits as a run that never stopped
         should_stop  called after every step; if it returns True, the state is saved and the run ends without the last
-                     record
+                     record. Also called during the last evaluation, which a resumed run then repeats
 
         Raises FloatingPointError when the loss or the gradient is no longer finite; what was saved before is kept.
         """
@@ -81,8 +86,14 @@ class Trainer:
                     save_state(self.folder, self.model, self.optimizer, self.progress)
                 if stop:
                     return
-            loss = whole_loss(self.best(), self.val_data, workers.map)
-            yield self._log({"step": self.progress["best_step"], "val_loss": loss, "whole": True})
+            most, best = config.final_eval_tokens, self.best()
+            found = evaluate(best, self.val_data, most, workers.map, self.on_evaluating, should_stop)
+            if found is None:
+                return
+            self.evaluation = found
+            sampled = {} if found.whole else {"val_stderr": found.stderr, "val_tokens": found.tokens}
+            step = self.progress["best_step"]
+            yield self._log({"step": step, "val_loss": found.loss, "whole": found.whole, **sampled})
 
     def best(self) -> Model:
         """Return the best model by validation loss so far; before the first evaluation, the untrained one.

@@ -22,7 +22,7 @@ class Run:
     settings  the content of train.json, which --resume reads
     resume    whether it continues from its training state
     lock      the folder's lock, which records releases
-    whole     the best model's loss on all validation data, once the run is finished
+    whole     the best model's loss on all validation data or a sample of it, once the run is finished
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Run:
             for number, record in enumerate(self.trainer.run(self.resume, should_stop)):
                 if self.resume and number == 0:  # the old state could be read: from now on the run has these settings
                     self._write_settings()
-                if record.get("whole"):
+                if "whole" in record:
                     self.whole = record["val_loss"]
                 yield record
         except BaseException:

@@ -121,9 +121,16 @@ class Workers:
 
     def map(self, function: Callable[[Any], Result], items: Iterable[Any]) -> Iterator[Result]:
         """Yield function(item) for each item in order, as many at a time as there are workers."""
+        pools = [Buffers() for _ in range(self.n)]  # apart from those of the steps, whose shapes are others
+
+        def call(pool_and_item: tuple[Buffers, Any]) -> Result:
+            pool, item = pool_and_item
+            with pool:
+                return function(item)
+
         items = iter(items)
         while several := list(islice(items, self.n)):
-            yield from self._run(function, several)
+            yield from self._run(call, zip(pools, several, strict=False))
 
     def _add_up(self, part: slice) -> float:
         """Add the other workers' gradients to the first one's, always in the same order; return the sum of squares."""

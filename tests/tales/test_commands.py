@@ -421,7 +421,8 @@ def test_a_context_that_is_too_short_for_a_course_is_told(base):
     ("line", "whole"),
     [
         ('{"step": 3, "val_loss": 1.0, "whole": true}', True),
-        ('{"step": 3, "val_loss": 1.0, "whole": false}', False),
+        ('{"step": 3, "val_loss": 1.0, "whole": false}', True),  # finished, with a sample of the validation data
+        ('{"step": 3, "val_loss": 1.0}', False),
         ('{"step": 3, "note": "\\"whole\\": true"}', False),
         ('{"step": 3, "val_loss": 1.0, "whole": tr', False),
         ("[true]", False),
