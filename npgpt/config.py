@@ -1,4 +1,4 @@
-"""The configurations GPTConfig and TrainConfig, and the presets. Every field is a flag of `npgpt train`."""
+"""GPTConfig, TrainConfig and TextConfig, whose fields are the flags of `npgpt train`, and the presets."""
 
 import dataclasses
 import functools
@@ -15,6 +15,7 @@ DTYPES = ("float32", "float64")
 OPS = ("fast", "reference")
 INITS = ("gpt2", "copy")
 OPTIMIZERS = ("adamw", "muon")
+NEWLINES = ("lf", "keep")
 # of the tales: their languages, the tasks made from them, and the fewest words that an order gives
 LANGS = ("en", "zh")
 TASKS = ("answer", "summary", "translate", "write")
@@ -193,6 +194,34 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
         if self.min_lr > self.learning_rate:
             raise ValueError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}: lower --min-lr too")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """How text files are read. Raises ValueError, with the field and its value, for a setting that is not possible."""
+
+    encoding: str = option("utf-8", "encoding of the text files, such as gb18030, big5, utf-16 or latin-1")
+    newline: str = option(
+        "lf",
+        "lf reads the line ends CRLF and CR as LF, and leaves out byte-order marks inside a text; keep keeps both",
+        NEWLINES,
+    )
+    document_separator: str = option(
+        "auto",
+        "what separates the documents of a file: a text such as '---' (\\n stands for a line end), auto for the end "
+        "token's own text, file if each file is one document, or none",
+    )
+    text_field: str | None = option(None, "field of JSON lines that holds the text of a document")
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        try:
+            "a".encode(self.encoding).decode(self.encoding)
+        except (LookupError, UnicodeError):
+            known = ("utf-8", "utf-16", "utf-32", "gb18030", "gbk", "big5", "latin-1", "cp1252", "shift_jis", "euc-kr")
+            raise ValueError(f"encoding={self.encoding!r} is unknown{nearest(self.encoding, known)}") from None
+        if not self.document_separator:
+            raise ValueError("document_separator is empty: give a text, auto, file or none")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -24,7 +24,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "kernels": ({"numpy", "numba"}, {"support"}),
     # matplotlib for pictures, pytest in the plugin: both only where they are asked for, as a test below holds
     "gradcheck": ({"numpy", "matplotlib", "pytest"}, set()),
-    "tokenizer": ({"numpy", "numba", "regex"}, {"support"}),
+    "tokenizer": ({"numpy", "numba", "regex"}, {"config", "support"}),
     "optim": ({"numpy"}, {"support"}),
     "ops": (set(), {"config", "layers", "kernels", "optim", "support"}),
     "hub": ({"numpy", "safetensors", "huggingface_hub"}, {"config", "support"}),

@@ -250,7 +250,7 @@ def test_any_writing_is_learned_by_heart(capsys, text, writing, tokenizer):
     line = WRITINGS[writing]
     (text / "a.txt").write_bytes((line * (400 // len(line))).encode("utf-8"))
     flags = ("--learning-rate", 0.02, "--max-steps", 100, "--n-embd", 32, "--n-positions", 24, "--batch-size", 6)
-    flags += ("--eval-every", 1000, "--min-lr", 0, "--warmup-steps", 10, "--sample-tokens", 0)
+    flags += ("--newline", "keep", "--eval-every", 1000, "--min-lr", 0, "--warmup-steps", 10, "--sample-tokens", 0)
     assert train(capsys, "--tokenizer", tokenizer, *flags)[0] == 0
     assert Tokenizer.from_pretrained("r").vocab_size == (256 if tokenizer == "bytes" else len(set(line)))
     count = len(line.encode("utf-8") if tokenizer == "bytes" else line)

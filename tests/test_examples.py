@@ -51,7 +51,6 @@ def test_lines_are_read_in_order_with_their_places(path):
         (b'{"prompt": 3, "completion": "b"}', "'prompt' is 3, not a string"),
         (b'{"prompt": "a", "completion": null}', "'completion' is None, not a string"),
         (b'{"prompt": "a", "completion": ""}', "'completion' is empty"),
-        (b'{"prompt": "caf\xe9", "completion": "b"}', "not UTF-8: byte 0xe9"),
         (b'{"prompt": "a\\ud800", "completion": "b"}', r"'prompt' has the lone surrogate U\+D800"),
         (b"[" * 100_000, "not JSON"),
         (b'{"prompt": ["a", "b"], "completion": ["c"]}', "there are 2 prompts, but 1 completions"),
@@ -64,6 +63,12 @@ def test_lines_are_read_in_order_with_their_places(path):
 def test_a_malformed_line_is_named(path, line, says):
     path.write_bytes(b'{"prompt": "a", "completion": "b"}\n\n' + line + b"\n")
     with pytest.raises(ValueError, match=rf"tasks.jsonl:3: {says}"):
+        read_examples([path])
+
+
+def test_a_file_in_another_encoding_is_refused_with_its_name(path):
+    path.write_bytes(b'{"prompt": "a", "completion": "b"}\n{"prompt": "caf\xe9", "completion": "b"}')
+    with pytest.raises(ValueError, match=r"tasks.jsonl: not UTF-8: byte 0xe9 at offset 50; .*--encoding cp1252"):
         read_examples([path])
 
 

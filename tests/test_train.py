@@ -14,7 +14,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from npgpt import GPT, AdamW, GPTConfig, TrainConfig
-from npgpt.data import encode_split
 from npgpt.data.batch import Text, random_batch
 from npgpt.hub.tensors import read_tensors
 from npgpt.optim.schedule import learning_rate_at
@@ -387,15 +386,3 @@ def test_a_disk_that_fills_leaves_what_was_saved_before(tmp_path, monkeypatch, w
         assert (timeless(metrics(tmp_path)), content(tmp_path)) == uninterrupted("plain")
     else:
         assert write <= 4  # the first model's three files and the first state
-
-
-def test_each_text_is_split_by_position():
-    train_ids, val_ids = encode_split(["a" * 20, "b" * 10], lambda text: np.frombuffer(text.encode(), np.uint8), 4)
-    assert train_ids.tobytes() == b"a" * 18 + b"b" * 9
-    assert val_ids.tobytes() == b"a" * 2 + b"b"
-
-
-@pytest.mark.parametrize(("length", "n_positions"), [(9, 8), (20, 18), (2, 1), (0, 1), (10, 8)])
-def test_a_text_that_is_too_short_is_refused_with_what_it_takes(length, n_positions):
-    with pytest.raises(ValueError, match=f"too short.*n_positions={n_positions}"):
-        encode_split(["a" * length], lambda text: np.frombuffer(text.encode(), np.uint8), n_positions)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from npgpt.config import PRESETS, GPTConfig, TrainConfig, field_types, split_fields
+from npgpt.config import PRESETS, GPTConfig, TextConfig, TrainConfig, field_types, split_fields
 from npgpt.training.recipes import DEFAULT_PRESET
 
 ALIASES = {"learning_rate": ("--lr",)}
@@ -92,7 +92,7 @@ def read_toml(path: str) -> dict[str, Any]:
         twice = [key for key in content if "-" in key and key.replace("-", "_") in content]
         if twice:
             raise ValueError(f"{twice[0]} and {twice[0].replace('-', '_')} are the same key")
-        split_fields(values, TrainConfig, GPTConfig, also=COMMAND_KEYS)
+        split_fields(values, TrainConfig, GPTConfig, TextConfig, also=COMMAND_KEYS)
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors too
         raise ValueError(f"{path}: {error}") from None
     dropout = values.get("dropout", 0.0)

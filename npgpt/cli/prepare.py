@@ -4,6 +4,7 @@
 import argparse
 
 from npgpt.cli.checks import out_folder
+from npgpt.cli.reading import TEXT_FILES, add_text_flags, open_named
 
 EXAMPLES = (
     "npgpt prepare poems.txt plays.txt --out data/english",
@@ -12,7 +13,7 @@ EXAMPLES = (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="UTF-8 text files, of any size")
+    parser.add_argument("files", nargs="+", metavar="FILE", help=f"{TEXT_FILES}; of any size")
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder to write; it must not hold tokenized text yet"
     )
@@ -22,31 +23,28 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="chars, bytes, bpe:SIZE (learned from the files), or a folder with a tokenizer (default: bpe:4096)",
     )
+    add_text_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from tqdm import tqdm
 
     from npgpt.data import is_prepared, make_tokenizer, prepare
     from npgpt.data.shards import remove_unfinished
+    from npgpt.data.splitting import end_of
     from npgpt.support.lock import locked
-    from npgpt.tokenizer.stream import require_file
 
     out = out_folder(args.out)
-    for file in args.files:
-        require_file(file)
-        if not Path(file).stat().st_size:
-            raise ValueError(f"{file}: the file is empty")
+    texts = open_named(args.files, args)
     with locked(out):
         remove_unfinished(out)
         if is_prepared(out) or (out / "tokenizer.json").exists():
             raise ValueError(f"{out} already holds a tokenizer or tokenized text: choose another --out")
-        tokenizer = make_tokenizer(args.tokenizer, args.files)
+        tokenizer = make_tokenizer(args.tokenizer, texts.files)
         with tqdm(unit=" tokens", unit_scale=True, disable=None) as bar:
-            train, val = prepare(args.files, out, tokenizer, bar.update)
-    size = sum(Path(file).stat().st_size for file in args.files)
+            train, val = prepare(texts.files, out, tokenizer, bar.update)
+    texts.report(end_of(tokenizer))
+    size = sum(file.size for file in texts.files)
     print(
         f"{out}: {train:,} tokens to train on, {val:,} for validation, {tokenizer.vocab_size:,} in the vocabulary, "
         f"{size / (train + val):.2f} bytes per token"

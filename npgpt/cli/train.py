@@ -1,4 +1,4 @@
-"""Train a GPT on the tales that come with npgpt, or on UTF-8 text files. The first 90% of each file is for training,
+"""Train a GPT on the tales that come with npgpt, or on text files. The first 90% of each file is for training,
 the rest for validation. Tales come with their own defaults, which differ from those below and train a small model in
 minutes. Writes a run folder, which `npgpt sample` and Hugging Face's transformers open."""
 
@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from npgpt.cli.options import add_config_flags, announce_adapted, announce_compiling, read_toml
+from npgpt.cli.reading import TEXT_FILES, add_text_flags
 from npgpt.cli.running import train_with_progress
 from npgpt.config import PRESETS
 
@@ -26,8 +27,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="UTF-8 text files, a folder written by npgpt prepare, or the tales that come with npgpt: tales:en, "
-        "tales:zh, or tales for both languages (default: tales:en)",
+        help=f"{TEXT_FILES}, a folder written by npgpt prepare, or the tales that come with npgpt: tales:en, tales:zh, "
+        "or tales for both languages (default: tales:en)",
     )
     parser.add_argument("--out", metavar="RUN", help="run folder to write (default: runs/1, or the next free number)")
     parser.add_argument("--preset", metavar="NAME", help=f"sizes of the model: {', '.join(PRESETS)} (default: tiny)")
@@ -35,6 +36,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--config", metavar="FILE.toml", help="TOML file of settings, named like the flags; a flag overrides it"
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from where it stopped")
+    add_text_flags(parser)
     add_config_flags(parser)
 
 

@@ -1,5 +1,7 @@
 """Examples for fine-tuning, read from JSON lines: a prompt that the model reads, and a completion that it learns."""
 
+import codecs
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -11,6 +13,7 @@ import numpy as np
 
 from npgpt.data.packing import Packed, pack, pack_in_order, too_long
 from npgpt.tokenizer import Tokenizer
+from npgpt.tokenizer.stream import AS_IT_IS, TextFile, lines_of, read_parts, text_file
 
 VALIDATE = 0.1  # the share of the examples that is kept for validation
 MOST_TO_VALIDATE = 1000  # and the most examples that are
@@ -29,28 +32,24 @@ class Example(NamedTuple):
         return ((self.prompt, self.completion), *self.more)
 
 
-def read_examples(files: Sequence[str | Path], completions: bool = True) -> list[Example]:
+def read_examples(files: Sequence[str | Path | TextFile], completions: bool = True) -> list[Example]:
     """Read JSON lines, each an object with the strings `prompt` and `completion`; other keys are ignored.
 
     Both may be lists of equal length, the turns of a conversation. The model reads all earlier turns before a prompt.
 
     completions  whether each line must have one; if not, a missing completion is read as ""
 
-    Blank lines are ignored. Raises FileNotFoundError, or ValueError that names file and line for a line that is not
-    such an object, is not UTF-8, or has an empty completion, and for files without any example.
+    Blank lines are ignored, and strings are kept as they are, line ends included. Raises FileNotFoundError, or
+    ValueError that names file and line for a line that is not such an object or has an empty completion, for a file
+    that is not in its encoding, and for files without any example.
     """
     examples = []
-    for file in files:
-        if Path(file).is_dir():
-            raise ValueError(f"{file} is a folder; give a file of JSON lines")
-        if not Path(file).exists():
-            raise FileNotFoundError(f"{file}: no such file")
-        with open(file, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
-                    examples.append(read_line(line, f"{file}:{number}", completions))
+    for file in map(text_file, files):
+        plain = dataclasses.replace(file, config=dataclasses.replace(AS_IT_IS, encoding=file.config.encoding))
+        for number, line in enumerate(lines_of(read_parts(plain)), 1):
+            line = line.removeprefix(codecs.BOM_UTF8)  # of files that were joined
+            if line.strip():
+                examples.append(read_line(line, f"{file}:{number}", completions))
     if not examples:
         raise ValueError(f"{', '.join(map(str, files))}: there is no example to learn")
     return examples
@@ -80,8 +79,6 @@ def read_object(line: bytes, where: str) -> dict[str, Any]:
     """Read a JSON object. Raises ValueError, beginning with `where`, for anything else."""
     try:
         value = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not UTF-8: byte 0x{line[error.start]:02x}; save the file as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON: {error}") from None
     if not isinstance(value, dict):

@@ -19,19 +19,20 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from npgpt.data.text import TRAIN_SHARE
+from npgpt.data.splitting import copy, encode_texts, id_type
+from npgpt.data.text import BLOCK
 from npgpt.support.files import begin, finish, is_cut_short, naming, remove_files, remove_parts, write_atomically
 from npgpt.tokenizer import Tokenizer
+from npgpt.tokenizer.stream import TextFile
 
 MAGIC = b"npgpt tokens 1\n\0"
 HEADER = struct.Struct("<16sIIQ32s32s32x")
 NAMES = ("train.tokens", "val.tokens")
 FILES = ("tokenizer.json", "tokenizer_config.json", *NAMES)
-BLOCK = 1 << 22  # bytes read at once
 
 
 def is_prepared(folder: str | Path) -> bool:
@@ -40,16 +41,16 @@ def is_prepared(folder: str | Path) -> bool:
 
 
 def prepare(
-    files: Iterable[str | Path],
+    files: Iterable[str | Path | TextFile],
     folder: str | Path,
     tokenizer: Tokenizer,
     progress: Callable[[int], object] = lambda n: None,
 ) -> tuple[int, int]:
-    """Tokenize UTF-8 files into a folder: the first 90% of each file's tokens for training, the rest for validation.
+    """Tokenize text files into a folder: the first 90% of each file's tokens for training, the rest for validation.
 
-    Memory does not grow with the files. `progress` is called with the number of ids of each part. Returns the number of
-    ids for training and for validation. Raises ValueError, naming the file, for a text that is empty or cannot be
-    encoded, and then leaves no shards.
+    Documents are recognised, and parted, as in data/splitting.py. Memory does not grow with the files. `progress` is
+    called with the number of ids of each part. Returns the number of ids for training and for validation. Raises
+    ValueError, naming the file, for a text that is empty or cannot be encoded, and then leaves no shards.
     """
     folder = Path(folder)
     begin(folder)
@@ -64,28 +65,14 @@ def prepare(
 
 
 def _prepare(
-    files: Iterable[str | Path], folder: Path, tokenizer: Tokenizer, progress: Callable[[int], object]
+    files: Iterable[str | Path | TextFile], folder: Path, tokenizer: Tokenizer, progress: Callable[[int], object]
 ) -> tuple[int, int]:
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
-    counts = [0, 0]
+    dtype = id_type(tokenizer)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".prepare-") as room:
         parts = [Path(room) / name for name in NAMES]
         with parts[0].open("wb") as train, parts[1].open("wb") as val:
-            for file in files:
-                with tempfile.TemporaryFile(dir=room) as ids_of_file:
-                    n = 0
-                    for ids in tokenizer.encode_file(file):
-                        ids_of_file.write(ids.astype(dtype).tobytes())
-                        n += len(ids)
-                        progress(len(ids))
-                    if not n:
-                        raise ValueError(f"{file}: the file is empty")
-                    cut = int(TRAIN_SHARE * n)
-                    ids_of_file.seek(0)
-                    copy(ids_of_file, train, cut * dtype.itemsize)
-                    copy(ids_of_file, val, (n - cut) * dtype.itemsize)
-                    counts[0] += cut
-                    counts[1] += n - cut
+            new_file = functools.partial(tempfile.TemporaryFile, dir=room)
+            counts = encode_texts(files, tokenizer, train, val, new_file, progress)
         tokenizer.save_pretrained(folder)
         for name, part, count in zip(NAMES, parts, counts, strict=True):
             header = HEADER.pack(
@@ -97,7 +84,7 @@ def _prepare(
                 bytes.fromhex(tokenizer.fingerprint()),
             )
             write_atomically(folder / name, functools.partial(join, header, part))
-    return counts[0], counts[1]
+    return counts
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -108,13 +95,6 @@ def remove_unfinished(folder: Path) -> None:
     for room in folder.glob(".prepare-*"):
         if re.fullmatch(r"\.prepare-\w{8}", room.name):
             shutil.rmtree(room, ignore_errors=True)
-
-
-def copy(source: BinaryIO, target: BinaryIO, n_bytes: int) -> None:
-    while n_bytes:
-        block = source.read(min(BLOCK, n_bytes))
-        target.write(block)
-        n_bytes -= len(block)
 
 
 def join(header: bytes, part: Path, path: Path) -> None:

@@ -1,16 +1,18 @@
 """What --data names: text files, a folder of npgpt prepare, or the tales."""
 
-import hashlib
+import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from npgpt.config import TrainConfig
+from npgpt.config import TextConfig, TrainConfig
 from npgpt.data.batch import Dataset, Text
 from npgpt.data.packing import Packed
 from npgpt.data.shards import Prepared, is_prepared, open_prepared
+from npgpt.data.splitting import digest_of, end_of, require_enough, split_texts
 from npgpt.data.tales.corpus import TRAIN, VALIDATE, VALIDATION_TALES, Floor, TalesCorpus, langs_of
-from npgpt.data.text import encode_split, read_text, require_enough
+from npgpt.data.text import open_texts
 from npgpt.data.vocabulary import make_tokenizer
 from npgpt.tokenizer import Tokenizer
 
@@ -43,31 +45,33 @@ class Source(Protocol):
 
 
 class TextSource:
-    """UTF-8 text files."""
+    """Text files."""
 
     tokenizer_name = None
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = list(names)
-        self.files = [str(Path(name).resolve()) for name in names]
-        self.texts = [read_text(name) for name in names]
+    def __init__(self, names: Sequence[str], config: TextConfig) -> None:
+        self.config = config
+        self.files = [name if name == "-" or name.startswith("/dev/") else str(Path(name).resolve()) for name in names]
+        self.texts = open_texts(names, config)
 
     def make_tokenizer(self, name: str) -> Tokenizer:
-        return make_tokenizer(name, self.names)
+        return make_tokenizer(name, self.texts.files)
 
-    def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Text, Text]:
-        train_ids, val_ids = encode_split(self.texts, tokenizer.encode, n_positions)
+    def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Dataset, Dataset]:
+        train_ids, val_ids = split_texts(self.texts.files, tokenizer)
+        self.texts.report(end_of(tokenizer))
+        require_enough(train_ids, val_ids, n_positions)
         return Text(train_ids, n_positions), Text(val_ids, n_positions)
 
     def digest(self) -> str:
-        sha = hashlib.sha256()
-        for text in self.texts:
-            data = text.encode("utf-8")
-            sha.update(f"{len(data)} ".encode() + data)
-        return sha.hexdigest()
+        return self._digest
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        return digest_of(self.texts.files)
 
     def settings(self) -> dict[str, Any]:
-        return {"files": self.files, "sha256": self.digest()}
+        return {"files": self.files, "sha256": self.digest(), "reading": dataclasses.asdict(self.config)}
 
 
 class PreparedSource:
@@ -138,8 +142,11 @@ class TalesSource:
         return data | {"examples": True, "floor": self.floor_a_token()}
 
 
-def open_source(names: Sequence[str], seed: int) -> Source:
-    """Open what --data names. Raises FileNotFoundError or ValueError if it cannot be read or combined."""
+def open_source(names: Sequence[str], seed: int, config: TextConfig | None = None) -> Source:
+    """Open what --data names; config says how text files are read.
+
+    Raises FileNotFoundError or ValueError if it cannot be read or combined.
+    """
     for name in names:
         langs = langs_of(name)
         if langs and len(names) > 1:
@@ -150,4 +157,4 @@ def open_source(names: Sequence[str], seed: int) -> Source:
             raise ValueError(f"{name} is a folder of npgpt prepare, which must be the only --data")
         if is_prepared(name):
             return PreparedSource(name)
-    return TextSource(names)
+    return TextSource(names, config or TextConfig())

@@ -1,63 +1,128 @@
-"""Read UTF-8 text files, and split them into parts for training and for validation."""
+"""Text files: which ones a name stands for, and what is said about them."""
 
-from collections.abc import Callable, Iterable
+import glob
+import os
+import stat
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
+from npgpt.config import TextConfig
+from npgpt.support.files import naming
+from npgpt.support.notices import notice
+from npgpt.tokenizer.stream import Spool, TextFile, read_parts, require_file
 
-from npgpt.tokenizer.stream import read_parts
+BLOCK = 1 << 22  # bytes read at once
 
-TRAIN_SHARE = 0.9
+Named = str | Path | TextFile
 
 
-class ContextError(ValueError):
-    """Data that do not suit n_positions.
+class Texts(NamedTuple):
+    """The text files that some names stand for, and lines that say what was found under a name."""
 
-    fits  the nearest n_positions that would do; None if none would
+    files: list[TextFile]
+    found: list[str]
+
+    def report(self, end: str | None) -> None:
+        """Give notice of what was found, and of what the last reading has changed or left out.
+
+        end  the text of the tokenizer's end token; None if it has none
+        """
+        seen: Counter[str] = sum((file.seen for file in self.files), Counter())
+        where = self.files[0].name if len(self.files) == 1 else f"{len(self.files):,} files"
+        lines = list(self.found)
+        if n := seen["line ends"]:
+            lines.append(f"{where}: {n:,} line ends CRLF or CR are read as LF; --newline keep leaves them")
+        if n := seen["marks"]:
+            lines.append(f"{where}: {n:,} byte-order marks inside the text are left out; --newline keep leaves them")
+        if n := seen["empty"]:
+            lines.append(f"{where}: {n:,} empty documents are left out")
+        if n := seen["documents"]:
+            how = f"each ends with the token {end}" if end else "one after another, as the tokenizer has no end token"
+            lines.append(f"{where}: {n:,} documents; {how}")
+        if n := seen["plain ends"]:
+            why = "--document-separator is none" if end else "the tokenizer has no end token"
+            lines.append(f"{where}: <|endoftext|> stands in it {n:,} times and is read as plain text, because {why}")
+        for line in lines:
+            notice(line)
+
+
+def open_texts(names: Sequence[str | Path], config: TextConfig | None = None) -> Texts:
+    """Return the text files that names stand for: a file, - or a pipe, a folder (its *.txt files), or a glob.
+
+    What can be read only once is copied to a temporary file. Raises FileNotFoundError for a name without any file, and
+    ValueError for an empty file or a device.
     """
+    config = config or TextConfig()
+    texts = Texts([], [])
+    for name in map(str, names):
+        path = Path(name)
+        if not name:
+            raise ValueError("a name is empty: give a text file, a folder of them, or - for standard input")
+        if is_read_once(name):
+            texts.files.append(spooled(name, config))
+            texts.found.append(f"{texts.files[-1]}: {texts.files[-1].size:,} bytes, kept in a temporary file")
+        elif path.is_dir() or (not path.exists() and any(sign in name for sign in "*?[")):
+            files = [TextFile(file, Path(file), config) for file in matching(name)]
+            full = [file for file in files if file.path.stat().st_size]
+            texts.files.extend(full)
+            empty = f", and {len(files) - len(full):,} empty ones, left out" if len(full) < len(files) else ""
+            texts.found.append(f"{name}: {len(full):,} files{empty}")
+        else:
+            require_file(path)
+            texts.files.append(TextFile(name, path, config))
+        if not texts.files or not texts.files[-1].size:
+            raise ValueError(f"{texts.files[-1] if texts.files else name}: the file is empty")
+    return texts
 
-    def __init__(self, message: str, fits: int | None) -> None:
-        super().__init__(message)
-        self.fits = fits
+
+def matching(name: str) -> list[str]:
+    """Return the files *.txt of a folder and the folders in it, or those that a glob names, sorted."""
+    is_folder = os.path.isdir(name)
+    pattern = os.path.join(glob.escape(name), "**", "*.txt") if is_folder else name
+    files = sorted(file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file))
+    if not files and is_folder:
+        raise FileNotFoundError(f"{name} is a folder without any *.txt; for others give a glob, as in '{name}/*.md'")
+    if not files:
+        raise FileNotFoundError(f"{name}: no file has such a name")
+    return files
 
 
-def read_text(path: str | Path) -> str:
-    """Read a UTF-8 text file, without the byte order mark that it may begin with.
+def is_read_once(name: str) -> bool:
+    """Say whether a name is standard input or a pipe. Raises ValueError for a terminal or another device."""
+    if name == "-":
+        is_device = sys.stdin is None or sys.stdin.isatty()
+    elif not os.path.exists(name) or os.path.isdir(name):
+        return False
+    else:
+        mode = os.stat(name).st_mode
+        is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+    if is_device:
+        raise ValueError(f"{name} is a terminal or a device: give a text file, or pipe a text in")
+    return name == "-" or name.startswith("/dev/") or not stat.S_ISREG(mode)
 
-    Raises FileNotFoundError, or ValueError for a file that is empty or not UTF-8, with the offset of the first wrong
-    byte.
+
+def spooled(name: str, config: TextConfig) -> TextFile:
+    """Copy what can be read only once to a temporary file."""
+    with naming(Path(tempfile.gettempdir())):  # it may be full
+        if name == "-":
+            spool = Spool(sys.stdin.buffer)
+        else:
+            with open(name, "rb") as source:
+                spool = Spool(source)
+    return TextFile("standard input" if name in ("-", "/dev/stdin") else name, Path(name), config, spool)
+
+
+def read_text(file: Named) -> str:
+    """Read a whole text file, without the byte-order mark that it may begin with.
+
+    Raises FileNotFoundError, or ValueError for a file that is empty, not in its encoding (with the offset of the first
+    wrong byte), or no text.
     """
-    text = b"".join(read_parts(path)).decode("utf-8")
+    text = b"".join(read_parts(file)).decode("utf-8")
     if not text:
-        raise ValueError(f"{path}: the file is empty")
+        raise ValueError(f"{file}: the file is empty")
     return text
-
-
-def encode_split(
-    texts: Iterable[str], encode: Callable[[str], np.ndarray], n_positions: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Encode texts and cut each in two: its first 90% of tokens are for training, the rest for validation.
-
-    Returns both as one-dimensional arrays of ids. Raises ContextError if that leaves fewer than n_positions + 1
-    tokens to train on, or fewer than 2 for validation.
-    """
-    train, val = [], []
-    for text in texts:
-        ids = encode(text)
-        cut = int(TRAIN_SHARE * len(ids))
-        train.append(ids[:cut])
-        val.append(ids[cut:])
-    train_ids, val_ids = np.concatenate(train), np.concatenate(val)
-    require_enough(train_ids, val_ids, n_positions)
-    return train_ids, val_ids
-
-
-def require_enough(train_ids: np.ndarray, val_ids: np.ndarray, n_positions: int) -> None:
-    """Raise ContextError for fewer than n_positions + 1 tokens to train on, or fewer than 2 for validation."""
-    if len(train_ids) <= n_positions or len(val_ids) < 2:
-        raise ContextError(
-            f"the text is too short: {len(train_ids)} tokens to train on and {len(val_ids)} for validation, but "
-            f"n_positions={n_positions} needs at least {n_positions + 1} and 2; "
-            "give a longer text or a smaller n_positions",
-            fits=len(train_ids) - 1 if len(train_ids) > 1 and len(val_ids) > 1 else None,
-        )

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from npgpt.config import GPTConfig, TrainConfig
+from npgpt.config import GPTConfig, TextConfig, TrainConfig
 from npgpt.generation.engine import generate
 from npgpt.generation.prompts import first_prompt
 from npgpt.inspection.losses import Record, as_png, draw, read_metrics
@@ -21,7 +21,8 @@ from npgpt.training.run import Run
 
 Name = str | PathLike[str]
 
-SETTINGS = ("preset", "dropout", *(f.name for config in (TrainConfig, GPTConfig) for f in dataclasses.fields(config)))
+CONFIGS = (TrainConfig, GPTConfig, TextConfig)
+SETTINGS = ("preset", "dropout", *(field.name for config in CONFIGS for field in dataclasses.fields(config)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -105,12 +106,13 @@ def train(
     >>> training = npgpt.train("poems.txt", "runs/poems", preset="tiny", max_steps=300)
     >>> print(training.sample("The "))
 
-    data      UTF-8 text files (one, or several), a folder of `npgpt prepare`, or "tales:en", "tales:zh", "tales";
-              "tales:en" if it is not given, and with resume the data of the run
+    data      text files (one, or several; a folder of *.txt or a glob), a folder of `npgpt prepare`, or "tales:en",
+              "tales:zh", "tales"; "tales:en" if it is not given, and with resume the data of the run
     out       the run folder; runs/1 or the next number free if it is not given
     resume    continue the run in out, to the same bits as if it had never stopped
     progress  show a progress bar on standard error
-    settings  the flags of `npgpt train` by name: preset, dropout, and the fields of TrainConfig and GPTConfig
+    settings  the flags of `npgpt train` by name: preset, dropout, and the fields of TrainConfig, GPTConfig and
+              TextConfig
 
     An interrupt (Ctrl-C, or a notebook's stop button) completes the current step, saves the run and returns it with
     `finished` False. A second one raises KeyboardInterrupt at once; what was saved before stays.

@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from npgpt.tokenizer.document import normalised
-from npgpt.tokenizer.stream import read_parts
+from npgpt.tokenizer.stream import END, TextFile, read_parts
 
-END = "<|endoftext|>"  # the name of the token that ends a text, as in GPT-2's vocabulary
 LEARNED = "bpe"  # the kind that Tokenizer.train learns
 
 
@@ -85,7 +84,7 @@ class Tokenizer(ABC):
     @classmethod
     def learn(
         cls,
-        texts: Iterable[str | bytes | Path],
+        texts: Iterable[str | bytes | Path | TextFile],
         vocab_size: int,
         pattern: str,
         special_tokens: Sequence[str],
@@ -124,11 +123,11 @@ class Tokenizer(ABC):
             raise ValueError(f"this {self.kind} tokenizer has no special tokens; leave --special out")
         return [int(i) for i in self.encode(text)]
 
-    def encode_file(self, path: str | Path) -> Iterator[np.ndarray]:
-        """Yield the ids of a UTF-8 text file, part by part, in memory that does not grow with the file.
+    def encode_file(self, path: str | Path | TextFile) -> Iterator[np.ndarray]:
+        """Yield the ids of a text file, part by part, in memory that does not grow with the file.
 
-        Raises FileNotFoundError, or ValueError that names the file: it is not UTF-8 (with the offset of the first wrong
-        byte), or cannot be encoded.
+        A path is read as UTF-8, with CRLF and CR as LF. Raises FileNotFoundError, or ValueError that names the file: it
+        is not UTF-8 (with the offset of the first wrong byte), is no text, or cannot be encoded.
         """
         for part in read_parts(path):
             try:
@@ -171,7 +170,7 @@ class Tokenizer(ABC):
 
     @staticmethod
     def train(
-        texts: Iterable[str | bytes | Path],
+        texts: Iterable[str | bytes | Path | TextFile],
         vocab_size: int = 4096,
         pattern: str = "gpt2",
         special_tokens: Sequence[str] = (END,),
@@ -184,8 +183,8 @@ class Tokenizer(ABC):
         smaller ids wins, left id first. Nothing else matters: not the order of the texts, nor threads or hash seeds.
         If no pair occurs twice, learning ends early, with fewer tokens than vocab_size.
 
-        texts           strings, bytes, or paths of UTF-8 files. They are read once, one after another, in memory that
-                        grows with the distinct pre-tokens only. Special tokens in them are not learned from
+        texts           strings, bytes, paths of UTF-8 files, or TextFiles. They are read once, one after another, in
+                        memory that grows with the distinct pre-tokens only. Special tokens in them are not learned from
         pattern         "gpt2", "gpt4", "chinese", or a regular expression. Pairs are merged only within its matches
         special_tokens  names of tokens that encode to their ids only where they are allowed
         fast            whether the compiled twin does the work, or the definition

@@ -22,6 +22,7 @@ from npgpt.tokenizer.formats import (
     write_vocab_and_merges,
 )
 from npgpt.tokenizer.patterns import pattern_text
+from npgpt.tokenizer.stream import TextFile
 from npgpt.tokenizer.train import train_vocabulary
 from npgpt.tokenizer.vocabulary import Vocabulary, ranked_merges, text_tokens
 
@@ -98,15 +99,16 @@ class BPETokenizer(Tokenizer):
             return super().encode_prompt(text, special)
         return [int(i) for i in self.encode(text, "all")]
 
-    def encode_file(self, path: str | Path, allowed_special: Specials = ()) -> Iterator[np.ndarray]:
-        """Yield the ids of a UTF-8 text file, part by part, in memory that does not grow with the file.
+    def encode_file(self, path: str | Path | TextFile, allowed_special: Specials = ()) -> Iterator[np.ndarray]:
+        """Yield the ids of a text file, part by part, in memory that does not grow with the file.
 
-        For the named patterns they are together those of `encode` on the whole text, without a byte order mark. A
-        pattern of your own that looks at more than a few pre-tokens may cut differently where two parts meet.
+        A path is read as UTF-8, with CRLF and CR as LF. For the named patterns the ids are together those of `encode`
+        on the whole text, without a byte-order mark. A pattern of your own that looks at more than a few pre-tokens may
+        cut differently where two parts meet.
 
         Raises FileNotFoundError, or ValueError for a file that is not UTF-8, with the offset of the first wrong byte.
         """
-        for pieces in self._cutter(allowed_special).file(Path(path)):
+        for pieces in self._cutter(allowed_special).file(path):
             yield self._ids(pieces)[0]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -222,7 +224,7 @@ class BPETokenizer(Tokenizer):
     @classmethod
     def learn(
         cls,
-        texts: Iterable[str | bytes | Path],
+        texts: Iterable[str | bytes | Path | TextFile],
         vocab_size: int,
         pattern: str,
         special_tokens: Sequence[str],

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npgpt.tokenizer.patterns import special_pattern
-from npgpt.tokenizer.stream import read_parts
+from npgpt.tokenizer.stream import TextFile, read_parts
 
 Split = Callable[[np.ndarray, str, Sequence[tuple[int, int]]], list[np.ndarray]]
 Segment = tuple[int, int, int]  # where it starts and ends, and the id of the special token that it is, or -1
@@ -73,8 +73,8 @@ class Cutter(NamedTuple):
         segments.append((last, at + len(text), -1))
         return segments
 
-    def file(self, path: Path) -> Iterator[Pieces]:
-        """Yield the pre-tokens of a UTF-8 file, part by part, each once no later text can change it."""
+    def file(self, path: str | Path | TextFile) -> Iterator[Pieces]:
+        """Yield the pre-tokens of a text file, part by part, each once no later text can change it."""
         longest = max(map(len, self.special), default=0)
         rest, parts = b"", []
         for part in read_parts(path):

@@ -10,9 +10,10 @@ from npgpt.tokenizer.cut import Cutter, Pieces
 from npgpt.tokenizer.definition import LEAST_COUNT
 from npgpt.tokenizer.engine import piece_counts, splitter
 from npgpt.tokenizer.patterns import pattern_text
+from npgpt.tokenizer.stream import TextFile
 from npgpt.tokenizer.vocabulary import Vocabulary, text_tokens
 
-Text = str | bytes | Path
+Text = str | bytes | Path | TextFile
 Name = TypeVar("Name", str, bytes)
 
 
@@ -59,7 +60,7 @@ def numbered(names: Iterable[Name], first: int) -> dict[Name, int]:
 def cut_all(texts: Iterable[Text], cutter: Cutter) -> Iterator[Pieces]:
     """Yield the pre-tokens of each text: a file's part by part, any other's at once."""
     for text in texts:
-        if isinstance(text, Path):
+        if isinstance(text, Path | TextFile):
             yield from cutter.file(text)
         else:
             yield cutter.texts([to_utf8(text) if isinstance(text, str) else text])

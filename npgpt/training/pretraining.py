@@ -11,14 +11,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from npgpt.config import GPTConfig, TrainConfig, split_fields
+from npgpt.config import GPTConfig, TextConfig, TrainConfig, split_fields
 from npgpt.data.batch import Dataset
-from npgpt.data.source import Source, open_source
-from npgpt.data.text import ContextError
+from npgpt.data.source import Source, TextSource, open_source
+from npgpt.data.splitting import ContextError
 from npgpt.models.base import Model
 from npgpt.models.registry import new_model, open_model
 from npgpt.support.lock import locked
 from npgpt.tokenizer import Tokenizer
+from npgpt.tokenizer.stream import AS_IT_IS
 from npgpt.training.checkpoint import refuse_existing
 from npgpt.training.loop import Trainer
 from npgpt.training.recipes import merge, recipe_for
@@ -26,6 +27,8 @@ from npgpt.training.run import Run, read_saved, require_model_of, require_out
 from npgpt.training.workers import with_threads
 
 DEFAULT_DATA = "tales:en"
+# how the texts of a run were read before train.json said so
+OLD_READING = dataclasses.asdict(AS_IT_IS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +36,7 @@ class TrainingPlan:
     """What to train, where and how. It is settled before any text is read.
 
     model     the fields of GPTConfig that are known before the tokenizer is
+    reading   how text files are read
     saved     train.json of the run to resume; None for a new run
     named     the settings given by flags or a file, not by a recipe or a default
     preset    the preset given, if any
@@ -42,6 +46,7 @@ class TrainingPlan:
     data: list[str]
     config: TrainConfig
     model: dict[str, Any]
+    reading: TextConfig
     saved: dict[str, Any] | None
     named: frozenset[str]
     preset: str | None
@@ -52,7 +57,8 @@ def plan_training(
 ) -> TrainingPlan:
     """Settle the settings: a flag beats the --config file, which beats the settings saved with a resumed run.
 
-    flags  data (a list of names), out, preset, dropout, and fields of TrainConfig and GPTConfig; file likewise
+    flags  data (a list of names), out, preset, dropout, and fields of TrainConfig, GPTConfig and TextConfig; file
+           likewise
 
     Raises FileNotFoundError or ValueError for settings that are not possible, or not possible together.
     """
@@ -68,22 +74,36 @@ def plan_training(
         raise ValueError(
             f"{folder} is a run of npgpt finetune: continue it with npgpt finetune RUN --resume --out {folder}"
         )
-    before = {**saved["model"], **saved["train"]} if saved else {}
-    data = given.get("data") or (saved["data"]["files"] if saved else None) or [DEFAULT_DATA]
+    reading = saved["data"].get("reading", OLD_READING) if saved else {}
+    before = {**saved["model"], **saved["train"], **reading} if saved else {}
+    data = given.get("data") or (saved_names(folder, saved) if saved else None) or [DEFAULT_DATA]
     settings = merge(flags, file or {}, before, {} if resume else recipe_for(data))
-    model, train, _ = split_fields(settings, GPTConfig, TrainConfig, also=("data", "out"))
+    model, train, texts, _ = split_fields(settings, GPTConfig, TrainConfig, TextConfig, also=("data", "out"))
     if saved:
-        require_same_model(folder, saved["model"], model)
+        require_same(folder, saved["model"], model)
+        require_same(folder, reading, texts)
     GPTConfig(**model)  # raises for wrong sizes before any file is read
     config = with_threads(TrainConfig(**train))
-    return TrainingPlan(folder, data, config, model, saved, frozenset(given), given.get("preset"))
+    text_config = TextConfig(**texts)
+    return TrainingPlan(folder, data, config, model, text_config, saved, frozenset(given), given.get("preset"))
 
 
-def require_same_model(folder: Path, saved: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-    """Raise ValueError for a setting that would make the model of the run to resume another one."""
-    for name, value in model.items():
+def require_same(folder: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise ValueError for a setting that would make the model or the text of the run to resume another one."""
+    for name, value in given.items():
         if value != saved.get(name, value):
             raise ValueError(f"{name} is {saved[name]!r} in {folder} and cannot become {value!r} with --resume")
+
+
+def saved_names(folder: Path, saved: dict[str, Any]) -> list[str]:
+    """Return what a run was trained on. Raises ValueError for a text that could be read only once."""
+    names: list[str] = saved["data"]["files"]
+    for name in names:
+        if name == "-" or name.startswith("/dev/"):
+            raise ValueError(
+                f"{folder} was trained on what {name} gave, which is not kept: give the same text again with --data"
+            )
+    return names
 
 
 def start_training(plan: TrainingPlan) -> Run:
@@ -99,7 +119,8 @@ def start_training(plan: TrainingPlan) -> Run:
 
 def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
     """Do what start_training says. The run takes the lock over."""
-    source = open_source(plan.data, plan.config.seed)
+    source = open_source(plan.data, plan.config.seed, plan.reading)
+    require_effect(source, plan)
     config = with_tokenizer_of(source, plan)
     if plan.saved is None:
         refuse_existing(plan.folder)
@@ -119,6 +140,15 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
     }
     trainer = Trainer(model, train_data, val_data, config, plan.folder)
     return Run(trainer, tokenizer, settings, source, resume=plan.saved is not None, lock=lock.pop_all())
+
+
+def require_effect(source: Source, plan: TrainingPlan) -> None:
+    """Raise ValueError for a setting about text files if there are none to read."""
+    fields = {field.name for field in dataclasses.fields(TextConfig)}
+    for name in sorted(plan.named & fields):
+        if not isinstance(source, TextSource):
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} is about text files, and {plan.data[0]} is none: leave --{flag} out")
 
 
 def with_tokenizer_of(source: Source, plan: TrainingPlan) -> TrainConfig:

@@ -10,6 +10,7 @@ import pytest
 from npgpt import GPT, GPTConfig, Tokenizer
 from npgpt.cli.demo import COURSES, is_whole, scores_of, write_course
 from npgpt.cli.tales_report import sample_texts, what_is_wrong
+from npgpt.data import read_text
 from npgpt.data import source as sources
 from npgpt.data.batch import IGNORED
 from npgpt.data.examples import ExamplesSource, pack_examples, read_examples
@@ -205,7 +206,7 @@ def test_a_file_that_is_called_tales_is_a_file(here):
     (here / "tales").write_text("a" * 99)
     assert langs_of("./tales") is None
     assert langs_of("tales:zh+en") == ("zh", "en")
-    assert open_source(["./tales"], 0).texts == ["a" * 99]
+    assert [read_text(file) for file in open_source(["./tales"], 0).texts.files] == ["a" * 99]
 
 
 def test_samples_begin_anew_and_are_judged(here):

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from npgpt import Tokenizer
+from npgpt.config import TextConfig
 from npgpt.tokenizer import BPETokenizer, ByteTokenizer, stream
 from npgpt.tokenizer.patterns import PATTERNS
 from tests.tokenizer.helpers import as_defined, nearly_utf8, texts
@@ -134,10 +135,13 @@ def test_a_file_read_in_parts_has_the_ids_of_the_whole(tmp_path, monkeypatch, pa
     text = "we're \n \n  the  theme中文<|a|>b'll<|a|>" + "   " * 20 + "'re<|endoftext|" + "themes" * 30 + "\r\n\n 'v"
     path = tmp_path / "text.txt"
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    kept = stream.TextFile("text.txt", path, TextConfig(newline="keep"))
     for allowed in ("all", ()):
-        ids = np.concatenate(list(tokenizer.encode_file(path, allowed)))
+        ids = np.concatenate(list(tokenizer.encode_file(kept, allowed)))
         assert ids.tolist() == tokenizer.encode(text, allowed).tolist()
-    learned = Tokenizer.train([path], 290, pattern, SPECIAL, fast=fast)
+        ids = np.concatenate(list(tokenizer.encode_file(path, allowed)))
+        assert ids.tolist() == tokenizer.encode(text.replace("\r\n", "\n"), allowed).tolist()
+    learned = Tokenizer.train([kept], 290, pattern, SPECIAL, fast=fast)
     assert learned.tokens == Tokenizer.train([text], 290, pattern, SPECIAL).tokens
 
 

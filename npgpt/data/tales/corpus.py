@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from npgpt.data.packing import Packed, pack
+from npgpt.data.splitting import ContextError
 from npgpt.data.tales.entropy import nats
 from npgpt.data.tales.generate import styles, tales, tell
 from npgpt.data.tales.grammar import FILES
 from npgpt.data.tales.words import LANGS
-from npgpt.data.text import ContextError
 from npgpt.tokenizer import Tokenizer
 
 NAME = "tales"

@@ -1,0 +1,33 @@
+"""How commands read text files: their flags."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from npgpt.cli.options import add_fields
+from npgpt.config import TextConfig
+
+if TYPE_CHECKING:
+    from npgpt.data import Texts
+
+TEXT_FILES = "text files, a folder of *.txt, a glob such as 'poems/**/*.txt', or - for standard input"
+
+
+def add_text_flags(parser: argparse.ArgumentParser, *without: str) -> None:
+    """Add a flag for each field of TextConfig but those in `without`. The result has only those that are given."""
+    group = parser.add_argument_group("text files")
+    add_fields(group, TextConfig, {"text_field": "text, for files named *.jsonl"}, without)
+
+
+def text_config(args: argparse.Namespace) -> TextConfig:
+    """Return how the flags say that text files are read."""
+    names = {field.name for field in dataclasses.fields(TextConfig)}
+    return TextConfig(**{name: value for name, value in vars(args).items() if name in names})
+
+
+def open_named(names: Sequence[str], args: argparse.Namespace) -> "Texts":
+    """Open the text files that names stand for, as the flags say."""
+    from npgpt.data import open_texts
+
+    return open_texts(names, text_config(args))
