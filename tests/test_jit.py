@@ -112,13 +112,13 @@ def test_code_whose_helper_changed_in_another_file_is_compiled_again(found):
 
 def test_a_cache_folder_that_cannot_be_made_is_replaced_by_a_temporary_one(found, home):
     assert found["blocked"] == FRESH
-    assert list((home / "tmp").rglob("*.nbi"))
+    assert list((home / "tmp").rglob("*.nbc"))
 
 
 def test_with_no_folder_at_all_it_still_runs(found, home):
     assert found["no folder"] == [2, 0, False, False, True]
     assert found["no folder is found"]
-    assert not list((home / "packages").rglob("*.nbi"))  # where numba would keep it by itself
+    assert not list((home / "packages").rglob("*.nbc"))  # where numba would keep it by itself
 
 
 def test_another_cpu_has_another_folder(found):
@@ -128,7 +128,7 @@ def test_another_cpu_has_another_folder(found):
 
 def test_a_users_own_numba_setting_is_used_and_left_as_it_was(found, home):
     assert found["numba's own setting"] == FRESH
-    assert list((home / "mine" / "npgpt").rglob("*.nbi"))
+    assert list((home / "mine" / "npgpt").rglob("*.nbc"))
 
 
 def test_no_flag_lets_the_compiler_forget_nan_or_infinity():

@@ -34,7 +34,13 @@ def test_the_first_run_compiles_and_says_so_and_the_second_does_not(tmp_path):
     one, two = (npgpt(tmp_path, *TRAIN, *data, "--out", str(tmp_path / name)).stderr for name in ("one", "two"))
     assert "compiling the fast ops" in one
     assert "compiling" not in two
-    assert "compiling" not in npgpt(tmp_path, "sample", str(tmp_path / "one"), "--max-new-tokens", "1").stderr
+    sample = ["sample", str(tmp_path / "one"), "--max-new-tokens", "1"]
+    assert "compiling" not in npgpt(tmp_path, *sample).stderr
+    for path in (tmp_path / "cache").rglob("*.nbc"):
+        path.write_bytes(b"")
+    (line,) = npgpt(tmp_path, *sample).stderr.splitlines()
+    assert line.endswith("was damaged, and is compiled again")
+    assert npgpt(tmp_path, *sample).stderr == ""
 
 
 def test_reference_ops_and_pages_of_help_compile_nothing(tmp_path):
@@ -42,4 +48,4 @@ def test_reference_ops_and_pages_of_help_compile_nothing(tmp_path):
     where = ["--data", str(tmp_path / "text"), "--out", str(tmp_path / "run")]
     assert "compiling" not in npgpt(tmp_path, *TRAIN, *where, "--ops", "reference").stderr
     assert "compiling" not in npgpt(tmp_path, "info", str(tmp_path / "run")).stderr
-    assert not list((tmp_path / "cache").rglob("*.nbi"))
+    assert not list((tmp_path / "cache").rglob("*.nbc"))

@@ -58,14 +58,16 @@ def add_fields(
 
 
 def announce_compiling(ops: str = "fast") -> None:
-    """Print a notice on stderr if the ops must be compiled first, which happens once per machine and version."""
+    """Print a notice on stderr if the ops must be compiled first: once per machine and version, if code can be kept."""
     if ops != "fast":
         return
     from npgpt import kernels
-    from npgpt.support.jit import is_compiled
+    from npgpt.support.jit import cache_folder, is_compiled
 
-    if not is_compiled(Path(kernels.__file__).parent):
-        print("compiling the fast ops for this machine: only this start takes some seconds longer", file=sys.stderr)
+    package = Path(kernels.__file__).parent
+    if not is_compiled(package):
+        which = "only this start" if cache_folder(package) else "no folder can keep them, so every start"
+        print(f"compiling the fast ops for this machine: {which} takes some seconds longer", file=sys.stderr)
 
 
 def announce_adapted(config: TrainConfig, saved: Mapping[str, Any] | None, given: Collection[str]) -> None:

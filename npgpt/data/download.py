@@ -4,7 +4,6 @@ with other content never takes its place."""
 import dataclasses
 import hashlib
 import http.client
-import os
 import string
 import urllib.error
 import urllib.parse
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from npgpt.support.files import write_atomically
+from npgpt.support.files import user_cache, write_atomically
 from npgpt.support.hints import nearest
 
 TIMEOUT = 30  # seconds without a byte
@@ -100,8 +99,11 @@ def fetch(name: str, url: str | None = None, progress: Callable[[int], object] =
 
 
 def cache_folder() -> Path:
-    """Return the folder of the texts: npgpt/data in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "npgpt" / "data"
+    """Return the folder of the texts: npgpt/data in the user's cache folder. Raises ValueError if there is none."""
+    cache = user_cache()
+    if cache is None:
+        raise ValueError("there is no home folder to keep the text in: set HOME, or XDG_CACHE_HOME to a folder")
+    return cache / "npgpt" / "data"
 
 
 def sha256(data: bytes) -> str:

@@ -93,6 +93,16 @@ def remove_files(folder: Path, names: Iterable[str]) -> None:
     finish(folder)
 
 
+def user_cache() -> Path | None:
+    """Return the folder for what can be made again; None for a user without a home."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given)
+    try:
+        return Path("~/.cache").expanduser()
+    except RuntimeError:
+        return None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     write_atomically(path, lambda part: part.write_bytes(text.encode("utf-8")))

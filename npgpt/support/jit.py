@@ -1,8 +1,8 @@
 """`jit`: how npgpt compiles its kernels, and where the compiled code is cached.
 
-numba keeps what it has compiled on disk, and asks whether a function's own file has changed, but not whether one has
-whose functions were inlined into it. So the folder's name here is a digest of all sources beside the function's own, of
-the CPU and of numba's version: code that was compiled from other sources, or for another machine, is never used.
+A function is compiled again if its own file has changed, and if one has whose functions were inlined into it. So the
+folder's name is a digest of all sources beside the function's own, of the CPU and of numba's version: code that was
+compiled from other sources, or for another machine, is never used. `compiled.py` reads and writes the files in it.
 """
 
 import functools
@@ -11,11 +11,16 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 import llvmlite.binding
 import numba
+
+from npgpt.support import compiled
+from npgpt.support.files import user_cache
 
 config: Any = numba.config  # its settings are created at run time
 
@@ -33,11 +38,10 @@ def jit(function: Callable | None = None, *, fastmath: frozenset[str] | set[str]
     if function is None:
         return functools.partial(jit, fastmath=fastmath)
     folder = cache_folder(Path(sys.modules[function.__module__].__file__ or "").parent)
-    before, config.CACHE_DIR = config.CACHE_DIR, str(folder or "")  # numba reads it when the function is decorated
-    try:
-        return numba.njit(nogil=True, cache=folder is not None, error_model="numpy", fastmath=set(fastmath))(function)
-    finally:
-        config.CACHE_DIR = before
+    dispatcher: Any = numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
+    if folder is not None and not config.DISABLE_JIT:
+        dispatcher._cache = compiled.CompiledFiles(function, folder)
+    return dispatcher
 
 
 @functools.cache
@@ -47,14 +51,15 @@ def cache_folder(package: Path) -> Path | None:
     It lies in NUMBA_CACHE_DIR if that is set, else in the user's cache folder, else in a private temporary one.
     """
     digest = hashlib.sha256()
-    for file in [Path(__file__), *sorted(package.glob("*.py"))]:
+    for file in [Path(__file__), Path(compiled.__file__), *sorted(package.glob("*.py"))]:
         digest.update(file.read_bytes())
     cpu = llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features().flatten()
-    digest.update(repr((cpu, numba.__version__, sys.version)).encode())
-    user = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    candidates = [Path(config.CACHE_DIR)] if config.CACHE_DIR else [user]
-    candidates.append(Path(tempfile.gettempdir()) / f"npgpt-{os.getuid() if hasattr(os, 'getuid') else 'user'}")
-    for folder in candidates:
+    digest.update(repr((cpu, numba.__version__, llvmlite.__version__, sys.version)).encode())
+    candidates = [Path(config.CACHE_DIR) if config.CACHE_DIR else user_cache()]
+    with suppress(OSError):  # there may be no temporary folder either
+        owner = os.getuid() if hasattr(os, "getuid") else "user"
+        candidates.append(Path(tempfile.gettempdir()) / f"npgpt-{owner}")
+    for folder in filter(None, candidates):
         found = folder / "npgpt" / f"{package.name}-{digest.hexdigest()[:16]}"
         if _is_ours(found):
             return found
@@ -66,7 +71,7 @@ def is_compiled(package: Path) -> bool:
     if config.DISABLE_JIT:
         return True  # there is nothing to compile
     folder = cache_folder(package)
-    return folder is not None and any(folder.rglob("*.nbi"))
+    return folder is not None and any(folder.glob(f"*{compiled.SUFFIX}"))
 
 
 def _is_ours(folder: Path) -> bool:
