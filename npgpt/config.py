@@ -158,6 +158,9 @@ class TrainConfig:
         "adamw trains everything with AdamW; muon trains the blocks' matrices with Muon and the rest with AdamW",
         OPTIMIZERS,
     )
+    trainable: str = option(
+        "*", "parameters to train, by names or patterns such as h.*.attn.*,ln_f.*; the rest is frozen"
+    )
     learning_rate: float = option(1e-3, "peak learning rate, reached after the warm-up")
     min_lr: float = option(1e-4, "learning rate at the end of the cosine decay; by default at most a tenth of the peak")
     warmup_steps: int = option(

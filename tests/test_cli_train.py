@@ -107,6 +107,7 @@ def test_several_texts_are_each_split(capsys, text, flags):
 OTHER = {  # a value that is not the default for every field
     "init": "copy",
     "optimizer": "muon",
+    "trainable": "h.*",
     "vocab_size": 300,  # more than the 256 of bytes
     "n_positions": 7,
     "n_embd": 12,

@@ -187,14 +187,14 @@ def test_the_settled_values_are_recorded_and_resumed(capsys, text, monkeypatch):
     assert settings(text / "r") == found | {"max_steps": 40}, "the warm-up stays what it was"
 
 
-def test_a_resumed_rate_adapts_to_what_is_given_now_and_says_so(capsys, text):
+def test_a_resumed_rate_adapts_to_what_is_given_now_and_says_so(capsys, caplog, text):
     assert command(capsys, "train", "--data", "a.txt", "--out", "r", *TINY)[0] == 0
     go_on = ("train", "--resume", "--out", "r", "--max-steps")
-    code, _, err = command(capsys, *go_on, 7, "--learning-rate", 1e-5)
-    assert (code, err) == (0, "min_lr is 1e-06 instead of 0.0001 from now on, to fit\n")
+    assert command(capsys, *go_on, 7, "--learning-rate", 1e-5)[0] == 0
+    assert caplog.messages == ["min_lr is 1e-06 instead of 0.0001 from now on, to fit"]
     assert settings(text / "r")["min_lr"] == pytest.approx(1e-6)
-    code, _, err = command(capsys, *go_on, 8, "--min-lr", 1e-4)
-    assert (code, err) == (0, "learning_rate is 0.0001 instead of 1e-05 from now on, to fit\n")
+    assert command(capsys, *go_on, 8, "--min-lr", 1e-4)[0] == 0
+    assert caplog.messages[1:] == ["learning_rate is 0.0001 instead of 1e-05 from now on, to fit"]
     code, _, err = command(capsys, *go_on, 9, "--min-lr", 1e-4, "--learning-rate", 1e-5)
     assert (code, err.count("\n")) == (2, 1)
 
@@ -208,7 +208,7 @@ def test_a_resumed_model_keeps_its_sizes(capsys, text):
 
 @pytest.mark.parametrize("content", ["学而时习之，不亦说乎？\n" * 3, "e\u0301🚀\r\n" * 5, "aabb" * 3])
 @pytest.mark.parametrize("flags", [(), ("--preset", "small", "--n-embd", 8)], ids=str)
-def test_a_text_shorter_than_the_default_context_is_learned(capsys, text, content, flags):
+def test_a_text_shorter_than_the_default_context_is_learned(capsys, caplog, text, content, flags):
     (text / "a.txt").write_bytes(content.encode("utf-8"))
     tiny = ("--n-layer", 1, "--max-steps", 1, "--threads", 1, "--sample-tokens", 0)
     code, _, err = command(capsys, "train", "--data", "a.txt", "--out", "r", *tiny, *flags)
@@ -216,7 +216,7 @@ def test_a_text_shorter_than_the_default_context_is_learned(capsys, text, conten
     n_positions = settings(text / "r")["n_positions"]
     default = 256 if flags else 64
     assert n_positions < default
-    assert err == f"n_positions is {n_positions} instead of {default}, to suit the text\n"
+    assert f"n_positions is {n_positions} instead of {default}, to suit the text" in caplog.messages
     assert command(capsys, "train", "--resume", "--out", "r", "--max-steps", 2)[:3:2] == (0, "")
 
 
@@ -231,6 +231,14 @@ def test_a_text_without_two_tokens_is_refused(text):
     (text / "a.txt").write_text("ab")
     with pytest.raises(ValueError, match="too short"):
         start_training(plan())
+
+
+def test_a_preset_with_too_little_room_for_tales_gets_enough_and_says_so(caplog):
+    assert plan("tales", preset="tiny").model["n_positions"] == TALES_IN_TWO["n_positions"]
+    assert caplog.messages == ["n_positions is 384 instead of 64, to suit the text"]
+    assert plan("tales", preset="small", n_positions=300).model["n_positions"] == 300
+    assert plan("tales", preset="gpt2").model["n_positions"] == 1024
+    assert len(caplog.messages) == 1
 
 
 def test_a_small_vocabulary_makes_room_for_longer_tales(text, monkeypatch):

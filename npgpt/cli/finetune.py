@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from npgpt.cli.options import add_fields, announce_adapted, announce_compiling
+from npgpt.cli.options import add_fields, announce_compiling
 from npgpt.cli.running import train_with_progress
 from npgpt.config import TrainConfig
 from npgpt.training.recipes import FINETUNE
@@ -60,7 +60,6 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_finetuning(args.run, args.data or [], args.out, how, given, args.resume)
     announce_compiling(plan.config.ops)
     tuning = start_finetuning(plan)
-    announce_adapted(plan.config, plan.saved, given)
     folder, skipped = plan.folder, plan.source.skipped
     left_out = f" ({skipped:,} too long, left out)" if skipped else ""
     if plan.how["in_order"] and tuning.times < 1:

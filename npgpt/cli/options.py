@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import sys
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +68,6 @@ def announce_compiling(ops: str = "fast") -> None:
     if not is_compiled(package):
         which = "only this start" if cache_folder(package) else "no folder can keep them, so every start"
         print(f"compiling the fast ops for this machine: {which} takes some seconds longer", file=sys.stderr)
-
-
-def announce_adapted(config: TrainConfig, saved: Mapping[str, Any] | None, given: Collection[str]) -> None:
-    """Print a notice on stderr if a learning rate of a resumed run adapts to the one that is given now."""
-    if saved is None:
-        return
-    for name in ("min_lr", "learning_rate"):
-        before, now = saved["train"].get(name), getattr(config, name)
-        if name not in given and now != before:
-            print(f"{name} is {now:g} instead of {before} from now on, to fit", file=sys.stderr)
 
 
 def read_toml(path: str) -> dict[str, Any]:

@@ -3,16 +3,14 @@ the rest for validation. Tales come with their own defaults, which differ from t
 minutes. Writes a run folder, which `npgpt sample` and Hugging Face's transformers open."""
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
-from npgpt.cli.options import add_config_flags, announce_adapted, announce_compiling, read_toml
+from npgpt.cli.options import add_config_flags, announce_compiling, read_toml
 from npgpt.cli.reading import TEXT_FILES, add_text_flags
 from npgpt.cli.running import train_with_progress
 from npgpt.config import PRESETS
 
 if TYPE_CHECKING:
-    from npgpt.training.pretraining import TrainingPlan
     from npgpt.training.run import Run
 
 EXAMPLES = (
@@ -48,11 +46,10 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_training(flags, file, args.resume)
     announce_compiling(plan.config.ops)
     run = start_training(plan)
-    announce_adapted(run.config, plan.saved, plan.named)
-    announce_context(run.model.config.n_positions, plan)
     data, config = run.trainer, run.config
+    frozen = "" if data.n_trained == run.model.size else f" ({data.n_trained:,} of them trained)"
     print(
-        f"{run.folder}: {run.model.size:,} parameters, {run.tokenizer.vocab_size:,} tokens in the vocabulary, "
+        f"{run.folder}: {run.model.size:,} parameters{frozen}, {run.tokenizer.vocab_size:,} tokens in the vocabulary, "
         f"{data.train_data.size:,} to train on, {data.val_data.size:,} for validation",
         flush=True,
     )
@@ -65,13 +62,6 @@ def run(args: argparse.Namespace) -> int:
     show(run, loss)
     print(f"\ngenerate more with: npgpt sample {run.folder}")
     return 0
-
-
-def announce_context(n_positions: int, plan: "TrainingPlan") -> None:
-    """Print a notice on stderr if the context is not that of the preset or the default."""
-    wanted = PRESETS[plan.preset]["n_positions"] if plan.preset else plan.model["n_positions"]
-    if n_positions != wanted and "n_positions" not in plan.named:
-        print(f"n_positions is {n_positions} instead of {wanted}, to suit the text", file=sys.stderr)
 
 
 def show(run: "Run", loss: float) -> None:

@@ -143,6 +143,11 @@ def _flags(data: Any, out: Name | None, resume: bool, settings: dict[str, Any]) 
     if resume and out is None:
         raise ValueError("resume=True needs out, the folder of the run to continue")
     flags = {name: value for name, value in settings.items() if (name, value) != ("preset", None)}
+    trainable = flags.get("trainable", "*")
+    if not isinstance(trainable, str):
+        if not all(isinstance(pattern, str) for pattern in trainable):
+            raise ValueError(f"trainable={trainable!r} must be a string or a list of strings")
+        flags["trainable"] = ",".join(trainable)
     if out is not None:
         flags["out"] = os.fspath(out)
     if data is not None:

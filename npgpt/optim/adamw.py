@@ -49,7 +49,8 @@ class AdamW:
 
     Weight decay applies to matrices only, not to biases and layer norm weights.
 
-    without  names of parameters that another optimizer trains; AdamW neither changes them nor keeps averages for them
+    without  names of parameters that are frozen, or trained by another optimizer; AdamW neither changes them nor keeps
+             averages for them
     """
 
     def __init__(
@@ -78,6 +79,11 @@ class AdamW:
                 before, own = self.ranges.pop()
                 there, place = slice(before.start, there.stop), slice(own.start, place.stop)
             self.ranges.append((there, place))
+
+    @property
+    def trained(self) -> Collection[str]:
+        """The names of the parameters that a step changes."""
+        return self.shapes
 
     @property
     def state(self) -> dict[str, Mapping[str, np.ndarray]]:

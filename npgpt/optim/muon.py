@@ -1,7 +1,7 @@
 """Muon for the matrices of the blocks, beside AdamW for the rest."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -73,6 +73,7 @@ class Muon:
                   those of queries, keys and values. A model lists its own: `Muon(model.params, model.matrices)`
     weight_decay  decays the matrices only
     momentum      decay of the gradient's mean, which is all that Muon keeps of a matrix
+    without       names of parameters that are frozen
 
     The other arguments are those of AdamW.
     """
@@ -87,10 +88,12 @@ class Muon:
         weight_decay: float = 0.1,
         update: Callable = adamw_update,
         momentum: float = 0.95,
+        without: Collection[str] = (),
     ) -> None:
-        self.params, self.matrices = params, dict(matrices)
+        self.params = params
+        self.matrices = {name: count for name, count in matrices.items() if name not in without}
         self.momentum, self.weight_decay = momentum, weight_decay
-        self.rest = AdamW(params, beta1, beta2, eps, 0.0, update, without=self.matrices)
+        self.rest = AdamW(params, beta1, beta2, eps, 0.0, update, {*self.matrices, *without})
         self.exp_avg = zeros({name: params.shapes[name] for name in self.matrices}, params.flat.dtype)
 
     @property
@@ -101,6 +104,11 @@ class Muon:
     @steps.setter
     def steps(self, steps: int) -> None:
         self.rest.steps = steps
+
+    @property
+    def trained(self) -> Collection[str]:
+        """The names of the parameters that a step changes."""
+        return {*self.matrices, *self.rest.trained}
 
     @property
     def state(self) -> dict[str, Mapping[str, np.ndarray]]:

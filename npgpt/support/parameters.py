@@ -1,9 +1,13 @@
 """Parameters: named views into one flat buffer, so that optimizer, reduction and checkpoint work on one array."""
 
 import math
-from collections.abc import Mapping, MutableMapping
+import re
+from collections.abc import Collection, Mapping, MutableMapping
+from fnmatch import fnmatchcase
 
 import numpy as np
+
+from npgpt.support.hints import nearest
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -57,3 +61,20 @@ def zeros(shapes: Shapes, dtype: str | np.dtype) -> Parameters:
     if size > np.iinfo(np.intp).max // 16:  # NumPy's own error does not mention memory
         raise MemoryError(f"{size:,} parameters")
     return Parameters(shapes, np.zeros(size, dtype))
+
+
+def select(names: Collection[str], patterns: str) -> set[str]:
+    """Return the names that fit one of the patterns, which are separated by commas.
+
+    `*`, `?` and `[...]` match as in file names. Raises ValueError for a pattern that fits none of the names.
+
+    Example: select(["wte.weight", "ln_f.weight", "ln_f.bias"], "ln_f.*") is {"ln_f.weight", "ln_f.bias"}.
+    """
+    found: set[str] = set()
+    for pattern in patterns.split(","):
+        fitting = {name for name in names if fnmatchcase(name, pattern.strip())}
+        if not fitting:
+            known = dict.fromkeys(re.sub(r"\bh\.\d+\.", "h.*.", name) for name in names)
+            raise ValueError(f"no parameter fits {pattern.strip()!r}{nearest(pattern.strip(), known)}")
+        found |= fitting
+    return found

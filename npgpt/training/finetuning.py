@@ -17,7 +17,7 @@ from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import refuse_existing, say_if_unevaluated
 from npgpt.training.loop import Trainer
 from npgpt.training.recipes import FINETUNE
-from npgpt.training.run import Run, read_saved, require_out, require_whole
+from npgpt.training.run import Run, read_saved, require_out, require_whole, say_what_adapts
 from npgpt.training.workers import with_threads
 
 # what must not change when a run is resumed: (part of train.json, key, error message)
@@ -30,6 +30,7 @@ FIXED = (
     ("finetune", "in_order", "--in-order cannot be added with --resume"),
     ("train", "dtype", "--dtype cannot change with --resume"),
     ("train", "optimizer", "--optimizer cannot change with --resume"),
+    ("train", "trainable", "--trainable cannot change with --resume"),
     ("train", "seed", "--seed cannot change with --resume: it decides which examples are drawn, and which validate"),
 )
 
@@ -86,6 +87,7 @@ def plan_finetuning(
     saved = read_saved(folder) if resume else None
     before = read_finetune(folder, saved) if saved else {}
     config = with_threads(TrainConfig(**settle(given, FINETUNE, saved["train"] if saved else None)))
+    say_what_adapts(config, saved, given)
     files = data or (saved["data"]["files"] if saved else [])
     how = {name: before.get(name) if value is None or value is False else value for name, value in how.items()}
     flags = {name: bool(how[name]) for name in ("skip_long", "in_order")}
@@ -153,7 +155,7 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
     return Tuning(
         Run(trainer, tokenizer, settings, source, resume=plan.saved is not None, lock=lock.pop_all()),
         val_part,
-        model.size if adapters is None else adapters.params.flat.size,
+        trainer.n_trained,
         len(train_part),
         config.max_steps * config.batch_size * config.gradient_accumulation_steps / len(train_data.ids),
     )

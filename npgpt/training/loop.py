@@ -10,6 +10,7 @@ from npgpt.models.base import Model
 from npgpt.models.lora import Adapters
 from npgpt.ops import get_ops
 from npgpt.optim import AdamW, Muon, Optimizer
+from npgpt.support.parameters import select
 from npgpt.training.checkpoint import append_metrics, cut_metrics, load_state, save_state
 from npgpt.training.evaluation import Evaluation, estimate_loss, evaluate
 from npgpt.training.step import quietly, require_finite, train_step
@@ -21,7 +22,7 @@ Record = dict[str, Any]
 class Trainer:
     """Trains a model in place and keeps its run folder.
 
-    >>> trainer = Trainer(model, Text(train_ids, 64), Text(val_ids, 64), TrainConfig(), Path("runs/mine"))
+    >>> trainer = Trainer(model, Text(train_ids, 64), Text(val_ids, 64), TrainConfig(), "runs/mine")
     >>> for record in trainer.run():
     ...     print(record["step"], record.get("loss"), record.get("val_loss"))
 
@@ -40,12 +41,12 @@ class Trainer:
         train_data: Dataset,
         val_data: Dataset,
         config: TrainConfig,
-        folder: Path,
+        folder: str | Path,
         adapters: Adapters | None = None,
         on_best: Callable[[], None] = lambda: None,
     ) -> None:
         self.model, self.train_data, self.val_data = model, train_data, val_data
-        self.config, self.folder, self.adapters, self.on_best = config, folder, adapters, on_best
+        self.config, self.folder, self.adapters, self.on_best = config, Path(folder), adapters, on_best
         self.optimizer = make_optimizer(model, config, adapters)
         self.progress: dict[str, Any] = {"step": 0, "best_step": 0, "best_val_loss": None}
         self.on_evaluating: Callable[[int, int], object] = lambda done, total: None
@@ -94,6 +95,11 @@ class Trainer:
             sampled = {} if found.whole else {"val_stderr": found.stderr, "val_tokens": found.tokens}
             step = self.progress["best_step"]
             yield self._log({"step": step, "val_loss": found.loss, "whole": found.whole, **sampled})
+
+    @property
+    def n_trained(self) -> int:
+        """The number of parameters that are trained: of the model or of its adapters, without those that are frozen."""
+        return sum(self.optimizer.params[name].size for name in self.optimizer.trained)
 
     def best(self) -> Model:
         """Return the best model by validation loss so far; before the first evaluation, the untrained one.
@@ -151,6 +157,11 @@ def make_optimizer(model: Model, config: TrainConfig, adapters: Adapters | None)
         raise ValueError(f"optimizer={config.optimizer!r} is for whole models: adapters are trained by adamw")
     update = get_ops(config.ops).adamw_update
     settings = (config.beta1, config.beta2, config.adam_epsilon, config.weight_decay, update)
+    params = model.params if adapters is None else adapters.params
+    try:
+        frozen = params.keys() - select(params, config.trainable)
+    except ValueError as error:
+        raise ValueError(f"trainable={config.trainable!r}: {error}") from None
     if config.optimizer == "muon":
-        return Muon(model.params, model.matrices, *settings)
-    return AdamW(model.params if adapters is None else adapters.params, *settings)
+        return Muon(params, model.matrices, *settings, without=frozen)
+    return AdamW(params, *settings, without=frozen)

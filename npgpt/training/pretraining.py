@@ -18,12 +18,13 @@ from npgpt.data.splitting import ContextError
 from npgpt.models.base import Model
 from npgpt.models.registry import new_model, open_model
 from npgpt.support.lock import locked
+from npgpt.support.notices import notice
 from npgpt.tokenizer import Tokenizer
 from npgpt.tokenizer.stream import AS_IT_IS
 from npgpt.training.checkpoint import refuse_existing
 from npgpt.training.loop import Trainer
 from npgpt.training.recipes import merge, recipe_for
-from npgpt.training.run import Run, read_saved, require_model_of, require_out
+from npgpt.training.run import Run, read_saved, require_model_of, require_out, say_what_adapts
 from npgpt.training.workers import with_threads
 
 DEFAULT_DATA = "tales:en"
@@ -39,7 +40,6 @@ class TrainingPlan:
     reading   how text files are read
     saved     train.json of the run to resume; None for a new run
     named     the settings given by flags or a file, not by a recipe or a default
-    preset    the preset given, if any
     """
 
     folder: Path
@@ -49,7 +49,6 @@ class TrainingPlan:
     reading: TextConfig
     saved: dict[str, Any] | None
     named: frozenset[str]
-    preset: str | None
 
 
 def plan_training(
@@ -84,8 +83,8 @@ def plan_training(
         require_same(folder, reading, texts)
     GPTConfig(**model)  # raises for wrong sizes before any file is read
     config = with_threads(TrainConfig(**train))
-    text_config = TextConfig(**texts)
-    return TrainingPlan(folder, data, config, model, text_config, saved, frozenset(given), given.get("preset"))
+    say_what_adapts(config, saved, given)
+    return TrainingPlan(folder, data, config, model, TextConfig(**texts), saved, frozenset(given))
 
 
 def require_same(folder: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -187,6 +186,7 @@ def fitting(
         except ContextError as error:
             if "n_positions" in plan.named or error.fits is None:
                 raise
+            notice(f"n_positions is {error.fits} instead of {n_positions}, to suit the text")
             n_positions = error.fits
 
 
@@ -195,7 +195,7 @@ def reopened(plan: TrainingPlan, config: TrainConfig, source: Source) -> Model:
     folder, saved = plan.folder, plan.saved or {}
     model = open_model(folder, config.dtype, config.ops)
     require_model_of(folder, model, saved)
-    for name in ("tokenizer", "dtype", "optimizer"):
+    for name in ("tokenizer", "dtype", "optimizer", "trainable"):
         if saved["train"].get(name) != getattr(config, name):
             raise ValueError(f"{name} is {saved['train'].get(name)!r} in {folder} and cannot change with --resume")
     if source.digest() != saved["data"].get("sha256"):

@@ -5,6 +5,7 @@ from typing import Any
 
 from npgpt.config import PRESETS, settle
 from npgpt.support.hints import nearest
+from npgpt.support.notices import notice
 
 DEFAULT_PRESET = "tiny"
 DROPOUTS = ("embd_pdrop", "resid_pdrop", "attn_pdrop")
@@ -80,8 +81,10 @@ def merge(
         raise ValueError(f"unknown preset {name!r}{nearest(name, PRESETS)}")
     sizes, recipe = PRESETS[name] if name else {}, recipe or {}
     below = {**PRESETS[DEFAULT_PRESET], **recipe, **sizes}
-    if sizes and recipe:
-        below["n_positions"] = max(recipe.get("n_positions", 0), sizes["n_positions"])
+    room = recipe.get("n_positions", 0)
+    if sizes and sizes["n_positions"] < room and "n_positions" not in given:
+        below["n_positions"] = room
+        notice(f"n_positions is {room} instead of {sizes['n_positions']}, to suit the text")
     return settle(given, below, _spread(saved))
 
 

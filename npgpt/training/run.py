@@ -1,6 +1,6 @@
 """A run folder from its first file to its last record: what training from scratch and fine-tuning share."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from npgpt.config import GPTConfig, TrainConfig, split_fields
 from npgpt.hub.tensors import is_own
 from npgpt.models.base import Model
 from npgpt.support.files import file_digest, is_cut_short, read_json, read_sealed_json, write_sealed_json
+from npgpt.support.notices import notice
 from npgpt.support.version import __version__
 from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import STATE, begin_run, remove_leftovers, remove_unstarted
@@ -118,10 +119,20 @@ def read_saved(folder: Path) -> dict[str, Any]:
                 split_fields(saved[part], config)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
+    saved["train"].setdefault("trainable", "*")  # which runs of earlier versions do not say
     files = saved["data"].get("files")
     if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
         raise ValueError(f"{path}: data.files={files!r} must be a list of strings")
     return saved
+
+
+def say_what_adapts(config: TrainConfig, saved: dict[str, Any] | None, given: Collection[str]) -> None:
+    """Say which learning rate of a resumed run adapts to the one that is given now."""
+    before = saved["train"] if saved else {}
+    for name in ("min_lr", "learning_rate"):
+        value = getattr(config, name)
+        if name not in given and value != before.get(name, value):
+            notice(f"{name} is {value:g} instead of {before[name]} from now on, to fit")
 
 
 def require_whole(name: str | Path, tokenizer: Tokenizer, model: Model) -> None:

@@ -33,6 +33,8 @@ def train_step(
     if adapters is not None:
         grads = adapters.gradients(grads)
         grad_norm = float(np.linalg.norm(grads.flat))
+    if len(optimizer.trained) < len(grads):  # frozen parameters do not count
+        grad_norm = math.sqrt(sum(float(np.vdot(grads[name], grads[name])) for name in sorted(optimizer.trained)))
     require_finite(step + 1, loss=loss, gradient_norm=grad_norm)
     lr = learning_rate_at(step, config.learning_rate, config.min_lr, config.warmup_steps, config.max_steps)
     scale = clip_scale(grad_norm, config.grad_clip)
