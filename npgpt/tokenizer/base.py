@@ -14,6 +14,7 @@ import numpy as np
 from npgpt.tokenizer.document import normalised
 from npgpt.tokenizer.stream import END, TextFile, read_parts
 
+FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")  # what save_pretrained may write
 LEARNED = "bpe"  # the kind that Tokenizer.train learns
 
 
