@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-ESCAPE = "npgpt.escape"
-SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]  # Windows: no HUP
+from npgpt.training.interrupt import SIGNALS
 
+ESCAPE = "npgpt.escape"
 _escaped: list[str] = []  # what had to be escaped since the command began
 
 

@@ -71,10 +71,8 @@ def run(args: argparse.Namespace) -> int:
         f"{len(tuning.val_examples):,} for validation{left_out}; {share}",
         flush=True,
     )
-    if train_with_progress(tuning.run) is None:
-        base = tuning.run.settings["finetune"]["base"]
-        print(f"stopped; continue with: npgpt finetune {base} --resume --out {folder}")
-        return 130
+    base = tuning.run.settings["finetune"]["base"]
+    train_with_progress(tuning.run, f"npgpt finetune {base} --resume --out {folder}")
     show(tuning)
     print(f"\nuse it with: npgpt ask {folder}")
     return 0

@@ -1,21 +1,28 @@
-"""What the training commands share: the progress bar and Ctrl-C."""
+"""What the training commands share: the progress bar, and the signals that stop a run."""
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from npgpt.training.run import Run
 
 
-def train_with_progress(run: "Run") -> float | None:
-    """Train with a progress bar. Return the best model's loss in the last evaluation, or None if Ctrl-C stopped it."""
+def train_with_progress(run: "Run", resume: str) -> float:
+    """Train with a progress bar, and return the best model's loss in the last evaluation.
+
+    resume  the command that continues the run, to be printed if a signal such as Ctrl-C stops it
+
+    Raises SystemExit with 128 and the signal's number then, and OSError if what is printed cannot be written. The state
+    is saved before.
+    """
     from tqdm import tqdm
 
-    loss, bar, unread = 0.0, None, None
+    loss, bar = 0.0, None
+    unread: list[OSError] = []
     with evaluation_bar() as run.trainer.on_evaluating, stop_on_interrupt() as stopped:
-        for record in run.records(lambda: bool(stopped)):
+        for record in run.records(lambda: bool(stopped or unread)):
             step = record["step"]
             if "loss" in record:
                 loss = record["loss"]
@@ -33,13 +40,18 @@ def train_with_progress(run: "Run") -> float | None:
             try:
                 tqdm.write(line)
                 sys.stdout.flush()
-            except OSError as error:  # as in `npgpt train | head`, or on a full disk: save the state and stop
-                stopped.append(0)
-                unread = error
+            except OSError as error:  # as in `npgpt train | head`, or on a full disk
+                unread.append(error)
     if bar is not None:
         bar.close()
+    if stopped:
+        if run.whole is None:
+            with suppress(OSError):  # a closed terminal, or `| tee log`, which Ctrl-C has ended, too
+                print(f"stopped; continue with: {resume}", flush=True)
+        raise SystemExit(128 + stopped[0])
     if unread:
-        raise unread
+        raise unread[0]
+    assert run.whole is not None
     return run.whole
 
 
@@ -72,7 +84,7 @@ def evaluation_bar() -> Iterator[Callable[[int, int], None]]:
 
 
 def stop_on_interrupt() -> AbstractContextManager[list[int]]:
-    """Stop after the step in progress at Ctrl-C, and say so. See npgpt.training.interrupt."""
+    """Stop after the step in progress at a signal, and say so. See npgpt.training.interrupt."""
     from npgpt.training import interrupt
 
     return interrupt.stop_on_interrupt(lambda: print("\nfinishing this step ...", file=sys.stderr))

@@ -55,10 +55,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if config.warmup_steps >= config.max_steps:
         print(f"the warm-up of {config.warmup_steps} steps is longer than the run: the learning rate stays low")
-    loss = train_with_progress(run)
-    if loss is None:
-        print(f"stopped; continue with: npgpt train --resume --out {run.folder}")
-        return 130
+    loss = train_with_progress(run, f"npgpt train --resume --out {run.folder}")
     show(run, loss)
     print(f"\ngenerate more with: npgpt sample {run.folder}")
     return 0

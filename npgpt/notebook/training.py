@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from os import PathLike
@@ -115,7 +116,8 @@ def train(
               TextConfig
 
     An interrupt (Ctrl-C, or a notebook's stop button) completes the current step, saves the run and returns it with
-    `finished` False. A second one raises KeyboardInterrupt at once; what was saved before stays.
+    `finished` False. A second one raises KeyboardInterrupt at once; what was saved before stays. SIGTERM and SIGHUP
+    save the run, too, and then do what they do without npgpt: they end the program.
 
     Raises ValueError for an unknown or invalid setting, for a folder that already holds a run, and, with resume, for a
     change that would make it another run; FileNotFoundError for missing data;
@@ -130,6 +132,9 @@ def train(
     ):
         for record in records:
             show(record)
+    for number in stopped:
+        if number != signal.SIGINT:  # the run is saved; now what the signal is for
+            signal.raise_signal(number)
     return _training(run)
 
 
