@@ -5,6 +5,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -145,6 +146,22 @@ def test_an_interrupt_that_a_library_makes_another_error_of_is_still_one(capsys,
             raise ImportError("numpy.core.multiarray failed to import") from None
 
     monkeypatch.setattr("npgpt.cli.tales.print_tales", converted)
+    assert command(capsys, "tales") == (130, "", "interrupted\n")
+
+
+def test_an_interrupt_that_python_has_to_ignore_comes_again(capsys, monkeypatch):
+    """llvmlite has destructors and callbacks, in which much of the time of a compilation is spent."""
+
+    class Ignoring:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def ignoring(*args):
+        del [Ignoring()][0]
+        for _ in range(1000):
+            time.sleep(0.01)
+
+    monkeypatch.setattr("npgpt.cli.tales.print_tales", ignoring)
     assert command(capsys, "tales") == (130, "", "interrupted\n")
 
 

@@ -4,6 +4,7 @@ A file or a pipe holds UTF-8, whatever the locale or PYTHONIOENCODING says: what
 this machine or on the next. A terminal keeps its own encoding, because only it knows what it can show.
 """
 
+import _thread
 import codecs
 import io
 import os
@@ -123,16 +124,26 @@ def interrupted_by_signals() -> Iterator[list[int]]:
     A signal that is ignored stays so: SIGHUP under nohup, Ctrl-C in the background of a script.
     """
     received: list[int] = []
+    timers: list[threading.Timer] = []
 
     def handle(number: int, frame: object) -> None:
         received.append(number)
         raise KeyboardInterrupt
+
+    def raise_again(unraisable: Any) -> None:
+        """Interrupt once more where Python can only ignore it, as in a destructor or a callback of C."""
+        if received and issubclass(unraisable.exc_type, KeyboardInterrupt):
+            timers.append(threading.Timer(0.01, _thread.interrupt_main, [received[0]]))
+            timers[-1].start()
+        else:
+            hook(unraisable)
 
     own = signal.SIG_DFL, signal.default_int_handler
     before = {number: signal.getsignal(number) for number in SIGNALS}
     if threading.current_thread() is not threading.main_thread():  # only that one can handle signals
         before = {}
     before = {number: handler for number, handler in before.items() if handler in own}
+    hook, sys.unraisablehook = sys.unraisablehook, raise_again
     try:
         for number in before:
             signal.signal(number, handle)
@@ -140,6 +151,9 @@ def interrupted_by_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        for timer in timers:
+            timer.cancel()
+        sys.unraisablehook = hook
 
 
 def _reserve_descriptors() -> None:
