@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise
             prog = " ".join(["npgpt", *(name for name in argv[:1] if name in COMMANDS)])
             print(f"{prog}: error: {one_line(error)}", file=sys.stderr)
-            return code or 2
+            return max(code, 2)  # a signal has a higher one
         except BaseException as error:
             if not (received or isinstance(error, KeyboardInterrupt)):
                 raise
