@@ -58,7 +58,8 @@ def start(*argv, **options) -> subprocess.Popen:
     """Start the command in a process of its own, with pipes for its two outputs."""
     environment = os.environ | {"PYTHONPATH": str(Path(npgpt.__file__).parents[1])} | options.pop("env", {})
     words = [sys.executable, "-m", "npgpt", *map(str, argv)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, **options)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen(words, env=environment, **options)
 
 
 def random_model(config: GPTConfig, seed: int) -> GPT:

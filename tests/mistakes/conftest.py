@@ -6,12 +6,12 @@ import sys
 import pytest
 
 from npgpt.cli import main
-from tests.mistakes.tools import CONFIGS, MODULES, TEXT, TINY
+from tests.mistakes.tools import CONFIGS, FINETUNE, MODULES, TEXT, TINY
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
-    """A folder as a user might have it: texts, settings, modules, and a run called r."""
+    """A folder as a user might have it: texts, settings, modules, runs r and q, a fine-tuned f, and a prepared p."""
     folder = tmp_path_factory.mktemp("pristine")
     files = {
         "a.txt": TEXT,
@@ -23,6 +23,7 @@ def pristine(tmp_path_factory):
         "latin.txt": b"caf\xe9 au lait " * 20,
         "half.txt": "中".encode()[:2],
         "unknown.txt": "the 中 fox",
+        "tasks.jsonl": '{"prompt": "a", "completion": "b"}\n' * 9,
         **CONFIGS,
     }
     for name, code in MODULES.items():
@@ -36,6 +37,8 @@ def pristine(tmp_path_factory):
         patch.chdir(folder)
         assert main(["train", "--data", "a.txt", "--out", "r", "--sample-tokens", "0", *TINY.split()]) == 0
         assert main(["prepare", "a.txt", "--out", "p", "--tokenizer", "bpe:270"]) == 0
+        assert main(["train", "--data", "p", "--out", "q", "--sample-tokens", "0", *TINY.split()]) == 0
+        assert main(["finetune", "q", "--data", "tasks.jsonl", "--out", "f", *FINETUNE.split()]) == 0
     return folder
 
 

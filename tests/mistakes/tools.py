@@ -4,6 +4,7 @@ from tests.test_cli import command
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 20
 TINY = "--n-layer 1 --n-head 2 --n-embd 8 --n-positions 8 --batch-size 2 --max-steps 2 --eval-batches 1 --threads 1"
+FINETUNE = "--max-steps 2 --batch-size 2 --eval-batches 1 --threads 1"
 CONFIGS = {
     "unknown.toml": "max_stps = 3\n",
     "dashed.toml": "learning-rat = 0.1\n",
@@ -20,6 +21,7 @@ CONFIGS = {
 }
 MODULES = {
     "whole": "make_args = lambda: np.ones(3)",
+    "wrong": "make_args = lambda: np.ones(3)\nbackward = lambda dout, x: 3 * x * dout",
     "no_args": "",
     "bad_args": "def make_args():\n    raise RuntimeError('boom')",
     "bad_forward": "make_args = lambda: np.ones(3)\ndef forward(x):\n    return x @ np.ones((2, 2)), x",
