@@ -150,7 +150,6 @@ class TrainConfig:
         INITS,
     )
     tokenizer: str = option("chars", "chars, bytes, bpe:SIZE (learned from the text), or a folder with a tokenizer")
-    pack: bool = option(False, "put whole documents into rows, so that none is read together with another")
     batch_size: int = option(12, "sequences per batch, B")
     gradient_accumulation_steps: int = option(1, "batches per step; their gradients are averaged")
     max_steps: int = option(2000, "number of optimizer steps")

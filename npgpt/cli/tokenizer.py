@@ -98,10 +98,9 @@ def open_folder(name: str) -> "Tokenizer":
 def train(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from npgpt.support.files import begun, is_begun, remove_files, remove_parts
     from npgpt.support.lock import locked
     from npgpt.tokenizer import Tokenizer
-    from npgpt.tokenizer.base import END, FILES
+    from npgpt.tokenizer.base import END
     from npgpt.tokenizer.stream import require_file
 
     out = out_folder(args.out)
@@ -112,9 +111,6 @@ def train(args: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(args.files)}: no text to learn from")
     special = (END,) if args.special is None else args.special
     with locked(out), tqdm(total=n_bytes, unit="B", unit_scale=True, disable=None) as bar:
-        remove_parts(out, FILES)
-        if is_begun(out):  # by a process that was killed
-            remove_files(out, FILES)
         if (out / "tokenizer.json").exists():
             raise ValueError(f"{out} already holds a tokenizer: choose another --out")
 
@@ -123,8 +119,7 @@ def train(args: argparse.Namespace) -> None:
             bar.set_description("merging pairs")
 
         tokenizer = Tokenizer.train(files(), args.vocab_size, args.pattern, special, progress=bar.update)
-        with begun(out, FILES):
-            tokenizer.save_pretrained(out)
+        tokenizer.save_pretrained(out)
     print(f"{out}: {tokenizer.vocab_size:,} tokens")
     if tokenizer.vocab_size < args.vocab_size:
         print(f"fewer than {args.vocab_size:,}: no more pairs of tokens occur twice in this text")
@@ -208,14 +203,12 @@ def plot(counts: list[int], path: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    from npgpt.support.files import write_atomically
-
     figure, axes = pyplot.subplots()
     axes.loglog(range(1, len(counts) + 1), counts)
     axes.set_xlabel("rank of the token by frequency")
     axes.set_ylabel("occurrences in the text")
     try:
-        write_atomically(Path(path), lambda part: figure.savefig(part, format=Path(path).suffix[1:] or "png"))
+        figure.savefig(path)
     except ValueError as error:  # matplotlib does not know the picture format
         raise ValueError(f"--plot {path}: {error}") from None
     finally:
