@@ -146,7 +146,8 @@ class TrainConfig:
 
     init: str = option(
         "gpt2",
-        "initial weights: gpt2 draws them as GPT-2 does; copy lets attention begin by copying, for small models",
+        "initial weights: gpt2 draws them all at random, as GPT-2 does; copy makes attention repeat earlier text from "
+        "the start, which a small model would otherwise have to learn first",
         INITS,
     )
     tokenizer: str = option("chars", "chars, bytes, bpe:SIZE (learned from the text), or a folder with a tokenizer")
@@ -164,13 +165,13 @@ class TrainConfig:
     learning_rate: float = option(1e-3, "peak learning rate, reached after the warm-up")
     min_lr: float = option(1e-4, "learning rate at the end of the cosine decay; by default at most a tenth of the peak")
     warmup_steps: int = option(
-        100, "steps during which the learning rate rises linearly; by default at most a tenth of all"
+        100, "steps during which the learning rate rises linearly; by default at most a tenth of all steps"
     )
     weight_decay: float = option(0.1, "decoupled weight decay of the matrices; with muon, of the blocks' matrices only")
     beta1: float = option(0.9, "AdamW's decay rate for the mean of the gradient")
     beta2: float = option(0.99, "AdamW's decay rate for the mean of the squared gradient")
     adam_epsilon: float = option(1e-8, "number that keeps AdamW from dividing by zero")
-    grad_clip: float = option(1.0, "largest norm of the gradient of all parameters; 0 sets no limit")
+    grad_clip: float = option(1.0, "largest norm of the gradient of all that is trained; 0 sets no limit")
     eval_every: int = option(250, "steps between evaluations on validation batches")
     eval_batches: int = option(20, "validation batches per evaluation")
     final_eval_tokens: int = option(
@@ -179,7 +180,10 @@ class TrainConfig:
         "0 reads all",
     )
     save_every: int = option(250, "steps between saves of the training state")
-    sample_tokens: int = option(200, "length of the sample printed at the end, in tokens; 0 prints none")
+    sample_tokens: int = option(
+        200,
+        "length of the sample printed at the end, in tokens; 0 prints none; after tales, a report is printed instead",
+    )
     seed: int = option(1337, "seed of the initial weights, the batches and dropout")
     threads: int = option(0, "number of CPU threads; 0 uses as many as cores, quotas and OMP_NUM_THREADS allow")
     dtype: str = option("float32", "precision of weights and arithmetic", DTYPES)

@@ -4,6 +4,7 @@ no run trains on, and the loss that no model can get below is printed, too."""
 
 import argparse
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npgpt.cli.checks import require_given
@@ -29,6 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from npgpt.data.splitting import ContextError
     from npgpt.data.tales.corpus import langs_of
     from npgpt.generation.opening import open_run
 
@@ -37,10 +39,26 @@ def run(args: argparse.Namespace) -> int:
     announce_compiling()
     model, tokenizer = open_run(args.run, args.last)
     if langs:
-        print_loss_of_tales(model, tokenizer, langs)
+        try:
+            print_loss_of_tales(model, tokenizer, langs)
+        except ContextError as error:
+            raise ValueError(f"{error}{other_tales(args.run, args.data)}") from None
     else:
         print_loss_of_text(model, tokenizer, args.data)
     return 0
+
+
+def other_tales(run: str, data: str) -> str:
+    """Return the end of an error message: which tales the run was trained on, if they are others than `data`."""
+    from npgpt.data.tales.corpus import langs_of
+    from npgpt.training.run import read_saved
+
+    try:
+        names = read_saved(Path(run))["data"]["files"]
+    except (FileNotFoundError, ValueError):  # a model without a run
+        return ""
+    same = len(names) != 1 or langs_of(names[0]) in (None, langs_of(data))
+    return "" if same else f"; {run} was trained on {names[0]}: evaluate it with --data {names[0]}"
 
 
 def print_loss_of_text(model: "Model", tokenizer: "Tokenizer", file: str) -> None:

@@ -35,8 +35,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--in-order",
         action="store_true",
-        help="train on the lines in their order, and start over after the last; the last lines of the files are kept "
-        "for validation (default: random order)",
+        help="train on the lines from the first to the last, then again from the first, for files that begin with easy "
+        "lines; the last lines are kept for validation (default: random order)",
     )
     parser.add_argument(
         "--lora",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.config import PRESETS, GPTConfig, TextConfig, TrainConfig, field_types, split_fields
-from npgpt.training.recipes import DEFAULT_PRESET
+from npgpt.training.recipes import DEFAULT_PRESET, TALES, TALES_IN_TWO
 
 ALIASES = {"learning_rate": ("--lr",)}
 # what help shows as the default of a field whose value depends on others
@@ -21,7 +21,8 @@ COMMAND_KEYS = ("data", "out", "preset", "dropout")
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every field of TrainConfig and GPTConfig. A flag that is not given is missing from the result."""
-    add_fields(parser.add_argument_group("training"), TrainConfig)
+    defaults = shown_defaults()
+    add_fields(parser.add_argument_group("training"), TrainConfig, defaults)
     group = parser.add_argument_group("model")
     group.add_argument(
         "--dropout",
@@ -30,8 +31,20 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FLOAT",
         help="sets embd_pdrop, resid_pdrop and attn_pdrop",
     )
-    defaults = {name: f"{PRESETS[DEFAULT_PRESET][name]}, or the preset's" for name in PRESETS[DEFAULT_PRESET]}
     add_fields(group, GPTConfig, defaults | DEFAULTS)
+
+
+def shown_defaults() -> dict[str, str]:
+    """Return what help shows as the default of each setting: for one's own text and, where they differ, for tales."""
+    fields = (*dataclasses.fields(TrainConfig), *dataclasses.fields(GPTConfig))
+    plain = {field.name: field.default for field in fields} | PRESETS[DEFAULT_PRESET]
+    shown = {}
+    for name, own in plain.items():
+        one, two = TALES.get(name, own), TALES_IN_TWO.get(name, own)
+        shown[name] = f"{own}, or the preset's" if name in PRESETS[DEFAULT_PRESET] else f"{own}"
+        shown[name] += f"; tales: {one}" if one != own else ""
+        shown[name] += f"; tales in both languages: {two}" if two != one else ""
+    return shown
 
 
 def add_fields(

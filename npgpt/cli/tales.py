@@ -22,7 +22,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lang", choices=LANGS, help="language, English or Chinese (default: en; for tasks, both)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the tales (default: 0)")
     parser.add_argument(
-        "--part", type=int, default=0, metavar="P", help="each part of a seed has other tales (default: 0)"
+        "--part",
+        type=int,
+        default=0,
+        metavar="P",
+        help="which tales of the seed: parts 0, 1, 2, ... have different ones, some to train on and some to test with "
+        "(default: 0)",
     )
     parser.add_argument(
         "--tasks",
@@ -36,20 +41,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="X",
-        help="share of the examples that are made from excerpts, which are easier to learn first (default: 0)",
+        help="share of the examples, from 0 to 1, that are made from a part of a tale instead of a whole one; they are "
+        "easier to learn first (default: 0)",
     )
     parser.add_argument(
         "--questions",
         type=int,
         default=0,
         metavar="K",
-        help="add up to K further questions about the tale to each example, as a conversation (default: 0)",
+        help="let up to K more questions about the same tale follow each example, which becomes a conversation "
+        "(default: 0)",
     )
     parser.add_argument(
         "--words",
         type=int,
         metavar="K",
-        help="let orders to write a tale give 3 to K words, if the tale has that many (default: 3)",
+        help=f"in the task write, the most words that an order may ask the tale to use; it asks for at least "
+        f"{FEWEST_WORDS} (default: {FEWEST_WORDS})",
     )
     parser.add_argument(
         "--check", metavar="FILE", help="say where this text leaves the grammar, if it does; - is standard input"

@@ -1,6 +1,6 @@
-"""Train a GPT on the tales that come with npgpt, or on text files. The first 90% of each file is for training,
-the rest for validation. Tales come with their own defaults, which differ from those below and train a small model in
-minutes. Writes a run folder, which `npgpt sample` and Hugging Face's transformers open."""
+"""Train a GPT on the tales that come with npgpt, or on text files. The first 90% of each file is for training, the rest
+for validation. The defaults below are for your own text; those for tales follow where they differ, and train a small
+model in minutes. Writes a run folder, which `npgpt sample` and Hugging Face's transformers open."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -29,7 +29,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "or tales for both languages (default: tales:en)",
     )
     parser.add_argument("--out", metavar="RUN", help="run folder to write (default: runs/1, or the next free number)")
-    parser.add_argument("--preset", metavar="NAME", help=f"sizes of the model: {', '.join(PRESETS)} (default: tiny)")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"sizes of the model: {', '.join(PRESETS)}; on tales, its context is longer if they need it "
+        "(default: tiny; tales have sizes of their own)",
+    )
     parser.add_argument(
         "--config", metavar="FILE.toml", help="TOML file of settings, named like the flags; a flag overrides it"
     )
