@@ -357,3 +357,24 @@ def test_ask_needs_no_completions(capsys, here):
     assert (code, err) == (0, "")
     assert json.loads(out)["prompt"] == "What is 1 + 1? "
     assert (here / "base" / STATE).exists()
+
+
+def test_examples_may_be_in_a_folder_in_another_encoding(capsys, caplog, here):
+    lines = [json.dumps({"prompt": f"第{i}？", "completion": f"是{i}。\r\n"}, ensure_ascii=False) for i in range(20)]
+    (here / "d").mkdir()
+    for name, part in (("d/a.jsonl", lines[:9]), ("d/b.jsonl", lines[9:])):
+        (here / name).write_bytes("\r\n".join(part).encode("gbk"))
+    (here / "one.jsonl").write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode())
+    flags = (*SHORT, "--skip-long")
+    code, _, err = command(capsys, "finetune", "base", "--data", "d", "--out", "r", *flags)
+    assert code == 2
+    assert "d/a.jsonl: not UTF-8: " in err.replace("\\", "/")
+    assert "it looks like GBK: give --encoding gb18030" in err
+    assert command(capsys, "finetune", "base", "--data", "d", "--out", "r", *flags, "--encoding", "gbk")[0] == 0
+    assert "d: 2 files" in caplog.text
+    assert command(capsys, "finetune", "base", "--data", "one.jsonl", "--out", "s", *flags)[0] == 0
+    assert (here / "r" / "model.safetensors").read_bytes() == (here / "s" / "model.safetensors").read_bytes()
+    assert command(capsys, "finetune", "base", "--resume", "--out", "r", "--max-steps", 5)[0] == 0
+    asked = command(capsys, "ask", "r", "--data", "d", "--encoding", "gbk", "--max-new-tokens", 1)
+    assert asked[0] == 0
+    assert asked == command(capsys, "ask", "r", "--data", "one.jsonl", "--max-new-tokens", 1)

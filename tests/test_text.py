@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from npgpt import Tokenizer
 from npgpt.config import TextConfig
 from npgpt.data import make_tokenizer, open_texts, read_text
 from npgpt.data.examples import read_examples
@@ -323,3 +324,57 @@ def test_parts_are_of_the_size_that_is_asked_for(here):
     write("a" * 100)
     assert [len(part) for part in read_parts("a.txt", 30)] == [30, 30, 30, 10]
     assert stream.PART == 1 << 22
+
+
+def test_a_vocabulary_is_learned_from_any_source(here, capsys, monkeypatch):
+    write((SIMPLIFIED * 20).encode("gbk"), "d/a.txt")
+    write(SIMPLIFIED.replace("\n", "\r\n") * 20, "crlf.txt")
+    write("\n".join([json.dumps({"text": SIMPLIFIED.strip()})] * 20), "a.jsonl")
+    monkeypatch.setattr(sys, "stdin", Stdin(SIMPLIFIED.encode() * 20))
+    learned = {}
+    for out, words in {
+        "folder": ("d", "--encoding", "gbk"),
+        "line ends": ("crlf.txt",),
+        "lines": ("a.jsonl",),
+        "pipe": ("-",),
+    }.items():
+        assert command(capsys, "tokenizer", "train", *words, "--vocab-size", "290", "--out", out)[0] == 0
+        learned[out] = Tokenizer.from_pretrained(out).tokens
+    assert learned["folder"] == learned["line ends"] == learned["pipe"]
+    assert not any(b"\r" in token for token in learned["pipe"][256:])
+    assert not any(b'"' in token for token in learned["lines"][256:])
+    printed = {
+        command(capsys, "tokenizer", "stats", "pipe", *words)[1]
+        for words in (("crlf.txt",), ("d/*", "--encoding", "gbk"))
+    }
+    assert len(printed) == 1
+    assert f" for {len(SIMPLIFIED.encode()) * 20:,} bytes" in printed.pop()
+
+
+def test_a_file_of_another_encoding_is_named_wherever_text_is_read(here, capsys):
+    write((SIMPLIFIED * 20).encode("gbk"))
+    write((SIMPLIFIED * 20).encode(), "b.txt")
+    assert command(capsys, "tokenizer", "train", "b.txt", "--vocab-size", "270", "--out", "t")[0] == 0
+    for line in (
+        "train --data a.txt --out r",
+        "prepare a.txt --out r",
+        "tokenizer train a.txt --out r",
+        "tokenizer stats t a.txt",
+        "tokenizer encode t --file a.txt",
+        "tales --check a.txt",
+    ):
+        code, out, err = command(capsys, *line.split())
+        assert (code, out, err.count("\n")) == (2, "", 1), line
+        assert "it looks like GBK: give --encoding gb18030" in err
+        assert not Path("r").exists()
+    wanted = command(capsys, "tokenizer", "encode", "t", "--file", "b.txt")[1]
+    assert command(capsys, "tokenizer", "encode", "t", "--file", "a.txt", "--encoding", "gbk") == (0, wanted, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a named pipe is needed")
+def test_what_is_read_only_once_loses_no_byte(here):
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=lambda: Path("pipe").write_bytes(CHINESE.encode() * 3))
+    writer.start()
+    assert b"".join(read_parts("pipe")).decode() == CHINESE * 3
+    writer.join()

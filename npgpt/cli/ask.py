@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from npgpt.cli.checks import require_at_least
 from npgpt.cli.options import announce_compiling
+from npgpt.cli.reading import add_encoding, open_named
 from npgpt.cli.texts import SPECIAL, read_input
 from npgpt.config import LANGS, TASKS
 
@@ -61,6 +62,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the draws and of the tale (default: 0)"
     )
+    add_encoding(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -134,7 +136,8 @@ def complete_lines(model: "Model", tokenizer: "Tokenizer", args: argparse.Namesp
 
     rng = np.random.default_rng(args.seed)
     same = with_completion = 0
-    for example in read_examples([args.data], completions=False):
+    texts = open_named([args.data], args, "*.jsonl")
+    for example in read_examples(texts.files, completions=False):
         turns: list[tuple[str, str]] = []
         for prompt, completion in example.turns():
             try:

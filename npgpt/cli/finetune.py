@@ -7,6 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from npgpt.cli.options import add_fields, announce_compiling
+from npgpt.cli.reading import add_encoding
 from npgpt.cli.running import train_with_progress
 from npgpt.config import TrainConfig
 from npgpt.training.recipes import FINETUNE
@@ -28,7 +29,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="FILE",
-        help='files of lines such as {"prompt": "...", "completion": "..."}; in a conversation both are lists',
+        help='files of lines such as {"prompt": "...", "completion": "..."}; in a conversation both are lists; '
+        "a folder of *.jsonl, a glob, or - for standard input",
     )
     parser.add_argument("--out", metavar="FOLDER", help="new run folder (default: runs/1, or the next free number)")
     parser.add_argument("--skip-long", action="store_true", help="leave out lines that are too long for the context")
@@ -47,6 +49,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--lora-alpha", type=float, metavar="X", help="scale the adapters by X / R (default: X = R)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from where it stopped")
+    add_encoding(parser)
     group = parser.add_argument_group("training")
     add_fields(group, TrainConfig, {name: str(value) for name, value in FINETUNE.items()}, OF_THE_MODEL)
 
@@ -55,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in vars(args).items() if name in fields}
     how = {name: getattr(args, name) for name in ("skip_long", "in_order", "lora", "lora_alpha")}
+    how["encoding"] = getattr(args, "encoding", None)
     from npgpt.training.finetuning import plan_finetuning, start_finetuning
 
     plan = plan_finetuning(args.run, args.data or [], args.out, how, given, args.resume)

@@ -26,8 +26,13 @@ def text_config(args: argparse.Namespace) -> TextConfig:
     return TextConfig(**{name: value for name, value in vars(args).items() if name in names})
 
 
-def open_named(names: Sequence[str], args: argparse.Namespace) -> "Texts":
-    """Open the text files that names stand for, as the flags say."""
+def add_encoding(parser: argparse.ArgumentParser) -> None:
+    """Add --encoding alone, for files that are not running text."""
+    add_text_flags(parser, "newline", "document_separator", "text_field")
+
+
+def open_named(names: Sequence[str], args: argparse.Namespace, kind: str = "*.txt") -> "Texts":
+    """Open the text files that names stand for, as the flags say; of folders, the files of a kind."""
     from npgpt.data import open_texts
 
-    return open_texts(names, text_config(args))
+    return open_texts(names, text_config(args), kind)

@@ -1,10 +1,12 @@
 """Text that a command reads: from an argument, from a file, or from standard input."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
 from npgpt.cli.checks import require_given
+from npgpt.cli.reading import add_encoding, text_config
 
 SPECIAL = "encode special tokens in the text as such, not as plain text"
 
@@ -14,8 +16,9 @@ def add_text(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "text", nargs="?", metavar="TEXT", help="text to encode (default: standard input; empty text has no ids)"
     )
-    parser.add_argument("--file", metavar="FILE", help="encode the text in this UTF-8 file")
+    parser.add_argument("--file", metavar="FILE", help="encode the text in this file")
     parser.add_argument("--special", action="store_true", help=SPECIAL)
+    add_encoding(parser)
 
 
 def given_text(args: argparse.Namespace) -> str:
@@ -24,7 +27,7 @@ def given_text(args: argparse.Namespace) -> str:
         require_given("--file", args.file, "a text file")
         if args.text is not None:
             raise ValueError(f"TEXT {args.text!r} and --file {args.file} cannot be combined: give one of them")
-        return read_file(args.file)
+        return read_file(args.file, text_config(args).encoding)
     if args.text is None:
         return read_input("give it as an argument or with --file, or pipe it in")
     if names_a_file(args.text):
@@ -43,11 +46,12 @@ def names_a_file(text: str) -> bool:
         return False
 
 
-def read_file(name: str) -> str:
-    """Return the text of a UTF-8 file, which may be empty. Raises FileNotFoundError or ValueError, naming the file."""
-    from npgpt.tokenizer.stream import read_parts
+def read_file(name: str, encoding: str) -> str:
+    """Return the text of a file, which may be empty, with its line ends. Raises FileNotFoundError or ValueError."""
+    from npgpt.tokenizer.stream import AS_IT_IS, TextFile, read_parts
 
-    return b"".join(read_parts(name)).decode("utf-8")
+    config = dataclasses.replace(AS_IT_IS, encoding=encoding)
+    return b"".join(read_parts(TextFile(name, Path(name), config))).decode("utf-8")
 
 
 def read_input(instead: str) -> str:

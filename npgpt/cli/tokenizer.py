@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from npgpt.cli.checks import out_folder
 from npgpt.cli.parser import add_action, add_actions
+from npgpt.cli.reading import TEXT_FILES, add_text_flags, open_named
 from npgpt.cli.texts import add_text, given_text, read_input
 
 if TYPE_CHECKING:
@@ -49,15 +50,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
     stats = add_action(actions, "stats", "print how well a vocabulary fits a text", *STATS)
     add_folder(stats)
-    stats.add_argument("file", metavar="FILE", help="a UTF-8 text file of any size")
+    stats.add_argument("file", metavar="FILE", help=f"{TEXT_FILES}; of any size")
     stats.add_argument(
         "--plot", metavar="PICTURE", help="also draw how often each token occurs, into this file; needs npgpt[plot]"
     )
+    add_text_flags(stats)
 
 
 def add_train(actions: Any) -> None:
     train = add_action(actions, "train", "learn a vocabulary from text files", *TRAIN)
-    train.add_argument("files", nargs="+", metavar="FILE", help="UTF-8 text files of any size")
+    train.add_argument("files", nargs="+", metavar="FILE", help=f"{TEXT_FILES}; of any size")
     train.add_argument("--vocab-size", type=int, default=4096, metavar="N", help="number of tokens (default: 4096)")
     train.add_argument(
         "--pattern",
@@ -73,6 +75,7 @@ def add_train(actions: Any) -> None:
         help="special tokens, which get the last ids (default: the token that ends a text)",
     )
     train.add_argument("--out", required=True, metavar="FOLDER", help="folder to write tokenizer.json into")
+    add_text_flags(train)
 
 
 def add_folder(parser: argparse.ArgumentParser) -> None:
@@ -101,25 +104,26 @@ def train(args: argparse.Namespace) -> None:
     from npgpt.support.lock import locked
     from npgpt.tokenizer import Tokenizer
     from npgpt.tokenizer.base import END
-    from npgpt.tokenizer.stream import require_file
+    from npgpt.tokenizer.stream import TextFile
 
     out = out_folder(args.out)
-    for file in args.files:  # all of them, before work on the first begins
-        require_file(file)
-    n_bytes = sum(Path(file).stat().st_size for file in args.files)
-    if not n_bytes:
-        raise ValueError(f"{', '.join(args.files)}: no text to learn from")
+    texts = open_named(args.files, args)  # all of them, before work on the first begins
     special = (END,) if args.special is None else args.special
-    with locked(out), tqdm(total=n_bytes, unit="B", unit_scale=True, disable=None) as bar:
+    end = END if END in special else None
+    with (
+        locked(out),
+        tqdm(total=sum(file.size for file in texts.files), unit="B", unit_scale=True, disable=None) as bar,
+    ):
         if (out / "tokenizer.json").exists():
             raise ValueError(f"{out} already holds a tokenizer: choose another --out")
 
-        def files() -> Iterator[Path]:
-            yield from map(Path, args.files)
+        def files() -> Iterator[TextFile]:
+            yield from (file.ending(end) for file in texts.files)
             bar.set_description("merging pairs")
 
         tokenizer = Tokenizer.train(files(), args.vocab_size, args.pattern, special, progress=bar.update)
         tokenizer.save_pretrained(out)
+    texts.report(end)
     print(f"{out}: {tokenizer.vocab_size:,} tokens")
     if tokenizer.vocab_size < args.vocab_size:
         print(f"fewer than {args.vocab_size:,}: no more pairs of tokens occur twice in this text")
@@ -175,10 +179,15 @@ def coloured(piece: bytes, k: int) -> str:
 
 
 def stats(args: argparse.Namespace) -> None:
+    from npgpt.data.splitting import encoded, end_of
+
     tokenizer = open_folder(args.folder)
     counts: Counter[int] = Counter()
-    for ids in tokenizer.encode_file(args.file):
-        counts.update(ids.tolist())
+    texts = open_named([args.file], args)
+    for file in texts.files:
+        for ids in encoded(file, tokenizer):
+            counts.update(ids.tolist())
+    texts.report(end_of(tokenizer))
     total = counts.total()
     if not total:
         raise ValueError(f"{args.file}: the file is empty")

@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from npgpt.config import TextConfig
 from npgpt.data.packing import Packed, pack, pack_in_order, too_long
+from npgpt.data.text import full_names, open_texts
+from npgpt.support.notices import notice
 from npgpt.tokenizer import Tokenizer
 from npgpt.tokenizer.stream import AS_IT_IS, TextFile, lines_of, read_parts, text_file
 
@@ -147,9 +150,12 @@ class ExamplesSource:
     skipped   how many were left out because they are too long
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.files = [str(Path(name).resolve()) for name in names]
-        self.examples = read_examples(names)
+    def __init__(self, names: Sequence[str], encoding: str = "utf-8") -> None:
+        texts = open_texts(names, TextConfig(encoding=encoding), kind="*.jsonl")
+        self.files = full_names(names)
+        self.examples = read_examples(texts.files)
+        for line in texts.found:
+            notice(line)
         self.skipped = 0
 
     def skip_long(self, tokenizer: Tokenizer, n_positions: int) -> None:

@@ -12,7 +12,7 @@ from npgpt.data.packing import Packed
 from npgpt.data.shards import Prepared, is_prepared, open_prepared
 from npgpt.data.splitting import digest_of, end_of, require_enough, split_texts
 from npgpt.data.tales.corpus import TRAIN, VALIDATE, VALIDATION_TALES, Floor, TalesCorpus, langs_of
-from npgpt.data.text import open_texts
+from npgpt.data.text import full_names, open_texts
 from npgpt.data.vocabulary import make_tokenizer
 from npgpt.tokenizer import Tokenizer
 
@@ -51,7 +51,7 @@ class TextSource:
 
     def __init__(self, names: Sequence[str], config: TextConfig) -> None:
         self.config = config
-        self.files = [name if name == "-" or name.startswith("/dev/") else str(Path(name).resolve()) for name in names]
+        self.files = full_names(names)
         self.texts = open_texts(names, config)
 
     def make_tokenizer(self, name: str) -> Tokenizer:

@@ -50,8 +50,8 @@ class Texts(NamedTuple):
             notice(line)
 
 
-def open_texts(names: Sequence[str | Path], config: TextConfig | None = None) -> Texts:
-    """Return the text files that names stand for: a file, - or a pipe, a folder (its *.txt files), or a glob.
+def open_texts(names: Sequence[str | Path], config: TextConfig | None = None, kind: str = "*.txt") -> Texts:
+    """Return the text files that names stand for: a file, - or a pipe, a folder (its files of a kind), or a glob.
 
     What can be read only once is copied to a temporary file. Raises FileNotFoundError for a name without any file, and
     ValueError for an empty file or a device.
@@ -66,7 +66,7 @@ def open_texts(names: Sequence[str | Path], config: TextConfig | None = None) ->
             texts.files.append(spooled(name, config))
             texts.found.append(f"{texts.files[-1]}: {texts.files[-1].size:,} bytes, kept in a temporary file")
         elif path.is_dir() or (not path.exists() and any(sign in name for sign in "*?[")):
-            files = [TextFile(file, Path(file), config) for file in matching(name)]
+            files = [TextFile(file, Path(file), config) for file in matching(name, kind)]
             full = [file for file in files if file.path.stat().st_size]
             texts.files.extend(full)
             empty = f", and {len(files) - len(full):,} empty ones, left out" if len(full) < len(files) else ""
@@ -79,13 +79,19 @@ def open_texts(names: Sequence[str | Path], config: TextConfig | None = None) ->
     return texts
 
 
-def matching(name: str) -> list[str]:
-    """Return the files *.txt of a folder and the folders in it, or those that a glob names, sorted."""
+def full_names(names: Sequence[str | Path]) -> list[str]:
+    """Return names that mean the same in every folder, so that --resume can read them."""
+    texts = map(str, names)
+    return [name if name == "-" or name.startswith("/dev/") else str(Path(name).resolve()) for name in texts]
+
+
+def matching(name: str, kind: str) -> list[str]:
+    """Return the files of a kind in a folder and the folders in it, or those that a glob names, sorted."""
     is_folder = os.path.isdir(name)
-    pattern = os.path.join(glob.escape(name), "**", "*.txt") if is_folder else name
+    pattern = os.path.join(glob.escape(name), "**", kind) if is_folder else name
     files = sorted(file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file))
     if not files and is_folder:
-        raise FileNotFoundError(f"{name} is a folder without any *.txt; for others give a glob, as in '{name}/*.md'")
+        raise FileNotFoundError(f"{name} is a folder without any {kind}; for others give a glob, as in '{name}/*.md'")
     if not files:
         raise FileNotFoundError(f"{name}: no file has such a name")
     return files

@@ -56,7 +56,6 @@ FREQUENT = {
     "cp1252": ("Latin-1", WESTERN),
     "cp1251": ("Windows-1251", CYRILLIC),
 }
-MOSTLY_ASCII = {"cp1252": True, "cp1251": False}  # any bytes are text in them, so this has to tell
 LEAST = 0.2  # the share of the characters outside ASCII that must be frequent ones
 
 
@@ -140,6 +139,9 @@ def score(sample: bytes, encoding: str, frequent: set[str]) -> float:
     others = [character for character in text if character >= "\x80"]
     if not others:  # a text of ASCII, which is told by the bytes of zero between its characters
         return float(encoding.startswith("utf"))
-    if encoding in MOSTLY_ASCII and (len(others) > len(text) / 3) == MOSTLY_ASCII[encoding]:
+    # any bytes are text in these two, so the share of the letters outside ASCII has to tell
+    if encoding == "cp1252" and len(others) > len(text) / 3:
+        return 0
+    if encoding == "cp1251" and not len(others) > max(3, len(text) / 3):
         return 0
     return sum(character in frequent for character in others) / len(others)

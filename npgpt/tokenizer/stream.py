@@ -110,8 +110,6 @@ def read_parts(file: str | Path | TextFile, part: int = PART) -> Iterator[bytes]
     file = text_file(file)
     if file.spool is None:
         require_file(file.path)
-    with file.open() as source:
-        refuse_start(file.name, file.path, source.read(16))
     file.seen.clear()
     name = codecs.lookup(file.config.encoding).name
     parts = utf8_parts(file, part) if name in ("utf-8", "utf-8-sig") else decoded_parts(file, name, part)
@@ -130,42 +128,46 @@ def separator_text(config: TextConfig) -> str:
     return config.document_separator.replace(r"\n", "\n").replace(r"\t", "\t")
 
 
+def raw_parts(file: TextFile, part: int) -> Iterator[bytes]:
+    """Yield the bytes of a file, and nothing at its end. It is opened once, because it may be a pipe."""
+    with file.open() as source:
+        more = source.read(part)
+        refuse_start(file.name, file.path, more)
+        while more:
+            yield more
+            more = source.read(part)
+    yield b""
+
+
 def utf8_parts(file: TextFile, part: int) -> Iterator[bytes]:
-    """Yield the bytes of a UTF-8 file. They are checked, and not made again."""
+    """Yield the bytes of a UTF-8 file in parts of whole characters. They are checked, and not made again."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     held = b""  # the bytes of an incomplete character at the end of the last part
     offset = 0  # where they are in the file
-    with file.open() as source:
-        while True:
-            more = source.read(part)
-            if not more and not held:
-                return
-            data = held + more
-            try:
-                decoder.reset()
-                decoder.decode(data, final=not more)
-            except UnicodeDecodeError as error:
-                refuse_encoding(file.name, file.path, error, offset)
-            held = decoder.getstate()[0]
-            yield data[: len(data) - len(held)]
-            offset += len(data) - len(held)
+    for more in raw_parts(file, part):
+        data = held + more
+        try:
+            decoder.reset()
+            decoder.decode(data, final=not more)
+        except UnicodeDecodeError as error:
+            refuse_encoding(file.name, file.path, error, offset)
+        held = decoder.getstate()[0]
+        yield data[: len(data) - len(held)]
+        offset += len(data) - len(held)
 
 
 def decoded_parts(file: TextFile, encoding: str, part: int) -> Iterator[bytes]:
     """Yield a file of another encoding as UTF-8."""
     decoder = codecs.getincrementaldecoder(encoding)()
     n_read = 0
-    with file.open() as source:
-        more = b"first"
-        while more:
-            more = source.read(part)
-            n_read += len(more)
-            try:
-                yield decoder.decode(more, final=not more).encode("utf-8")
-            except UnicodeDecodeError as error:
-                refuse_encoding(file.name, file.path, error, n_read - len(error.object))
-            except UnicodeError as error:  # a lone surrogate
-                raise ValueError(f"{file}: not {encoding}: {error}") from None
+    for more in raw_parts(file, part):
+        n_read += len(more)
+        try:
+            yield decoder.decode(more, final=not more).encode("utf-8")
+        except UnicodeDecodeError as error:
+            refuse_encoding(file.name, file.path, error, n_read - len(error.object))
+        except UnicodeError as error:  # a lone surrogate
+            raise ValueError(f"{file}: not {encoding}: {error}") from None
 
 
 def one_text(parts: Iterable[bytes], file: TextFile) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import refuse_existing, say_if_unevaluated
 from npgpt.training.loop import Trainer
 from npgpt.training.recipes import FINETUNE
-from npgpt.training.run import Run, read_saved, require_out, require_whole, say_what_adapts
+from npgpt.training.run import Run, read_saved, require_out, require_whole, saved_names, say_what_adapts
 from npgpt.training.workers import with_threads
 
 # what must not change when a run is resumed: (part of train.json, key, error message)
@@ -72,7 +72,7 @@ def plan_finetuning(
     """Settle the settings, and read the examples.
 
     base   the run folder of the model to begin with
-    how    skip_long, in_order, lora, lora_alpha; None or False for those that are not given
+    how    skip_long, in_order, lora, lora_alpha, encoding; None or False for those that are not given
     given  fields of TrainConfig
 
     Raises FileNotFoundError or ValueError for settings that are not possible, or not possible together.
@@ -88,10 +88,11 @@ def plan_finetuning(
     before = read_finetune(folder, saved) if saved else {}
     config = with_threads(TrainConfig(**settle(given, FINETUNE, saved["train"] if saved else None)))
     say_what_adapts(config, saved, given)
-    files = data or (saved["data"]["files"] if saved else [])
+    files = data or (saved_names(folder, saved) if saved else [])
     how = {name: before.get(name) if value is None or value is False else value for name, value in how.items()}
     flags = {name: bool(how[name]) for name in ("skip_long", "in_order")}
-    return TuningPlan(base, folder, ExamplesSource(files), config, how | flags, saved)
+    source = ExamplesSource(files, how.get("encoding") or "utf-8")
+    return TuningPlan(base, folder, source, config, how | flags, saved)
 
 
 def read_finetune(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:

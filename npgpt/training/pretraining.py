@@ -24,7 +24,7 @@ from npgpt.tokenizer.stream import AS_IT_IS
 from npgpt.training.checkpoint import refuse_existing
 from npgpt.training.loop import Trainer
 from npgpt.training.recipes import merge, recipe_for
-from npgpt.training.run import Run, read_saved, require_model_of, require_out, say_what_adapts
+from npgpt.training.run import Run, read_saved, require_model_of, require_out, saved_names, say_what_adapts
 from npgpt.training.workers import with_threads
 
 DEFAULT_DATA = "tales:en"
@@ -92,17 +92,6 @@ def require_same(folder: Path, saved: Mapping[str, Any], given: Mapping[str, Any
     for name, value in given.items():
         if value != saved.get(name, value):
             raise ValueError(f"{name} is {saved[name]!r} in {folder} and cannot become {value!r} with --resume")
-
-
-def saved_names(folder: Path, saved: dict[str, Any]) -> list[str]:
-    """Return what a run was trained on. Raises ValueError for a text that could be read only once."""
-    names: list[str] = saved["data"]["files"]
-    for name in names:
-        if name == "-" or name.startswith("/dev/"):
-            raise ValueError(
-                f"{folder} was trained on what {name} gave, which is not kept: give the same text again with --data"
-            )
-    return names
 
 
 def start_training(plan: TrainingPlan) -> Run:

@@ -135,6 +135,17 @@ def say_what_adapts(config: TrainConfig, saved: dict[str, Any] | None, given: Co
             notice(f"{name} is {value:g} instead of {before[name]} from now on, to fit")
 
 
+def saved_names(folder: Path, saved: dict[str, Any]) -> list[str]:
+    """Return what a run was trained on. Raises ValueError for a text that could be read only once."""
+    names: list[str] = saved["data"]["files"]
+    for name in names:
+        if name == "-" or name.startswith("/dev/"):
+            raise ValueError(
+                f"{folder} was trained on what {name} gave, which is not kept: give the same text again with --data"
+            )
+    return names
+
+
 def require_whole(name: str | Path, tokenizer: Tokenizer, model: Model) -> None:
     """Raise ValueError if the files of a folder do not belong together.
 
