@@ -5,7 +5,7 @@ import functools
 import math
 import numbers
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from npgpt.support.hints import nearest
@@ -46,6 +46,7 @@ ADAPTING: tuple[tuple[str, str, Callable[[Any, Any], Any]], ...] = (
     ("n_head", "n_embd", divisor),
     ("n_embd", "n_head", lambda width, heads: -(-width // heads) * heads),  # rounded up to a multiple
     ("tokenizer", "vocab_size", vocabulary_of),
+    ("tokenizer", "end_token", lambda name, end: "bpe:4096" if name in ("chars", "bytes") else name),
 )
 
 
@@ -66,8 +67,9 @@ def settle(
     if all(map(_possible, rates)) and rates[0] > rates[1]:
         adapting |= {"min_lr", "learning_rate"} - given.keys()
     for name, other, adapted in ADAPTING:
-        if name in adapting and _possible(given.get(other)):
-            values[name] = adapted(values[name], given[other])
+        value = given.get(other)
+        if name in adapting and (_possible(value) if other != "end_token" else isinstance(value, str)):
+            values[name] = adapted(values[name], value)
     return values
 
 
@@ -117,7 +119,7 @@ class GPTConfig:
     tie_word_embeddings: bool = option(True, "use the token embedding as the output head, too")
     bias: bool = option(True, "give the linear layers and layer norms biases")
     bos_token_id: int | None = option(None, "id of the token that begins a text")
-    eos_token_id: int | None = option(None, "id of the token that ends a text")
+    eos_token_id: int | tuple[int, ...] | None = option(None, "id of the token that ends a text; in files also a list")
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -151,6 +153,7 @@ class TrainConfig:
         INITS,
     )
     tokenizer: str = option("chars", "chars, bytes, bpe:SIZE (learned from the text), or a folder with a tokenizer")
+    end_token: str | None = option(None, "special token that ends a text, such as '</s>'")
     batch_size: int = option(12, "sequences per batch, B")
     gradient_accumulation_steps: int = option(1, "batches per step; their gradients are averaged")
     max_steps: int = option(2000, "number of optimizer steps")
@@ -280,6 +283,9 @@ def _check_types(config: Any) -> None:
         type_, optional = types[name]
         if value is None and optional:
             continue
+        if isinstance(value, list | tuple) and name == "eos_token_id":
+            object.__setattr__(config, name, _ids(name, value))
+            continue
         abstract = {int: numbers.Integral, float: numbers.Real}.get(type_, type_)
         if not isinstance(value, abstract) or (isinstance(value, bool) and type_ is not bool):
             raise ValueError(f"{name}={value!r} must be of type {type_.__name__}")
@@ -290,6 +296,13 @@ def _check_types(config: Any) -> None:
         choices = field.metadata["choices"]
         if choices and value not in choices:
             raise ValueError(f"{name}={value!r} is unknown{nearest(value, choices)}")
+
+
+def _ids(name: str, values: Sequence[Any]) -> int | tuple[int, ...]:
+    """Return the only one of some ids, or all of them."""
+    if not values or not all(isinstance(i, numbers.Integral) and not isinstance(i, bool) for i in values):
+        raise ValueError(f"{name}={values!r} must be an id, or a list of ids")
+    return int(values[0]) if len(values) == 1 else tuple(map(int, values))
 
 
 def _at_least(config: Any, least: int, *names: str) -> None:

@@ -111,7 +111,10 @@ def test_ask_reads_utf8_and_line_ends_of_windows(capsys, here, monkeypatch, read
     pipe(monkeypatch, b"a\xff")
     code, out, err = command(capsys, "ask", "bpe")
     assert (code, out) == (2, "")
-    assert "standard input is not UTF-8: byte 0xff at offset 1" in err
+    assert "standard input: not UTF-8: byte 0xff at offset 1" in err
+    pipe(monkeypatch, "学\n人".encode("gb18030"))
+    assert command(capsys, "ask", "bpe", "--max-new-tokens", 1, "--encoding", "gb18030")[0] == 0
+    assert read[1] == read[0]
 
 
 def test_special_tokens_in_prompts_are_text_unless_asked(capsys, here, read):

@@ -108,7 +108,7 @@ OTHER = {  # a value that is not the default for every field
     "init": "copy",
     "optimizer": "muon",
     "trainable": "h.*",
-    "vocab_size": 300,  # more than the 256 of bytes
+    "vocab_size": 310,  # more than the tokenizer's
     "n_positions": 7,
     "n_embd": 12,
     "n_layer": 2,
@@ -124,7 +124,8 @@ OTHER = {  # a value that is not the default for every field
     "bias": False,
     "bos_token_id": 1,
     "eos_token_id": 2,
-    "tokenizer": "bytes",
+    "tokenizer": "bpe:300",
+    "end_token": "<end>",
     "batch_size": 3,
     "gradient_accumulation_steps": 2,
     "max_steps": 3,

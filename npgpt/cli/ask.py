@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from npgpt.cli.checks import require_at_least
 from npgpt.cli.options import announce_compiling
-from npgpt.cli.reading import add_encoding, open_named
-from npgpt.cli.texts import SPECIAL, read_input
+from npgpt.cli.reading import add_encoding, open_named, text_config
+from npgpt.cli.texts import END_TOKEN, SPECIAL, read_input
 from npgpt.config import LANGS, TASKS
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="the prompt, which may be empty (default: standard input, without the line end that ends it)",
     )
     parser.add_argument("--special", action="store_true", help=SPECIAL)
+    parser.add_argument("--end-token", metavar="TOKEN", help=END_TOKEN)
     parser.add_argument(
         "--data",
         metavar="FILE",
@@ -78,18 +79,18 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.generation.prompts import answer_tokens
 
     announce_compiling()
-    model, tokenizer = open_run(args.run)
+    model, tokenizer = open_run(args.run, end_token=args.end_token)
     tokenizer.require_end_id()
     if args.data is not None:
         return complete_lines(model, tokenizer, args)
     if args.task is not None:
         return complete_example(model, tokenizer, args)
-    prompt = read_prompt() if args.prompt is None else args.prompt
+    prompt = read_prompt(text_config(args).encoding) if args.prompt is None else args.prompt
     complete(tokenizer, answer_tokens(model, tokenizer, prompt, *settings(args), args.seed, special=args.special))
     return 0
 
 
-def read_prompt() -> str:
+def read_prompt(encoding: str) -> str:
     """Return the prompt on standard input, without the line end that Enter or echo has added.
 
     Raises ValueError if there is nothing at all, not even a line end.
@@ -98,7 +99,7 @@ def read_prompt() -> str:
         print("type the prompt, then press Ctrl-D", file=sys.stderr)
         prompt = sys.stdin.read()
     else:
-        prompt = read_input(NO_PROMPT)
+        prompt = read_input(NO_PROMPT, encoding)
     if not prompt:
         raise ValueError(f"there is no prompt: {NO_PROMPT}; --prompt '' is an empty one")
     return prompt.replace("\r\n", "\n").removesuffix("\n")

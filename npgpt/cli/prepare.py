@@ -23,6 +23,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="chars, bytes, bpe:SIZE (learned from the files), or a folder with a tokenizer (default: bpe:4096)",
     )
+    parser.add_argument(
+        "--end-token",
+        metavar="TOKEN",
+        help="special token that ends a text: bpe:SIZE learns it, a folder has it (default: the tokenizer's own)",
+    )
     add_text_flags(parser)
 
 
@@ -40,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         remove_unfinished(out)
         if is_prepared(out) or (out / "tokenizer.json").exists():
             raise ValueError(f"{out} already holds a tokenizer or tokenized text: choose another --out")
-        tokenizer = make_tokenizer(args.tokenizer, texts.files)
+        tokenizer = make_tokenizer(args.tokenizer, texts.files, args.end_token)
         with tqdm(unit=" tokens", unit_scale=True, disable=None) as bar:
             train, val = prepare(texts.files, out, tokenizer, bar.update)
     texts.report(end_of(tokenizer))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from npgpt.cli.checks import require_at_least, require_given
 from npgpt.cli.options import announce_compiling
-from npgpt.cli.texts import SPECIAL
+from npgpt.cli.texts import END_TOKEN, SPECIAL
 
 if TYPE_CHECKING:
     from npgpt.tokenizer import Tokenizer
@@ -21,6 +21,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
     parser.add_argument("--prompt", help="text to continue (default: start a new text)")
     parser.add_argument("--special", action="store_true", help=SPECIAL)
+    parser.add_argument("--end-token", metavar="TOKEN", help=END_TOKEN)
     parser.add_argument(
         "--max-new-tokens", type=int, default=500, metavar="N", help="most tokens to generate (default: 500)"
     )
@@ -40,26 +41,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from npgpt.generation.engine import generate
-    from npgpt.generation.opening import learned_examples, open_run
-    from npgpt.generation.prompts import first_prompt
+    from npgpt.generation.opening import learned_documents, learned_examples, open_run
+    from npgpt.generation.prompts import continue_text, first_prompt
 
     announce_compiling()
-    model, tokenizer = open_run(args.run, args.last)
+    model, tokenizer = open_run(args.run, args.last, args.end_token)
     require_given("--prompt", args.prompt, "at least one character, or leave it out")
     if args.special and args.prompt is None:
         raise ValueError("--special has no effect without --prompt: add it, or leave --special out")
-    prompt = first_prompt(tokenizer, args.prompt, learned_examples(args.run), special=args.special)
+    examples, documents = learned_examples(args.run), learned_documents(args.run)
+    prompt = first_prompt(tokenizer, args.prompt, examples, special=args.special, learned_documents=documents)
     require_at_least(0, "--seed", args.seed)
-    tokens = generate(
-        model,
-        prompt,
-        args.max_new_tokens,
-        args.temperature,
-        args.top_k,
-        args.top_p,
-        args.seed,
-        tokenizer.vocab_size,
+    tokens = continue_text(
+        model, tokenizer, prompt, args.max_new_tokens, args.temperature, args.top_k, args.top_p, args.seed
     )
     print(args.prompt or "", end="", flush=True)
     print_text(tokenizer, tokens)
@@ -67,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def print_text(tokenizer: "Tokenizer", tokens: Iterable[int]) -> None:
-    """Print tokens as they come, except the end token, which is not text."""
-    for piece in tokenizer.decode_stream(token for token in tokens if token != tokenizer.end_id):
+    """Print tokens as they come."""
+    for piece in tokenizer.decode_stream(tokens):
         print(piece, end="", flush=True)
     print()

@@ -4,10 +4,16 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from npgpt.cli.checks import require_given
 from npgpt.cli.reading import add_encoding, text_config
 
+if TYPE_CHECKING:
+    from npgpt.config import TextConfig
+    from npgpt.tokenizer.stream import TextFile
+
+END_TOKEN = "name of the special token that ends a text (default: the one that the folder's files name)"
 SPECIAL = "encode special tokens in the text as such, not as plain text"
 
 
@@ -27,9 +33,11 @@ def given_text(args: argparse.Namespace) -> str:
         require_given("--file", args.file, "a text file")
         if args.text is not None:
             raise ValueError(f"TEXT {args.text!r} and --file {args.file} cannot be combined: give one of them")
-        return read_file(args.file, text_config(args).encoding)
+        from npgpt.tokenizer.stream import TextFile
+
+        return read_all(TextFile(args.file, Path(args.file), as_it_is(text_config(args).encoding)))
     if args.text is None:
-        return read_input("give it as an argument or with --file, or pipe it in")
+        return read_input("give it as an argument or with --file, or pipe it in", text_config(args).encoding)
     if names_a_file(args.text):
         raise ValueError(
             f"{args.text} is a file, and TEXT is the text itself: to encode what is in the file, give "
@@ -46,27 +54,29 @@ def names_a_file(text: str) -> bool:
         return False
 
 
-def read_file(name: str, encoding: str) -> str:
-    """Return the text of a file, which may be empty, with its line ends. Raises FileNotFoundError or ValueError."""
-    from npgpt.tokenizer.stream import AS_IT_IS, TextFile, read_parts
-
-    config = dataclasses.replace(AS_IT_IS, encoding=encoding)
-    return b"".join(read_parts(TextFile(name, Path(name), config))).decode("utf-8")
-
-
-def read_input(instead: str) -> str:
-    """Return standard input.
+def read_input(instead: str, encoding: str = "utf-8") -> str:
+    """Return the text on standard input, which may be empty, with its line ends.
 
     instead  what to do instead, in the error for a terminal or a closed standard input
 
-    Raises ValueError also for what is not UTF-8.
+    Raises ValueError also for what is no text, or not in its encoding.
     """
+    from npgpt.data.text import spooled
+
     if sys.stdin is None or sys.stdin.isatty():
         raise ValueError(f"nothing to read: {instead}")
-    data = sys.stdin.buffer.read() if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")  # the mark with which Windows' shells begin a pipe
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"standard input is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}"
-        ) from None
+    return read_all(spooled("-", as_it_is(encoding)))
+
+
+def read_all(file: "TextFile") -> str:
+    """Return the text of a file, which may be empty. Raises FileNotFoundError or ValueError."""
+    from npgpt.tokenizer.stream import read_parts
+
+    return b"".join(read_parts(file)).decode("utf-8")
+
+
+def as_it_is(encoding: str) -> "TextConfig":
+    """Return that a text is read with its line ends, and not as documents."""
+    from npgpt.tokenizer.stream import AS_IT_IS
+
+    return dataclasses.replace(AS_IT_IS, encoding=encoding)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npgpt.cli.checks import out_folder
+from npgpt.cli.checks import out_folder, require_given
 from npgpt.cli.parser import add_action, add_actions
 from npgpt.cli.reading import TEXT_FILES, add_text_flags, open_named
 from npgpt.cli.texts import add_text, given_text, read_input
@@ -74,6 +74,9 @@ def add_train(actions: Any) -> None:
         metavar="TOKEN",
         help="special tokens, which get the last ids (default: the token that ends a text)",
     )
+    train.add_argument(
+        "--end-token", metavar="TOKEN", help="special token that ends a text, such as '</s>' (default: <|endoftext|>)"
+    )
     train.add_argument("--out", required=True, metavar="FOLDER", help="folder to write tokenizer.json into")
     add_text_flags(train)
 
@@ -103,13 +106,15 @@ def train(args: argparse.Namespace) -> None:
 
     from npgpt.support.lock import locked
     from npgpt.tokenizer import Tokenizer
-    from npgpt.tokenizer.base import END
-    from npgpt.tokenizer.stream import TextFile
+    from npgpt.tokenizer.stream import END, TextFile
 
+    require_given("--end-token", args.end_token, "the name of a special token")
     out = out_folder(args.out)
     texts = open_named(args.files, args)  # all of them, before work on the first begins
-    special = (END,) if args.special is None else args.special
-    end = END if END in special else None
+    special = list(args.special or [])
+    end = args.end_token or (END if args.special is None or END in special else None)
+    if end is not None and end not in special:
+        special.append(end)
     with (
         locked(out),
         tqdm(total=sum(file.size for file in texts.files), unit="B", unit_scale=True, disable=None) as bar,
@@ -122,6 +127,8 @@ def train(args: argparse.Namespace) -> None:
             bar.set_description("merging pairs")
 
         tokenizer = Tokenizer.train(files(), args.vocab_size, args.pattern, special, progress=bar.update)
+        if end is not None:
+            tokenizer = tokenizer.ending_with(end)
         tokenizer.save_pretrained(out)
     texts.report(end)
     print(f"{out}: {tokenizer.vocab_size:,} tokens")

@@ -79,19 +79,21 @@ def show(run: "Run", loss: float) -> None:
 
 
 def print_sample(run: "Run") -> None:
-    """Print a sample of the best model. It begins after a line end or, if the text has none, with its first token."""
+    """Print a sample of the best model: a new document or, if it has learned none, what follows a line end.
+
+    If the text has no line end either, the sample begins with its first token.
+    """
     from npgpt.cli.sample import print_text
-    from npgpt.generation.engine import generate
-    from npgpt.generation.prompts import first_prompt
+    from npgpt.generation.prompts import continue_text, first_prompt
 
     first = int(run.trainer.train_data.first().ids[0, 0])
-    tokens = generate(
+    tokens = continue_text(
         run.best(),
-        first_prompt(run.tokenizer, None, learned_examples=False, first=first),
+        run.tokenizer,
+        first_prompt(run.tokenizer, None, False, first, learned_documents=run.settings["data"]["documents"]),
         run.config.sample_tokens,
         temperature=0.8,
         seed=run.config.seed,
-        vocab_size=run.tokenizer.vocab_size,
     )
     print("\na sample:")
     print_text(run.tokenizer, tokens)

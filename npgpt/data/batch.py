@@ -93,6 +93,10 @@ class Text:
         """The number of tokens."""
         return len(self.ids)
 
+    def has(self, token: int | None) -> bool:
+        """Say whether a token is among the first sixteen million."""
+        return bool((self.ids[: 1 << 24] == token).any())
+
     def draw(self, step: int, config: TrainConfig) -> list[Batch]:
         """Return random windows; all are equally likely."""
         rng = np.random.default_rng((config.seed, step))

@@ -15,6 +15,7 @@ from npgpt.data.tales.corpus import TRAIN, VALIDATE, VALIDATION_TALES, Floor, Ta
 from npgpt.data.text import full_names, open_texts
 from npgpt.data.vocabulary import make_tokenizer
 from npgpt.tokenizer import Tokenizer
+from npgpt.tokenizer.stream import END
 
 TOKENIZER_TALES = 20_000  # tales from which a vocabulary is learned
 
@@ -31,8 +32,11 @@ class Source(Protocol):
     @property
     def tokenizer_name(self) -> str | None: ...
 
-    def make_tokenizer(self, name: str) -> Tokenizer:
-        """Return the tokenizer that --tokenizer names. A vocabulary that must be learned is learned from this data."""
+    def make_tokenizer(self, name: str, end_token: str | None = None) -> Tokenizer:
+        """Return the tokenizer that --tokenizer and --end-token name.
+
+        A vocabulary that must be learned is learned from this data.
+        """
 
     def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Dataset, Dataset]:
         """Return the data for training and for validation."""
@@ -54,8 +58,8 @@ class TextSource:
         self.files = full_names(names)
         self.texts = open_texts(names, config)
 
-    def make_tokenizer(self, name: str) -> Tokenizer:
-        return make_tokenizer(name, self.texts.files)
+    def make_tokenizer(self, name: str, end_token: str | None = None) -> Tokenizer:
+        return make_tokenizer(name, self.texts.files, end_token)
 
     def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Dataset, Dataset]:
         train_ids, val_ids = split_texts(self.texts.files, tokenizer)
@@ -82,7 +86,9 @@ class PreparedSource:
         self.files = [str(Path(name).resolve())]
         self.prepared: Prepared = open_prepared(name)
 
-    def make_tokenizer(self, name: str) -> Tokenizer:
+    def make_tokenizer(self, name: str, end_token: str | None = None) -> Tokenizer:
+        if end_token not in (None, self.prepared.tokenizer.end_token):
+            raise ValueError(f"--end-token {end_token}: {self.files[0]} is tokenized already; leave --end-token out")
         return self.prepared.tokenizer
 
     def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Text, Text]:
@@ -107,15 +113,17 @@ class TalesSource:
         self.n_train = 0
         self.val_tokens = 0
 
-    def make_tokenizer(self, name: str) -> Tokenizer:
+    def make_tokenizer(self, name: str, end_token: str | None = None) -> Tokenizer:
         kind, _, size = name.partition(":")
         if kind == "bpe" and size.isdecimal():
-            return Tokenizer.train(self.corpus.texts(TOKENIZER_TALES, TRAIN), int(size))
+            end = end_token or END
+            texts = self.corpus.texts(TOKENIZER_TALES, TRAIN)
+            return Tokenizer.train(texts, int(size), special_tokens=(end,)).ending_with(end)
         if name in ("chars", "bytes"):
             raise ValueError(
                 f"--tokenizer {name}: tales need a token that ends them, which {name} do not have; give bpe:SIZE"
             )
-        return make_tokenizer(name, [])
+        return make_tokenizer(name, [], end_token)
 
     def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Packed, Packed]:
         n_rows = config.batch_size * config.gradient_accumulation_steps * config.max_steps

@@ -1,12 +1,12 @@
 """The engine: one token after another, from a model's forward and its past."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 
 from npgpt.generation.rules import apply_temperature, draw, keep_top_k, keep_top_p
-from npgpt.models.base import Model
+from npgpt.models.base import Model, end_ids
 from npgpt.training.blas import blas_threads
 
 
@@ -19,7 +19,7 @@ def generate(
     top_p: float | None = None,
     seed: int | np.random.Generator = 0,
     vocab_size: int | None = None,
-    stop: int | None = None,
+    stop: int | Collection[int] | None = None,
 ) -> Iterator[int]:
     """Yield the tokens that follow ids, each as soon as it is drawn.
 
@@ -30,7 +30,7 @@ def generate(
     top_p        draw from the fewest tokens whose total probability is at least top_p
     seed         seed of the draws, or a generator
     vocab_size   draw from the first vocab_size tokens only, if the model's vocabulary is padded
-    stop         the token that ends the text; the model's eos_token_id if it is not given
+    stop         the token that ends the text, or several; the model's eos_token_id if it is not given
 
     Raises ValueError for arguments outside these ranges, before the first token, and for logits that are NaN.
     """
@@ -50,7 +50,8 @@ def generate(
         raise ValueError(f"top_k={top_k} must be at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p} must be in (0, 1]")
-    return _generate(model, context, max_new_tokens, temperature, top_k, top_p, seed, size, stop)
+    ends = end_ids(model.config) if stop is None else stop if isinstance(stop, Collection) else (stop,)
+    return _generate(model, context, max_new_tokens, temperature, top_k, top_p, seed, size, ends)
 
 
 def _generate(
@@ -62,10 +63,9 @@ def _generate(
     top_p: float | None,
     seed: int | np.random.Generator,
     size: int,
-    stop: int | None,
+    ends: Collection[int],
 ) -> Iterator[int]:
     rng = np.random.default_rng(seed)
-    stop = model.config.eos_token_id if stop is None else stop
     n_positions = model.config.n_positions
     context = context[-n_positions:]
     past = model.new_past()
@@ -86,6 +86,6 @@ def _generate(
             logits = keep_top_p(logits, top_p)
         token = draw(logits, rng)
         yield token
-        if token == stop:
+        if token in ends:
             return
         context.append(token)

@@ -1,20 +1,23 @@
 """Opening a run to generate text with: its model, its tokenizer, and the kind of text that it has learned."""
 
 from pathlib import Path
+from typing import Any
 
 from npgpt.models.base import Model
 from npgpt.models.registry import open_model
 from npgpt.support.files import read_sealed_json
 from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import load_last, say_if_unevaluated
-from npgpt.training.run import require_whole
+from npgpt.training.run import open_tokenizer
 
 
-def open_run(name: str, last: bool = False) -> tuple[Model, Tokenizer]:
-    """Open the best or the last model of a run, and its tokenizer."""
+def open_run(name: str, last: bool = False, end_token: str | None = None) -> tuple[Model, Tokenizer]:
+    """Open the best or the last model of a run, and its tokenizer.
+
+    end_token  the name of the token that ends a text (default: the one that the folder names)
+    """
     model = load_last(Path(name)) if last else open_model(name)
-    tokenizer = Tokenizer.from_pretrained(name)
-    require_whole(name, tokenizer, model)
+    tokenizer = open_tokenizer(name, model, end_token)
     if not last:
         say_if_unevaluated(Path(name))
     return model, tokenizer
@@ -22,6 +25,19 @@ def open_run(name: str, last: bool = False) -> tuple[Model, Tokenizer]:
 
 def learned_examples(name: str) -> bool:
     """Say whether a run has learned texts that begin and end with the end token, as tales do, not running text."""
+    return learned(name).get("examples") is True
+
+
+def learned_documents(name: str) -> bool:
+    """Say whether a model has learned running text in which the end token, if there is one, separates documents.
+
+    It is assumed of the models of others. A run of npgpt on one long text has never seen its end token.
+    """
+    return not (Path(name) / "train.json").is_file() or learned(name).get("documents") is True
+
+
+def learned(name: str) -> dict[str, Any]:
+    """Return what train.json says of a run's data; nothing if there is no train.json."""
     path = Path(name) / "train.json"
     data = read_sealed_json(path).get("data") if path.is_file() else None
-    return isinstance(data, dict) and data.get("examples") is True
+    return data if isinstance(data, dict) else {}

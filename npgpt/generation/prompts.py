@@ -5,21 +5,29 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from npgpt.generation.engine import generate
-from npgpt.models.base import Model
+from npgpt.models.base import Model, end_ids
 from npgpt.tokenizer import Tokenizer
 
 
 def first_prompt(
-    tokenizer: Tokenizer, text: str | None, learned_examples: bool, first: int = 0, special: bool = False
+    tokenizer: Tokenizer,
+    text: str | None,
+    learned_examples: bool,
+    first: int = 0,
+    special: bool = False,
+    learned_documents: bool = False,
 ) -> list[int]:
     """Return the ids that a model continues from.
 
-    text              the text to continue; None to start a new one
-    special           whether special tokens in it are encoded as such, not as plain text
-    learned_examples  whether the model has learned texts that begin after the end token, not running text
-    first             the token to begin with if there is neither an end token to begin after nor a line end
+    text               the text to continue; None to start a new one
+    learned_examples   whether the model has learned texts that begin after the end token, not running text
+    first              the token to begin with if there is neither an end token to begin after nor a line end
+    special            whether special tokens in the text are encoded as such, not as plain text
+    learned_documents  whether the model has learned running text in which the end token separates documents. Then a new
+                       one begins after it
     """
-    begin = [tokenizer.end_id] if tokenizer.end_id is not None and learned_examples else []
+    after_end = learned_examples or (learned_documents and text is None)
+    begin = [tokenizer.end_id] if tokenizer.end_id is not None and after_end else []
     if text is not None:
         return begin + tokenizer.encode_prompt(text, special)
     if begin:
@@ -64,8 +72,27 @@ def answer_tokens(
             "must also hold the completion"
         )
     n = room if max_new_tokens is None else min(room, max_new_tokens)
-    tokens = generate(model, ids, n, temperature, top_k, top_p, seed, tokenizer.vocab_size, end)
-    return (token for token in tokens if token != end)
+    return continue_text(model, tokenizer, ids, n, temperature, top_k, top_p, seed)
+
+
+def continue_text(
+    model: Model,
+    tokenizer: Tokenizer,
+    ids: Iterable[int],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | np.random.Generator = 0,
+) -> Iterator[int]:
+    """Yield the tokens that follow ids until the text ends, without the token that ends it.
+
+    That is the tokenizer's end token, or any that the model's configuration names. The settings are those of
+    npgpt.generate, and so are the errors.
+    """
+    ends = {*end_ids(model.config), *(() if tokenizer.end_id is None else (tokenizer.end_id,))}
+    tokens = generate(model, ids, max_new_tokens, temperature, top_k, top_p, seed, tokenizer.vocab_size, ends)
+    return (token for token in tokens if token not in ends)
 
 
 def answers(

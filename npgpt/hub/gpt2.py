@@ -8,6 +8,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,9 +83,8 @@ def read_gpt2(name: str | Path, shapes_of: ShapesOf) -> tuple[GPTConfig, dict[st
     path = folder / "model.safetensors"
     tensors, metadata = read_tensors(path)
     require_config(path, metadata, dataclasses.asdict(config), folder / "config.json")
-    if CONFIG in metadata:
-        require_ends(folder / "generation_config.json", config)
-    else:
+    config = with_ends(folder / "generation_config.json", config, own=CONFIG in metadata)
+    if CONFIG not in metadata:
         say_what_is_assumed(folder / "config.json", config)
     tensors, config = match_names(tensors, config, path)
     check_shapes(tensors, config, shapes_of, path)
@@ -110,13 +110,29 @@ def read_config(path: Path) -> GPTConfig:
         raise ValueError(f"{path}: {error}") from None
 
 
-def require_ends(path: Path, config: GPTConfig) -> None:
-    """Raise ValueError if a generation_config.json lacks the model's own end token. All else in it may be changed."""
+def with_ends(path: Path, config: GPTConfig, own: bool) -> GPTConfig:
+    """Return the configuration with the eos_token_id of generation_config.json, which decides where a text ends.
+
+    own  whether npgpt has written the folder. Then the file must have the model's own tokens, and may have more
+
+    Raises ValueError, naming the file.
+    """
     content = read_json(path) if path.is_file() else {}
-    for name in ("bos_token_id", "eos_token_id"):
-        value, own = content.get(name), getattr(config, name)
-        if name in content and own not in (value if isinstance(value, list) else [value]):
-            raise ValueError(f"{path}: {name} is {value!r}, but the model was saved with {own!r}")
+    for name in ("bos_token_id", "eos_token_id") if own else ():
+        value, saved = content.get(name), getattr(config, name)
+        if name in content and not {*listed(saved)} <= {*listed(value)}:
+            raise ValueError(f"{path}: {name} is {value!r}, but the model was saved with {saved!r}")
+    if content.get("eos_token_id") is None:
+        return config
+    try:
+        return dataclasses.replace(config, eos_token_id=content["eos_token_id"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def listed(ids: Any) -> list[Any]:
+    """Return one id, or several, as a list of what can be compared."""
+    return [str(i) for i in (ids if isinstance(ids, list | tuple) else [ids])]
 
 
 def say_what_is_assumed(path: Path, config: GPTConfig) -> None:
@@ -174,7 +190,8 @@ def find_folder(name: str | Path) -> Path:
         raise FileNotFoundError(
             f"{name}: no such folder; to look for it on the Hugging Face hub, install npgpt[hub]"
         ) from None
-    files = ["config.json", "generation_config.json", "model.safetensors", "tokenizer*.json"]
+    files = ["config.json", "generation_config.json", "model.safetensors", "tokenizer*.json", "vocab.json"]
+    files += ["merges.txt", "added_tokens.json", "special_tokens_map.json"]
     try:
         return Path(snapshot_download(str(name), allow_patterns=files))
     except Exception as error:  # errors of the library and of its transport, of many kinds

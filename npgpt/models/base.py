@@ -3,6 +3,7 @@
 GPT in gpt2.py is one such model. Another needs no change elsewhere: tests/test_protocol.py trains a table of bigrams.
 """
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -24,6 +25,20 @@ class Past(Protocol):
     @property
     def length(self) -> int:
         """The number of tokens read so far."""
+
+
+def end_ids(config: Any) -> tuple[int, ...]:
+    """Return the ids of the tokens that end a text, by a model's configuration: none, one or several."""
+    ids = config.eos_token_id
+    return () if ids is None else tuple(ids) if isinstance(ids, list | tuple) else (ids,)
+
+
+def set_end(model: "Model", i: int) -> None:
+    """Make a token the only one that ends a model's texts, unless it is one of those already."""
+    if i not in end_ids(model.config):
+        config = copy.copy(model.config)
+        object.__setattr__(config, "eos_token_id", i)  # a configuration is frozen, and this copy is nobody else's
+        model.__dict__["config"] = config
 
 
 class Model(Protocol):

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.config import GPTConfig, TextConfig, TrainConfig
-from npgpt.generation.engine import generate
-from npgpt.generation.prompts import first_prompt
+from npgpt.generation.prompts import continue_text, first_prompt
 from npgpt.inspection.losses import Record, as_png, draw, read_metrics
 from npgpt.models.base import Model
 from npgpt.support.hints import nearest
@@ -47,6 +46,7 @@ class Training:
     finished: bool
     floor: float | None
     _examples: bool  # whether its texts begin after the end token
+    _documents: bool  # whether it separates documents
     _first: int  # the first token of the training data
 
     def plot(self) -> Any:
@@ -69,10 +69,9 @@ class Training:
 
         The settings are those of npgpt.generate, and so are the errors.
         """
-        ids = first_prompt(self.tokenizer, prompt, self._examples, self._first)
-        size, end = self.tokenizer.vocab_size, self.tokenizer.end_id
-        tokens = generate(self.model, ids, max_new_tokens, temperature, top_k, top_p, seed, size)
-        return (prompt or "") + self.tokenizer.decode([token for token in tokens if token != end])
+        ids = first_prompt(self.tokenizer, prompt, self._examples, self._first, learned_documents=self._documents)
+        tokens = continue_text(self.model, self.tokenizer, ids, max_new_tokens, temperature, top_k, top_p, seed)
+        return (prompt or "") + self.tokenizer.decode(tokens)
 
     def __repr__(self) -> str:
         losses = [record for record in self.records if "val_loss" in record]
@@ -200,5 +199,6 @@ def _training(run: Run) -> Training:
         finished=run.whole is not None,
         floor=data.get("floor"),
         _examples=data.get("examples") is True,
+        _documents=data.get("documents") is True,
         _first=int(run.trainer.train_data.first().ids[0, 0]),
     )

@@ -1,17 +1,20 @@
 """The interface of every tokenizer, and how one is read back from its tokenizer.json."""
 
 import codecs
+import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from npgpt.tokenizer.document import normalised
+from npgpt.tokenizer.neighbours import with_neighbours
 from npgpt.tokenizer.stream import END, TextFile, read_parts
 
 LEARNED = "bpe"  # the kind that Tokenizer.train learns
@@ -36,19 +39,52 @@ class Tokenizer(ABC):
     def vocab_size(self) -> int:
         """The number of ids; they are 0..vocab_size-1."""
 
+    special_tokens: Mapping[str, int] = MappingProxyType({})  # {name: id}
+    added_tokens: Mapping[str, int] = MappingProxyType({})  # {name: id} of those that are not special
+    _end: str | None = None  # the name of the token that ends a text; None if it is END, or if there is none
+
+    @property
+    def end_token(self) -> str | None:
+        """The name of the token that ends a text; None in a vocabulary without one."""
+        return self._end or (END if END in self.special_tokens else None)
+
     @property
     def end_id(self) -> int | None:
         """The id of the token that ends a text; None in a vocabulary without one."""
-        return None
+        name = self.end_token or ""
+        return self.special_tokens.get(name, self.added_tokens.get(name))
 
     def require_end_id(self) -> int:
         """Return end_id. Raises ValueError if there is none."""
         if self.end_id is None:
+            names = ", ".join([*self.special_tokens, *self.added_tokens])
+            todo = f"name one of {names} with --end-token" if names else "train a model with --tokenizer bpe:SIZE"
             raise ValueError(
-                f"a tokenizer of the kind {self.kind} without the token {END} cannot say where an example ends; "
-                "train a model with --tokenizer bpe:SIZE, as in bpe:4096"
+                f"the tokenizer, of the kind {self.kind}, has no token that ends an example, such as {END}; {todo}"
             )
         return self.end_id
+
+    def ending_with(self, name: str) -> Self:
+        """Return this tokenizer with another end token, one of its special or added tokens.
+
+        Raises ValueError for any other name.
+        """
+        known = [*self.special_tokens, *self.added_tokens]
+        if name not in known:
+            instead = f"the vocabulary has {', '.join(known)}" if known else f"a {self.kind} tokenizer has none"
+            raise ValueError(f"{name!r} is no special token, which could end a text: {instead}")
+        other = copy.copy(self)
+        other._end = None if name == END else name
+        return other
+
+    def ending_with_id(self, ids: Sequence[int]) -> Self:
+        """Return this tokenizer with the first of these ids that is a special or added token as its end token.
+
+        If its own end token is among them, or none of them is such a token, the tokenizer stays as it is.
+        """
+        names = {i: name for name, i in [*self.added_tokens.items(), *self.special_tokens.items()]}
+        found = [names[i] for i in ids if i in names]
+        return self if not found or self.end_token in found else self.ending_with(found[0])
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
@@ -106,8 +142,12 @@ class Tokenizer(ABC):
         yield decoder.decode(b"", final=True)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the content of tokenizer.json, in hexadecimal. Equal tokenizers have equal ones."""
-        content = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=True)
+        """Return the SHA-256 of the content of tokenizer.json and of an end token that is not END, in hexadecimal.
+
+        Equal tokenizers have equal ones.
+        """
+        parts = self.to_json() if self._end is None else {**self.to_json(), "end_token": self._end}
+        content = json.dumps(parts, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
@@ -163,8 +203,8 @@ class Tokenizer(ABC):
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
         }
-        if self.end_id is not None:  # one token for both, as in GPT-2
-            config |= {"bos_token": END, "eos_token": END}
+        if self.end_token is not None:  # one token for both, as in GPT-2
+            config |= {"bos_token": self.end_token, "eos_token": self.end_token}
         write_json(Path(folder) / "tokenizer_config.json", config)
         # last, because a folder that has it holds a tokenizer
         write_json(Path(folder) / "tokenizer.json", self.to_json())
@@ -214,11 +254,11 @@ class Tokenizer(ABC):
                         return tokenizer
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; a run folder holds a tokenizer.json")
-        content = normalised(read_json(path))
+        content, end = with_neighbours(normalised(read_json(path)), path.parent)
         with errors_naming(path):
             for kind in kinds():
                 if (tokenizer := kind.from_json(content)) is not None:
-                    return tokenizer
+                    return tokenizer if end is None else tokenizer.ending_with(end)
             model = content.get("model")
             name = model.get("type") if isinstance(model, dict) else None
             supported = ", ".join(kind.files for kind in reversed(kinds()))

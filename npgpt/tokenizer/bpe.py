@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from npgpt.tokenizer.base import END, Tokenizer, errors_naming, id_array, register, to_utf8
+from npgpt.tokenizer.base import Tokenizer, errors_naming, id_array, register, to_utf8
 from npgpt.tokenizer.cut import Cutter, Pieces
 from npgpt.tokenizer.definition import merge
 from npgpt.tokenizer.engine import splitter, twin
@@ -19,12 +19,14 @@ from npgpt.tokenizer.formats import (
     read_vocab_and_merges,
     vocabulary_of_json,
     vocabulary_of_ranks,
+    with_unmade_special,
     write_vocab_and_merges,
 )
+from npgpt.tokenizer.neighbours import with_neighbours
 from npgpt.tokenizer.patterns import pattern_text
 from npgpt.tokenizer.stream import TextFile
 from npgpt.tokenizer.train import train_vocabulary
-from npgpt.tokenizer.vocabulary import Vocabulary, ranked_merges, text_tokens
+from npgpt.tokenizer.vocabulary import MergesError, Vocabulary, ranked_merges, text_tokens
 
 Specials = Literal["all"] | Collection[str]
 
@@ -32,6 +34,8 @@ Specials = Literal["all"] | Collection[str]
 @register
 class BPETokenizer(Tokenizer):
     """Byte-level byte pair encoding, as in GPT-2. It can encode every text and every sequence of bytes.
+
+    Only a vocabulary read from a file may lack some bytes, and then refuses a text that has them.
 
     definition.py says what it computes; with fast=True the compiled twin in fast/ computes the same.
     """
@@ -47,6 +51,7 @@ class BPETokenizer(Tokenizer):
         pattern: str = "gpt2",
         special_tokens: Mapping[str, int] | None = None,
         whole: bool = False,
+        added_tokens: Mapping[str, int] | None = None,
         fast: bool = True,
     ) -> None:
         """Take a vocabulary; see Vocabulary for its parts.
@@ -59,30 +64,30 @@ class BPETokenizer(Tokenizer):
         self.pattern = pattern_text(pattern)
         self.special_tokens = dict(special_tokens or {})
         self.whole = whole
+        self.added_tokens = dict(added_tokens or {})
         self.fast = fast
-        self._of_text = text_tokens(self.tokens, self.special_tokens)
+        self._of_text = text_tokens(self.tokens, self.special_tokens, self.added_tokens)
+        self._added = {to_utf8(name): i for name, i in self.added_tokens.items()}
+        self._lacks = np.array([bytes([byte]) not in self._of_text for byte in range(256)])
         self.merges = ranked_merges(merges, self.tokens, self._of_text)
 
     @property
     def vocabulary(self) -> Vocabulary:
         """The vocabulary; BPETokenizer(*tokenizer.vocabulary) is an equal tokenizer."""
         ranks = {pair: rank for pair, (rank, _) in self.merges.items()}
-        return Vocabulary(self.tokens, ranks, self.pattern, self.special_tokens, self.whole)
+        return Vocabulary(self.tokens, ranks, self.pattern, self.special_tokens, self.whole, self.added_tokens)
 
     @property
     def vocab_size(self) -> int:
         return len(self.tokens)
-
-    @property
-    def end_id(self) -> int | None:
-        return self.special_tokens.get(END)
 
     def encode(self, text: str, allowed_special: Specials = ()) -> np.ndarray:
         """Return the ids of text, int32. Special tokens in it are plain text unless they are allowed.
 
         allowed_special  "all", or the names of those that become their ids
 
-        Raises ValueError for a lone surrogate, and for a name that is no special token.
+        Raises ValueError for a lone surrogate, for a name that is no special token, and for a byte that is not in the
+        vocabulary.
         """
         return self.encode_bytes(to_utf8(text), allowed_special)
 
@@ -125,7 +130,7 @@ class BPETokenizer(Tokenizer):
         return np.array([len(token) for token in self.tokens])
 
     def _cutter(self, allowed: Specials) -> Cutter:
-        return Cutter(splitter(self.fast), self.pattern, self._special_ids(allowed))
+        return Cutter(splitter(self.fast), self.pattern, self._special_ids(allowed), self._added)
 
     def _special_ids(self, allowed: Specials) -> dict[bytes, int]:
         """Return the allowed special tokens, {bytes: id}."""
@@ -133,7 +138,7 @@ class BPETokenizer(Tokenizer):
             raise ValueError(f'allowed_special={allowed!r} must be "all" or a list of names')
         if not allowed:
             return {}
-        names = self.special_tokens if allowed == "all" else list(allowed)
+        names = self.special_tokens if allowed == "all" else [n for n in allowed if n not in self.added_tokens]
         for name in names:
             if name not in self.special_tokens:
                 close = difflib.get_close_matches(name, self.special_tokens, n=1, cutoff=0.5)
@@ -144,6 +149,8 @@ class BPETokenizer(Tokenizer):
 
     def _ids(self, pieces: Pieces) -> list[np.ndarray]:
         """Return the ids of each text."""
+        if self._lacks.any():
+            self._require_known(pieces)
         if not self.fast:
             return self._ids_by_definition(pieces)
         breaks = sorted([*((k, -1) for k in pieces.texts), *pieces.special])
@@ -162,6 +169,20 @@ class BPETokenizer(Tokenizer):
             for first, last in pairwise([0, *pieces.texts])
         ]
 
+    def _require_known(self, pieces: Pieces) -> None:
+        """Raise ValueError for a pre-token with a byte that is not in the vocabulary, unless it is a token itself."""
+        ends, special = pieces.ends, dict(pieces.special)
+        data = pieces.data[: ends[-1] if len(ends) else 0]
+        for k in np.unique(np.searchsorted(ends, np.flatnonzero(self._lacks[data]), side="right")).tolist():
+            piece = data[ends[k - 1] if k else 0 : ends[k]].tobytes()
+            if k in special or (self.whole and piece in self._of_text):
+                continue
+            byte = next(byte for byte in piece if self._lacks[byte])
+            raise ValueError(
+                f"the byte 0x{byte:02x} in {piece.decode('utf-8', errors='backslashreplace')!r} is not in this "
+                f"vocabulary, which has {np.count_nonzero(~self._lacks)} of the 256 bytes"
+            )
+
     def _merged(self, piece: bytes) -> list[int]:
         if self.whole and piece in self._of_text:
             return [self._of_text[piece]]
@@ -169,8 +190,8 @@ class BPETokenizer(Tokenizer):
 
     @functools.cached_property
     def _tables(self) -> Any:
-        special = set(self.special_tokens.values())
-        is_plain = [i not in special for i in range(len(self.tokens))]
+        of_text = set(self._of_text.values())
+        is_plain = [i in of_text for i in range(len(self.tokens))]
         return twin().make_tables(self.tokens, self.merges, is_plain, self.whole)
 
     def to_json(self) -> dict[str, Any]:
@@ -191,9 +212,14 @@ class BPETokenizer(Tokenizer):
         """Read GPT-2's vocab.json and merges.txt."""
         if not (folder / "vocab.json").exists():
             return None
-        vocabulary = read_vocab_and_merges(folder)
-        with errors_naming(folder / "merges.txt"):
-            return cls(*vocabulary)
+        content, end = with_neighbours(read_vocab_and_merges(folder), folder)
+        try:
+            tokenizer = cls.from_json(with_unmade_special(content))
+        except MergesError as error:
+            raise ValueError(f"{folder / 'merges.txt'}: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"{folder / 'vocab.json'}: {error}") from None
+        return tokenizer if end is None or tokenizer is None else tokenizer.ending_with(end)
 
     @classmethod
     def from_tiktoken(

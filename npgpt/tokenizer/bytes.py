@@ -28,6 +28,24 @@ def byte_characters() -> list[str]:
     return [stand_ins.get(byte, chr(byte)) for byte in range(256)]
 
 
+CHARACTERS = byte_characters()
+BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}
+TO_CHARACTERS = dict(enumerate(CHARACTERS))
+
+
+def shown(token: bytes) -> str:
+    """Return a token in GPT-2's characters for bytes: shown(b" a") is "Ġa"."""
+    return token.decode("latin-1").translate(TO_CHARACTERS)
+
+
+def unshown(text: str) -> bytes | None:
+    """Return the bytes that GPT-2's characters stand for, or None for other text: unshown("Ġa") is b" a"."""
+    try:
+        return bytes([BYTES[character] for character in text])
+    except KeyError:
+        return None
+
+
 @register
 class ByteTokenizer(Tokenizer):
     """Every byte of the UTF-8 text is a token, and its value the id. It can encode every text; 中 is three tokens."""
@@ -46,8 +64,7 @@ class ByteTokenizer(Tokenizer):
         return id_array(ids, 256).astype(np.uint8).tobytes()
 
     def to_json(self) -> dict[str, Any]:
-        vocab = {character: byte for byte, character in enumerate(byte_characters())}
-        return document(byte_level(use_regex=False), byte_level(use_regex=False), bpe_model(vocab, []))
+        return document(byte_level(use_regex=False), byte_level(use_regex=False), bpe_model(dict(BYTES), []))
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "ByteTokenizer | None":

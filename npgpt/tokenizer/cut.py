@@ -34,11 +34,13 @@ class Cutter(NamedTuple):
     split    definition.split_spans or its fast twin
     pattern  a regular expression whose matches are the pre-tokens
     special  {bytes: id} of the special tokens that count as such; others are plain text
+    added    {bytes: id} of tokens that are found in the text around them, before it is cut by the pattern
     """
 
     split: Split
     pattern: str
     special: Mapping[bytes, int]
+    added: Mapping[bytes, int]
 
     def texts(self, texts: Sequence[bytes]) -> Pieces:
         r"""Cut texts into pre-tokens. They are joined, so that their encoding shares one cache.
@@ -63,19 +65,16 @@ class Cutter(NamedTuple):
         return Pieces(data, all_ends, special, [firsts[k] for k in segments_before])
 
     def _segments(self, text: bytes, at: int) -> list[Segment]:
-        """Return the special tokens of a text that begins at byte `at`, and the plain text around them."""
-        segments = []
-        last = at
-        for found in special_pattern(self.special).finditer(text) if self.special else ():
-            start, end = at + found.start(), at + found.end()
-            segments += [(last, start, -1), (start, end, self.special[found.group()])]
-            last = end
-        segments.append((last, at + len(text), -1))
-        return segments
+        """Return the special and added tokens of a text that begins at byte `at`, and the plain text around them."""
+        segments = [(0, len(text), -1)]
+        for tokens in self.special, self.added:
+            if tokens:
+                segments = [part for segment in segments for part in cut_out(text, segment, tokens)]
+        return [(at + start, at + end, token) for start, end, token in segments]
 
     def file(self, path: str | Path | TextFile) -> Iterator[Pieces]:
         """Yield the pre-tokens of a text file, part by part, each once no later text can change it."""
-        longest = max(map(len, self.special), default=0)
+        longest = max(map(len, [*self.special, *self.added]), default=0)
         rest, parts = b"", []
         for part in read_parts(path):
             parts.append(part)
@@ -90,6 +89,20 @@ class Cutter(NamedTuple):
                 yield Pieces(pieces.data, pieces.ends[:settled], special, [settled])
                 rest = rest[pieces.ends[settled - 1] :]
         yield self.texts([b"".join([rest, *parts])])
+
+
+def cut_out(text: bytes, segment: Segment, tokens: Mapping[bytes, int]) -> Iterator[Segment]:
+    """Yield the parts of a segment: tokens by their bytes, and the plain text before, between and after them.
+
+    Example: b"ab<x>c" as the segment (0, 6, -1) gives (0, 2, -1), (2, 5, 7) and (5, 6, -1) if b"<x>" is the token 7.
+    """
+    start, end, token = segment
+    if token < 0:
+        for found in special_pattern(tuple(tokens)).finditer(text, start, end):
+            yield start, found.start(), -1
+            yield found.start(), found.end(), tokens[found.group()]
+            start = found.end()
+    yield start, end, token
 
 
 def settled_pieces(ends: np.ndarray, limit: int) -> int:

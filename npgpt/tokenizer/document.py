@@ -35,20 +35,27 @@ def bpe_model(vocab: Mapping[str, int], merges: Sequence[Sequence[str]], whole: 
     }
 
 
+def added_token(i: int, name: str, special: bool) -> dict[str, Any]:
+    """Return one of the added_tokens, with the flags that `tokenizers` gives it."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": not special, "special": special}
+    return {"id": i, "content": name, **flags}
+
+
 def document(
     pre_tokenizer: dict[str, Any],
     decoder: dict[str, Any],
     model: dict[str, Any],
     special_tokens: Mapping[str, int] | None = None,
+    added_tokens: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    """Return a whole tokenizer.json. special_tokens is {name: id}."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    special = sorted((special_tokens or {}).items(), key=lambda item: item[1])
+    """Return a whole tokenizer.json. special_tokens and added_tokens, which are not special, are {name: id}."""
+    tokens = [(i, name, True) for name, i in (special_tokens or {}).items()]
+    tokens += [(i, name, False) for name, i in (added_tokens or {}).items()]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": token, "content": name, **flags} for name, token in special],
+        "added_tokens": [added_token(i, name, special) for i, name, special in sorted(tokens)],
         "normalizer": None,
         "pre_tokenizer": pre_tokenizer,
         "post_processor": None,

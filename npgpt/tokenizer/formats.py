@@ -12,29 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.support.files import read_json, write_json, write_text
+from npgpt.tokenizer.added import added_tokens, is_text
 from npgpt.tokenizer.base import errors_naming
-from npgpt.tokenizer.bytes import byte_characters
-from npgpt.tokenizer.document import bpe_model, byte_level, document, split_by
+from npgpt.tokenizer.bytes import CHARACTERS, shown, unshown
+from npgpt.tokenizer.document import added_token, bpe_model, byte_level, document, split_by
 from npgpt.tokenizer.patterns import ALSO, GPT2, PATTERNS, pattern_text
-from npgpt.tokenizer.vocabulary import Vocabulary
+from npgpt.tokenizer.vocabulary import MergesError, Vocabulary, tokens_by_id
 
-CHARACTERS = byte_characters()
-BYTES = {character: byte for byte, character in enumerate(CHARACTERS)}
-TO_CHARACTERS = dict(enumerate(CHARACTERS))
 ONE_SPLIT = "only ByteLevel, by itself or after one Split"
-
-
-def shown(token: bytes) -> str:
-    """Return a token in GPT-2's characters for bytes: shown(b" a") is "Ġa"."""
-    return token.decode("latin-1").translate(TO_CHARACTERS)
-
-
-def unshown(text: str) -> bytes | None:
-    """Return the bytes that GPT-2's characters stand for, or None for other text: unshown("Ġa") is b" a"."""
-    try:
-        return bytes([BYTES[character] for character in text])
-    except KeyError:
-        return None
 
 
 # --- tokenizer.json
@@ -49,13 +34,15 @@ def json_of_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
         byte_level(use_regex=True),
         bpe_model(shown_tokens(vocabulary), shown_merges(vocabulary), vocabulary.whole),
         vocabulary.special_tokens,
+        vocabulary.added_tokens,
     )
 
 
 def shown_tokens(vocabulary: Vocabulary) -> dict[str, int]:
-    """Return {token in GPT-2's characters: id}, the special tokens under their names."""
-    names = {token: name for name, token in (vocabulary.special_tokens or {}).items()}
-    return {names.get(i) or shown(token): i for i, token in enumerate(vocabulary.tokens)}
+    """Return {token in GPT-2's characters: id}, special and added tokens under their names."""
+    named = [*(vocabulary.special_tokens or {}).items(), *(vocabulary.added_tokens or {}).items()]
+    names = {i: name for name, i in named}
+    return {names.get(i) or shown(token): i for i, token in enumerate(vocabulary.tokens) if token}
 
 
 def shown_merges(vocabulary: Vocabulary) -> list[list[str]]:
@@ -93,8 +80,8 @@ def vocabulary_of_json(content: dict[str, Any]) -> Vocabulary | None:
         raise ValueError(f"the model's ignore_merges={whole!r} must be true or false")
     pattern = _pattern(content.get("pre_tokenizer"))
     vocab = _vocab(model.get("vocab"))
-    special = _added_tokens(content.get("added_tokens") or [], vocab)
-    return _from_characters(vocab, _merge_pairs(model.get("merges")), pattern, special, whole)
+    special, added = added_tokens(content.get("added_tokens") or [], vocab)
+    return _from_characters(vocab, _merge_pairs(model.get("merges")), pattern, special, whole, added)
 
 
 def _kind(part: Any) -> str | None:
@@ -146,63 +133,52 @@ def _vocab(vocab: Any) -> dict[str, int]:
     return vocab
 
 
-def _added_tokens(added: Any, vocab: Mapping[str, int]) -> dict[str, int]:
-    """Return the special tokens {name: id}. Raises ValueError for one that has further settings."""
-    if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
-        raise ValueError("added_tokens must be a list of objects")
-    special: dict[str, int] = {}
-    for token in added:
-        name, i = token.get("content"), token.get("id")
-        if not isinstance(name, str) or not name or type(i) is not int or vocab.get(name, i) != i:
-            raise ValueError(f"the added token {name!r} with id {i!r} does not fit the vocabulary")
-        for flag in ("single_word", "lstrip", "rstrip"):
-            if token.get(flag, False) is not False:
-                raise ValueError(f"the added token {name!r} has {flag}, which is not supported")
-        if token.get("special") is not True:
-            raise ValueError(f"the added token {name!r} is not special, which is not supported")
-        special[name] = i
-    return special
-
-
 def _merge_pairs(merges: Any) -> list[tuple[str, str]]:
     """Return merges given as ["a", "b"] or "a b"."""
     if not isinstance(merges, list):
-        raise ValueError("the merges must be a list")
+        raise MergesError("the merges must be a list")
     pairs = []
     for rank, pair in enumerate(merges):
         parts = pair.split(" ") if isinstance(pair, str) else pair
         if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) and part for part in parts):
-            raise ValueError(f"merge {rank} is {pair!r}, not a pair of tokens")
+            raise MergesError(f"merge {rank} is {pair!r}, not a pair of tokens")
         pairs.append((parts[0], parts[1]))
     return pairs
 
 
 def _from_characters(
-    vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], pattern: str, special: Mapping[str, int], whole: bool
+    vocab: Mapping[str, int],
+    merges: Sequence[tuple[str, str]],
+    pattern: str,
+    special: Mapping[str, int],
+    whole: bool,
+    added: Mapping[str, int],
 ) -> Vocabulary:
     """Return the vocabulary of tokens in GPT-2's characters. Raises ValueError for ids and merges that do not fit."""
-    names = {i: name for name, i in special.items()}
-    everything = {**vocab, **special}
-    tokens: list[bytes] = [b""] * len(everything)
-    seen = [False] * len(everything)
-    for text, i in everything.items():
-        if not 0 <= i < len(everything) or seen[i]:
-            raise ValueError(f"the ids must be 0..{len(everything) - 1}, each once: {text!r} has {i}")
+    named = {*special, *added}
+    tokens: dict[int, bytes] = {}
+    for text, i in {**vocab, **special, **added}.items():
+        if i in tokens:
+            raise ValueError(f"each id must be that of one token: {text!r} has {i}, like {tokens[i]!r}")
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ValueError(f"the token {text!r} has a lone surrogate")
-        token = text.encode("utf-8") if i in names else unshown(text)
+        token = text.encode("utf-8") if text in named else unshown(text)
         if token is None:
             raise ValueError(f"the token {text!r} is not made of GPT-2's characters for bytes: no byte-level BPE")
-        tokens[i], seen[i] = token, True
+        if not token:
+            raise ValueError(f"token {i} is empty")
+        if text in added and text in vocab and unshown(text) not in (token, None) and is_text(text, merges):
+            raise ValueError(f"the added token {text!r} has the id of the byte or bytes {unshown(text)!r} of text")
+        tokens[i] = token
     pairs = []
     for rank, pair in enumerate(merges):
         for part in pair:
             if part not in vocab:
-                raise ValueError(
+                raise MergesError(
                     f"merge {rank} joins {pair[0]!r} and {pair[1]!r}, but {part!r} is not in the vocabulary"
                 )
         pairs.append((vocab[pair[0]], vocab[pair[1]]))
-    return Vocabulary(tokens, pairs, pattern, special, whole)
+    return Vocabulary(tokens_by_id(tokens), pairs, pattern, special, whole, added)
 
 
 # --- vocab.json and merges.txt
@@ -216,8 +192,8 @@ def write_vocab_and_merges(vocabulary: Vocabulary, folder: Path) -> None:
         write_text(folder / "merges.txt", "\n".join(lines) + "\n")
 
 
-def read_vocab_and_merges(folder: Path) -> Vocabulary:
-    """Read GPT-2's two files from a folder. A token that is neither a byte nor made by a merge is a special token.
+def read_vocab_and_merges(folder: Path) -> dict[str, Any]:
+    """Read GPT-2's two files from a folder, as the content of a tokenizer.json.
 
     Raises FileNotFoundError, or ValueError, naming the file, for one that is broken.
     """
@@ -231,10 +207,16 @@ def read_vocab_and_merges(folder: Path) -> Vocabulary:
     with errors_naming(merges_file):
         lines = merges_file.read_text(encoding="utf-8").split("\n")
         lines = lines[1:] if lines[0].startswith("#version") else lines
-        merges = _merge_pairs([line for line in lines if line])
-        made = {*CHARACTERS, *(left + right for left, right in merges)}
-        special = {text: i for text, i in vocab.items() if text not in made}
-        return _from_characters(vocab, merges, "gpt2", special, whole=False)
+        merges = [list(pair) for pair in _merge_pairs([line for line in lines if line])]
+    return document(byte_level(use_regex=True), byte_level(use_regex=True), bpe_model(vocab, merges))
+
+
+def with_unmade_special(content: dict[str, Any]) -> dict[str, Any]:
+    """Add every token that is neither a byte nor made by a merge to the added tokens, as a special one."""
+    model, added = content["model"], content["added_tokens"]
+    made = {*CHARACTERS, *(left + right for left, right in model["merges"]), *(token["content"] for token in added)}
+    others = [added_token(i, text, special=True) for text, i in model["vocab"].items() if text not in made]
+    return content | {"added_tokens": [*added, *others]}
 
 
 # --- tiktoken
@@ -274,16 +256,19 @@ def vocabulary_of_ranks(
     special_tokens  names, which get the ids after the last rank; or {name: id}
     """
     if not isinstance(special_tokens, Mapping):
-        special_tokens = {name: len(ranks) + i for i, name in enumerate(special_tokens)}
-    tokens = {rank: token for token, rank in ranks.items()} | {i: n.encode() for n, i in special_tokens.items()}
-    wanted = range(len(ranks) + len(special_tokens))
-    missing = next((i for i in wanted if i not in tokens), None)
-    if missing is not None:
-        raise ValueError(f"no token has the rank {missing}, and they must be 0..{len(wanted) - 1}, each once")
+        first = max(ranks.values(), default=-1) + 1
+        special_tokens = {name: first + i for i, name in enumerate(special_tokens)}
+    tokens = {rank: token for token, rank in ranks.items()}
+    if len(tokens) < len(ranks):
+        raise ValueError("a rank is that of two tokens")
+    for name, i in special_tokens.items():
+        if i in tokens:
+            raise ValueError(f"the special token {name!r} has the id {i}, like the token {tokens[i]!r}")
+        tokens[i] = name.encode()
     merges = {
         (ranks[token[:cut]], ranks[token[cut:]]): rank
         for token, rank in ranks.items()
         for cut in range(1, len(token))
         if token[:cut] in ranks and token[cut:] in ranks
     }
-    return Vocabulary([tokens[i] for i in wanted], merges, pattern, special_tokens, whole=True)
+    return Vocabulary(tokens_by_id(tokens), merges, pattern, special_tokens, whole=True)

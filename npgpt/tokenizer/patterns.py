@@ -2,7 +2,6 @@
 
 import functools
 import re
-from collections.abc import Iterable
 
 import regex
 
@@ -91,6 +90,7 @@ def find_spans(pattern: str, text: str) -> list[tuple[int, int]]:
         ) from None
 
 
-def special_pattern(names: Iterable[bytes]) -> re.Pattern[bytes]:
-    """Return an expression that finds special tokens in UTF-8: the leftmost one, and of several there the longest."""
+@functools.lru_cache(maxsize=64)
+def special_pattern(names: tuple[bytes, ...]) -> re.Pattern[bytes]:
+    """Return an expression that finds tokens in UTF-8: the leftmost one, and of several there the longest."""
     return re.compile(b"|".join(map(re.escape, sorted(names, key=len, reverse=True))))

@@ -40,8 +40,8 @@ def train_vocabulary(
     pattern = pattern_text(pattern)
     tokens = [bytes([byte]) for byte in range(256)]
     named = [to_utf8(name) for name in names]
-    text_tokens([*tokens, *named], numbered(names, 256))  # refuses bad names before the texts are read
-    cutter = Cutter(splitter(fast), pattern, numbered(named, 256))
+    text_tokens([*tokens, *named], numbered(names, 256), {})  # refuses bad names before the texts are read
+    cutter = Cutter(splitter(fast), pattern, numbered(named, 256), {})
     counts = piece_counts(fast)
     for pieces in cut_all(texts, cutter):
         count_text(counts, pieces)

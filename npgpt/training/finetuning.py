@@ -9,7 +9,7 @@ from typing import Any
 
 from npgpt.config import TrainConfig, settle
 from npgpt.data.examples import Example, ExamplesSource, pack_examples
-from npgpt.models.base import Model
+from npgpt.models.base import Model, set_end
 from npgpt.models.lora import Adapters, save_adapter
 from npgpt.models.registry import open_model
 from npgpt.support.lock import locked
@@ -17,7 +17,7 @@ from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import refuse_existing, say_if_unevaluated
 from npgpt.training.loop import Trainer
 from npgpt.training.recipes import FINETUNE
-from npgpt.training.run import Run, read_saved, require_out, require_whole, saved_names, say_what_adapts
+from npgpt.training.run import Run, open_tokenizer, read_saved, require_out, saved_names, say_what_adapts
 from npgpt.training.workers import with_threads
 
 # what must not change when a run is resumed: (part of train.json, key, error message)
@@ -31,6 +31,7 @@ FIXED = (
     ("train", "dtype", "--dtype cannot change with --resume"),
     ("train", "optimizer", "--optimizer cannot change with --resume"),
     ("train", "trainable", "--trainable cannot change with --resume"),
+    ("train", "end_token", "--end-token cannot change with --resume"),
     ("train", "seed", "--seed cannot change with --resume: it decides which examples are drawn, and which validate"),
 )
 
@@ -164,10 +165,10 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
 
 def open_base(name: str, config: TrainConfig) -> tuple[Model, Tokenizer]:
     """Return the model of a run folder and its tokenizer, which must have an end token."""
-    model, tokenizer = open_model(name, config.dtype, config.ops), Tokenizer.from_pretrained(name)
-    require_whole(name, tokenizer, model)
+    model = open_model(name, config.dtype, config.ops)
+    tokenizer = open_tokenizer(name, model, config.end_token)
     say_if_unevaluated(Path(name))
-    tokenizer.require_end_id()
+    set_end(model, tokenizer.require_end_id())
     return model, tokenizer
 
 

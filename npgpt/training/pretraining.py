@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.config import GPTConfig, TextConfig, TrainConfig, split_fields
-from npgpt.data.batch import Dataset
+from npgpt.data.batch import Dataset, Text
 from npgpt.data.source import Source, TextSource, open_source
 from npgpt.data.splitting import ContextError
-from npgpt.models.base import Model
+from npgpt.models.base import Model, end_ids
 from npgpt.models.registry import new_model, open_model
 from npgpt.support.lock import locked
 from npgpt.support.notices import notice
@@ -112,8 +112,10 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
     config = with_tokenizer_of(source, plan)
     if plan.saved is None:
         refuse_existing(plan.folder)
-        tokenizer = source.make_tokenizer(config.tokenizer)
+        tokenizer = source.make_tokenizer(config.tokenizer, config.end_token)
         gpt_config = config_for(plan, tokenizer)
+        if config.end_token is None:
+            tokenizer = tokenizer.ending_with_id(end_ids(gpt_config))
         n_positions, train_data, val_data = fitting(plan, source, tokenizer, config)
         gpt_config = dataclasses.replace(gpt_config, n_positions=n_positions)
         model: Model = new_model(gpt_config, config.seed, config.dtype, config.ops, config.init)
@@ -121,8 +123,9 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
         model = reopened(plan, config, source)
         tokenizer = known_tokenizer(plan, model)
         train_data, val_data = source.split(tokenizer, model.config.n_positions, config)
+    documents = isinstance(train_data, Text) and train_data.has(tokenizer.end_id)
     settings = {
-        "data": source.settings() | {"tokenizer": tokenizer.fingerprint()},
+        "data": source.settings() | {"tokenizer": tokenizer.fingerprint(), "documents": documents},
         "model": dataclasses.asdict(model.config),
         "train": dataclasses.asdict(config),
     }
@@ -184,7 +187,7 @@ def reopened(plan: TrainingPlan, config: TrainConfig, source: Source) -> Model:
     folder, saved = plan.folder, plan.saved or {}
     model = open_model(folder, config.dtype, config.ops)
     require_model_of(folder, model, saved)
-    for name in ("tokenizer", "dtype", "optimizer", "trainable"):
+    for name in ("tokenizer", "end_token", "dtype", "optimizer", "trainable"):
         if saved["train"].get(name) != getattr(config, name):
             raise ValueError(f"{name} is {saved['train'].get(name)!r} in {folder} and cannot change with --resume")
     if source.digest() != saved["data"].get("sha256"):

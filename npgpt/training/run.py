@@ -7,7 +7,7 @@ from typing import Any
 
 from npgpt.config import GPTConfig, TrainConfig, split_fields
 from npgpt.hub.tensors import is_own
-from npgpt.models.base import Model
+from npgpt.models.base import Model, end_ids
 from npgpt.support.files import file_digest, is_cut_short, read_json, read_sealed_json, write_sealed_json
 from npgpt.support.notices import notice
 from npgpt.support.version import __version__
@@ -171,11 +171,26 @@ def require_whole(name: str | Path, tokenizer: Tokenizer, model: Model) -> None:
         read_json(config)
 
 
+def open_tokenizer(name: str | Path, model: Model, end_token: str | None = None) -> Tokenizer:
+    """Return the tokenizer of a folder whose model is open, with the end token that end_token or the model names.
+
+    If the model names none that the tokenizer has, the tokenizer's own stays. Raises ValueError as require_whole does.
+    """
+    tokenizer = Tokenizer.from_pretrained(name)
+    require_whole(name, tokenizer, model)
+    if end_token is not None:
+        return tokenizer.ending_with(end_token)
+    return tokenizer.ending_with_id(end_ids(model.config))
+
+
 def require_model_of(folder: Path, model: Model, saved: dict[str, Any]) -> None:
     """Raise ValueError, naming the key, if a run's model has another configuration than its train.json says."""
     before = saved.get("model")
     for name, value in before.items() if isinstance(before, dict) else ():
         found = getattr(model.config, name, value)
+        if name == "eos_token_id" and value is not None:  # generation_config.json may name more tokens
+            ids = {*value} if isinstance(value, list) else {value}
+            found = value if ids <= {*end_ids(model.config)} else found
         if found != value and name != "bias":  # which the model's tensors decide
             raise ValueError(
                 f"{folder / 'config.json'}: {name} is {found!r}, but train.json says {value!r}: "

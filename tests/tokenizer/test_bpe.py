@@ -63,7 +63,7 @@ def test_an_unknown_special_token_is_named(tokenizer):
 def test_special_tokens_are_not_learned_from():
     text = "<|x|>" * 50 + "ab ab"
     assert Tokenizer.train([text], 300, special_tokens=["<|x|>"]).tokens[256:] == [b"ab", b"<|x|>"]
-    assert b"<|" in Tokenizer.train([text], 300, special_tokens=["y"]).tokens
+    assert b"<|" in Tokenizer.train([text], 300, special_tokens=["<y>"]).tokens
 
 
 @both
@@ -190,14 +190,18 @@ def test_a_text_too_short_for_the_vocabulary_gives_a_smaller_one():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tokens": BPE.tokens[1:256]}, "the byte 0x00 is not in the vocabulary"),
+        ({"tokens": [b"", b""]}, "the vocabulary has no token of text"),
         ({"tokens": [*BPE.tokens[:256], b"a"]}, "the token b'a' is twice"),
-        ({"tokens": [*BPE.tokens[:256], b""]}, "token 256 is empty"),
         ({"merges": [(97, 98)]}, "merge 0 makes b'ab', which is not in the vocabulary"),
         ({"tokens": [*BPE.tokens[:256], b"ab"], "merges": [(97, 98), (97, 98)]}, "twice in the list of 2"),
         ({"merges": [(97, 256)]}, "merge 0 joins 97 and 256, but 256 is no token of text"),
         ({"special_tokens": {"x": 256}}, "the special token 'x' is not the token of its id 256"),
         ({"special_tokens": {"x": 65}}, "the special token 'x' is not the token of its id 65"),
+        ({"added_tokens": {"x": 65}}, "the added token 'x' is not the token of its id 65"),
+        (
+            {"tokens": [*BPE.tokens[:256], b"a"], "special_tokens": {"a": 256}},
+            "'a' with id 256 has the name of token 97",
+        ),
     ],
 )
 def test_a_vocabulary_that_does_not_hold_together_is_refused(changes, message):
