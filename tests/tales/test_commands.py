@@ -128,7 +128,7 @@ def test_tales_are_printed_and_checked(capsys, here, monkeypatch):
     tale = next(tales(4))
     assert f"a tale of the kind '{tale.plot}', -log p = {nats(tale, 'zh'):.2f} nats" in out
     assert f"hero={tale.words['hero'].zh.name}" in out
-    monkeypatch.setattr("sys.stdin", io.StringIO(first.replace("。", "!", 1)))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(first.replace("。", "!", 1).encode())))
     code, out, err = command(capsys, "tales", "--check", "-")
     assert (code, err) == (1, "")
     assert out.startswith("not a tale: character ")
