@@ -44,6 +44,7 @@ def holder(tmp_path):
 def test_a_folder_that_stays_empty_leaves_nothing(tmp_path):
     with locked(tmp_path / "a" / "b"):
         assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == [NAME]
+        assert not (tmp_path / "a" / "b" / NAME).stat().st_mode & 0o111
     assert not list(tmp_path.iterdir())
 
 

@@ -179,6 +179,12 @@ def test_another_librarys_config_is_read_with_a_notice_of_what_was_assumed(saved
     assert "config.json: assumed layer_norm_epsilon=1e-05, attn_pdrop=0.1 as in GPT-2" in record.message
 
 
+def test_a_run_whose_texts_may_end_with_more_tokens_opens_and_resumes(here):
+    edit("run/generation_config.json", lambda c: c.update(eos_token_id=[c["eos_token_id"], 5]))
+    for words in COMMANDS.values():
+        assert main(words) == 0
+
+
 @pytest.fixture
 def old(here):
     """A run as versions before the checksums wrote it."""

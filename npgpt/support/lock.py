@@ -41,7 +41,7 @@ def _acquire(folder: Path) -> int:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT)
+            descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # its owner has just removed the folder
             continue
         try:

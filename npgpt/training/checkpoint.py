@@ -170,8 +170,12 @@ def _is_before(line: bytes, step: int) -> bool:
 
 
 def _config(model: Model) -> dict[str, Any]:
-    """Return what a training state says of its model's configuration; nothing for a model of another kind than GPT."""
-    return dataclasses.asdict(model.config) if isinstance(model.config, GPTConfig) else {}
+    """Return what a training state says of its model's configuration; nothing for a model of another kind than GPT.
+
+    The end tokens are left out: they are no part of the computation, and generation_config.json may name more of them.
+    """
+    config = dataclasses.asdict(model.config) if isinstance(model.config, GPTConfig) else {}
+    return {name: value for name, value in config.items() if name not in ("bos_token_id", "eos_token_id")}
 
 
 def _buffers(model: Model, optimizer: Optimizer | None) -> dict[str, Mapping[str, np.ndarray]]:
