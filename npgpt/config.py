@@ -20,6 +20,9 @@ NEWLINES = ("lf", "keep")
 LANGS = ("en", "zh")
 TASKS = ("answer", "summary", "translate", "write")
 FEWEST_WORDS = 3
+# of a model: beyond these, a number is a slip or an attack, and even a list of the parameters would fill the memory
+MOST_LAYERS = 10_000
+MOST_PARAMETERS = 2**40
 
 
 def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -132,6 +135,20 @@ class GPTConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
         _positive(self, "layer_norm_epsilon", "initializer_range")
+        if self.n_layer > MOST_LAYERS:
+            raise ValueError(f"n_layer={self.n_layer} must be at most {MOST_LAYERS}")
+        if self.n_parameters > MOST_PARAMETERS:
+            names = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_inner")
+            sizes = ", ".join(f"{name}={getattr(self, name)}" for name in names if getattr(self, name) is not None)
+            raise ValueError(f"{sizes}: a model of {self.n_parameters:.3g} parameters, more than fit into any memory")
+
+    @property
+    def n_parameters(self) -> int:
+        """The number of parameters, without listing them."""
+        C, F = self.n_embd, self.mlp_width
+        tables = (1 if self.tie_word_embeddings else 2) * self.vocab_size + self.n_positions
+        biases = self.n_layer * (7 * C + F) + C if self.bias else 0  # 3 + 1 + 1 of the layers, 2 of the layer norms
+        return tables * C + self.n_layer * (4 * C * C + 2 * C * F + 2 * C) + C + biases
 
     @property
     def mlp_width(self) -> int:

@@ -121,11 +121,11 @@ def test_adamw_in_parts_is_adamw(threads, rng):
 
 def test_workers_or_blas_threads_by_what_the_shape_gives():
     tiny = GPT(CONFIG, 0)
-    assert n_workers(tiny, 12, 6, 2) == 2
-    assert n_workers(tiny, 1, 6, 2) == 1  # one sequence cannot be split
-    assert n_workers(tiny, 2, 6, 8) == 2
+    assert n_workers(tiny.size, 12, 6, 2) == 2
+    assert n_workers(tiny.size, 1, 6, 2) == 1  # one sequence cannot be split
+    assert n_workers(tiny.size, 2, 6, 8) == 2
     gpt2 = GPTConfig(vocab_size=50257, n_positions=1024, n_embd=16, n_layer=1, n_head=1)
-    assert n_workers(GPT(gpt2, 0), 2, 4, 2) == 1  # large for its batch
+    assert n_workers(GPT(gpt2, 0).size, 2, 4, 2) == 1  # large for its batch
 
 
 def blas_threads():

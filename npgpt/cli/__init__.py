@@ -97,5 +97,5 @@ def one_line(error: BaseException) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
     if isinstance(error, MemoryError):
-        return f"not enough memory: {error}"
+        return f"not enough memory: {str(error) or 'choose smaller sizes, or close other programs'}"
     return " ".join(str(error).split()) or type(error).__name__

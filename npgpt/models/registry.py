@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from npgpt.config import GPTConfig
 from npgpt.models.base import Model
 from npgpt.models.gpt2 import GPT
-from npgpt.models.gpt2_parameters import init_parameters
+from npgpt.models.gpt2_memory import floats_to_evaluate, floats_to_train
+from npgpt.models.gpt2_parameters import init_parameters, parameter_shapes
 from npgpt.ops import Ops
 from npgpt.support.files import read_json
+from npgpt.support.parameters import Parameters
 
 # by the model_type of config.json: what opens a folder, from its name, a dtype and ops
 OPENERS: dict[str, Callable[[str | Path, str, str | Ops], Model]] = {"gpt2": GPT.from_pretrained}
@@ -17,6 +21,17 @@ OPENERS: dict[str, Callable[[str | Path, str, str | Ops], Model]] = {"gpt2": GPT
 def new_model(config: GPTConfig, seed: int, dtype: str, ops: str | Ops, init: str = "gpt2") -> Model:
     """Return an untrained model of this configuration, with the initial weights that `init` names."""
     return GPT(config, dtype=dtype, ops=ops, params=init_parameters(config, seed, dtype, init))
+
+
+def shapes_of_model(config: GPTConfig) -> Model:
+    """Return a model that has shapes and no memory: all its parameters are the same zero."""
+    flat = np.broadcast_to(np.float32(0), config.n_parameters)
+    return GPT(config, ops="reference", params=Parameters(parameter_shapes(config), flat))
+
+
+def floats_per_token(config: GPTConfig, ops: str) -> tuple[float, float]:
+    """Return the numbers that a step and an evaluation hold in memory for each token, besides weights and gradients."""
+    return floats_to_train(config, ops == "fast"), floats_to_evaluate(config, ops == "fast")
 
 
 def open_model(name: str | Path, dtype: str = "float32", ops: str | Ops = "fast") -> Model:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,8 +69,7 @@ def evaluate(
     A text is read in windows of n_positions, and each token attends to the earlier ones in its window. Raises
     ValueError for a text of fewer than two tokens, and for a loss that is not finite.
     """
-    T, V = model.config.n_positions, model.config.vocab_size
-    rows = max(1, min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // V) // T)
+    rows = rows_of(model.config)
     whole = not 0 < most < data.size
     batches = data.whole(rows) if whole else data.spread(rows, most / data.size)
 
@@ -94,6 +93,11 @@ def evaluate(
     losses, counts = np.array(found).T
     stderr = 0.0 if whole else standard_error(losses, counts, data.size)
     return Evaluation(loss / done, stderr, done, whole)
+
+
+def rows_of(config: Any) -> int:
+    """Return how many rows of a full context are evaluated at once."""
+    return max(1, min(TOKENS_PER_BATCH, LOGITS_PER_BATCH // config.vocab_size) // config.n_positions)
 
 
 def standard_error(losses: np.ndarray, counts: np.ndarray, size: int) -> float | None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from npgpt.config import TrainConfig, settle
+from npgpt.config import GPTConfig, TrainConfig, settle
 from npgpt.data.examples import Example, ExamplesSource, pack_examples
 from npgpt.models.base import Model, set_end
 from npgpt.models.lora import Adapters, save_adapter
@@ -16,6 +16,7 @@ from npgpt.support.lock import locked
 from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import refuse_existing, say_if_unevaluated
 from npgpt.training.loop import Trainer
+from npgpt.training.memory import require_memory
 from npgpt.training.recipes import FINETUNE
 from npgpt.training.run import Run, open_tokenizer, read_saved, require_out, saved_names, say_what_adapts
 from npgpt.training.workers import with_threads
@@ -151,6 +152,8 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
     adapters = None
     if plan.how["lora"] is not None:
         adapters = Adapters(model, plan.how["lora"], plan.how["lora_alpha"], seed=config.seed)
+    if isinstance(model.config, GPTConfig):
+        require_memory(model.config, config)
     trainer = Trainer(model, train_data, val_data, config, folder, adapters)
     if adapters is not None:
         trainer.on_best = lambda: save_adapter(folder / "adapter", adapters, base["base"])

@@ -23,6 +23,7 @@ from npgpt.tokenizer import Tokenizer
 from npgpt.tokenizer.stream import AS_IT_IS
 from npgpt.training.checkpoint import refuse_existing
 from npgpt.training.loop import Trainer
+from npgpt.training.memory import require_memory
 from npgpt.training.recipes import merge, recipe_for
 from npgpt.training.run import Run, read_saved, require_model_of, require_out, saved_names, say_what_adapts
 from npgpt.training.workers import with_threads
@@ -83,6 +84,9 @@ def plan_training(
         require_same(folder, reading, texts)
     GPTConfig(**model)  # raises for wrong sizes before any file is read
     config = with_threads(TrainConfig(**train))
+    # what it needs at least: the vocabulary is not known, and a context that is not given may become shorter
+    least = {"vocab_size": 1} | model | {"n_positions": given.get("n_positions", 1)}
+    require_memory(GPTConfig(**least), config, at_least=True)
     say_what_adapts(config, saved, given)
     return TrainingPlan(folder, data, config, model, TextConfig(**texts), saved, frozenset(given))
 
@@ -118,8 +122,10 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
             tokenizer = tokenizer.ending_with_id(end_ids(gpt_config))
         n_positions, train_data, val_data = fitting(plan, source, tokenizer, config)
         gpt_config = dataclasses.replace(gpt_config, n_positions=n_positions)
+        require_memory(gpt_config, config)
         model: Model = new_model(gpt_config, config.seed, config.dtype, config.ops, config.init)
     else:
+        require_memory(GPTConfig(**plan.model), config)
         model = reopened(plan, config, source)
         tokenizer = known_tokenizer(plan, model)
         train_data, val_data = source.split(tokenizer, model.config.n_positions, config)

@@ -33,14 +33,14 @@ Result = TypeVar("Result")
 PARAMETERS_PER_TOKEN = 2**16
 
 
-def n_workers(model: Model, batch_size: int, n_positions: int, threads: int) -> int:
-    """Return how many workers to split a batch over. If it is one, BLAS gets the threads.
+def n_workers(size: int, batch_size: int, n_positions: int, threads: int) -> int:
+    """Return how many workers to split the batches of a model of `size` parameters over. One gives BLAS the threads.
 
     Workers are better for small models: small products do not gain from BLAS threads, which run nothing but products.
     But a batch of one sequence cannot be split, and a model that is large for its batch should not store its gradients
     twice.
     """
-    large = model.size > PARAMETERS_PER_TOKEN * batch_size * n_positions
+    large = size > PARAMETERS_PER_TOKEN * batch_size * n_positions
     return 1 if large else min(threads, batch_size)
 
 
@@ -70,7 +70,7 @@ class Workers:
     def __init__(self, model: Model, batch_size: int, threads: int = 0) -> None:
         self.model = model
         self.threads = n_threads(threads)
-        self.n = n_workers(model, batch_size, model.config.n_positions, self.threads)
+        self.n = n_workers(model.size, batch_size, model.config.n_positions, self.threads)
         self.buffers = [Buffers() for _ in range(self.n)]
         self.grads = [model.params.empty_like() for _ in range(self.n)]
         # the optimizer runs in parts on all threads, whatever the workers are
