@@ -220,7 +220,7 @@ class TrainConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
         if self.min_lr > self.learning_rate:
-            raise ValueError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}: lower --min-lr too")
+            raise ValueError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}: lower min_lr too")
 
 
 @dataclasses.dataclass(frozen=True)

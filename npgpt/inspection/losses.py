@@ -16,8 +16,9 @@ TICKS = (1, 10), (1, 2, 5, 10), (1, 1.5, 2, 3, 5, 7, 10), (1, 1.2, 1.4, 1.6, 1.8
 MOST_TICKS = 9
 
 
-def read_metrics(path: Path) -> list[Record]:
+def read_metrics(path: str | Path) -> list[Record]:
     """Read a run's metrics.jsonl. Raises FileNotFoundError, or ValueError naming the line for one that is broken."""
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the folder of a run of npgpt train")
     records = []

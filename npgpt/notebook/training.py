@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -122,9 +123,11 @@ def train(
     change that would make it another run; FileNotFoundError for missing data;
     FloatingPointError when the loss is no longer finite.
     """
-    plan = plan_training(_flags(data, out, resume, settings), resume=resume)
-    run = start_training(plan)
+    with _arguments_in_errors():
+        plan = plan_training(_flags(data, out, resume, settings), resume=resume)
+        run = start_training(plan)
     with (
+        _arguments_in_errors(),
         stop_on_interrupt() as stopped,
         closing(run.records(lambda: bool(stopped))) as records,  # its threads end with it, whatever ends it
         _bar(run, progress) as show,
@@ -161,6 +164,31 @@ def _flags(data: Any, out: Name | None, resume: bool, settings: dict[str, Any]) 
         # a Path is a file even if it is called tales, which as a string would be the tales that come with npgpt
         flags["data"] = [name if isinstance(name, str) else str(Path(name).absolute()) for name in names]
     return flags
+
+
+@contextmanager
+def _arguments_in_errors() -> Iterator[None]:
+    """Name arguments of `npgpt.train` where an error names flags of the command."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (as_arguments(error.args[0]),)
+        raise
+
+
+def as_arguments(message: str) -> str:
+    """Return a message with arguments of `npgpt.train` in place of flags. A command line in it stays as it is.
+
+    >>> as_arguments("runs/1 holds a run: continue it with --resume, or leave --min-lr out")
+    'runs/1 holds a run: continue it with resume=True, or leave min_lr out'
+    """
+    names = {"resume": "resume=True"} | {name: name for name in ("data", "out", *SETTINGS)}
+
+    def argument(match: re.Match) -> str:
+        return names.get((match[1] or "").replace("-", "_"), match[0])
+
+    return re.sub(r"npgpt \w+ .*|(?<![\w-])--([a-z]\w*(?:-\w+)*)", argument, message)
 
 
 @contextmanager

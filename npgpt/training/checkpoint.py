@@ -50,8 +50,7 @@ def refuse_existing(folder: Path) -> None:
     for name in FILES:
         if (folder / name).exists():
             raise ValueError(
-                f"{folder} already holds a run ({name}): "
-                "continue it with --resume (in Python resume=True), or choose another --out"
+                f"{folder} already holds a run ({name}): continue it with --resume, or choose another --out"
             )
 
 
@@ -83,11 +82,12 @@ def save_state(folder: Path, model: Model, optimizer: Optimizer, progress: dict[
     finish(folder)
 
 
-def load_state(folder: Path, model: Model, optimizer: Optimizer | None = None) -> dict[str, Any]:
+def load_state(folder: str | Path, model: Model, optimizer: Optimizer | None = None) -> dict[str, Any]:
     """Read the training state into model and optimizer, and return the progress.
 
     Raises FileNotFoundError, or ValueError for a state that is damaged or of another model.
     """
+    folder = Path(folder)
     path = folder / STATE
     tensors, metadata = read_tensors(path)
     progress = _progress(path, metadata)
@@ -118,8 +118,9 @@ def _progress(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     return progress
 
 
-def load_last(folder: Path, dtype: str = "float32") -> Model:
+def load_last(folder: str | Path, dtype: str = "float32") -> Model:
     """Return the model of the last saved step; model.safetensors holds the best."""
+    folder = Path(folder)
     model = open_model(folder, dtype)
     tensors, metadata = read_tensors(folder / STATE)
     _progress(folder / STATE, metadata)

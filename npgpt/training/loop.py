@@ -118,9 +118,7 @@ class Trainer:
             self.progress = load_state(self.folder, self.model, self.optimizer)
             step, most = self.progress["step"], self.config.max_steps
             if step > most:
-                raise ValueError(
-                    f"the run is already at step {step}, beyond max_steps={most}: give a larger --max-steps"
-                )
+                raise ValueError(f"the run is already at step {step}, beyond max_steps={most}: give a larger max_steps")
             cut_metrics(self.folder, step)
         else:
             self.model.save_pretrained(self.folder)

@@ -59,5 +59,5 @@ def require_finite(step: int, **numbers: float) -> None:
         if not math.isfinite(number):
             raise FloatingPointError(
                 f"training diverged at step {step}: the {name.replace('_', ' ')} is {number}; "
-                "try a smaller --learning-rate or --grad-clip"
+                "try a smaller learning_rate or grad_clip"
             )

@@ -74,7 +74,7 @@ class TalesCorpus(NamedTuple):
         if longest > n_positions:
             raise ContextError(
                 f"n_positions={n_positions} is too short: the longest of the tales has {longest} tokens, its end "
-                "included; train with a larger --n-positions, or a larger vocabulary",
+                "included; train with a larger n_positions, or a larger vocabulary",
                 fits=2 * longest,  # room for two, as in the recipes
             )
         return pack(examples, n_positions, tokenizer.require_end_id())
