@@ -227,3 +227,14 @@ def test_a_run_without_an_evaluation_says_that_its_model_is_untrained(here, word
         caplog.clear()
         assert main([command, "run", *flags, "--last"]) == 0
         assert not caplog.records
+
+
+def test_a_damaged_state_is_no_harm_to_the_model_but_is_said(here, caplog):
+    assert main(TRAIN) == 0
+    state = here / "run" / STATE
+    state.write_bytes(state.read_bytes()[:1000])
+    with caplog.at_level(logging.WARNING, "npgpt"):
+        assert main(["sample", "run", "--max-new-tokens", "1"]) == 0
+    (record,) = caplog.records
+    assert record.message.startswith(f"run/{STATE}: not a whole safetensors file")
+    assert record.message.endswith("; the run cannot be resumed")

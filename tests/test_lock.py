@@ -194,3 +194,18 @@ def test_a_start_that_is_refused_later_frees_the_lock_and_leaves_nothing(tmp_pat
     monkeypatch.chdir(tmp_path)
     assert main([*COMMANDS["train"], "runs/run"]) == 2  # there is no text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_takes_no_file_is_an_error_and_not_a_wait(tmp_path, monkeypatch):
+    def never(path, *args):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+    monkeypatch.setattr(os, "open", never)
+    with pytest.raises(FileNotFoundError, match=r"\.npgpt\.lock"), locked(tmp_path):
+        pass
+
+
+def test_a_file_system_without_stable_numbers_has_locks_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "samestat", lambda one, other: False)
+    with locked(tmp_path), pytest.raises(ValueError, match="is writing to it"), locked(tmp_path):
+        pass

@@ -90,7 +90,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def is_own(path: Path) -> bool:
     """Say whether npgpt has written a safetensors file."""
-    return CHECKSUM in read_metadata(path)
+    return path.is_file() and CHECKSUM in read_metadata(path)
 
 
 def _with_bfloat16(data: bytes) -> Iterator[tuple[str, np.ndarray]]:

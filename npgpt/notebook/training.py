@@ -119,9 +119,9 @@ def train(
     `finished` False. A second one raises KeyboardInterrupt at once; what was saved before stays. SIGTERM and SIGHUP
     save the run, too, and then do what they do without npgpt: they end the program.
 
-    Raises ValueError for an unknown or invalid setting, for a folder that already holds a run, and, with resume, for a
-    change that would make it another run; FileNotFoundError for missing data;
-    FloatingPointError when the loss is no longer finite.
+    Raises ValueError for an unknown or invalid setting, for a folder that already holds a run or that another process
+    writes to, and, with resume, for a file that was changed and for a change that would make it another run;
+    FileNotFoundError for missing data; FloatingPointError when the loss is no longer finite.
     """
     with _arguments_in_errors():
         plan = plan_training(_flags(data, out, resume, settings), resume=resume)

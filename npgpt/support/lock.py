@@ -13,6 +13,7 @@ from npgpt.support.notices import notice
 NAME = ".npgpt.lock"
 # what a file system without locks answers, such as NFS without its lock service
 UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+TRIES = 20  # some file systems never give a file the same number twice, others never take one
 FAR = 1 << 30  # the byte that is locked on Windows, where nobody may read a locked byte: far behind the owner's name
 
 
@@ -38,23 +39,26 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _acquire(folder: Path) -> int:
     """Return the descriptor of the locked file, which holds the number of this process and the machine's name."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
+    for left in reversed(range(TRIES)):
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # its owner has just removed the folder
-            continue
+        except FileNotFoundError:  # an owner has just removed the folder, or no file can be made there
+            if left:
+                continue
+            raise
         try:
             _lock(descriptor, folder)
-            if _is_still(descriptor, folder / NAME):
+            if _is_still(descriptor, folder / NAME) or not left:
                 with suppress(OSError):  # on a full disk the lock holds without a name
-                    os.truncate(descriptor, 0)
+                    os.ftruncate(descriptor, 0)
                     os.write(descriptor, f"{os.getpid()} {platform.node()}".encode())
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
+    raise AssertionError("the last try returns or raises")
 
 
 def _lock(descriptor: int, folder: Path) -> None:

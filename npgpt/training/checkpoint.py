@@ -134,10 +134,17 @@ def load_last(folder: str | Path, dtype: str = "float32") -> Model:
 
 
 def say_if_unevaluated(folder: Path) -> None:
-    """Report a run that has no best model yet: model.safetensors is as it was before training."""
+    """Report a run that has no best model yet: model.safetensors is as it was before training.
+
+    A state that is damaged is no harm to the model, and is reported.
+    """
     if not (folder / STATE).is_file():
         return
-    progress = _progress(folder / STATE, read_metadata(folder / STATE))
+    try:
+        progress = _progress(folder / STATE, read_metadata(folder / STATE))
+    except ValueError as error:
+        notice(f"{error}; the run cannot be resumed")
+        return
     if progress["best_val_loss"] is None:
         last = f"; --last uses that of step {progress['step']}" if progress["step"] else ""
         notice(f"{folder}: no evaluation yet, so this is the model as it was before the training{last}")
