@@ -171,6 +171,7 @@ class TrainConfig:
     )
     tokenizer: str = option("chars", "chars, bytes, bpe:SIZE (learned from the text), or a folder with a tokenizer")
     end_token: str | None = option(None, "special token that ends a text, such as '</s>'")
+    pack: bool = option(False, "put whole documents into rows, so that none is read together with another")
     batch_size: int = option(12, "sequences per batch, B")
     gradient_accumulation_steps: int = option(1, "batches per step; their gradients are averaged")
     max_steps: int = option(2000, "number of optimizer steps")

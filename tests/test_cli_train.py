@@ -19,6 +19,7 @@ from npgpt.training.recipes import merge
 from tests.test_cli import command, start
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 20
+DOCUMENTS = TEXT.replace("\n", "<end>")
 TINY = (
     *("--n-layer", 1, "--n-head", 2, "--n-embd", 8, "--n-positions", 8, "--batch-size", 2, "--max-steps", 6),
     *("--eval-every", 2, "--eval-batches", 1, "--save-every", 2, "--sample-tokens", 3, "--warmup-steps", 1),
@@ -124,8 +125,9 @@ OTHER = {  # a value that is not the default for every field
     "bias": False,
     "bos_token_id": 1,
     "eos_token_id": 2,
-    "tokenizer": "bpe:300",
+    "tokenizer": "bpe:270",
     "end_token": "<end>",
+    "pack": True,
     "batch_size": 3,
     "gradient_accumulation_steps": 2,
     "max_steps": 3,
@@ -154,7 +156,9 @@ FIELDS = [*dataclasses.fields(TrainConfig), *dataclasses.fields(GPTConfig)]
 
 def as_flag(name: str, value) -> list:
     flag = f"--{name.replace('_', '-')}"
-    return [flag.replace("--", "--no-")] if value is False else [flag, value]
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-")]
+    return [flag, value]
 
 
 def as_toml(values: dict, dashed: bool) -> str:
@@ -183,6 +187,7 @@ def test_every_field_can_be_set(capsys, text, way):
     if way != "flags":
         (text / "c.toml").write_text(as_toml(OTHER, dashed="-" in way))
         flags = ["--config", "c.toml"]
+    (text / "a.txt").write_text(DOCUMENTS)
     code, _, err = command(capsys, "train", "--data", "a.txt", "--out", "r", *flags)
     assert (code, err) == (0, "")
     assert settings(text / "r") == OTHER

@@ -58,7 +58,7 @@ def names():
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-for count in range(int(sys.argv[3])):
+for count in json.loads(sys.argv[3]):
     assert child(count) == -signal.SIGKILL
     left = names()
     code = child(-1)
@@ -68,9 +68,9 @@ for count in range(int(sys.argv[3])):
 """
 
 
-def killed(words, folder, times, cwd):
+def killed(words, folder, counts, cwd):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLED, json.dumps(words), folder, str(times)]
+    command = [sys.executable, "-c", KILLED, json.dumps(words), folder, json.dumps(counts)]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -89,7 +89,7 @@ RUN += ["tokenizer_config.json", "train.json", STATE]
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_new_run_takes_the_folder_of_a_start_that_was_killed(here):
-    found = killed(TRAIN, "run", 7, here)
+    found = killed(TRAIN, "run", list(range(7)), here)
     for left, code, after in found:
         assert BEGUN in left
         assert code == 0
@@ -102,12 +102,22 @@ def test_a_new_run_takes_the_folder_of_a_start_that_was_killed(here):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_prepare_takes_the_folder_of_a_prepare_that_was_killed(here):
     words = ["prepare", "text", "--tokenizer", "bytes", "--out", "data"]
-    found = killed(words, "data", 4, here)
+    found = killed(words, "data", [0, 1, 3], here)
     assert "train.tokens" in found[-1][0]
     for left, code, after in found:
         assert any(name.startswith(".prepare-") for name in left)
         assert code == 0
         assert after == ["tokenizer.json", "tokenizer_config.json", "train.tokens", "val.tokens"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_tokenizer_is_learned_again_where_one_was_killed(here):
+    words = ["tokenizer", "train", "text", "--vocab-size", "270", "--out", "tok"]
+    found = killed(words, "tok", [1, 3], here)
+    assert "tokenizer.json" in found[-1][0]
+    for _, code, after in found:
+        assert code == 0
+        assert after == ["merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json"]
 
 
 def begun(folder, *names):

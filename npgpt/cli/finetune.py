@@ -19,7 +19,7 @@ EXAMPLES = (
     "npgpt finetune runs/poems --data tasks.jsonl --out runs/tasks",
     "npgpt finetune runs/poems --data 问答.jsonl --lora 8 --learning-rate 2e-3",
 )
-OF_THE_MODEL = ("init", "tokenizer", "sample_tokens")  # fields of TrainConfig that have no effect here
+OF_THE_MODEL = ("init", "tokenizer", "pack", "sample_tokens")  # fields of TrainConfig that have no effect here
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -17,12 +17,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from npgpt.inspection.losses import draw, read_floor, read_metrics
+    from npgpt.support.files import write_atomically
 
     folder = Path(args.run)
     out = folder / "loss.png" if args.out is None else Path(args.out)
     if args.out == "" or out.is_dir():
         raise ValueError(f"--out {args.out}: give a file")
     records = read_metrics(folder / "metrics.jsonl")
-    draw(folder, records, read_floor(folder)).savefig(out)
+    figure = draw(folder, records, read_floor(folder))
+    write_atomically(out, lambda part: figure.savefig(part, format=out.suffix[1:] or "png"))
     print(out)
     return 0

@@ -104,8 +104,10 @@ def open_folder(name: str) -> "Tokenizer":
 def train(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    from npgpt.support.files import begun, is_begun, remove_files, remove_parts
     from npgpt.support.lock import locked
     from npgpt.tokenizer import Tokenizer
+    from npgpt.tokenizer.base import FILES
     from npgpt.tokenizer.stream import END, TextFile
 
     require_given("--end-token", args.end_token, "the name of a special token")
@@ -119,6 +121,9 @@ def train(args: argparse.Namespace) -> None:
         locked(out),
         tqdm(total=sum(file.size for file in texts.files), unit="B", unit_scale=True, disable=None) as bar,
     ):
+        remove_parts(out, FILES)
+        if is_begun(out):  # by a process that was killed
+            remove_files(out, FILES)
         if (out / "tokenizer.json").exists():
             raise ValueError(f"{out} already holds a tokenizer: choose another --out")
 
@@ -129,7 +134,8 @@ def train(args: argparse.Namespace) -> None:
         tokenizer = Tokenizer.train(files(), args.vocab_size, args.pattern, special, progress=bar.update)
         if end is not None:
             tokenizer = tokenizer.ending_with(end)
-        tokenizer.save_pretrained(out)
+        with begun(out, FILES):
+            tokenizer.save_pretrained(out)
     texts.report(end)
     print(f"{out}: {tokenizer.vocab_size:,} tokens")
     if tokenizer.vocab_size < args.vocab_size:
@@ -219,12 +225,14 @@ def plot(counts: list[int], path: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    from npgpt.support.files import write_atomically
+
     figure, axes = pyplot.subplots()
     axes.loglog(range(1, len(counts) + 1), counts)
     axes.set_xlabel("rank of the token by frequency")
     axes.set_ylabel("occurrences in the text")
     try:
-        figure.savefig(path)
+        write_atomically(Path(path), lambda part: figure.savefig(part, format=Path(path).suffix[1:] or "png"))
     except ValueError as error:  # matplotlib does not know the picture format
         raise ValueError(f"--plot {path}: {error}") from None
     finally:

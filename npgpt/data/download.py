@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from npgpt.support.files import user_cache, write_atomically
+from npgpt.support.files import naming, user_cache, write_atomically
 from npgpt.support.hints import nearest
 
 TIMEOUT = 30  # seconds without a byte
@@ -125,7 +125,9 @@ def _download(url: str, part: Path, size: int, progress: Callable[[int], object]
             while piece := response.read1(
                 min(PIECE, size - have)
             ):  # read no more than is missing, however much is sent
-                file.write(piece)
+                with naming(part):  # a full disk is no broken connection
+                    file.write(piece)
+                    file.flush()
                 have += len(piece)
                 progress(have)
     if have < size:

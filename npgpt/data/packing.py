@@ -21,7 +21,53 @@ from npgpt.data.batch import IGNORED, Batch, spread
 GROUP = 500  # examples in order are packed in groups of this size
 
 
-class Packed(NamedTuple):
+class Rows:
+    """What is drawn from in whole rows: a Dataset of anything with n_rows and rows."""
+
+    in_order: bool = False
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows."""
+        raise NotImplementedError
+
+    def rows(self, which: slice | np.ndarray) -> Batch:
+        """Return some rows as the model takes them, int64."""
+        raise NotImplementedError
+
+    def draw(self, step: int, config: TrainConfig) -> list[Batch]:
+        """Return the rows of a step: all rows are drawn once before any is drawn again."""
+        B, n = config.batch_size, config.gradient_accumulation_steps
+        return [draw_rows(self, B, B * (n * step + i), config.seed) for i in range(n)]
+
+    def sample(self, config: TrainConfig) -> Iterator[Batch]:
+        """Yield the first rows."""
+        B, stop = config.batch_size, min(self.n_rows, config.batch_size * config.eval_batches)
+        return (self.rows(slice(start, min(start + B, stop))) for start in range(0, stop, B))
+
+    def whole(self, rows: int) -> Iterator[Batch]:
+        """Yield all rows in their order."""
+        return (self.rows(slice(start, start + rows)) for start in range(0, self.n_rows, rows))
+
+    def spread(self, rows: int, share: float) -> Iterator[Batch]:
+        """Yield some of the rows, spread evenly over all."""
+        return map(self.rows, spread(self.n_rows, rows, share))
+
+    def first(self) -> Batch:
+        """Return the first row."""
+        return self.rows(slice(1))
+
+
+class Arrays(NamedTuple):
+    """The arrays of Packed."""
+
+    ids: np.ndarray
+    targets: np.ndarray
+    starts: np.ndarray
+    in_order: bool = False
+
+
+class Packed(Arrays, Rows):
     """Rows of examples, each array (R, T) of the smallest signed integers that hold it.
 
     ids       the tokens; the end token after the last example of a row
@@ -32,41 +78,19 @@ class Packed(NamedTuple):
     Examples that were packed all at once are in rows of random order, so the first rows are a sample of all.
     """
 
-    ids: np.ndarray
-    targets: np.ndarray
-    starts: np.ndarray
-    in_order: bool = False
+    __slots__ = ()
 
     @property
     def size(self) -> int:
         """The number of targets to learn."""
         return int(np.count_nonzero(self.targets != IGNORED))
 
+    @property
+    def n_rows(self) -> int:
+        return len(self.ids)
+
     def rows(self, which: slice | np.ndarray) -> Batch:
-        """Return some rows as the model takes them, int64."""
         return Batch(*(part[which].astype(np.int64) for part in (self.ids, self.targets, self.starts)))
-
-    def draw(self, step: int, config: TrainConfig) -> list[Batch]:
-        """Return the rows of a step: all rows are drawn once before any is drawn again."""
-        B, n = config.batch_size, config.gradient_accumulation_steps
-        return [draw_rows(self, B, B * (n * step + i), config.seed) for i in range(n)]
-
-    def sample(self, config: TrainConfig) -> Iterator[Batch]:
-        """Yield the first rows."""
-        B, stop = config.batch_size, min(len(self.ids), config.batch_size * config.eval_batches)
-        return (self.rows(slice(start, min(start + B, stop))) for start in range(0, stop, B))
-
-    def whole(self, rows: int) -> Iterator[Batch]:
-        """Yield all rows in their order."""
-        return (self.rows(slice(start, start + rows)) for start in range(0, len(self.ids), rows))
-
-    def spread(self, rows: int, share: float) -> Iterator[Batch]:
-        """Yield some of the rows, spread evenly over all."""
-        return map(self.rows, spread(len(self.ids), rows, share))
-
-    def first(self) -> Batch:
-        """Return the first row."""
-        return self.rows(slice(1))
 
 
 def too_long(examples: Sequence[np.ndarray], n_positions: int) -> np.ndarray:
@@ -166,13 +190,13 @@ def best_fit(sizes: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray, int]
     return np.random.default_rng(0).permutation(n_rows)[row], offset, n_rows
 
 
-def draw_rows(packed: Packed, n: int, before: int, seed: int) -> Batch:
+def draw_rows(packed: Rows, n: int, before: int, seed: int) -> Batch:
     """Return the n rows that follow the first `before` ones when rows are drawn without replacement.
 
     After all have been drawn, they are shuffled again. Rows in order are drawn in their order, and then again from the
     first. The result depends on the arguments only.
     """
-    n_rows = len(packed.ids)
+    n_rows = packed.n_rows
     epoch, place = np.divmod(np.arange(before, before + n), n_rows)
     if packed.in_order:
         return packed.rows(place)

@@ -25,14 +25,15 @@ import numpy as np
 
 from npgpt.data.splitting import copy, encode_texts, id_type
 from npgpt.data.text import BLOCK
-from npgpt.support.files import begin, finish, is_cut_short, naming, remove_files, remove_parts, write_atomically
+from npgpt.support.files import begun, is_cut_short, naming, remove_files, remove_parts, write_atomically
 from npgpt.tokenizer import Tokenizer
+from npgpt.tokenizer.base import FILES as TOKENIZER_FILES
 from npgpt.tokenizer.stream import TextFile
 
 MAGIC = b"npgpt tokens 1\n\0"
 HEADER = struct.Struct("<16sIIQ32s32s32x")
 NAMES = ("train.tokens", "val.tokens")
-FILES = ("tokenizer.json", "tokenizer_config.json", *NAMES)
+FILES = (*TOKENIZER_FILES, *NAMES)
 
 
 def is_prepared(folder: str | Path) -> bool:
@@ -53,15 +54,8 @@ def prepare(
     ValueError, naming the file, for a text that is empty or cannot be encoded, and then leaves no shards.
     """
     folder = Path(folder)
-    begin(folder)
-    try:
-        with naming(folder):
-            counts = _prepare(files, folder, tokenizer, progress)
-    except BaseException:
-        remove_unfinished(folder)
-        raise
-    finish(folder)
-    return counts
+    with begun(folder, FILES), naming(folder):
+        return _prepare(files, folder, tokenizer, progress)
 
 
 def _prepare(
@@ -88,7 +82,7 @@ def _prepare(
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a `prepare` that was killed or failed has left in a folder, whose lock is held."""
+    """Remove what a `prepare` that was killed has left in a folder, whose lock is held."""
     if is_cut_short(folder, NAMES[-1]):
         remove_files(folder, FILES)
     remove_parts(folder, FILES)

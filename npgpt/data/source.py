@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from npgpt.config import TextConfig, TrainConfig
 from npgpt.data.batch import Dataset, Text
+from npgpt.data.documents import pack_documents
 from npgpt.data.packing import Packed
 from npgpt.data.shards import Prepared, is_prepared, open_prepared
 from npgpt.data.splitting import digest_of, end_of, require_enough, split_texts
@@ -48,6 +51,19 @@ class Source(Protocol):
         """Return what train.json records about the data. Call it after split."""
 
 
+def datasets(
+    train_ids: np.ndarray, val_ids: np.ndarray, tokenizer: Tokenizer, n_positions: int, config: TrainConfig
+) -> tuple[Dataset, Dataset]:
+    """Return what the ids of a text are drawn from: running text or, with config.pack, its documents."""
+    if not config.pack:
+        return Text(train_ids, n_positions), Text(val_ids, n_positions)
+    try:
+        end_id = tokenizer.require_end_id()
+        return pack_documents(train_ids, n_positions, end_id), pack_documents(val_ids, n_positions, end_id)
+    except ValueError as error:
+        raise ValueError(f"--pack: {error}; see --document-separator") from None
+
+
 class TextSource:
     """Text files."""
 
@@ -57,15 +73,17 @@ class TextSource:
         self.config = config
         self.files = full_names(names)
         self.texts = open_texts(names, config)
+        self.packed = False
 
     def make_tokenizer(self, name: str, end_token: str | None = None) -> Tokenizer:
         return make_tokenizer(name, self.texts.files, end_token)
 
     def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Dataset, Dataset]:
-        train_ids, val_ids = split_texts(self.texts.files, tokenizer)
+        parts = split_texts(self.texts.files, tokenizer)
+        require_enough(*parts, n_positions)
         self.texts.report(end_of(tokenizer))
-        require_enough(train_ids, val_ids, n_positions)
-        return Text(train_ids, n_positions), Text(val_ids, n_positions)
+        self.packed = config.pack
+        return datasets(*parts, tokenizer, n_positions, config)
 
     def digest(self) -> str:
         return self._digest
@@ -75,7 +93,8 @@ class TextSource:
         return digest_of(self.texts.files)
 
     def settings(self) -> dict[str, Any]:
-        return {"files": self.files, "sha256": self.digest(), "reading": dataclasses.asdict(self.config)}
+        data = {"files": self.files, "sha256": self.digest(), "reading": dataclasses.asdict(self.config)}
+        return data | ({"examples": True} if self.packed else {})
 
 
 class PreparedSource:
@@ -85,21 +104,25 @@ class PreparedSource:
         self.tokenizer_name = str(name)
         self.files = [str(Path(name).resolve())]
         self.prepared: Prepared = open_prepared(name)
+        self.packed = False
 
     def make_tokenizer(self, name: str, end_token: str | None = None) -> Tokenizer:
         if end_token not in (None, self.prepared.tokenizer.end_token):
             raise ValueError(f"--end-token {end_token}: {self.files[0]} is tokenized already; leave --end-token out")
         return self.prepared.tokenizer
 
-    def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Text, Text]:
-        require_enough(self.prepared.train_ids, self.prepared.val_ids, n_positions)
-        return Text(self.prepared.train_ids, n_positions), Text(self.prepared.val_ids, n_positions)
+    def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Dataset, Dataset]:
+        parts = self.prepared.train_ids, self.prepared.val_ids
+        require_enough(*parts, n_positions)
+        self.packed = config.pack
+        return datasets(*parts, tokenizer, n_positions, config)
 
     def digest(self) -> str:
         return self.prepared.sha256
 
     def settings(self) -> dict[str, Any]:
-        return {"files": self.files, "sha256": self.digest()}
+        data = {"files": self.files, "sha256": self.digest()}
+        return data | ({"examples": True} if self.packed else {})
 
 
 class TalesSource:

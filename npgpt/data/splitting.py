@@ -93,7 +93,10 @@ def encode_texts(
                     progress(len(ids))
                 if n == before:
                     raise ValueError(f"{file}: the file is empty")
-            cut = where_to_cut(ids_in(ids_of_text, dtype), tokenizer.end_id)
+            ids = ids_in(ids_of_text, dtype)
+            cut = where_to_cut(ids, tokenizer.end_id)
+            if text[0].seen["documents"] and ids[cut - 1] != tokenizer.end_id:
+                text[0].seen["cut"] = 1
             ids_of_text.seek(0)
             copy(ids_of_text, train, cut * dtype.itemsize)
             copy(ids_of_text, val, (n - cut) * dtype.itemsize)

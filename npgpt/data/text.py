@@ -43,6 +43,8 @@ class Texts(NamedTuple):
         if n := seen["documents"]:
             how = f"each ends with the token {end}" if end else "one after another, as the tokenizer has no end token"
             lines.append(f"{where}: {n:,} documents; {how}")
+        if n := seen["cut"]:
+            lines.append(f"{where}: documents are too long to part {n:,} texts between two of them: one is cut in each")
         if n := seen["plain ends"]:
             why = "--document-separator is none" if end else "the tokenizer has no end token"
             lines.append(f"{where}: <|endoftext|> stands in it {n:,} times and is read as plain text, because {why}")

@@ -81,9 +81,27 @@ def finish(folder: Path) -> None:
     (folder / BEGUN).unlink(missing_ok=True)
 
 
+def is_begun(folder: Path) -> bool:
+    """Say whether a folder has the mark."""
+    return (folder / BEGUN).exists()
+
+
 def is_cut_short(folder: Path, last: str) -> bool:
     """Say whether a folder was begun but lacks the last of its first files."""
-    return (folder / BEGUN).exists() and not (folder / last).exists()
+    return is_begun(folder) and not (folder / last).exists()
+
+
+@contextmanager
+def begun(folder: Path, names: Iterable[str]) -> Iterator[None]:
+    """Write the first files of a folder inside: marked as begun, and if it fails, without those of these names."""
+    new = [name for name in names if not (folder / name).exists()]
+    begin(folder)
+    try:
+        yield
+    except BaseException:
+        remove_files(folder, new)
+        raise
+    finish(folder)
 
 
 def remove_files(folder: Path, names: Iterable[str]) -> None:

@@ -17,6 +17,7 @@ from npgpt.tokenizer.document import normalised
 from npgpt.tokenizer.neighbours import with_neighbours
 from npgpt.tokenizer.stream import END, TextFile, read_parts
 
+FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")  # what save_pretrained may write
 LEARNED = "bpe"  # the kind that Tokenizer.train learns
 
 
@@ -198,6 +199,7 @@ class Tokenizer(ABC):
         """Write tokenizer.json and tokenizer_config.json, as `tokenizers` and `transformers` read them."""
         from npgpt.support.files import write_json
 
+        write_json(Path(folder) / "tokenizer.json", self.to_json())
         # the class of transformers that reads any tokenizer.json, whatever its model
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -206,8 +208,6 @@ class Tokenizer(ABC):
         if self.end_token is not None:  # one token for both, as in GPT-2
             config |= {"bos_token": self.end_token, "eos_token": self.end_token}
         write_json(Path(folder) / "tokenizer_config.json", config)
-        # last, because a folder that has it holds a tokenizer
-        write_json(Path(folder) / "tokenizer.json", self.to_json())
 
     @staticmethod
     def train(

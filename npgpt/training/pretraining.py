@@ -13,7 +13,7 @@ from typing import Any
 
 from npgpt.config import GPTConfig, TextConfig, TrainConfig, split_fields
 from npgpt.data.batch import Dataset, Text
-from npgpt.data.source import Source, TextSource, open_source
+from npgpt.data.source import Source, TalesSource, TextSource, open_source
 from npgpt.data.splitting import ContextError
 from npgpt.models.base import Model, end_ids
 from npgpt.models.registry import new_model, open_model
@@ -146,6 +146,8 @@ def require_effect(source: Source, plan: TrainingPlan) -> None:
         if not isinstance(source, TextSource):
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} is about text files, and {plan.data[0]} is none: leave --{flag} out")
+    if plan.config.pack and isinstance(source, TalesSource):
+        raise ValueError("--pack has no effect on tales, which are always packed: leave it out")
 
 
 def with_tokenizer_of(source: Source, plan: TrainingPlan) -> TrainConfig:
@@ -193,9 +195,10 @@ def reopened(plan: TrainingPlan, config: TrainConfig, source: Source) -> Model:
     folder, saved = plan.folder, plan.saved or {}
     model = open_model(folder, config.dtype, config.ops)
     require_model_of(folder, model, saved)
-    for name in ("tokenizer", "end_token", "dtype", "optimizer", "trainable"):
-        if saved["train"].get(name) != getattr(config, name):
-            raise ValueError(f"{name} is {saved['train'].get(name)!r} in {folder} and cannot change with --resume")
+    for name in ("tokenizer", "end_token", "dtype", "optimizer", "trainable", "pack"):
+        before = saved["train"].get(name, False if name == "pack" else None)  # it is younger than the others
+        if before != getattr(config, name):
+            raise ValueError(f"{name} is {before!r} in {folder} and cannot change with --resume")
     if source.digest() != saved["data"].get("sha256"):
         raise ValueError(f"the text is not the one that {folder} was trained on; start a new run for it")
     return model
