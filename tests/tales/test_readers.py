@@ -26,7 +26,7 @@ ENGLISH = [
     (r"Tomorrow was|birthday of", r"The next day was \w+'s birthday\."),
     (r"The rescue of \w+ by", r"How \w+ the \w+ rescued \w+\n"),
     ("at the bedside of", r"at \w+'s bedside\n"),
-    (r"In the garden of \w+:", r"\n\w+ the fox's roses\n"),
+    (r"In the garden of \w+:", r"\n\w+ the \w+'s roses\n"),
     (r"The \w+ of little", r"\nLittle \w+ the \w+ and the pears\n"),
     (r"A new owner for the", r"A new owner for \w+ the \w+'s hat\n"),
     ("into the earth", r"planted \w+ roses and watered them well"),
