@@ -76,7 +76,7 @@ def test_both_languages_go_on_after_a_stop(capsys, here):
         ("train --data tales:en+en", ["tales:en+en"]),
         ("train --data tales a.txt", ["only --data", "./tales"]),
         ("train --data tales --tokenizer chars", ["--tokenizer chars", "bpe:SIZE"]),
-        ("train --n-positions 64 --tokenizer bpe:300", ["n_positions=64 is too short", "--n-positions"]),
+        ("train --n-positions 64 --tokenizer bpe:300", ["n_positions=64 is too short", "larger n_positions"]),
         ("tales 0", ["N 0"]),
         ("tales many", ["many"]),
         ("tales --seed -1", ["--seed -1"]),
