@@ -1,32 +1,67 @@
-"""Measure how well a model predicts a text: the mean loss in nats per token, the perplexity, and the bits per byte,
-over the whole file. Bits per byte can be compared between tokenizers. With --data tales, the text is 1,000 tales that
-no run trains on, and the loss that no model can get below is printed, too."""
+"""Measure how well a model predicts a text: the mean loss in nats per token, the perplexity, and the bits per byte.
+Bits per byte can be compared between tokenizers. Of JSON lines with prompt and completion, the completions are
+measured. With --data tales, the text is 1,000 tales that no run trains on, and the loss that no model can get below is
+printed, too."""
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from npgpt.cli.checks import require_given
+from npgpt.cli.checks import require_at_least, require_given
 from npgpt.cli.options import announce_compiling
+from npgpt.cli.reading import TEXT_FILES, add_text_flags, open_named
+from npgpt.cli.running import evaluation_bar
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from npgpt.data.batch import Dataset
     from npgpt.models.base import Model
     from npgpt.tokenizer import Tokenizer
+    from npgpt.tokenizer.stream import TextFile
+    from npgpt.training.evaluation import Evaluation
+
+    Evaluate = Callable[[Dataset], Evaluation]
 
 EXAMPLES = (
     "npgpt eval runs/poems --data unseen.txt",
+    "npgpt eval runs/poems --data prepared/poems --max-tokens 100000",
     "npgpt eval runs/tales --data tales:en",
 )
 SEED = 1337  # of the tales
+SPLITS = ("train", "val", "all")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
     parser.add_argument(
-        "--data", required=True, metavar="FILE", help="a UTF-8 text file, or tales, tales:en or tales:zh"
+        "--data",
+        required=True,
+        metavar="FILE",
+        help=f"{TEXT_FILES}; a folder written by npgpt prepare, a file of JSON lines with prompt and completion, or "
+        "tales, tales:en or tales:zh",
+    )
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        help="part of the data, as training divides it (default: val of a folder written by npgpt prepare, all of a "
+        "text)",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=0,
+        metavar="N",
+        help="most tokens to predict; of more, a sample from all over the data, whose standard error is printed "
+        "(default: 0, which sets no limit)",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="number of CPU threads (default: 0, as for npgpt train)"
     )
     parser.add_argument("--last", action="store_true", help="use the model of the last step, not the best one")
+    add_text_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,17 +70,35 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.generation.opening import open_run
 
     require_given("--data", args.data, "a file, or tales")
+    require_at_least(0, "--max-tokens", args.max_tokens)
+    require_at_least(0, "--threads", args.threads)
     langs = langs_of(args.data)
+    if langs and args.split:
+        raise ValueError(f"--split {args.split} has no effect on tales, of which no run has seen these: leave it out")
     announce_compiling()
     model, tokenizer = open_run(args.run, args.last)
+
+    def evaluate(data: "Dataset") -> "Evaluation":
+        return evaluate_with_progress(model, data, args.max_tokens, args.threads)
+
     if langs:
         try:
-            print_loss_of_tales(model, tokenizer, langs)
+            print_loss_of_tales(model, tokenizer, langs, evaluate)
         except ContextError as error:
             raise ValueError(f"{error}{other_tales(args.run, args.data)}") from None
     else:
-        print_loss_of_text(model, tokenizer, args.data)
+        print_loss_of_files(model, tokenizer, args, evaluate)
     return 0
+
+
+def evaluate_with_progress(model: "Model", data: "Dataset", most: int, threads: int) -> "Evaluation":
+    from npgpt.training.evaluation import evaluate
+    from npgpt.training.workers import Workers, n_threads
+
+    with evaluation_bar() as show, Workers(model, n_threads(threads), threads) as workers:
+        found = evaluate(model, data, most, workers.map, show)
+    assert found is not None  # nothing but Ctrl-C stops it, which raises KeyboardInterrupt
+    return found
 
 
 def other_tales(run: str, data: str) -> str:
@@ -61,37 +114,109 @@ def other_tales(run: str, data: str) -> str:
     return "" if same else f"; {run} was trained on {names[0]}: evaluate it with --data {names[0]}"
 
 
-def print_loss_of_text(model: "Model", tokenizer: "Tokenizer", file: str) -> None:
-    """Print the loss on a file. Raises ValueError if the tokenizer or the model cannot read it."""
-    from npgpt.data import Text, read_text
-    from npgpt.training.evaluation import whole_loss
+def print_loss_of_files(model: "Model", tokenizer: "Tokenizer", args: argparse.Namespace, evaluate: "Evaluate") -> None:
+    """Print the loss on a prepared folder, on text files, or on the completions of JSON lines.
 
-    text = read_text(file)
-    try:
-        ids = tokenizer.encode(text)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from None
+    Raises ValueError if the tokenizer or the model cannot read them.
+    """
+    from npgpt.data import Text, is_prepared
+    from npgpt.data.examples import has_examples
+    from npgpt.data.splitting import end_of
+
+    if is_prepared(args.data):
+        ids = prepared_ids(tokenizer, args)
+    else:
+        texts = open_named([args.data], args)
+        if all(map(has_examples, texts.files)):
+            print_loss_of_examples(model, tokenizer, texts.files, args.split, evaluate)
+            return
+        ids = text_ids(tokenizer, texts.files, args.split or "all")
+        texts.report(end_of(tokenizer))
     # the first token is not predicted, so its bytes are not counted
-    loss = whole_loss(model, Text(ids, model.config.n_positions))
-    print_loss(loss, len(ids) - 1, len(tokenizer.decode_bytes(ids[1:])))
+    found = evaluate(Text(ids, model.config.n_positions))
+    print_loss(found, len(ids) - 1, bytes_of(tokenizer, ids[1:]))
 
 
-def print_loss_of_tales(model: "Model", tokenizer: "Tokenizer", langs: tuple[str, ...]) -> None:
+def prepared_ids(tokenizer: "Tokenizer", args: argparse.Namespace) -> "np.ndarray":
+    """Return the ids of a part of a folder of npgpt prepare."""
+    import numpy as np
+
+    from npgpt.data import open_prepared
+
+    given = [flag for flag in ("encoding", "newline", "document_separator", "text_field") if flag in args]
+    if given:
+        raise ValueError(f"--{given[0].replace('_', '-')} is about text files, and {args.data} is tokenized already")
+    prepared = open_prepared(args.data)
+    if prepared.tokenizer.fingerprint() != tokenizer.fingerprint():
+        raise ValueError(
+            f"{args.data} was tokenized with another tokenizer than that of {args.run}: run npgpt prepare "
+            f"--tokenizer {args.run}, or give the text files themselves"
+        )
+    if args.split == "all":
+        return np.concatenate((prepared.train_ids, prepared.val_ids))
+    return prepared.train_ids if args.split == "train" else prepared.val_ids
+
+
+def text_ids(tokenizer: "Tokenizer", files: "list[TextFile]", split: str) -> "np.ndarray":
+    """Return the ids of a part of text files."""
+    import numpy as np
+
+    from npgpt.data import encoded
+    from npgpt.data.splitting import id_type, split_texts
+
+    if split != "all":
+        return split_texts(files, tokenizer)[split == "val"]
+    return np.concatenate([ids.astype(id_type(tokenizer)) for file in files for ids in encoded(file, tokenizer)])
+
+
+def print_loss_of_examples(
+    model: "Model", tokenizer: "Tokenizer", files: "list[TextFile]", split: str | None, evaluate: "Evaluate"
+) -> None:
+    """Print the loss on completions, each after its prompt and with the token that ends it."""
+    from npgpt.data.examples import pack_examples, read_examples
+
+    if split:
+        raise ValueError(f"--split {split} has no effect on prompts and completions: leave it out")
+    tokenizer.require_end_id()
+    examples = read_examples(files)
+    packed = pack_examples(examples, tokenizer, model.config.n_positions)
+    found = evaluate(packed)
+    learned = [completion for example in examples for _, completion in example.turns()]
+    print(f"{len(learned):,} completions of {len(examples):,} lines; the prompts are read, not predicted")
+    print_loss(found, packed.size, sum(len(text.encode("utf-8")) for text in learned))
+
+
+def print_loss_of_tales(model: "Model", tokenizer: "Tokenizer", langs: tuple[str, ...], evaluate: "Evaluate") -> None:
     """Print the loss on tales that no run trains on or validates with, each computed by itself, and the floor."""
     from npgpt.data.tales.corpus import TEST, VALIDATION_TALES, TalesCorpus
-    from npgpt.training.evaluation import whole_loss
 
     corpus = TalesCorpus(langs, SEED)
     floor = corpus.floor(VALIDATION_TALES, TEST)
     packed = corpus.packed(tokenizer, VALIDATION_TALES, TEST, model.config.n_positions)
-    loss, predicted = whole_loss(model, packed), packed.size
-    print_loss(loss, predicted, floor.n_bytes)
+    found, predicted = evaluate(packed), packed.size
+    print_loss(found, predicted, floor.n_bytes)
     lowest = floor.nats / predicted
-    print(f"floor       {lowest:.4f} nats per token; the model is {100 * (loss / lowest - 1):.1f}% above it")
+    print(f"floor       {lowest:.4f} nats per token; the model is {100 * (found.loss / lowest - 1):.1f}% above it")
 
 
-def print_loss(loss: float, predicted: int, predicted_bytes: int) -> None:
-    print(f"loss        {loss:.4f} nats per token")
-    print(f"perplexity  {math.exp(loss):.4g}" if loss < 700 else "perplexity  inf")
-    print(f"bits/byte   {loss * predicted / math.log(2) / predicted_bytes:.4f}")
-    print(f"tokens      {predicted:,} ({predicted_bytes:,} bytes)")
+def bytes_of(tokenizer: "Tokenizer", ids: "np.ndarray") -> int:
+    """Return the bytes of the text that ids stand for; end tokens are no text."""
+    import numpy as np
+
+    counts = np.zeros(tokenizer.vocab_size, np.int64)
+    for start in range(0, len(ids), 1 << 20):  # ids may be mapped from a file of any size
+        counts += np.bincount(ids[start : start + (1 << 20)], minlength=tokenizer.vocab_size)
+    if tokenizer.end_id is not None:
+        counts[tokenizer.end_id] = 0
+    used = np.flatnonzero(counts)
+    return int(counts[used] @ tokenizer.sizes(used))
+
+
+def print_loss(found: "Evaluation", n_tokens: int, n_bytes: int) -> None:
+    """Print an evaluation of data with so many tokens to predict, which stand for so many bytes."""
+    print(f"loss        {found} nats per token")
+    print(f"perplexity  {math.exp(found.loss):.4g}" if found.loss < 700 else "perplexity  inf")
+    if n_bytes:
+        print(f"bits/byte   {found.loss * n_tokens / math.log(2) / n_bytes:.4f}")
+    part = "" if found.whole else f"{found.tokens:,} of "
+    print(f"tokens      {part}{n_tokens:,} ({n_bytes:,} bytes)")
