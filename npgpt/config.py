@@ -307,6 +307,8 @@ def _check_types(config: Any) -> None:
         abstract = {int: numbers.Integral, float: numbers.Real}.get(type_, type_)
         if not isinstance(value, abstract) or (isinstance(value, bool) and type_ is not bool):
             raise ValueError(f"{name}={value!r} must be of type {type_.__name__}")
+        if isinstance(value, numbers.Integral) and abs(int(value)) >= 2**63:
+            raise ValueError(f"{name} is too large: give less than 2**63")
         value = type_(value)  # 1 for 1.0, and NumPy's numbers, become Python's own
         object.__setattr__(config, name, value)
         if type_ is float and not math.isfinite(value):

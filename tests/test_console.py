@@ -62,7 +62,7 @@ def test_arguments_and_messages_are_utf8_in_every_locale(tmp_path, name):
 def test_tasks_are_written_as_they_are_whatever_pythonioencoding_says():
     plain = run("tales", 4, "--tasks", "translate")
     assert plain == run("tales", 4, "--tasks", "translate", env={"PYTHONIOENCODING": "cp1252:replace"})
-    assert "?" not in "".join(json.loads(line)["completion"] for line in plain[1].splitlines())
+    assert max("".join(json.loads(line)["completion"] for line in plain[1].splitlines())) > "\u4e00"
 
 
 def on_a_terminal(encoding: str, *argv) -> tuple[int, bytes, str]:
@@ -98,7 +98,8 @@ def test_a_terminal_is_shown_what_it_can_show_and_codes_for_the_rest():
 def test_input_that_is_not_utf8_is_named_by_its_first_wrong_byte():
     code, out, err = run("tales", "--check", "-", stdin="学".encode() + b"\xff")
     assert (code, out) == (2, "")
-    assert err == "npgpt tales: error: standard input is not UTF-8: byte 0xff at offset 3\n"
+    assert err.startswith("npgpt tales: error: standard input: not UTF-8: byte 0xff at offset 3")
+    assert len(err.splitlines()) == 1
 
 
 def test_a_mark_at_the_start_of_the_input_is_no_text():

@@ -29,6 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder of npgpt finetune")
     parser.add_argument(
         "--prompt",
+        type=str,
         metavar="TEXT",
         help="the prompt, which may be empty (default: standard input, without the line end that ends it)",
     )

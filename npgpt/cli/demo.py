@@ -147,7 +147,7 @@ def is_whole(out: Path) -> bool:
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     try:
         return bool(lines) and json.loads(lines[-1])["whole"] in (True, False)
-    except (ValueError, KeyError, TypeError):  # a line that was cut short, or another record
+    except (ValueError, KeyError, TypeError, RecursionError):  # a line that was cut short, or another record
         return False
 
 

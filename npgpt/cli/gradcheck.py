@@ -7,10 +7,9 @@ import json
 import sys
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npgpt.cli.checks import require_at_least
+from npgpt.cli.checks import out_file, require_at_least
 from npgpt.cli.console import keep_going
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     require_at_least(0, "--seed", args.seed)
+    html = None if args.html is None else out_file(args.html, "--html")  # before the checks, which take a while
     keep_going()
     if args.target and ":" in args.target:
         checks = check_own(args.target, args.seed)
@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
         print(as_json(reports))
     else:
         reports = print_reports(checks, overview=args.target is None)
-    if args.html:
+    if html:
         from npgpt.support.files import write_text
 
-        write_text(Path(args.html), "<hr>".join(report.to_html() for report in reports.values()))
+        write_text(html, "<hr>".join(report.to_html() for report in reports.values()))
     return 0 if all_pass(reports) else 1
 
 

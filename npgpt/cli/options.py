@@ -66,7 +66,7 @@ def add_fields(
         elif field.metadata["choices"]:
             flag["choices"] = field.metadata["choices"]
         else:
-            flag |= {"type": type_, "metavar": type_.__name__.upper()}
+            flag |= {"type": None if type_ is str else type_, "metavar": type_.__name__.upper()}
         group.add_argument(f"--{field.name.replace('_', '-')}", *ALIASES.get(field.name, ()), **flag)
 
 
@@ -98,17 +98,25 @@ def read_toml(path: str) -> dict[str, Any]:
         if twice:
             raise ValueError(f"{twice[0]} and {twice[0].replace('-', '_')} are the same key")
         split_fields(values, TrainConfig, GPTConfig, TextConfig, also=COMMAND_KEYS)
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors too
+        empty = [key for key, value in values.items() if value in ("", []) or value == [""]]
+        if empty:
+            raise ValueError(f"{empty[0]} is empty: give a value, or leave it out")
+        require_types(values)
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors too
         raise ValueError(f"{path}: {error}") from None
+    return values
+
+
+def require_types(values: dict[str, Any]) -> None:
+    """Raise ValueError for a key of the command with a value of another type. A single `data` becomes a list."""
     dropout = values.get("dropout", 0.0)
     if isinstance(dropout, bool) or not isinstance(dropout, int | float):
-        raise ValueError(f"{path}: dropout={dropout!r} must be of type float")
+        raise ValueError(f"dropout={dropout!r} must be of type float")
     for key in ("out", "preset"):
         if not isinstance(values.get(key, ""), str):
-            raise ValueError(f"{path}: {key}={values[key]!r} must be a string")
+            raise ValueError(f"{key}={values[key]!r} must be a string")
     if isinstance(values.get("data"), str):
         values["data"] = [values["data"]]
     data = values.get("data", [])
     if not isinstance(data, list) or not all(isinstance(name, str) for name in data):
-        raise ValueError(f"{path}: data={data!r} must be a string or a list of strings")
-    return values
+        raise ValueError(f"data={data!r} must be a string or a list of strings")

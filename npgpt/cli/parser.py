@@ -25,6 +25,14 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *, examples: Sequence[str] = (), **options: Any) -> None:
         epilog = HEADING + "".join(f"  {example}\n" for example in examples) if examples else None
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, epilog=epilog, **options)
+        self.register("type", int, whole_number)
+        self.register("type", None, given)  # for what is not text, which is of type str
+
+    def add_subparsers(self, **options: Any) -> Any:
+        """Add the commands or actions, which look at their own arguments themselves."""
+        action = super().add_subparsers(**options)
+        action.type = str
+        return action
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse, and refuse what is unknown with a hint. An action refuses it itself, since it knows its own flags."""
@@ -37,6 +45,21 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def whole_number(text: str) -> int:
+    """Return the number of a flag. Raises ArgumentTypeError for one that would overflow somewhere."""
+    number = int(text)
+    if abs(number) >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text[:20]}... is too large")
+    return number
+
+
+def given(text: str) -> str:
+    """Return the value of a flag. Raises ArgumentTypeError for an empty one, which as a path would be this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
 
 
 def add_actions(parser: argparse.ArgumentParser) -> Any:

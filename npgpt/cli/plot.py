@@ -4,6 +4,8 @@ can get below. Needs matplotlib: pip install 'npgpt[plot]'."""
 import argparse
 from pathlib import Path
 
+from npgpt.cli.checks import out_picture
+
 EXAMPLES = (
     "npgpt plot runs/tales",
     "npgpt plot runs/tales --out loss.png",
@@ -20,9 +22,7 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.support.files import write_atomically
 
     folder = Path(args.run)
-    out = folder / "loss.png" if args.out is None else Path(args.out)
-    if args.out == "" or out.is_dir():
-        raise ValueError(f"--out {args.out}: give a file")
+    out = folder / "loss.png" if args.out is None else out_picture(args.out)
     records = read_metrics(folder / "metrics.jsonl")
     figure = draw(folder, records, read_floor(folder))
     write_atomically(out, lambda part: figure.savefig(part, format=out.suffix[1:] or "png"))

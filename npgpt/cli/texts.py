@@ -20,7 +20,11 @@ SPECIAL = "encode special tokens in the text as such, not as plain text"
 def add_text(parser: argparse.ArgumentParser) -> None:
     """Add TEXT, --file and --special."""
     parser.add_argument(
-        "text", nargs="?", metavar="TEXT", help="text to encode (default: standard input; empty text has no ids)"
+        "text",
+        type=str,
+        nargs="?",
+        metavar="TEXT",
+        help="text to encode (default: standard input; empty text has no ids)",
     )
     parser.add_argument("--file", metavar="FILE", help="encode the text in this file")
     parser.add_argument("--special", action="store_true", help=SPECIAL)

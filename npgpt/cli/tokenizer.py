@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from npgpt.cli.checks import out_folder, require_given
+from npgpt.cli.checks import out_folder, out_picture, require_given
 from npgpt.cli.parser import add_action, add_actions
 from npgpt.cli.reading import TEXT_FILES, add_text_flags, open_named
 from npgpt.cli.texts import add_text, given_text, read_input
@@ -194,6 +194,7 @@ def coloured(piece: bytes, k: int) -> str:
 def stats(args: argparse.Namespace) -> None:
     from npgpt.data.splitting import encoded, end_of
 
+    picture = None if args.plot is None else out_picture(args.plot, "--plot")  # before the counting
     tokenizer = open_folder(args.folder)
     counts: Counter[int] = Counter()
     texts = open_named([args.file], args)
@@ -211,17 +212,15 @@ def stats(args: argparse.Namespace) -> None:
     print("\nlongest tokens in the text")
     for i in sorted(sizes, key=lambda i: (-sizes[i], i))[:10]:
         print(f"{i:>6}  {sizes[i]:>3} bytes  {counts[i]:>8,} times  {visible(tokenizer.decode_bytes([i]))}")
-    if args.plot:
-        plot(sorted(counts.values(), reverse=True), args.plot)
+    if picture:
+        plot(sorted(counts.values(), reverse=True), picture)
         print(f"\nhow often each token occurs: {args.plot}")
 
 
-def plot(counts: list[int], path: str) -> None:
+def plot(counts: list[int], path: Path) -> None:
     """Draw counts by rank on logarithmic axes, where Zipf's law is a straight line."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise ValueError("--plot needs matplotlib: pip install 'npgpt[plot]'") from None
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -232,8 +231,6 @@ def plot(counts: list[int], path: str) -> None:
     axes.set_xlabel("rank of the token by frequency")
     axes.set_ylabel("occurrences in the text")
     try:
-        write_atomically(Path(path), lambda part: figure.savefig(part, format=Path(path).suffix[1:] or "png"))
-    except ValueError as error:  # matplotlib does not know the picture format
-        raise ValueError(f"--plot {path}: {error}") from None
+        write_atomically(path, lambda part: figure.savefig(part, format=path.suffix[1:] or "png"))
     finally:
         pyplot.close(figure)

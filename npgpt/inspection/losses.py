@@ -14,6 +14,7 @@ TRAINING, VALIDATION, FLOOR = "#82aacd", "#1f4e79", "#c0392b"
 # the ticks of a logarithmic axis within a decade, the fewest first
 TICKS = (1, 10), (1, 2, 5, 10), (1, 1.5, 2, 3, 5, 7, 10), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9, 10)
 MOST_TICKS = 9
+LARGEST = 1e100  # beyond it, matplotlib overflows
 
 
 def read_metrics(path: str | Path) -> list[Record]:
@@ -22,16 +23,13 @@ def read_metrics(path: str | Path) -> list[Record]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the folder of a run of npgpt train")
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            record = json.loads(line)
-            if (
-                not all(is_number(record.get(name, 0)) for name in ("loss", "val_loss"))
-                or type(record["step"]) is not int
-            ):
+            record = json.loads(line.decode("utf-8"))
+            if not all(is_number(record.get(name, 0)) for name in ("loss", "val_loss")) or not is_step(record["step"]):
                 raise ValueError
-        except (ValueError, AttributeError, KeyError):
-            raise ValueError(f"{path}:{number}: not a line of metrics") from None
+        except (ValueError, AttributeError, KeyError, RecursionError):
+            raise ValueError(f"{path}:{number}: not a line of metrics, with a step and finite losses") from None
         records.append(record)
     return records
 
@@ -42,12 +40,17 @@ def read_floor(folder: Path) -> float | None:
     data = read_sealed_json(path).get("data") if path.is_file() else None
     floor = data.get("floor") if isinstance(data, dict) else None
     if not (floor is None or is_number(floor)):
-        raise ValueError(f"{path}: the floor is {floor!r}, not a number")
+        raise ValueError(f"{path}: the floor is {floor!r}, not a finite number")
     return floor
 
 
 def is_number(value: object) -> bool:
-    return type(value) in (int, float)
+    """Say whether a value of a JSON file is a number that can be drawn, which NaN, infinity and 10**400 are not."""
+    return isinstance(value, int | float) and type(value) is not bool and abs(value) < LARGEST
+
+
+def is_step(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**53
 
 
 def draw(name: str | Path, records: Sequence[Record], floor: float | None = None) -> Any:

@@ -109,7 +109,7 @@ def _progress(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         progress = json.loads(metadata["progress"])
         counts = [progress[name] for name in ("step", "best_step", "optimizer_steps")]
         best = progress["best_val_loss"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         counts, best = [None], None
     if not all(type(count) is int and count >= 0 for count in counts) or not (
         best is None or (type(best) is float and math.isfinite(best))
@@ -173,7 +173,7 @@ def _is_before(line: bytes, step: int) -> bool:
     try:
         record = json.loads(line)
         return record["step"] <= step and "whole" not in record
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 
