@@ -11,6 +11,7 @@ import numpy as np
 
 from npgpt.data.text import BLOCK, Named
 from npgpt.support.files import naming
+from npgpt.support.notices import notice
 from npgpt.tokenizer import Tokenizer
 from npgpt.tokenizer.stream import TextFile, read_parts, text_file
 
@@ -144,9 +145,12 @@ def ids_in(file: BinaryIO, dtype: np.dtype) -> np.ndarray:
 
 def split_texts(files: Sequence[TextFile], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids to train on and those for validation. Those of a large text are in a temporary file."""
-    is_large = sum(file.size for file in files) >= LARGE
-    new_file: Callable[[], Any] = tempfile.TemporaryFile if is_large else io.BytesIO
-    with naming(Path(tempfile.gettempdir())), new_file() as train, new_file() as val:
+    size, folder = sum(file.size for file in files), tempfile.gettempdir()
+    if size >= LARGE:
+        kept = f"{size / 1e6:,.0f} MB of text: its ids are kept in a temporary file in {folder}"
+        notice(f"{kept}; npgpt prepare writes them once for all runs")
+    new_file: Callable[[], Any] = tempfile.TemporaryFile if size >= LARGE else io.BytesIO
+    with naming(Path(folder)), new_file() as train, new_file() as val:
         encode_texts(files, tokenizer, train, val, new_file)
         return ids_in(train, id_type(tokenizer)), ids_in(val, id_type(tokenizer))
 
