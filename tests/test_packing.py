@@ -380,5 +380,5 @@ def test_which_tokenizers_say_where_an_example_ends():
     assert bpe.end_id == bpe.require_end_id() == bpe.special_tokens["<|endoftext|>"]
     for tokenizer in (ByteTokenizer(), CharTokenizer(["abc"]), Tokenizer.train(["abcabc"], 258, special_tokens=())):
         assert tokenizer.end_id is None
-        with pytest.raises(ValueError, match=f"{tokenizer.kind} without the token <.endoftext.>.*--tokenizer bpe"):
+        with pytest.raises(ValueError, match=f"of the kind {tokenizer.kind}, has no token that ends .*--tokenizer bpe"):
             tokenizer.require_end_id()
