@@ -166,11 +166,14 @@ def test_a_writer_removes_what_killed_ones_have_left_and_nothing_else(here):
     (run / "adapter").mkdir()
     left = [f".{STATE}.1.part", f".{STATE}.{os.getpid()}.part", ".model.safetensors.99999999.part"]
     left += ["adapter/.adapter_model.safetensors.3.part"]
-    mine = [".notes.txt.1.part", ".model.safetensors.part", ".tmpabcdef", "a.part"]
+    begin = (run / STATE).read_bytes()[:5000]
+    (run / ".tmpABC123").write_bytes(begin)  # as earlier versions left it
+    (run / ".tmpABC123.txt").write_bytes(begin)
+    mine = [".tmpABC123.txt", ".notes.txt.1.part", ".model.safetensors.part", ".tmpabcdef", "a.part"]
     for name in left + mine:
         (run / name).touch()
     assert main(["train", "--resume", "--max-steps", "4", "--out", "run"]) == 0
-    assert not [name for name in left if (run / name).exists()]
+    assert not [name for name in [*left, ".tmpABC123"] if (run / name).exists()]
     assert all((run / name).exists() for name in mine)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.config import GPTConfig
-from npgpt.hub.tensors import read_metadata, read_tensors, require_config, save_tensors
+from npgpt.hub.tensors import CHECKSUM, read_metadata, read_tensors, require_config, save_tensors
 from npgpt.models.base import Model
 from npgpt.models.registry import open_model
 from npgpt.optim import Optimizer
@@ -70,6 +70,15 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the unfinished files that a killed process has left in a run folder, whose lock is held."""
     remove_parts(folder, FILES)
     remove_parts(folder / "adapter", ("adapter_config.json", "adapter_model.safetensors"))
+    for path in folder.glob(".tmp??????"):  # the names of the writer that earlier versions used
+        if path.is_file() and begins_as_ours(path):
+            path.unlink(missing_ok=True)
+
+
+def begins_as_ours(path: Path) -> bool:
+    """Say whether a file begins with the metadata of npgpt's tensor files, whether or not it is whole."""
+    with path.open("rb") as file:
+        return CHECKSUM.encode() in file.read(4096)
 
 
 def save_state(folder: Path, model: Model, optimizer: Optimizer, progress: dict[str, Any]) -> None:
