@@ -410,7 +410,7 @@ def test_a_run_that_diverges_ends_with_one_line(text, every):
         _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert len(err.splitlines()) == 1
-    assert b"--learning-rate" in err
+    assert b"learning_rate" in err
     assert np.isfinite(GPT.from_pretrained("r").params.flat).all()
     assert np.isfinite(load_last(text / "r").params.flat).all()
 

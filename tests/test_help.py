@@ -15,7 +15,7 @@ from npgpt.training.finetuning import plan_finetuning
 from npgpt.training.pretraining import plan_training
 from npgpt.training.workers import n_threads
 from tests.test_cli import command
-from tests.test_cli_train import FIELDS
+from tests.test_cli_train import FIELDS, settings
 from tests.test_defaults import HOW
 
 LATER = ("vocab_size", "n_inner", "bos_token_id", "eos_token_id")  # settled with the tokenizer, or by the model
@@ -134,7 +134,10 @@ def test_eval_offers_the_tales_that_the_model_was_trained_on(capsys, tales):
     assert (code, "is too short" in err, "trained on" in err) == (2, True, False)
 
 
-def test_a_preset_alone_trains_on_tales(capsys, tales, monkeypatch):
+def test_a_preset_alone_trains_on_tales_with_room_for_them(capsys, caplog, tales, monkeypatch):
     monkeypatch.setattr("npgpt.training.recipes.TALES", {"tokenizer": "bpe:1024", "n_positions": 300, "init": "copy"})
     code, _, err = command(capsys, "train", "--preset", "tiny", "--max-steps", 1, "--eval-batches", 1, "--out", "r")
     assert code == 0, err
+    n_positions = settings(tales / "r")["n_positions"]
+    assert n_positions > 64
+    assert caplog.messages[-1] == f"n_positions is {n_positions} instead of 64, to suit the text"

@@ -171,7 +171,7 @@ def _arguments_in_errors() -> Iterator[None]:
     """Name arguments of `npgpt.train` where an error names flags of the command."""
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as error:
         if len(error.args) == 1 and isinstance(error.args[0], str):
             error.args = (as_arguments(error.args[0]),)
         raise

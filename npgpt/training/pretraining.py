@@ -195,7 +195,7 @@ def reopened(plan: TrainingPlan, config: TrainConfig, source: Source) -> Model:
     folder, saved = plan.folder, plan.saved or {}
     model = open_model(folder, config.dtype, config.ops)
     require_model_of(folder, model, saved)
-    for name in ("tokenizer", "end_token", "dtype", "optimizer", "trainable", "pack"):
+    for name in ("init", "tokenizer", "end_token", "dtype", "optimizer", "trainable", "pack"):
         before = saved["train"].get(name, False if name == "pack" else None)  # it is younger than the others
         if before != getattr(config, name):
             raise ValueError(f"{name} is {before!r} in {folder} and cannot change with --resume")

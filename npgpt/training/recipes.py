@@ -5,7 +5,6 @@ from typing import Any
 
 from npgpt.config import PRESETS, settle
 from npgpt.support.hints import nearest
-from npgpt.support.notices import notice
 
 DEFAULT_PRESET = "tiny"
 DROPOUTS = ("embd_pdrop", "resid_pdrop", "attn_pdrop")
@@ -69,9 +68,8 @@ def merge(
 ) -> dict[str, Any]:
     """Combine all settings: a flag beats the --config file, which beats the settings saved with a resumed run.
 
-    All three beat the preset, which a flag or the file may name, and the preset beats the recipe, except that the
-    context has room for the recipe's data. What preset and recipe set adapts to what is given, as in `settle`. Raises
-    ValueError for an unknown preset.
+    All three beat the preset, which a flag or the file may name, and the preset beats the recipe. What preset and
+    recipe set adapts to what is given, as in `settle`. Raises ValueError for an unknown preset.
 
     Example: merge({"n_layer": 2}, {"preset": "small"}, {}) has n_layer 2, and otherwise the sizes of small.
     """
@@ -79,12 +77,7 @@ def merge(
     name = given.pop("preset", None)
     if name is not None and name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}{nearest(name, PRESETS)}")
-    sizes, recipe = PRESETS[name] if name else {}, recipe or {}
-    below = {**PRESETS[DEFAULT_PRESET], **recipe, **sizes}
-    room = recipe.get("n_positions", 0)
-    if sizes and sizes["n_positions"] < room and "n_positions" not in given:
-        below["n_positions"] = room
-        notice(f"n_positions is {room} instead of {sizes['n_positions']}, to suit the text")
+    below = {**PRESETS[DEFAULT_PRESET], **(recipe or {}), **(PRESETS[name] if name else {})}
     return settle(given, below, _spread(saved))
 
 
