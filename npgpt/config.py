@@ -239,7 +239,7 @@ class TextConfig:
         "what separates the documents of a file: a text such as '---' (\\n stands for a line end), auto for the end "
         "token's own text, file if each file is one document, or none",
     )
-    text_field: str | None = option(None, "field of JSON lines that holds the text of a document")
+    text_field: str | None = option(None, "field of JSON lines that holds a document; none reads them as plain text")
 
     def __post_init__(self) -> None:
         _check_types(self)

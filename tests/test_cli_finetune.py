@@ -371,7 +371,7 @@ def test_examples_may_be_in_a_folder_in_another_encoding(capsys, caplog, here):
     assert "d/a.jsonl: not UTF-8: " in err.replace("\\", "/")
     assert "it looks like GBK: give --encoding gb18030" in err
     assert command(capsys, "finetune", "base", "--data", "d", "--out", "r", *flags, "--encoding", "gbk")[0] == 0
-    assert "d: 2 files" in caplog.text
+    assert "d: 2 files *.jsonl" in caplog.text
     assert command(capsys, "finetune", "base", "--data", "one.jsonl", "--out", "s", *flags)[0] == 0
     assert (here / "r" / "model.safetensors").read_bytes() == (here / "s" / "model.safetensors").read_bytes()
     assert command(capsys, "finetune", "base", "--resume", "--out", "r", "--max-steps", 5)[0] == 0

@@ -1,5 +1,6 @@
 """Text files as people have them: other encodings, line ends, joined files, pipes, folders, and what is no text."""
 
+import contextlib
 import io
 import itertools
 import json
@@ -90,7 +91,9 @@ def test_json_lines_are_documents(here, part):
     content = "\ufeff" + "\r\n\n".join(json.dumps(line) for line in lines)
     assert read(content, part, "a.jsonl", end="<E>") == "a\n中<E>🙂\n<E>"
     assert read(content, part, "a.jsonl") == "a\n中\n🙂\n"
-    assert read(content, part, "a.jsonl", text_field="", newline="keep") == content[1:]  # plain text, as it was once
+    assert (
+        read(content, part, "a.jsonl", text_field="none", newline="keep") == content[1:]
+    )  # plain text, as it was once
     other = json.dumps({"content": "中"}, ensure_ascii=False)
     assert read(other, part, "a.dat", end="<E>", text_field="content") == "中<E>"
     assert read(other, part, "a.txt", end="<E>", text_field="content") == other
@@ -191,8 +194,11 @@ def test_a_folder_and_a_glob_are_their_files_sorted(here):
     assert [str(file) for file in texts.files] == [
         os.path.join("d", *n.split("/")) for n in ("a.txt", "b.txt", "sub/c.txt")
     ]
-    assert texts.found == ["d: 3 files, and 1 empty ones, left out"]
+    assert texts.found == ["d: 3 files *.txt, and 1 empty ones, left out"]
     assert [str(file) for file in open_texts(["d/*.md", "d/a.txt"]).files] == ["d/note.md", "d/a.txt"]
+    with contextlib.suppress(OSError, NotImplementedError):  # Windows lets few users make links
+        Path("d/sub/again").symlink_to(Path("d").absolute(), target_is_directory=True)
+    assert len(open_texts(["d"]).files) == 3
     write("named like a glob", "[a].txt")
     assert [str(file) for file in open_texts(["[a].txt"]).files] == ["[a].txt"]
     write("x", "e/note.md")
@@ -282,7 +288,7 @@ def test_resume_reads_the_text_as_the_run_did(here, capsys):
 def test_a_run_from_before_the_settings_resumes_with_its_text_as_it_was(here, capsys):
     """Its train.json says nothing of line ends, of documents or of JSON lines, which were all plain text."""
     write("\ufeff" + '{"text": "a\ufeffb<|endoftext|>"}\r\n' * 40, "a.jsonl")
-    flags = ("--newline", "keep", "--document-separator", "none", "--text-field", "", "--tokenizer", "bpe:300")
+    flags = ("--newline", "keep", "--document-separator", "none", "--text-field", "none", "--tokenizer", "bpe:300")
     for out in ("r", "whole"):
         assert command(capsys, "train", "--data", "a.jsonl", "--out", out, *TINY, *flags)[0] == 0
     content = json.loads(Path("r/train.json").read_text())
@@ -303,7 +309,7 @@ def test_settings_of_texts_are_refused_where_there_is_no_text(here, capsys):
     for flags, says in {
         ("--encoding", "gb2313"): "encoding='gb2313' is unknown; did you mean 'gb18030'?",
         ("--encoding", "rot13"): "encoding='rot13' is unknown",
-        ("--document-separator", ""): "document_separator is empty",
+        ("--document-separator", ""): "--document-separator: it is empty",
     }.items():
         for line in (("train", "--data", "a.txt"), ("prepare", "a.txt")):
             code, _, err = command(capsys, *line, "--out", "r", *flags)

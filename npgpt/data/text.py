@@ -1,5 +1,6 @@
 """Text files: which ones a name stands for, and what is said about them."""
 
+import fnmatch
 import glob
 import os
 import stat
@@ -72,7 +73,8 @@ def open_texts(names: Sequence[str | Path], config: TextConfig | None = None, ki
             full = [file for file in files if file.path.stat().st_size]
             texts.files.extend(full)
             empty = f", and {len(files) - len(full):,} empty ones, left out" if len(full) < len(files) else ""
-            texts.found.append(f"{name}: {len(full):,} files{empty}")
+            which = f" {kind}" if path.is_dir() else ""
+            texts.found.append(f"{name}: {len(full):,} files{which}{empty}")
         else:
             require_file(path)
             texts.files.append(TextFile(name, path, config))
@@ -88,15 +90,22 @@ def full_names(names: Sequence[str | Path]) -> list[str]:
 
 
 def matching(name: str, kind: str) -> list[str]:
-    """Return the files of a kind in a folder and the folders in it, or those that a glob names, sorted."""
-    is_folder = os.path.isdir(name)
-    pattern = os.path.join(glob.escape(name), "**", kind) if is_folder else name
-    files = sorted(file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file))
-    if not files and is_folder:
-        raise FileNotFoundError(f"{name} is a folder without any {kind}; for others give a glob, as in '{name}/*.md'")
+    """Return the files of a kind in a folder and the folders in it, or those that a glob names, sorted.
+
+    Hidden files are left out, as a shell does, and links to folders are not followed, because they may be circles.
+    """
+    if not os.path.isdir(name):
+        files = sorted(file for file in glob.glob(name, recursive=True) if os.path.isfile(file))
+        if not files:
+            raise FileNotFoundError(f"{name}: no file has such a name")
+        return files
+    files = []
+    for folder, inside, names in os.walk(name):
+        inside[:] = [part for part in inside if not part.startswith(".")]
+        files += [os.path.join(folder, file) for file in fnmatch.filter(names, kind) if not file.startswith(".")]
     if not files:
-        raise FileNotFoundError(f"{name}: no file has such a name")
-    return files
+        raise FileNotFoundError(f"{name} is a folder without any {kind}; for others give a glob, as in '{name}/*.md'")
+    return sorted(files)
 
 
 def is_read_once(name: str) -> bool:

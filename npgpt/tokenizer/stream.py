@@ -17,7 +17,7 @@ from npgpt.tokenizer.seeming import refuse_controls, refuse_encoding, refuse_nul
 
 PART = 1 << 22  # bytes
 UTF8 = TextConfig()
-AS_IT_IS = TextConfig(newline="keep", document_separator="none", text_field="")
+AS_IT_IS = TextConfig(newline="keep", document_separator="none", text_field="none")
 NO_TEXT = ("auto", "file", "none")  # the names among what separates documents
 END = "<|endoftext|>"  # the name of the token that ends a text, as in GPT-2's vocabulary
 JSON_LINES = (".jsonl", ".ndjson")
@@ -82,7 +82,7 @@ class TextFile:
         """Whether each line is a JSON object with one document."""
         if self.config.text_field is None:
             return self.path.suffix in JSON_LINES
-        return self.config.text_field != "" and self.path.suffix != ".txt"
+        return self.config.text_field != "none" and self.path.suffix != ".txt"
 
 
 def text_file(file: str | Path | TextFile) -> TextFile:
@@ -235,6 +235,7 @@ def lines_of(parts: Iterable[bytes]) -> Iterator[bytes]:
 def json_texts(parts: Iterable[bytes], file: TextFile, part: int) -> Iterator[bytes]:
     """Yield the texts of JSON lines, one document after another. Raises ValueError that names a wrong line."""
     texts: list[bytes] = []
+    size = 0  # of them together
     field = file.config.text_field or "text"
     for number, line in enumerate(lines_of(parts), 1):
         if not line.strip():
@@ -246,9 +247,10 @@ def json_texts(parts: Iterable[bytes], file: TextFile, part: int) -> Iterator[by
         if text:
             end = "" if file.end is None and text.endswith("\n") else file.end or "\n"
             texts.append((text + end).encode("utf-8"))
-        if sum(map(len, texts)) >= part:
+            size += len(texts[-1])
+        if size >= part:
             yield b"".join(texts)
-            texts = []
+            texts, size = [], 0
     if texts:
         yield b"".join(texts)
 
