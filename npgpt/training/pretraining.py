@@ -129,7 +129,7 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
         model = reopened(plan, config, source)
         tokenizer = known_tokenizer(plan, model)
         train_data, val_data = source.split(tokenizer, model.config.n_positions, config)
-    documents = isinstance(train_data, Text) and train_data.has(tokenizer.end_id)
+    documents = config.pack or (isinstance(train_data, Text) and train_data.has(tokenizer.end_id))
     settings = {
         "data": source.settings() | {"tokenizer": tokenizer.fingerprint(), "documents": documents},
         "model": dataclasses.asdict(model.config),
