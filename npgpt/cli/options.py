@@ -11,6 +11,9 @@ from typing import Any
 from npgpt.config import PRESETS, GPTConfig, TextConfig, TrainConfig, field_types, split_fields
 from npgpt.training.recipes import DEFAULT_PRESET, TALES, TALES_IN_TWO
 
+# how help calls the value of a flag, as other commands do
+METAVARS: dict[Any, str] = {int: "N", float: "X", str: "NAME", "document_separator": "TEXT", "end_token": "TOKEN"}
+METAVARS |= {"trainable": "NAMES", "n_head": "H", "n_embd": "C", "n_positions": "T", "vocab_size": "V"}
 ALIASES = {"learning_rate": ("--lr",)}
 # what help shows as the default of a field whose value depends on others
 END = "the tokenizer's, if it has one"
@@ -28,7 +31,7 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         "--dropout",
         type=float,
         default=argparse.SUPPRESS,
-        metavar="FLOAT",
+        metavar="X",
         help="sets embd_pdrop, resid_pdrop and attn_pdrop",
     )
     add_fields(group, GPTConfig, defaults | DEFAULTS)
@@ -66,7 +69,7 @@ def add_fields(
         elif field.metadata["choices"]:
             flag["choices"] = field.metadata["choices"]
         else:
-            flag |= {"type": None if type_ is str else type_, "metavar": type_.__name__.upper()}
+            flag |= {"type": None if type_ is str else type_, "metavar": METAVARS.get(field.name, METAVARS[type_])}
         group.add_argument(f"--{field.name.replace('_', '-')}", *ALIASES.get(field.name, ()), **flag)
 
 

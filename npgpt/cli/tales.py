@@ -26,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="P",
-        help="which tales of the seed: parts 0, 1, 2, ... have different ones, some to train on and some to test with "
+        help="which tales of the seed: each part, 0, 1, 2, ..., has others; npgpt train uses parts 0 and 1 of its seed "
         "(default: 0)",
     )
     parser.add_argument(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from npgpt.tokenizer.stream import TextFile
 
 END_TOKEN = "name of the special token that ends a text (default: the one that the folder's files name)"
-SPECIAL = "encode special tokens in the text as such, not as plain text"
+SPECIAL = "read special tokens in the text, such as <|endoftext|>, as tokens, not as plain text"
 
 
 def add_text(parser: argparse.ArgumentParser) -> None:
