@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgpt.config import TextConfig
+from npgpt.data.dialects import seems, seems_a_list
 from npgpt.data.packing import Packed, pack, pack_in_order, too_long
 from npgpt.data.text import full_names, open_texts
 from npgpt.support.notices import notice
@@ -76,6 +77,9 @@ def read_line(line: bytes, where: str, completions: bool = True) -> Example:
     Example: b'{"prompt": "1 + 1 = ", "completion": "2"}' gives Example("1 + 1 = ", "2", where).
     """
     value = read_object(line, where)
+    for key in ("prompt", "completion") if completions else ("prompt",):
+        if key not in value:
+            raise ValueError(f"{where}: {key!r} is missing{seems(value)}")
     if not completions and "completion" not in value:
         prompts = value.get("prompt")
         value["completion"] = [""] * len(prompts) if isinstance(prompts, list) else ""
@@ -95,16 +99,16 @@ def read_object(line: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON: {error}") from None
+        raise ValueError(f"{where}: not JSON: {error}{seems_a_list(line)}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected an object with prompt and completion, got {type(value).__name__}")
+        raise ValueError(
+            f"{where}: expected an object with prompt and completion, got {type(value).__name__}{seems_a_list(line)}"
+        )
     return value
 
 
 def strings(value: dict[str, Any], key: str, where: str) -> list[str]:
     """Return the strings of a key, whose value is one or a list of them. Raises ValueError if it is anything else."""
-    if key not in value:
-        raise ValueError(f"{where}: {key!r} is missing")
     texts = value[key] if isinstance(value[key], list) else [value[key]]
     for text in texts:
         if not isinstance(text, str):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.config import GPTConfig
+from npgpt.hub.seeming import seems, unreadable
 from npgpt.hub.tensors import CONFIG, read_tensors, require_config, require_shapes, save_tensors
 from npgpt.support.files import read_json, write_json
 from npgpt.support.notices import notice
@@ -94,7 +95,7 @@ def read_gpt2(name: str | Path, shapes_of: ShapesOf) -> tuple[GPTConfig, dict[st
 def read_config(path: Path) -> GPTConfig:
     """Read GPT-2's config.json. Raises ValueError, with the key and its value, if npgpt cannot compute the model."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path.parent} is not a run folder: it has no {path.name}")
+        raise FileNotFoundError(f"{path.parent} is not a run folder: it has no {path.name}{unreadable(path.parent)}")
     content = HUB_DEFAULTS | read_json(path)
     if content.get("model_type") != "gpt2":
         raise ValueError(f"{path}: model_type {content.get('model_type')!r} is not 'gpt2'")
@@ -171,6 +172,8 @@ def check_shapes(tensors: dict[str, np.ndarray], config: GPTConfig, shapes_of: S
 
     Nothing is allocated before this check: a damaged config may ask for more memory than there is.
     """
+    if what := seems(tensors, config.n_embd):
+        raise ValueError(f"{path}: {what}")
     blocks = sum(name.endswith(".ln_1.weight") for name in tensors)
     if blocks != config.n_layer:
         raise ValueError(f"{path}: {blocks} blocks, but config.json has n_layer={config.n_layer}")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 
+from npgpt.hub.seeming import unreadable
 from npgpt.support.files import write_atomically
 from npgpt.support.parameters import Shapes
 
@@ -61,7 +62,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises FileNotFoundError, or ValueError for a file that is incomplete or was changed after it was written.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file{_unpickled(path.parent)}")
+        raise FileNotFoundError(f"{path}: no such file{unreadable(path.parent)}")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
@@ -128,17 +129,6 @@ def checksum(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> 
         digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
         digest.update(tensor.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _unpickled(folder: Path) -> str:
-    pickled = [
-        name for name in ("pytorch_model.bin", "adapter_model.bin", "model.pt", "ckpt.pt") if (folder / name).exists()
-    ]
-    if pickled:
-        return f"; {pickled[0]} is a pickle, which npgpt never opens: convert it to safetensors"
-    if (folder / "model.safetensors.index.json").exists():
-        return "; a model in several files is not supported: save it as one"
-    return ""
 
 
 def require_shapes(tensors: Mapping[str, np.ndarray], shapes: Shapes, path: Path, config: str, of: str = "") -> None:

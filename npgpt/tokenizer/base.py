@@ -15,6 +15,7 @@ import numpy as np
 
 from npgpt.tokenizer.document import normalised
 from npgpt.tokenizer.neighbours import with_neighbours
+from npgpt.tokenizer.others import TYPES, seems, seen_in
 from npgpt.tokenizer.stream import END, TextFile, read_parts
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")  # what save_pretrained may write
@@ -253,7 +254,11 @@ class Tokenizer(ABC):
                     if (tokenizer := kind.from_other_files(path.parent)) is not None:
                         return tokenizer
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; a run folder holds a tokenizer.json")
+            raise FileNotFoundError(
+                f"{path}: no such file{seen_in(path.parent) or '; a run folder holds a tokenizer.json'}"
+            )
+        if path.name != "tokenizer.json" and (what := seems(path)):
+            raise ValueError(f"{path} is no tokenizer.json, but {what}")
         content, end = with_neighbours(normalised(read_json(path)), path.parent)
         with errors_naming(path):
             for kind in kinds():
@@ -262,7 +267,8 @@ class Tokenizer(ABC):
             model = content.get("model")
             name = model.get("type") if isinstance(model, dict) else None
             supported = ", ".join(kind.files for kind in reversed(kinds()))
-            raise ValueError(f"a tokenizer of the kind {json.dumps(name)} is not supported, only {supported}")
+            how = f", {TYPES[name]}," if name in TYPES else ""
+            raise ValueError(f"a tokenizer of the kind {json.dumps(name)}{how} is not supported, only {supported}")
 
 
 _KINDS: dict[str, type[Tokenizer]] = {}

@@ -179,4 +179,7 @@ def require_same(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) 
     """Raise ValueError for a change that would make the run another run."""
     for part, name, what in FIXED:
         if saved[part].get(name) != settings[part][name]:
-            raise ValueError(f"{folder}: {what}; start a new run")
+            raise ValueError(
+                f"{folder}: {what}; start a new run, as npgpt finetune {folder} --data LINES --out NEW, which begins "
+                "with this model"
+            )

@@ -200,7 +200,11 @@ def reopened(plan: TrainingPlan, config: TrainConfig, source: Source) -> Model:
         if before != getattr(config, name):
             raise ValueError(f"{name} is {before!r} in {folder} and cannot change with --resume")
     if source.digest() != saved["data"].get("sha256"):
-        raise ValueError(f"the text is not the one that {folder} was trained on; start a new run for it")
+        raise ValueError(
+            f"the text is not the one that {folder} was trained on, and --resume only continues a run; on another "
+            f"text, start a new run with the same vocabulary: npgpt train --data FILE --tokenizer {folder} --out NEW; "
+            f"or teach this model examples: npgpt finetune {folder} --data LINES --out NEW"
+        )
     return model
 
 
