@@ -177,7 +177,7 @@ def test_sample_shows_each_token_before_the_next_is_computed(run, monkeypatch):
             yield token
             seen.append(out.flushed)
 
-    monkeypatch.setattr("npgpt.generation.engine.generate", slow)
+    monkeypatch.setattr("npgpt.generation.prompts.generate", slow)
     monkeypatch.setattr(sys, "stdout", out)
     assert main(["sample", str(run.folder), "--prompt", "日"]) == 0
     expected = ["日黃", "日黃河"] if len(seen) == 2 else ["日", "日", "日黃", "日黃", "日黃", "日黃河"]

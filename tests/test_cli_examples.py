@@ -103,6 +103,7 @@ def pristine(tmp_path_factory):
             "npgpt train --out runs/tales",
             "npgpt finetune runs/poems --data tasks.jsonl --out runs/tasks",
             "npgpt tokenizer train poems.txt --vocab-size 300 --out tokenizers/poems",
+            "npgpt prepare poems.txt --tokenizer runs/poems --out prepared/poems",
         ):
             run(line)
         shutil.copytree("runs/tales", "runs/demo/translate")
@@ -129,7 +130,7 @@ def here(pristine, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=" ".join)
 def test_the_examples_of_a_page_run(here, page):
     found = examples(page)
-    assert len(found) == (1 if page == ("data", "list") else 2)
+    assert len(found) >= (1 if page == ("data", "list") else 2)
     assert len(set(found)) == len(found)
     for line in found:
         assert shlex.split(line)[: 1 + len(page)] == ["npgpt", *page]

@@ -98,8 +98,7 @@ def test_a_terminal_is_shown_what_it_can_show_and_codes_for_the_rest():
 def test_input_that_is_not_utf8_is_named_by_its_first_wrong_byte():
     code, out, err = run("tales", "--check", "-", stdin="学".encode() + b"\xff")
     assert (code, out) == (2, "")
-    assert err.startswith("npgpt tales: error: standard input: not UTF-8: byte 0xff at offset 3")
-    assert len(err.splitlines()) == 1
+    assert err == "npgpt tales: error: standard input: not UTF-8: byte 0xff at offset 3; save it as UTF-8\n"
 
 
 def test_a_mark_at_the_start_of_the_input_is_no_text():

@@ -130,7 +130,12 @@ def check(name: str, lang: str | None) -> int:
 
     require_given("--check", name, "a file, or - for standard input")
     keep_going()
-    text = read_input("pipe the tale in, or give its file") if name == "-" else read_text(name)
+    try:
+        text = read_input("pipe the tale in, or give its file") if name == "-" else read_text(name)
+    except ValueError as error:
+        if "--encoding" not in str(error):
+            raise
+        raise ValueError(f"{str(error).partition('; ')[0]}; save it as UTF-8") from None  # there is no such flag here
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").strip()
     lang = lang or language_of(text)
     try:
