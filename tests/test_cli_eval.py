@@ -119,8 +119,8 @@ def test_of_more_tokens_than_the_limit_a_sample_is_measured(capsys, here):
         ("r --data tales:en --split val", "--split val has no effect on tales"),
         ("r --data p --newline keep", "--newline is about text files, and p is tokenized already"),
         ("r --data a.txt --split vla", "vla"),
-        ("r --data a.txt --max-tokens -1", "--max-tokens -1 must be at least 0"),
-        ("r --data a.txt --threads -1", "--threads -1 must be at least 0"),
+        ("r --data a.txt --max-tokens -1", "--max-tokens=-1 must be at least 0"),
+        ("r --data a.txt --threads -1", "--threads=-1 must be at least 0"),
     ],
 )
 def test_what_does_not_go_together_is_refused(line, decisive, capsys, here):
@@ -154,7 +154,7 @@ def test_its_progress_is_shown_and_it_has_as_many_workers_as_threads(capsys, her
             return super().__enter__()
 
     monkeypatch.setattr("npgpt.training.workers.Workers", Watched)
-    monkeypatch.setattr("npgpt.cli.evaluate.evaluation_bar", lambda: nullcontext(lambda *n: seen.append(n)))
+    monkeypatch.setattr("npgpt.cli.evaluate.evaluation_bar", lambda *what: nullcontext(lambda *n: seen.append(n)))
     row, _ = found(capsys, "r", "--data", "a.txt", "--threads", "3")
     assert workers == [3]
     assert len(seen) > 0

@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 
+import npgpt
 from npgpt import GPT, GPTConfig, TrainConfig
 from npgpt.data.batch import Text, spread
 from npgpt.data.packing import pack
@@ -168,3 +169,12 @@ def test_the_printed_loss_of_a_sample_has_its_error(tmp_path, monkeypatch, capsy
     assert "±" in line
     assert "on 392 of 800 validation tokens (step 3; --final-eval-tokens 0 reads all)" in line
     assert json.loads((tmp_path / "r" / "train.json").read_text())["train"]["final_eval_tokens"] == 400
+
+
+def test_in_python_the_loss_of_a_sample_has_its_error_too(tmp_path):
+    (tmp_path / "a.txt").write_text("the quick brown fox\n" * 400)
+    sizes = {"n_layer": 1, "n_head": 1, "n_embd": 8, "n_positions": 8, "max_steps": 2, "eval_batches": 1, "threads": 1}
+    common = {"out": tmp_path / "r", "progress": False, "final_eval_tokens": 400}
+    training = npgpt.train(tmp_path / "a.txt", **common, **sizes)
+    last = training.records[-1]
+    assert f"validation loss {last['val_loss']:.4f} ± {last['val_stderr']:.4f} nats per token" in repr(training)

@@ -166,7 +166,13 @@ def text_ids(tokenizer: "Tokenizer", files: "list[TextFile]", split: str) -> "np
 
     if split != "all":
         return split_texts(files, tokenizer)[split == "val"]
-    return np.concatenate([ids.astype(id_type(tokenizer)) for file in files for ids in encoded(file, tokenizer)])
+    parts, n = [], 0
+    with evaluation_bar("reading") as show:
+        for ids in (ids for file in files for ids in encoded(file, tokenizer)):
+            parts.append(ids.astype(id_type(tokenizer)))
+            n += len(ids)
+            show(n, None)
+    return np.concatenate(parts)
 
 
 def print_loss_of_examples(

@@ -3,7 +3,6 @@ model that does not exist yet; nothing is allocated for it."""
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npgpt.cli.options import DEFAULTS, add_fields
@@ -70,7 +69,7 @@ def opened(name: str) -> "tuple[Model, TrainConfig]":
     content = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     stored = content.get("dtype", content.get("torch_dtype"))
     dtype = "float64" if stored == "float64" else "float32"  # in which all narrower types are opened
-    model = open_model(folder if Path(name).is_dir() else name, dtype, "reference")
+    model = open_model(folder, dtype, "reference")
     saved = read_saved(folder)["train"] if (folder / "train.json").is_file() else {}
     return model, TrainConfig(**saved | {"dtype": dtype})
 

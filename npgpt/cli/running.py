@@ -66,17 +66,17 @@ def last_evaluation(run: "Run", step: int) -> str:
 
 
 @contextmanager
-def evaluation_bar() -> Iterator[Callable[[int, int], None]]:
-    """Give a function that shows on a progress bar how many tokens of how many have been evaluated.
+def evaluation_bar(what: str = "evaluating") -> Iterator[Callable[[int, int | None], None]]:
+    """Give a function that shows on a progress bar how many tokens have been evaluated, and of how many, if known.
 
     The bar appears only if that takes more than a second, and is removed at the end.
     """
     from tqdm import tqdm
 
-    with tqdm(desc="evaluating", unit="token", unit_scale=True, delay=1, leave=False, disable=None) as bar:
+    with tqdm(desc=what, unit="token", unit_scale=True, delay=1, leave=False, disable=None) as bar:
 
-        def show(done: int, total: int) -> None:
-            if bar.total is None:
+        def show(done: int, total: int | None) -> None:
+            if bar.total is None and total is not None:
                 bar.reset(total)
             bar.update(done - bar.n)
 

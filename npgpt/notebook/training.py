@@ -81,7 +81,8 @@ class Training:
         if losses:
             best = losses[-1] if self.finished else min(losses, key=lambda record: record["val_loss"])
             floor = "" if self.floor is None else f", floor {self.floor:.4f}"
-            lines.append(f"validation loss {best['val_loss']:.4f} nats per token (step {best['step']:,}){floor}")
+            error = f" ± {best['val_stderr']:.4f}" if best.get("val_stderr") else ""  # of a sample
+            lines.append(f"validation loss {best['val_loss']:.4f}{error} nats per token (step {best['step']:,}){floor}")
         if not self.finished:
             lines.append(f"stopped; continue with npgpt.train(out={str(self.folder)!r}, resume=True)")
         return "\n".join(lines)

@@ -69,9 +69,9 @@ def evaluate(
     A text is read in windows of n_positions, and each token attends to the earlier ones in its window. Raises
     ValueError for a text of fewer than two tokens, and for a loss that is not finite.
     """
-    rows = rows_of(model.config)
-    whole = not 0 < most < data.size
-    batches = data.whole(rows) if whole else data.spread(rows, most / data.size)
+    rows, size = rows_of(model.config), data.size
+    whole = not 0 < most < size
+    batches = data.whole(rows) if whole else data.spread(rows, most / size)
 
     def total(batch: Batch) -> tuple[float, int]:
         return model.loss(batch) * batch.n_targets, batch.n_targets
@@ -85,13 +85,13 @@ def evaluate(
             break
         found.append(result)
         loss, done = loss + result[0], done + result[1]
-        progress(done, data.size if whole else most)
+        progress(done, size if whole else most)
     else:
         return None
     if not math.isfinite(loss):
         raise ValueError(f"the loss is {loss}: the model's weights are damaged, or training diverged")
     losses, counts = np.array(found).T
-    stderr = 0.0 if whole else standard_error(losses, counts, data.size)
+    stderr = 0.0 if whole else standard_error(losses, counts, size)
     return Evaluation(loss / done, stderr, done, whole)
 
 
