@@ -48,7 +48,7 @@ ENGLISH = [
     ("not angry any more", "not angry with you"),
     ("into my den", "to my house"),
     ("was to end", "The race went from"),
-    ("too weak alone", "not strong enough alone"),
+    ("too weak alone", r"not strong enough to free the \w+ alone"),
     (r"(His|Her) \w+ was very proud", r"\w+'s aunt was very proud of"),
     ("Well searched", "Clever little treasure hunter"),
     ("much experience", "an owl who was very good at it"),
