@@ -267,7 +267,7 @@ class Tokenizer(ABC):
             model = content.get("model")
             name = model.get("type") if isinstance(model, dict) else None
             supported = ", ".join(kind.files for kind in reversed(kinds()))
-            how = f", {TYPES[name]}," if name in TYPES else ""
+            how = f", {TYPES[str(name)]}," if str(name) in TYPES else ""
             raise ValueError(f"a tokenizer of the kind {json.dumps(name)}{how} is not supported, only {supported}")
 
 

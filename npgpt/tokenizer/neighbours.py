@@ -92,7 +92,9 @@ def legacy_tokens(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def decoder_tokens(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the tokens of the added_tokens_decoder in tokenizer_config.json, which is {id: token}."""
     decoder = content.get("added_tokens_decoder")
-    for i, token in decoder.items() if isinstance(decoder, dict) else ():
+    if decoder is not None and not isinstance(decoder, dict):
+        raise ValueError("added_tokens_decoder must be an object of ids and tokens")
+    for i, token in decoder.items() if decoder else ():
         yield (token if isinstance(token, dict) else {}) | {"id": int(i) if i.isdecimal() else i}
 
 

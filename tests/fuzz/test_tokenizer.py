@@ -25,7 +25,7 @@ def whole():
     """Return the bytes of every file of a folder of npgpt prepare."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "a.txt"
-        file.write_text(TEXT * 3, encoding="utf-8")
+        file.write_text(TEXT.replace("\0", "") * 3, encoding="utf-8")
         prepare([file], Path(folder) / "out", trained())
         return {path.name: path.read_bytes() for path in (Path(folder) / "out").iterdir()}
 
@@ -57,8 +57,13 @@ def test_a_changed_byte_or_a_cut(name, data):
     except ValueError as error:
         assert len(str(error).splitlines()) == 1
         return
+    try:
+        ids = tokenizer.encode(TEXT)
+    except ValueError as error:  # a byte is no longer there
+        assert "is not in this vocabulary" in str(error)
+        return
     # another vocabulary, but a whole one
-    assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+    assert tokenizer.decode(ids) == TEXT
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "gpt4", "chinese"])

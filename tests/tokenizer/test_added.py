@@ -202,6 +202,8 @@ def test_an_added_tokens_decoder_is_read(tmp_path):
         ({"tokenizer_config": {"eos_token": "e"}}, "'e' is no special token, which could end a text"),
         ({"tokenizer_config": {"add_prefix_space": True}}, r"tokenizer_config\.json: add_prefix_space=true is not"),
         ({"tokenizer_config": {"added_tokens_decoder": {"x": {"content": "<n>"}}}}, "'<n>' with id 'x' is not a name"),
+        ({"tokenizer_config": {"added_tokens_decoder": [1]}}, r"_config\.json: added_tokens_decoder must be an object"),
+        ({"tokenizer": {"model": {"type": ["BPE"], "vocab": {}}}}, r'of the kind \["BPE"\] is not supported'),
         ({"tokenizer_config": {"added_tokens_decoder": {"290": 3}}}, "None with id 290 is not a name"),
         (
             {"tokenizer_config": {"added_tokens_decoder": {"290": {"content": "<n>", "lstrip": True}}}},
