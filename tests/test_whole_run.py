@@ -140,6 +140,12 @@ def test_a_key_that_is_damaged_is_no_default(saved, name):
         GPT.from_pretrained(saved)
 
 
+def test_a_size_that_is_missing_is_named_where_its_default_does_not_fit(saved):
+    edit(saved / "config.json", lambda c: c.update(n_hexd=c.pop("n_head")))
+    with pytest.raises(ValueError, match=r"n_head=12 does not divide n_embd=8 \(n_head by default, because the file"):
+        GPT.from_pretrained(saved)
+
+
 def test_another_order_and_further_keys_of_config_json_are_no_damage(saved):
     edit(saved / "config.json", lambda c: c.update({"transformers_version": "5.0", "n_head": c.pop("n_head")}))
     assert GPT.from_pretrained(saved).config == CONFIG

@@ -40,6 +40,8 @@ UNSUPPORTED = {
 }
 
 
+SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+
 # what tensors do not show: a file that leaves one of these out is read with GPT-2's default, and a notice says so
 INVISIBLE = (
     "n_head",
@@ -96,7 +98,8 @@ def read_config(path: Path) -> GPTConfig:
     """Read GPT-2's config.json. Raises ValueError, with the key and its value, if npgpt cannot compute the model."""
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} is not a run folder: it has no {path.name}{unreadable(path.parent)}")
-    content = HUB_DEFAULTS | read_json(path)
+    given = read_json(path)
+    content = HUB_DEFAULTS | given
     if content.get("model_type") != "gpt2":
         raise ValueError(f"{path}: model_type {content.get('model_type')!r} is not 'gpt2'")
     for key, value in UNSUPPORTED.items():
@@ -108,7 +111,9 @@ def read_config(path: Path) -> GPTConfig:
     try:
         return GPTConfig(**{key: value for key, value in content.items() if key in known})
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        silent = [name for name in SIZES if name not in given]
+        default = f" ({', '.join(silent)} by default, because the file does not say)" if silent else ""
+        raise ValueError(f"{path}: {error}{default}") from None
 
 
 def with_ends(path: Path, config: GPTConfig, own: bool) -> GPTConfig:
