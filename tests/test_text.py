@@ -194,7 +194,7 @@ def test_a_folder_and_a_glob_are_their_files_sorted(here):
     assert [str(file) for file in texts.files] == [
         os.path.join("d", *n.split("/")) for n in ("a.txt", "b.txt", "sub/c.txt")
     ]
-    assert texts.found == ["d: 3 files *.txt, and 1 empty ones, left out"]
+    assert texts.found == ["d: 3 files *.txt, 1 empty one left out"]
     assert [str(file) for file in open_texts(["d/*.md", "d/a.txt"]).files] == ["d/note.md", "d/a.txt"]
     with contextlib.suppress(OSError, NotImplementedError):  # Windows lets few users make links
         Path("d/sub/again").symlink_to(Path("d").absolute(), target_is_directory=True)
@@ -266,7 +266,7 @@ def test_crlf_trains_as_lf_and_says_so(here, capsys, caplog):
         file = "lf.txt" if name == "lf" else "crlf.txt"
         caplog.clear()
         assert command(capsys, "train", "--data", file, "--out", name, *TINY, *flags)[0] == 0
-        said = "crlf.txt: 60 line ends CRLF or CR are read as LF; --newline keep leaves them\n"
+        said = "crlf.txt: 60 line ends (CRLF or CR) read as LF; --newline keep leaves them as they are\n"
         assert (said in caplog.text) == (name == "crlf")
         runs[name] = saved(here / name)
     assert all(runs["lf"][key] == runs["crlf"][key] for key in runs["lf"] if key != "train.json")

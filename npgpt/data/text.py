@@ -14,7 +14,7 @@ from typing import NamedTuple
 from npgpt.config import TextConfig
 from npgpt.support.files import naming
 from npgpt.support.notices import notice
-from npgpt.tokenizer.stream import Spool, TextFile, read_parts, require_file
+from npgpt.tokenizer.stream import END, Spool, TextFile, read_parts, require_file
 
 BLOCK = 1 << 22  # bytes read at once
 
@@ -36,21 +36,31 @@ class Texts(NamedTuple):
         where = self.files[0].name if len(self.files) == 1 else f"{len(self.files):,} files"
         lines = list(self.found)
         if n := seen["line ends"]:
-            lines.append(f"{where}: {n:,} line ends CRLF or CR are read as LF; --newline keep leaves them")
+            lines.append(
+                f"{where}: {amount(n, 'line end')} (CRLF or CR) read as LF; --newline keep leaves them as they are"
+            )
         if n := seen["marks"]:
-            lines.append(f"{where}: {n:,} byte-order marks inside the text are left out; --newline keep leaves them")
+            lines.append(
+                f"{where}: {amount(n, 'byte-order mark')} inside the text left out; --newline keep leaves them in"
+            )
         if n := seen["empty"]:
-            lines.append(f"{where}: {n:,} empty documents are left out")
+            lines.append(f"{where}: {amount(n, 'empty document')} left out")
         if n := seen["documents"]:
-            how = f"each ends with the token {end}" if end else "one after another, as the tokenizer has no end token"
-            lines.append(f"{where}: {n:,} documents; {how}")
-        if n := seen["cut"]:
-            lines.append(f"{where}: documents are too long to part {n:,} texts between two of them: one is cut in each")
+            how = f"each ended by {end}" if end else "one after another, because the tokenizer has no end token"
+            lines.append(f"{where}: {amount(n, 'document')}, {how}")
+        if seen["cut"]:
+            why = "because none ends between 80% and 99% of the text"
+            lines.append(f"{where}: a document was cut into a part for training and a part for validation, {why}")
         if n := seen["plain ends"]:
             why = "--document-separator is none" if end else "the tokenizer has no end token"
-            lines.append(f"{where}: <|endoftext|> stands in it {n:,} times and is read as plain text, because {why}")
+            lines.append(f"{where}: {END}, found {amount(n, 'time')}, read as plain text, because {why}")
         for line in lines:
             notice(line)
+
+
+def amount(n: int, what: str) -> str:
+    """Return a number of things in words: amount(1, "file") is "1 file", amount(2000, "file") "2,000 files"."""
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
 
 
 def open_texts(names: Sequence[str | Path], config: TextConfig | None = None, kind: str = "*.txt") -> Texts:
@@ -72,9 +82,9 @@ def open_texts(names: Sequence[str | Path], config: TextConfig | None = None, ki
             files = [TextFile(file, Path(file), config) for file in matching(name, kind)]
             full = [file for file in files if file.path.stat().st_size]
             texts.files.extend(full)
-            empty = f", and {len(files) - len(full):,} empty ones, left out" if len(full) < len(files) else ""
+            empty = f", {amount(len(files) - len(full), 'empty one')} left out" if len(full) < len(files) else ""
             which = f" {kind}" if path.is_dir() else ""
-            texts.found.append(f"{name}: {len(full):,} files{which}{empty}")
+            texts.found.append(f"{name}: {amount(len(full), 'file')}{which}{empty}")
         else:
             require_file(path)
             texts.files.append(TextFile(name, path, config))
