@@ -367,7 +367,6 @@ def test_a_file_of_another_encoding_is_named_wherever_text_is_read(here, capsys)
         "tokenizer train a.txt --out r",
         "tokenizer stats t a.txt",
         "tokenizer encode t --file a.txt",
-        "tales --check a.txt",
     ):
         code, out, err = command(capsys, *line.split())
         assert (code, out, err.count("\n")) == (2, "", 1), line
