@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, GPTConfig, Tokenizer, TrainConfig
+from npgpt.cli.options import DEFAULTS
 from npgpt.config import PRESETS
 from npgpt.hub.tensors import read_tensors
 from npgpt.training.checkpoint import STATE, load_last, load_state
@@ -149,8 +150,6 @@ OTHER = {  # a value that is not the default for every field
     "dtype": "float64",
     "ops": "reference",
 }
-END = "the tokenizer's, if it has one"
-DEFAULTS = {"vocab_size": "the tokenizer's", "n_inner": "4 * n_embd", "bos_token_id": END, "eos_token_id": END}
 FIELDS = [*dataclasses.fields(TrainConfig), *dataclasses.fields(GPTConfig)]
 
 

@@ -11,7 +11,7 @@ from npgpt import GPT, GPTConfig, TrainConfig
 from npgpt.data.batch import Text, spread
 from npgpt.data.packing import pack
 from npgpt.models.gpt2 import loss_forward
-from npgpt.training.evaluation import Evaluation, evaluate, standard_error, whole_loss
+from npgpt.training.evaluation import Evaluation, affordable_tokens, evaluate, standard_error, whole_loss
 from npgpt.training.loop import Trainer
 from npgpt.training.workers import Workers
 from tests.test_cli import command
@@ -178,3 +178,15 @@ def test_in_python_the_loss_of_a_sample_has_its_error_too(tmp_path):
     training = npgpt.train(tmp_path / "a.txt", **common, **sizes)
     last = training.records[-1]
     assert f"validation loss {last['val_loss']:.4f} ± {last['val_stderr']:.4f} nats per token" in repr(training)
+
+
+@pytest.mark.parametrize(("size", "tokens"), [(1, 2**18), (2**23, 2**18), (124_000_000, 17734), (10**12, 2**13)])
+def test_a_large_model_reads_fewer_tokens(size, tokens):
+    assert affordable_tokens(size) == tokens
+
+
+def test_the_last_evaluation_reads_what_the_model_affords(tmp_path, monkeypatch):
+    monkeypatch.setattr("npgpt.training.evaluation.MOST_TOKENS", 600)
+    monkeypatch.setattr("npgpt.training.evaluation.FEWEST_TOKENS", 1)
+    assert records(tmp_path / "some")[0][-1]["val_tokens"] == 594
+    assert records(tmp_path / "all", final_eval_tokens=0)[0][-1]["whole"] is True

@@ -10,6 +10,7 @@ import pytest
 from npgpt import TrainConfig
 from npgpt.cli import COMMANDS, MODULES
 from npgpt.cli.finetune import OF_THE_MODEL
+from npgpt.cli.options import DEFAULTS
 from npgpt.cli.parser import Parser
 from npgpt.training.finetuning import plan_finetuning
 from npgpt.training.pretraining import plan_training
@@ -45,6 +46,9 @@ def test_the_defaults_that_help_shows_are_those_of_a_plan_without_flags(capsys, 
         used = settled.get(field.name, field.default)
         if field.name == "threads":
             assert (values[-1], used) == ("0", n_threads(0))
+        elif field.name in DEFAULTS:  # what follows from others is said in words
+            assert used is None
+            assert values[-1] == DEFAULTS[field.name]
         else:
             assert values[-1] == str(used), field.name
 
@@ -54,7 +58,9 @@ def test_the_defaults_that_help_shows_are_those_of_fine_tuning(capsys, tmp_path)
     config = plan_finetuning("base", [str(tmp_path / "t.jsonl")], "new", HOW, {}).config
     help = shown(capsys, "finetune")
     for field in dataclasses.fields(TrainConfig):
-        if field.name not in (*OF_THE_MODEL, "threads"):
+        if field.name in DEFAULTS and field.name not in OF_THE_MODEL:
+            assert DEFAULTS[field.name] in help[f"--{field.name.replace('_', '-')}"]
+        elif field.name not in (*OF_THE_MODEL, "threads"):
             assert help[f"--{field.name.replace('_', '-')}"].endswith(f"(default: {getattr(config, field.name)})")
 
 

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from npgpt.cli.options import add_fields, announce_compiling
+from npgpt.cli.options import DEFAULTS, add_fields, announce_compiling
 from npgpt.cli.reading import add_encoding
 from npgpt.cli.running import train_with_progress
 from npgpt.config import TrainConfig
@@ -51,7 +51,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from where it stopped")
     add_encoding(parser)
     group = parser.add_argument_group("training")
-    add_fields(group, TrainConfig, {name: str(value) for name, value in FINETUNE.items()}, OF_THE_MODEL)
+    add_fields(group, TrainConfig, DEFAULTS | {name: str(value) for name, value in FINETUNE.items()}, OF_THE_MODEL)
 
 
 def run(args: argparse.Namespace) -> int:

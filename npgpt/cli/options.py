@@ -17,7 +17,14 @@ METAVARS |= {"trainable": "NAMES", "n_head": "H", "n_embd": "C", "n_positions": 
 ALIASES = {"learning_rate": ("--lr",)}
 # what help shows as the default of a field whose value depends on others
 END = "the tokenizer's, if it has one"
-DEFAULTS = {"vocab_size": "the tokenizer's", "n_inner": "4 * n_embd", "bos_token_id": END, "eos_token_id": END}
+DEFAULTS = {
+    "vocab_size": "the tokenizer's",
+    "n_inner": "4 * n_embd",
+    "bos_token_id": END,
+    "eos_token_id": END,
+    "end_token": END,
+    "final_eval_tokens": "262144, fewer for a model above 8 million parameters",
+}
 # keys of a --config file that are not fields of a config
 COMMAND_KEYS = ("data", "out", "preset", "dropout")
 
@@ -25,7 +32,7 @@ COMMAND_KEYS = ("data", "out", "preset", "dropout")
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every field of TrainConfig and GPTConfig. A flag that is not given is missing from the result."""
     defaults = shown_defaults()
-    add_fields(parser.add_argument_group("training"), TrainConfig, defaults)
+    add_fields(parser.add_argument_group("training"), TrainConfig, defaults | DEFAULTS)
     group = parser.add_argument_group("model")
     group.add_argument(
         "--dropout",

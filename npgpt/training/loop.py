@@ -12,7 +12,7 @@ from npgpt.ops import get_ops
 from npgpt.optim import AdamW, Muon, Optimizer
 from npgpt.support.parameters import select
 from npgpt.training.checkpoint import append_metrics, cut_metrics, load_state, save_state
-from npgpt.training.evaluation import Evaluation, estimate_loss, evaluate
+from npgpt.training.evaluation import Evaluation, affordable_tokens, estimate_loss, evaluate
 from npgpt.training.step import quietly, require_finite, train_step
 from npgpt.training.workers import Workers
 
@@ -88,6 +88,8 @@ class Trainer:
                 if stop:
                     return
             most, best = config.final_eval_tokens, self.best()
+            if most is None:
+                most = affordable_tokens(best.size)
             found = evaluate(best, self.val_data, most, workers.map, self.on_evaluating, should_stop)
             if found is None:
                 return
