@@ -68,7 +68,7 @@ def test_a_file_is_encoded_when_it_is_named_as_one(capsys, here, action):
         (["--file", "none.txt"], "none.txt: no such file"),
         (["--file", "."], ". is a folder"),
         (["--file", "broken.txt"], "broken.txt: not UTF-8: byte 0xff at offset 2"),
-        (["--file", ""], "--file is empty"),
+        (["--file", ""], "--file: it is empty"),
     ],
 )
 def test_what_cannot_be_read_is_named(capsys, here, words, message):

@@ -123,7 +123,9 @@ def test_bytes_with_a_merge_to_no_token_are_refused(tmp_path):
 @pytest.mark.parametrize("vocab", [{"a": 0, "b": 2}, {"a": 1, "b": 0}, {"a": 0, "b": "1"}, {"ab": 0}, [], {"a": None}])
 def test_characters_with_other_ids_are_refused(tmp_path, vocab):
     model = CharTokenizer(["ab"]).to_json()["model"] | {"vocab": vocab}
-    with pytest.raises(ValueError, match=r'tokenizer\.json: a tokenizer of the kind "WordLevel" is not supported'):
+    with pytest.raises(
+        ValueError, match=r'tokenizer\.json: a tokenizer of the kind "WordLevel", of whole words, is not'
+    ):
         Tokenizer.from_pretrained(saved(tmp_path, model=model))
 
 

@@ -169,7 +169,7 @@ def test_what_would_be_encoded_otherwise_is_refused(tmp_path, name):
 @pytest.mark.parametrize("kind", ["WordPiece", "Unigram", "WordLevel"])
 def test_another_kind_is_refused_by_name(tmp_path, kind):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": kind, "vocab": {"a": 0}}}))
-    with pytest.raises(ValueError, match=f'a tokenizer of the kind "{kind}" is not supported'):
+    with pytest.raises(ValueError, match=f'a tokenizer of the kind "{kind}", .* is not supported'):
         Tokenizer.from_pretrained(tmp_path)
 
 
