@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from npgpt.cli.checks import require_at_least, require_given
 from npgpt.cli.options import announce_compiling
-from npgpt.cli.reading import TEXT_FILES, add_text_flags, open_named
+from npgpt.cli.reading import TEXT_FILES, add_text_flags, open_named, reading_as_run
 from npgpt.cli.running import evaluation_bar
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def print_loss_of_files(model: "Model", tokenizer: "Tokenizer", args: argparse.N
     if is_prepared(args.data):
         ids = prepared_ids(tokenizer, args)
     else:
-        texts = open_named([args.data], args)
+        texts = open_named([args.data], reading_as_run(args))
         if all(map(has_examples, texts.files)):
             print_loss_of_examples(model, tokenizer, texts.files, args.split, evaluate)
             return

@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npgpt.cli.options import add_fields
@@ -24,6 +26,21 @@ def text_config(args: argparse.Namespace) -> TextConfig:
     """Return how the flags say that text files are read."""
     names = {field.name for field in dataclasses.fields(TextConfig)}
     return TextConfig(**{name: value for name, value in vars(args).items() if name in names})
+
+
+def reading_as_run(args: argparse.Namespace) -> argparse.Namespace:
+    """Return arguments with the text flags that are not given as the run of args.run had them, which is said."""
+    from npgpt.support.notices import notice
+    from npgpt.training.pretraining import reading_of
+
+    default = dataclasses.asdict(TextConfig())
+    adopted = {name: value for name, value in reading_of(Path(args.run)).items() if name not in args}
+    flags = [
+        f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in adopted.items() if value != default[name]
+    ]
+    if flags:
+        notice(f"{args.data} is read as the text of {args.run} was: {' '.join(flags)}")
+    return argparse.Namespace(**adopted | vars(args))
 
 
 def add_encoding(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,9 @@ from npgpt.support.notices import notice
 from npgpt.tokenizer.stream import END, Spool, TextFile, read_parts, require_file
 
 BLOCK = 1 << 22  # bytes read at once
+# names of what this process was given, which is something else in another process
+DESCRIPTORS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+ONCE = "read once: "  # begins the names in train.json of what a later run cannot read again
 
 Named = str | Path | TextFile
 
@@ -94,9 +97,15 @@ def open_texts(names: Sequence[str | Path], config: TextConfig | None = None, ki
 
 
 def full_names(names: Sequence[str | Path]) -> list[str]:
-    """Return names that mean the same in every folder, so that --resume can read them."""
-    texts = map(str, names)
-    return [name if name == "-" or name.startswith("/dev/") else str(Path(name).resolve()) for name in texts]
+    """Return names that mean the same in every folder, so that --resume can read them; - and pipes are marked."""
+    return [ONCE * (name != "-") + name if is_gone(name) else str(Path(name).resolve()) for name in map(str, names)]
+
+
+def is_gone(name: str) -> bool:
+    """Say whether what a name gives, or has given a run that recorded it, cannot be read a second time."""
+    if name == "-" or name.startswith((ONCE, *DESCRIPTORS)):
+        return True
+    return os.path.exists(name) and not os.path.isdir(name) and not os.path.isfile(name)
 
 
 def matching(name: str, kind: str) -> list[str]:
@@ -129,7 +138,7 @@ def is_read_once(name: str) -> bool:
         is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
     if is_device:
         raise ValueError(f"{name} is a terminal or a device: give a text file, or pipe a text in")
-    return name == "-" or name.startswith("/dev/") or not stat.S_ISREG(mode)
+    return is_gone(name)
 
 
 def spooled(name: str, config: TextConfig) -> TextFile:

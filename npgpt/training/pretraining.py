@@ -91,6 +91,18 @@ def plan_training(
     return TrainingPlan(folder, data, config, model, TextConfig(**texts), saved, frozenset(given))
 
 
+def reading_of(folder: Path) -> dict[str, Any]:
+    """Return how the text files of a run were read, as fields of TextConfig; {} for a model that learned from none."""
+    try:
+        saved = read_saved(folder)
+    except (FileNotFoundError, ValueError):  # a model without a run
+        return {}
+    data = saved["data"]
+    # a prepared folder, tales and examples have no reading either, and a run of today says whether it has documents
+    old = {} if "finetune" in saved or data.keys() & {"documents", "examples"} else OLD_READING
+    return split_fields(data.get("reading", old), TextConfig)[0]
+
+
 def require_same(folder: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raise ValueError for a setting that would make the model or the text of the run to resume another one."""
     for name, value in given.items():

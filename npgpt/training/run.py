@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.config import GPTConfig, TrainConfig, split_fields
+from npgpt.data.text import ONCE, is_gone
 from npgpt.hub.tensors import is_own
 from npgpt.models.base import Model, end_ids
 from npgpt.support.files import file_digest, is_cut_short, read_json, read_sealed_json, write_sealed_json
@@ -139,9 +140,10 @@ def saved_names(folder: Path, saved: dict[str, Any]) -> list[str]:
     """Return what a run was trained on. Raises ValueError for a text that could be read only once."""
     names: list[str] = saved["data"]["files"]
     for name in names:
-        if name == "-" or name.startswith("/dev/"):
+        if is_gone(name):
+            source = name.removeprefix(ONCE)
             raise ValueError(
-                f"{folder} was trained on what {name} gave, which is not kept: give the same text again with --data"
+                f"{folder} was trained on what {source} gave, which is not kept: give the same text again with --data"
             )
     return names
 

@@ -1,0 +1,83 @@
+"""How texts are read a second time, and what is said about what is in them."""
+
+import json
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.test_cli import command
+from tests.test_cli_train import TINY
+from tests.test_text import CHINESE, SIMPLIFIED, write
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def score(capsys, caplog, *words) -> tuple[str, str]:
+    caplog.clear()
+    code, out, _ = command(capsys, "eval", *words)
+    assert code == 0
+    return out, caplog.text
+
+
+def test_eval_reads_the_text_as_the_run_did(here, capsys, caplog):
+    """It scored other text than that of the training, without a word."""
+    write("\r\n---\n".join([SIMPLIFIED.strip()] * 60) + "\r\n")
+    flags = ("--newline", "keep", "--document-separator", r"\n---\n")
+    assert command(capsys, "train", "--data", "a.txt", "--out", "r", *TINY, "--tokenizer", "bpe:300", *flags)[0] == 0
+    wanted, said = score(capsys, caplog, "r", "--data", "a.txt", *flags)
+    assert "is read as" not in said
+    out, said = score(capsys, caplog, "r", "--data", "a.txt")
+    assert out == wanted
+    assert r"a.txt is read as the text of r was: --newline keep --document-separator '\n---\n'" in said
+    out, said = score(capsys, caplog, "r", "--data", "a.txt", "--newline", "lf")
+    assert out != wanted
+    assert r"as the text of r was: --document-separator '\n---\n'" in said
+    Path("r/train.json").unlink()
+    assert score(capsys, caplog, "r", "--data", "a.txt")[0] != wanted
+
+
+def test_eval_reads_the_text_as_an_old_run_did(here, capsys, caplog):
+    write(CHINESE.replace("\n", "\r\n") * 30)
+    assert command(capsys, "train", "--data", "a.txt", "--out", "r", *TINY, "--newline", "keep")[0] == 0
+    wanted = score(capsys, caplog, "r", "--data", "a.txt")[0]
+    content = json.loads(Path("r/train.json").read_text())
+    del content["data"]["reading"], content["data"]["documents"], content["sha256"]
+    Path("r/train.json").write_text(json.dumps(content))
+    out, said = score(capsys, caplog, "r", "--data", "a.txt")
+    assert out == wanted
+    assert "as the text of r was: --newline keep --document-separator none --text-field none" in said
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="/dev/shm is needed")
+def test_a_file_in_memory_is_a_file(here, capsys, caplog):
+    with tempfile.NamedTemporaryFile(dir="/dev/shm", suffix=".txt") as file:
+        file.write(CHINESE.encode() * 30)
+        file.flush()
+        assert command(capsys, "train", "--data", file.name, "--out", "r", *TINY)[0] == 0
+        assert "temporary file" not in caplog.text
+        assert command(capsys, "train", "--resume", "--out", "r", "--max-steps", 7)[0] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a named pipe is needed")
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_run_of_a_named_pipe_asks_for_its_text(here, capsys, gone):
+    """--resume waited for somebody who writes into the pipe."""
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=lambda: Path("pipe").write_bytes(CHINESE.encode() * 30))
+    writer.start()
+    assert command(capsys, "train", "--data", "pipe", "--out", "r", *TINY)[0] == 0
+    writer.join()
+    if gone:
+        Path("pipe").unlink()
+    code, _, err = command(capsys, "train", "--resume", "--out", "r", "--max-steps", 7)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "r was trained on what pipe gave, which is not kept: give the same text again with --data" in err
+    write(CHINESE * 30)
+    assert command(capsys, "train", "--resume", "--out", "r", "--max-steps", 7, "--data", "a.txt")[0] == 0
