@@ -123,6 +123,8 @@ def tales(capsys, tmp_path, monkeypatch):
     """A run on English tales with little room, as README's first model is for the vocabulary of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("npgpt.data.source.TOKENIZER_TALES", 300)
+    monkeypatch.setattr("npgpt.data.packing.GROUP", 20)
+    monkeypatch.setattr("npgpt.cli.tales_report.SAMPLES", 2)
     for name in "npgpt.data.source.VALIDATION_TALES", "npgpt.data.tales.corpus.VALIDATION_TALES":
         monkeypatch.setattr(name, 20)
     sizes = ("--n-layer", 1, "--n-embd", 8, "--tokenizer", "bpe:1024", "--eval-batches", 1, "--threads", 1)

@@ -88,6 +88,7 @@ print(sum(memory_to_train(config, settings)) / (peak - before))
 """
 
 
+@pytest.mark.big
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_count_for_a_run_is_its_peak(tmp_path):
     done = subprocess.run([sys.executable, "-c", RUN, str(tmp_path)], capture_output=True, text=True, check=True)
