@@ -138,8 +138,9 @@ class GPTConfig:
         if self.n_layer > MOST_LAYERS:
             raise ValueError(f"n_layer={self.n_layer} must be at most {MOST_LAYERS}")
         if self.n_parameters > MOST_PARAMETERS:
-            names = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_inner")
-            sizes = ", ".join(f"{name}={getattr(self, name)}" for name in names if getattr(self, name) is not None)
+            usual = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_inner": 3072}
+            large = [name for name, size in usual.items() if (getattr(self, name) or 0) > size]
+            sizes = ", ".join(f"{name}={getattr(self, name)}" for name in large)
             raise ValueError(f"{sizes}: a model of {self.n_parameters:.3g} parameters, more than fit into any memory")
 
     @property

@@ -39,7 +39,8 @@ ALONE = [(f.name, value) for f in FIELDS for value in (OTHER[f.name], *SENSIBLE.
 @pytest.fixture(autouse=True)
 def _memory(monkeypatch):
     """However little memory this machine has, a plan for a large preset is no contradiction."""
-    monkeypatch.setattr("npgpt.training.pretraining.require_memory", lambda *args, **options: None)
+    for name in ("require_memory", "require_room_for_weights"):
+        monkeypatch.setattr(f"npgpt.training.pretraining.{name}", lambda *args: None)
 
 
 @pytest.fixture

@@ -41,28 +41,33 @@ def run(args: argparse.Namespace) -> int:
         flag = f"--{next(iter(changes)).replace('_', '-')}"
         raise ValueError(f"{flag} changes a preset, and {args.run} is a model that exists: leave it out")
     if args.preset is not None:
-        model, train = shapes_of_model(preset(args.preset, **changes)), TrainConfig()
+        model, train, lora = shapes_of_model(preset(args.preset, **changes)), TrainConfig(), None
     else:
-        model, train = opened(args.run)
+        model, train, lora = opened(args.run)
     if args.batch_size is not None:
         train = dataclasses.replace(train, batch_size=args.batch_size)
     print(f"{args.run or args.preset}: {model.describe()}")
     print_parameters(model)
-    print_memory(model, train)
+    print_memory(model, train, lora)
     forward = model.flops_per_token
     print("\nfloating-point operations per token, at full context")
-    print(f"  {'to sample':<20}{scaled(forward, FLOPS):>17}  the forward pass")
-    print(
-        f"  {'to train':<20}{scaled(3 * forward, FLOPS):>17}  the forward pass, and twice as much for the backward pass"
-    )
+    for name, operations, what in (
+        ("to sample", forward, "the forward pass"),
+        ("to train", 3 * forward, "the forward pass, and twice as much for the backward pass"),
+    ):
+        print(f"  {name:<20}{operations / 1e6:>9,.2f} million  {what}")
     return 0
 
 
-def opened(name: str) -> "tuple[Model, TrainConfig]":
-    """Open a model in the precision of its file, and return the settings of its training; the defaults if unknown."""
+def opened(name: str) -> "tuple[Model, TrainConfig, int | None]":
+    """Open a model in the precision of its file; return the settings of its training, and the rank of its adapters.
+
+    The settings that are not known are the defaults.
+    """
     from npgpt.hub.gpt2 import find_folder
     from npgpt.models.registry import open_model
     from npgpt.support.files import read_json
+    from npgpt.training.finetuning import read_finetune
     from npgpt.training.run import read_saved
 
     folder = find_folder(name)
@@ -70,8 +75,9 @@ def opened(name: str) -> "tuple[Model, TrainConfig]":
     stored = content.get("dtype", content.get("torch_dtype"))
     dtype = "float64" if stored == "float64" else "float32"  # in which all narrower types are opened
     model = open_model(folder, dtype, "reference")
-    saved = read_saved(folder)["train"] if (folder / "train.json").is_file() else {}
-    return model, TrainConfig(**saved | {"dtype": dtype})
+    saved = read_saved(folder) if (folder / "train.json").is_file() else {}
+    train = TrainConfig(**saved.get("train", {}) | {"dtype": dtype})
+    return model, train, read_finetune(folder, saved)["lora"] if "finetune" in saved else None
 
 
 def print_parameters(model: "Model") -> None:
@@ -83,35 +89,36 @@ def print_parameters(model: "Model") -> None:
     print(f"  {'total':<20}{model.size:>14,}")
 
 
-def print_memory(model: "Model", train: TrainConfig) -> None:
+# what each optimizer keeps of all that is trained
+KEPT = {"adamw": "AdamW's two averages", "muon": "Muon's average of the blocks' matrices, AdamW's two of the rest"}
+
+
+def print_memory(model: "Model", train: TrainConfig, lora: int | None) -> None:
     """Print what a model needs, and what is free. Only the shapes of a GPT say what a batch needs."""
     from npgpt.support.machine import available_memory
-    from npgpt.training.memory import memory_to_train
+    from npgpt.training.memory import fitting_batch_size, in_bytes, memory_to_train, n_averages
     from npgpt.training.workers import n_threads
 
-    weights = model.size * model.dtype.itemsize
+    weights, free, advice = model.size * model.dtype.itemsize, available_memory(), ""
     rows = [("to sample", weights, "the weights")]
+    kept = KEPT[train.optimizer]
     if isinstance(model.config, GPTConfig):
-        learned, batches = memory_to_train(model.config, train)
+        learned, batches = memory_to_train(model.config, train, lora)
         shape, threads = f"{train.batch_size} x {model.config.n_positions} tokens", n_threads(train.threads)
+        what = kept if lora is None else f"adapters of rank {lora} with {kept}"
         rows += [
-            ("to train", learned, "the weights, the gradients of each worker, and AdamW's two averages"),
+            ("to train", learned, f"the weights, the gradients of each worker, and {what}"),
             ("and for batches", batches, f"{shape} on {threads} threads, and evaluations"),
         ]
+        if free is not None and learned + batches > free:
+            size = fitting_batch_size(model.config, train, free, lora)
+            advice = f"--batch-size {size} would" if size else "choose a smaller model or context"
     else:
-        rows += [("to train", 4 * weights, "the weights, the gradients and AdamW's two averages")]
-    free = available_memory()
+        averages = n_averages(model.params.shapes, model.matrices, train) * model.dtype.itemsize
+        rows += [("to train", 2 * weights + averages, f"the weights, the gradients and {kept}")]
     rows += [] if free is None else [("free here", free, "")]
     print(f"\nmemory in {model.dtype}")
     for name, size, what in rows:
-        print(f"  {name:<20}{scaled(size, BYTES):>17}  {what}".rstrip())
-
-
-BYTES = ("kB", "MB", "GB")
-FLOPS = ("thousand", "million", "billion")
-
-
-def scaled(number: float, units: tuple[str, str, str]) -> str:
-    """Return a number in the largest of three units in which it is at least 1; each is a thousand of the one before."""
-    power = 2 if number >= 1e9 else 1 if number >= 1e6 else 0
-    return f"{number / 1000 ** (power + 1):,.2f} {units[power]}"
+        print(f"  {name:<20}{in_bytes(size):>17}  {what}".rstrip())
+    if advice:
+        print(f"  does not fit: {advice}")

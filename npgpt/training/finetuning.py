@@ -153,7 +153,8 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
     if plan.how["lora"] is not None:
         adapters = Adapters(model, plan.how["lora"], plan.how["lora_alpha"], seed=config.seed)
     if isinstance(model.config, GPTConfig):
-        require_memory(model.config, config)
+        made = model.params.flat.nbytes + sum(base.nbytes for base in (adapters.base.values() if adapters else ()))
+        require_memory(model.config, config, plan.how["lora"], made)
     trainer = Trainer(model, train_data, val_data, config, folder, adapters)
     if adapters is not None:
         trainer.on_best = lambda: save_adapter(folder / "adapter", adapters, base["base"])

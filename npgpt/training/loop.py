@@ -1,6 +1,6 @@
 """The training loop: batches, steps, evaluations, and a run folder that is valid at every moment."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,10 +158,15 @@ def make_optimizer(model: Model, config: TrainConfig, adapters: Adapters | None)
     update = get_ops(config.ops).adamw_update
     settings = (config.beta1, config.beta2, config.adam_epsilon, config.weight_decay, update)
     params = model.params if adapters is None else adapters.params
-    try:
-        frozen = params.keys() - select(params, config.trainable)
-    except ValueError as error:
-        raise ValueError(f"trainable={config.trainable!r}: {error}") from None
+    frozen = params.keys() - trained_names(params, config.trainable)
     if config.optimizer == "muon":
         return Muon(params, model.matrices, *settings, without=frozen)
     return AdamW(params, *settings, without=frozen)
+
+
+def trained_names(names: Collection[str], trainable: str) -> set[str]:
+    """Return the names of the parameters to train. Raises ValueError for a pattern that fits none."""
+    try:
+        return select(names, trainable)
+    except ValueError as error:
+        raise ValueError(f"trainable={trainable!r}: {error}") from None

@@ -1,53 +1,98 @@
 """Whether a run fits into memory, answered before it fills the machine."""
 
 import dataclasses
+import math
+from collections.abc import Collection
 
 import numpy as np
 
 from npgpt.config import GPTConfig, TrainConfig
-from npgpt.models.registry import floats_per_token
+from npgpt.models.lora import TARGETS, adapter_shapes
+from npgpt.models.registry import floats_per_token, shapes_of_model
 from npgpt.support.machine import available_memory
+from npgpt.support.parameters import Shapes
 from npgpt.training.evaluation import rows_of
+from npgpt.training.loop import trained_names
 from npgpt.training.workers import n_threads, n_workers
 
 HEAP = 1.15  # what the process has for each byte of its arrays: freed memory is not all reused, or returned at once
 
 
-def memory_to_train(config: GPTConfig, train: TrainConfig) -> tuple[int, int]:
+def memory_to_train(config: GPTConfig, train: TrainConfig, lora: int | None = None) -> tuple[int, int]:
     """Return the bytes that a run needs at its peak: for weights, gradients and averages, and for its batches.
 
-    A run that trains adapters has a copy of the weights instead of two averages, which is less.
+    lora  the rank of the adapters, if the run trains adapters
     """
     size, T = config.n_parameters, config.n_positions
     to_learn, to_evaluate = floats_per_token(config, train.ops)
     n = n_workers(size, train.batch_size, T, n_threads(train.threads))
     gradients = n * (2 if train.gradient_accumulation_steps > 1 else 1)
-    weights = size * (1 + gradients + 2)
+    weights = size * (1 + gradients) + floats_of_training(config, train, lora)
     learned = -(-train.batch_size // n) * to_learn
     evaluated = max(train.batch_size, rows_of(config)) * to_evaluate
     bytes_each = np.dtype(train.dtype).itemsize
     return bytes_each * weights, int(HEAP * bytes_each * n * T * (learned + evaluated))
 
 
-def require_memory(config: GPTConfig, train: TrainConfig, at_least: bool = False) -> None:
+def floats_of_training(config: GPTConfig, train: TrainConfig, lora: int | None = None) -> int:
+    """Return how many numbers a run keeps besides the model and its gradients: averages, and what adapters need."""
+    model = shapes_of_model(config)
+    if lora is None:
+        return n_averages(model.params.shapes, model.matrices, train)
+    shapes = adapter_shapes(config, lora, TARGETS)
+    adapters = sum(map(math.prod, shapes.values()))
+    unmerged = sum(model.params[name].size for name in model.matrices)
+    return unmerged + 2 * adapters + n_averages(shapes, (), train)
+
+
+def n_averages(shapes: Shapes, matrices: Collection[str], train: TrainConfig) -> int:
+    """Return how many numbers the optimizer keeps: for each number that it trains two, or one in Muon's matrices."""
+    once = matrices if train.optimizer == "muon" else ()
+    trained = trained_names(shapes, train.trainable)
+    return sum(math.prod(shapes[name]) * (1 if name in once else 2) for name in trained)
+
+
+def fitting_batch_size(config: GPTConfig, train: TrainConfig, free: int, lora: int | None = None) -> int | None:
+    """Return the largest batch size that fits into `free` bytes, of those made by halving; None if none does."""
+    sizes = (train.batch_size >> n for n in range(train.batch_size.bit_length()))
+    runs = ((size, dataclasses.replace(train, batch_size=size)) for size in sizes)
+    return next((size for size, run in runs if sum(memory_to_train(config, run, lora)) <= free), None)
+
+
+def require_room_for_weights(config: GPTConfig, train: TrainConfig) -> None:
+    """Raise MemoryError if a run cannot fit whatever its batch size, as require_memory does.
+
+    config  may be smaller than the run's will be
+    """
+    free, run = available_memory(), dataclasses.replace(train, batch_size=1)
+    weights, _ = memory_to_train(config, run)
+    if free is not None and weights > free:
+        raise MemoryError(
+            f"this run needs at least {in_bytes(weights)} for {config.n_parameters:,} parameters, their gradients and "
+            f"what the optimizer keeps, and {in_bytes(free)} are free: choose a smaller model"
+        )
+
+
+def require_memory(config: GPTConfig, train: TrainConfig, lora: int | None = None, made: int = 0) -> None:
     """Raise MemoryError for a run that needs more memory than this process can still get, if the system says how much.
 
     The message has both numbers, and the largest batch size that would fit.
 
-    at_least  the configuration is smaller than the run's will be, so no batch size is recommended
+    made  bytes of the run's that the process has already
     """
     free = available_memory()
-    weights, batches = memory_to_train(config, train)
-    if free is None or weights + batches <= free:
+    if free is None:
         return
-    smaller = (train.batch_size >> n for n in range(1, train.batch_size.bit_length()))
-    fits = (n for n in smaller if sum(memory_to_train(config, dataclasses.replace(train, batch_size=n))) <= free)
-    size = None if at_least else next(fits, None)
-    advice = f"--batch-size {size} would fit" if size else "choose a smaller model, context or --batch-size"
+    free += made
+    weights, batches = memory_to_train(config, train, lora)
+    if weights + batches <= free:
+        return
+    size = fitting_batch_size(config, train, free, lora)
+    advice = f"--batch-size {size} would fit" if size else "choose a smaller model or context"
     raise MemoryError(
-        f"this run needs {'at least' if at_least else 'about'} {in_bytes(weights + batches)}, and {in_bytes(free)} are "
-        f"free; {in_bytes(weights)} are for {config.n_parameters:,} parameters, {in_bytes(batches)} for batches of "
-        f"{train.batch_size} sequences: {advice}"
+        f"this run needs about {in_bytes(weights + batches)}, and {in_bytes(free)} are free; {in_bytes(weights)} are "
+        f"for {config.n_parameters:,} parameters, {in_bytes(batches)} for batches of {train.batch_size} sequences: "
+        f"{advice}"
     )
 
 

@@ -23,7 +23,7 @@ from npgpt.tokenizer import Tokenizer
 from npgpt.tokenizer.stream import AS_IT_IS
 from npgpt.training.checkpoint import refuse_existing
 from npgpt.training.loop import Trainer
-from npgpt.training.memory import require_memory
+from npgpt.training.memory import require_memory, require_room_for_weights
 from npgpt.training.recipes import merge, recipe_for
 from npgpt.training.run import Run, read_saved, require_model_of, require_out, saved_names, say_what_adapts
 from npgpt.training.workers import with_threads
@@ -84,9 +84,8 @@ def plan_training(
         require_same(folder, reading, texts)
     GPTConfig(**model)  # raises for wrong sizes before any file is read
     config = with_threads(TrainConfig(**train))
-    # what it needs at least: the vocabulary is not known, and a context that is not given may become shorter
-    least = {"vocab_size": 1} | model | {"n_positions": given.get("n_positions", 1)}
-    require_memory(GPTConfig(**least), config, at_least=True)
+    # the vocabulary is not known yet, nor whether the text is long enough for the context
+    require_room_for_weights(GPTConfig(**{"vocab_size": 1} | model | {"n_positions": 1}), config)
     say_what_adapts(config, saved, given)
     return TrainingPlan(folder, data, config, model, TextConfig(**texts), saved, frozenset(given))
 
@@ -132,6 +131,8 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
         gpt_config = config_for(plan, tokenizer)
         if config.end_token is None:
             tokenizer = tokenizer.ending_with_id(end_ids(gpt_config))
+        if isinstance(source, TalesSource):  # as many are made as the run will use; the context becomes no shorter
+            require_memory(gpt_config, config)
         n_positions, train_data, val_data = fitting(plan, source, tokenizer, config)
         gpt_config = dataclasses.replace(gpt_config, n_positions=n_positions)
         require_memory(gpt_config, config)
