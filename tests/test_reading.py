@@ -12,6 +12,8 @@ from tests.test_cli import command
 from tests.test_cli_train import TINY
 from tests.test_text import CHINESE, SIMPLIFIED, write
 
+END = "<|endoftext|>"
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -81,3 +83,53 @@ def test_a_run_of_a_named_pipe_asks_for_its_text(here, capsys, gone):
     assert "r was trained on what pipe gave, which is not kept: give the same text again with --data" in err
     write(CHINESE * 30)
     assert command(capsys, "train", "--resume", "--out", "r", "--max-steps", 7, "--data", "a.txt")[0] == 0
+
+
+@pytest.mark.parametrize("between", ["\n\n", END])
+def test_a_separator_that_the_text_lacks_is_said(here, capsys, caplog, between):
+    """A typo looked like a success where the end token's own text parted the documents."""
+    write(between.join([SIMPLIFIED.strip()] * 60))
+    flags = (*TINY, "--tokenizer", "bpe:300", "--document-separator", r"\n--\n")
+    assert command(capsys, "train", "--data", "a.txt", "--out", "r", *flags)[0] == 0
+    assert r"a.txt: --document-separator '\n--\n' is nowhere in the text" in caplog.text
+    caplog.clear()
+    assert command(capsys, "prepare", "a.txt", "--out", "p", "--tokenizer", "r", *flags[-2:])[0] == 0
+    assert "is nowhere in the text" in caplog.text
+    code, _, err = command(capsys, "train", "--data", "a.txt", "--out", "s", *flags, "--pack")
+    assert (code, err.count("\n")) == (2, 1)
+    assert r"--pack: --document-separator '\n--\n' is nowhere in the text: it has no documents" in err
+    write("\n--\n".join([SIMPLIFIED.strip()] * 60))
+    caplog.clear()
+    assert command(capsys, "train", "--data", "a.txt", "--out", "t", *flags, "--pack")[0] == 0
+    assert "nowhere" not in caplog.text
+
+
+def test_the_usual_end_marker_is_named_where_another_ends_a_text(here, capsys, caplog):
+    write(END.join([SIMPLIFIED.strip()] * 60))
+    flags = (*TINY, "--tokenizer", "bpe:300", "--end-token", "</s>")
+    assert command(capsys, "train", "--data", "a.txt", "--out", "r", *flags)[0] == 0
+    assert (
+        f"a.txt: {END}, found 59 times, read as plain text, because the end token is </s>; "
+        f"--document-separator '{END}' ends documents there\n"
+    ) in caplog.text
+    caplog.clear()
+    assert command(capsys, "train", "--data", "a.txt", "--out", "s", *flags, "--document-separator", END)[0] == 0
+    assert "a.txt: 60 documents, each ended by </s>" in caplog.text
+    assert "plain text" not in caplog.text
+
+
+def test_lines_without_an_end_token_are_not_said_to_be_cut(here, capsys, caplog):
+    """Documents that nothing ends are one text, of which no document is too long."""
+    write("\n".join([json.dumps({"text": SIMPLIFIED})] * 60), "a.jsonl")
+    assert command(capsys, "train", "--data", "a.jsonl", "--out", "r", *TINY)[0] == 0
+    assert "60 documents, one after another" in caplog.text
+    assert "cut" not in caplog.text
+
+
+@pytest.mark.parametrize("text", ["\n", "\n中", "中🙂e\u0301"])
+def test_a_text_too_short_to_train_on_is_not_prepared(here, capsys, text):
+    write(text)
+    code, out, err = command(capsys, "prepare", "a.txt", "--out", "p", "--tokenizer", "chars")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "the text is too short" in err
+    assert not Path("p").exists()

@@ -67,6 +67,11 @@ def _prepare(
         with parts[0].open("wb") as train, parts[1].open("wb") as val:
             new_file = functools.partial(tempfile.TemporaryFile, dir=room)
             counts = encode_texts(files, tokenizer, train, val, new_file, progress)
+        if min(counts) < 2:
+            raise ValueError(
+                f"the text is too short: {counts[0]} tokens to train on and {counts[1]} for validation, but training "
+                "needs at least 2 and 2"
+            )
         tokenizer.save_pretrained(folder)
         for name, part, count in zip(NAMES, parts, counts, strict=True):
             header = HEADER.pack(

@@ -81,6 +81,8 @@ class TextSource:
     def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Dataset, Dataset]:
         parts = split_texts(self.texts.files, tokenizer)
         require_enough(*parts, n_positions)
+        if config.pack and (separator := self.texts.missing_separator()):
+            raise ValueError(f"--pack: --document-separator '{separator}' is nowhere in the text: it has no documents")
         self.texts.report(end_of(tokenizer))
         self.packed = config.pack
         return datasets(*parts, tokenizer, n_positions, config)

@@ -96,7 +96,7 @@ def encode_texts(
                     raise ValueError(f"{file}: the file is empty")
             ids = ids_in(ids_of_text, dtype)
             cut = where_to_cut(ids, tokenizer.end_id)
-            if text[0].seen["documents"] and ids[cut - 1] != tokenizer.end_id:
+            if tokenizer.end_id is not None and text[0].seen["documents"] and ids[cut - 1] != tokenizer.end_id:
                 text[0].seen["cut"] = 1
             ids_of_text.seek(0)
             copy(ids_of_text, train, cut * dtype.itemsize)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from npgpt.config import TextConfig
 from npgpt.support.files import naming
 from npgpt.support.notices import notice
-from npgpt.tokenizer.stream import END, Spool, TextFile, read_parts, require_file
+from npgpt.tokenizer.stream import END, NO_TEXT, Spool, TextFile, read_parts, require_file
 
 BLOCK = 1 << 22  # bytes read at once
 # names of what this process was given, which is something else in another process
@@ -51,14 +51,30 @@ class Texts(NamedTuple):
         if n := seen["documents"]:
             how = f"each ended by {end}" if end else "one after another, because the tokenizer has no end token"
             lines.append(f"{where}: {amount(n, 'document')}, {how}")
-        if seen["cut"]:
-            why = "because none ends between 80% and 99% of the text"
-            lines.append(f"{where}: a document was cut into a part for training and a part for validation, {why}")
+        if n := seen["cut"]:
+            text, each = (where, "") if len(self.files) == 1 else (amount(n, "text"), " of each" if n > 1 else "")
+            cut = f"one document{each} is cut between training and validation"
+            lines.append(f"no document ends near 90% of {text}, so {cut}")
+        if end and (separator := self.missing_separator()):
+            lines.append(f"{where}: --document-separator '{separator}' is nowhere in the text")
         if n := seen["plain ends"]:
-            why = "--document-separator is none" if end else "the tokenizer has no end token"
-            lines.append(f"{where}: {END}, found {amount(n, 'time')}, read as plain text, because {why}")
+            lines.append(f"{where}: {END}, found {amount(n, 'time')}, read as plain text{self.why_plain(end)}")
         for line in lines:
             notice(line)
+
+    def why_plain(self, end: str | None) -> str:
+        """Return why the usual end token was read as text, or what to do about it, as the end of a line."""
+        if end is None:
+            return ", because the tokenizer has no end token"
+        if self.files[0].config.document_separator == "none":
+            return ", because --document-separator is none"
+        return f", because the end token is {end}; --document-separator '{END}' ends documents there"
+
+    def missing_separator(self) -> str | None:
+        """Return the text that is to separate documents, if the last reading for an end token has not met it."""
+        separator = self.files[0].config.document_separator
+        met = any(file.seen["separators"] or file.is_json_lines for file in self.files)
+        return None if separator in NO_TEXT or met else separator
 
 
 def amount(n: int, what: str) -> str:

@@ -116,10 +116,11 @@ def read_parts(file: str | Path | TextFile, part: int = PART) -> Iterator[bytes]
     parts = one_text(parts, file)
     if file.is_json_lines:
         return json_texts(parts, file, part)
-    if file.end is None:
-        return counting(parts, END.encode(), file.seen)
-    if file.config.document_separator not in NO_TEXT:
-        return replacing(parts, separator_text(file.config).encode(), file.end.encode())
+    separator = separator_text(file.config)
+    if END not in (file.end, separator):
+        parts = counting(parts, END.encode(), file.seen)
+    if file.end is not None and separator not in NO_TEXT:
+        return replacing(parts, separator.encode(), file.end.encode(), file.seen)
     return parts
 
 
@@ -207,11 +208,12 @@ def counting(parts: Iterable[bytes], text: bytes, seen: Counter[str]) -> Iterato
         yield data
 
 
-def replacing(parts: Iterable[bytes], old: bytes, new: bytes) -> Iterator[bytes]:
-    """Yield the parts with one text in place of another, also where it lies across two parts."""
+def replacing(parts: Iterable[bytes], old: bytes, new: bytes, seen: Counter[str]) -> Iterator[bytes]:
+    """Yield the parts with one text in place of another, also where it lies across two parts, and count them."""
     held = b""
     for data in parts:
         *whole, rest = (held + data).split(old)
+        seen["separators"] += len(whole)
         n_held = next((n for n in range(min(len(old) - 1, len(rest)), 0, -1) if old.startswith(rest[-n:])), 0)
         held = rest[len(rest) - n_held :]
         yield b"".join([*(text + new for text in whole), rest[: len(rest) - n_held]])
