@@ -18,6 +18,13 @@ DRY = "from the (meadow|forest|garden|hill|orchard|farm|park|valley)"
 
 # (what stumbles, what a native writer says instead)
 ENGLISH = [
+    ("[Ww]hat helps best is", "Nothing helps like"),
+    (r"[Aa]t the party (at|in|on|by|near|under) ", r"party, which was held|The party was held"),
+    (r"knocked at \w+'s door with a", r"came to \w+'s door with a"),
+    ("came in with it and with", r"came in with the [\w ]+ and an? "),
+    (r"A present from \w+ the \w+ to", r"\n\w+ the \w+'s present for"),
+    ("on the way, but it was only", "but the noise was only"),
+    ("the frost|a flood", "a drought"),
     (rf"({SOFT}) (broke|was broken|was ruined)", "(cup|mirror|vase) (broke|was broken)"),
     ("take it to the|pieces to the (tailor|cook|doctor)|right glue", "the watchmaker to mend it"),
     ("(was|were) able to", "All the neighbours could"),
@@ -62,6 +69,9 @@ ENGLISH = [
     (r"for the [\w ]+ of \w+ the \w+, and both", r"in exchange for a hat, and both"),
 ]  # fmt: skip
 CHINESE = [
+    ("最初的[一二两三四五六七八九十]", "种下了第一批"),
+    ("在.{1,8}出现了一张藏宝图", "居然有一张藏宝图"),
+    ("霜冻|洪水", "干旱"),
     (rf"({SOFT_ZH})坏了|把({SOFT_ZH})弄坏", "(杯子|镜子|花瓶)坏了"),
     ("拿去找|胶水", "我们拿去请木匠修吧"),
     ("(里|上|下|下面|边)是什么？", "柜子顶上有什么？"),
@@ -74,7 +84,7 @@ CHINESE = [
     ("[里边上旁]的土里", "森林的地下"),
     ("附近玩耍的一只", "一只在附近玩耍的"),
     ("愿望就是(爬|吹|跳|踩)", "愿望就是学会爬绳子，可是怎么也学不会"),
-    ("(牙疼|头疼|发烧|感冒)了", "因为小.{1,2}牙疼。"),
+    ("(牙疼|头疼|发烧|感冒)了", "因为它牙疼。"),
     ("含着高兴的眼泪", "流着喜悦的泪水"),
     ("糟糕的事情在", "出了糟糕的事"),
     ("翻遍了每一块", "翻开了每一块石头"),
@@ -86,7 +96,7 @@ CHINESE = [
     ("双手总比|空手试", "九个总比一个力气大"),
     ("两个人", "有伴儿就不怕了"),
     ("没有注意", "走了神"),
-    ("坐在了上面", "一屁股坐到了它上面"),
+    ("坐在了上面|坐到了它上面", "一屁股坐了上去"),
     ("疯狂地", "跳舞跳得太起劲"),
     ("被一只蜜蜂追赶", "被一只蜜蜂追得团团转"),
     (rf"到{INDOORS_ZH}去(野餐|练习)|从{INDOORS_ZH}出发", "到草地去野餐"),
@@ -94,7 +104,7 @@ CHINESE = [
     ("苹果汁", "西红柿汤"),
     ("亲了亲", "抱了抱"),
     ("到我的洞里来", "到我家来"),
-    ("什么都没有的可怜的", "一只一无所有的可怜的"),
+    ("什么都没有的可怜的|一无所有的可怜的", "送给了可怜的小.{2,6}，它连一件像样的东西都没有"),
     ("我不生气了", "我不生你的气"),
     ("香喷喷的|闻起来", "看起来真好吃啊"),
     ("什么也没有。|掉在.{2,5}了。(它|从|那|小|.{2}(高|抱))", "连影子也没有"),

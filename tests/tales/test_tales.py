@@ -291,6 +291,6 @@ def test_the_page_quotes_the_grammar():
     assert scene in FILES[2].read_text("utf-8")
     tale = next(tales(seed=0))
     text = tell(tale, "en", styles(0, "en"))
-    with pytest.raises(NotATaleError, match=r"^character 227 \(after .*\): 'six were.*', expected 'five'"):
+    with pytest.raises(NotATaleError, match=r"^character 229 \(after .*\): 'six were.*', expected 'five'"):
         parse(text.replace("five", "six"), "en")
-    assert "NotATaleError: character 227 (after ...): 'six ...', expected 'five'" in page
+    assert "NotATaleError: character 229 (after ...): 'six ...', expected 'five'" in page
