@@ -198,8 +198,8 @@ class TrainConfig:
     eval_batches: int = option(20, "validation batches per evaluation")
     final_eval_tokens: int | None = option(
         None,
-        "validation tokens that the last evaluation reads; of more, it reads a sample and prints the standard error; "
-        "0 reads all",
+        "most validation tokens that the last evaluation reads; if there are more, it reads a sample and prints the "
+        "standard error; 0 reads all",
     )
     save_every: int = option(250, "steps between saves of the training state")
     sample_tokens: int = option(

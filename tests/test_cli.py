@@ -44,8 +44,8 @@ def stopped_after_a_step():
     real = running.stop_on_interrupt
 
     @contextmanager
-    def stopped():
-        with real() as numbers:
+    def stopped(*args):
+        with real(*args) as numbers:
             numbers.append(signal.SIGINT)
             yield numbers
 

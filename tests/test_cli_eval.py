@@ -100,6 +100,22 @@ def test_of_texts_in_json_lines_the_texts_are_measured(capsys, here):
     assert f"tokens      {len(ids):,} ({len(tokenizer.decode_bytes(ids[1:])):,} bytes)" in out
 
 
+@pytest.mark.parametrize("split", ["all", "val"])
+def test_the_ids_of_a_large_text_are_kept_in_a_file(split, capsys, here, monkeypatch, caplog):
+    words = ["r", "--data", "a.txt", "--split", split]
+    small, _ = found(capsys, *words)
+    monkeypatch.setattr("npgpt.data.splitting.LARGE", 1)
+    assert found(capsys, *words)[0] == small
+    assert "MB of text: its ids are kept in a temporary file" in caplog.text
+
+
+def test_one_window_is_read_at_least_and_has_no_standard_error(capsys, here):
+    _, out = found(capsys, "r", "--data", "a.txt", "--max-tokens", "1")
+    assert "tokens      32 of" in out
+    assert "±" not in out
+    assert "±" in found(capsys, "r", "--data", "a.txt", "--max-tokens", "100")[1]
+
+
 def test_of_more_tokens_than_the_limit_a_sample_is_measured(capsys, here):
     whole, _ = found(capsys, "r", "--data", "a.txt")
     row, out = found(capsys, "r", "--data", "a.txt", "--max-tokens", "700")

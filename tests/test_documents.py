@@ -186,6 +186,9 @@ def test_the_ids_of_a_large_text_are_the_same_in_a_file(here, tokenizer, caplog,
         np.testing.assert_array_equal(one, other)
         assert one.dtype == other.dtype == np.uint16
         assert isinstance(other.base, np.memmap) or isinstance(other.base.base, np.memmap)
+    whole = splitting.whole_texts(files, tokenizer)
+    assert isinstance(whole.base, np.memmap) or isinstance(whole.base.base, np.memmap)
+    np.testing.assert_array_equal(whole, np.concatenate([ids for file in files for ids in encoded(file, tokenizer)]))
 
 
 PEAK = """

@@ -152,7 +152,7 @@ def test_ctrl_c_in_the_last_evaluation_keeps_the_run_and_says_how_to_go_on(tmp_p
         code, out, err = command(capsys, "train", "--data", "a.txt", "--out", "r", *TINY.split())
     assert code == 130
     assert "npgpt train --resume --out r" in out
-    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "stopping the evaluation ..."
     assert command(capsys, "sample", "r", "--max-new-tokens", "5")[0] == 0
     code, out, err = command(capsys, "train", "--resume", "--out", "r")
     assert (code, err) == (0, "")
@@ -180,7 +180,7 @@ def test_in_python_the_loss_of_a_sample_has_its_error_too(tmp_path):
     assert f"validation loss {last['val_loss']:.4f} ± {last['val_stderr']:.4f} nats per token" in repr(training)
 
 
-@pytest.mark.parametrize(("size", "tokens"), [(1, 2**18), (2**23, 2**18), (124_000_000, 17734), (10**12, 2**13)])
+@pytest.mark.parametrize(("size", "tokens"), [(1, 2**18), (2**21, 2**18), (10_700_000, 51379), (10**9, 2**13)])
 def test_a_large_model_reads_fewer_tokens(size, tokens):
     assert affordable_tokens(size) == tokens
 

@@ -54,8 +54,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="most tokens to predict; of more, a sample from all over the data, whose standard error is printed "
-        "(default: 0, which sets no limit)",
+        help="most tokens to predict, but at least one window; if there are more, a sample from all over the data is "
+        "read, and the standard error printed, which one window alone does not have (default: 0, which sets no limit)",
     )
     parser.add_argument(
         "--threads", type=int, default=0, metavar="N", help="number of CPU threads (default: 0, as for npgpt train)"
@@ -159,20 +159,12 @@ def prepared_ids(tokenizer: "Tokenizer", args: argparse.Namespace) -> "np.ndarra
 
 def text_ids(tokenizer: "Tokenizer", files: "list[TextFile]", split: str) -> "np.ndarray":
     """Return the ids of a part of text files."""
-    import numpy as np
-
-    from npgpt.data import encoded
-    from npgpt.data.splitting import id_type, split_texts
+    from npgpt.data.splitting import split_texts, whole_texts
 
     if split != "all":
         return split_texts(files, tokenizer)[split == "val"]
-    parts, n = [], 0
     with evaluation_bar("reading") as show:
-        for ids in (ids for file in files for ids in encoded(file, tokenizer)):
-            parts.append(ids.astype(id_type(tokenizer)))
-            n += len(ids)
-            show(n, None)
-    return np.concatenate(parts)
+        return whole_texts(files, tokenizer, lambda n: show(n, None))
 
 
 def print_loss_of_examples(

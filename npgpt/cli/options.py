@@ -23,7 +23,7 @@ DEFAULTS = {
     "bos_token_id": END,
     "eos_token_id": END,
     "end_token": END,
-    "final_eval_tokens": "262144, fewer for a model above 8 million parameters",
+    "final_eval_tokens": "262144, fewer for a model above 2 million parameters",
 }
 # keys of a --config file that are not fields of a config
 COMMAND_KEYS = ("data", "out", "preset", "dropout")

@@ -21,7 +21,12 @@ def train_with_progress(run: "Run", resume: str) -> float:
 
     loss, bar = 0.0, None
     unread: list[OSError] = []
-    with evaluation_bar() as run.trainer.on_evaluating, stop_on_interrupt() as stopped:
+
+    def what_stops() -> str:
+        ended = run.trainer.progress["step"] == run.config.max_steps
+        return "stopping the evaluation ..." if ended else "finishing this step ..."
+
+    with evaluation_bar() as run.trainer.on_evaluating, stop_on_interrupt(what_stops) as stopped:
         for record in run.records(lambda: bool(stopped or unread)):
             step = record["step"]
             if "loss" in record:
@@ -83,8 +88,8 @@ def evaluation_bar(what: str = "evaluating") -> Iterator[Callable[[int, int | No
         yield show
 
 
-def stop_on_interrupt() -> AbstractContextManager[list[int]]:
-    """Stop after the step in progress at a signal, and say so. See npgpt.training.interrupt."""
+def stop_on_interrupt(what_stops: Callable[[], str]) -> AbstractContextManager[list[int]]:
+    """Stop after the step in progress at a signal, and say so, or what it says. See npgpt.training.interrupt."""
     from npgpt.training import interrupt
 
-    return interrupt.stop_on_interrupt(lambda: print("\nfinishing this step ...", file=sys.stderr))
+    return interrupt.stop_on_interrupt(lambda: print(f"\n{what_stops()}", file=sys.stderr))

@@ -145,14 +145,36 @@ def ids_in(file: BinaryIO, dtype: np.dtype) -> np.ndarray:
 
 def split_texts(files: Sequence[TextFile], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids to train on and those for validation. Those of a large text are in a temporary file."""
-    size, folder = sum(file.size for file in files), tempfile.gettempdir()
-    if size >= LARGE:
-        kept = f"{size / 1e6:,.0f} MB of text: its ids are kept in a temporary file in {folder}"
-        notice(f"{kept}; npgpt prepare writes them once for all runs")
-    new_file: Callable[[], Any] = tempfile.TemporaryFile if size >= LARGE else io.BytesIO
-    with naming(Path(folder)), new_file() as train, new_file() as val:
+    new_file = file_for_ids(files)
+    with naming(Path(tempfile.gettempdir())), new_file() as train, new_file() as val:
         encode_texts(files, tokenizer, train, val, new_file)
         return ids_in(train, id_type(tokenizer)), ids_in(val, id_type(tokenizer))
+
+
+def whole_texts(
+    files: Sequence[TextFile], tokenizer: Tokenizer, progress: Callable[[int], object] = lambda n: None
+) -> np.ndarray:
+    """Return all ids of texts, one after another. Those of a large text are in a temporary file.
+
+    progress  called with the number of ids so far
+    """
+    n = 0
+    with naming(Path(tempfile.gettempdir())), file_for_ids(files)() as kept:
+        for ids in (ids for file in files for ids in encoded(file, tokenizer)):
+            kept.write(ids.astype(id_type(tokenizer)).tobytes())
+            n += len(ids)
+            progress(n)
+        return ids_in(kept, id_type(tokenizer))
+
+
+def file_for_ids(files: Sequence[TextFile]) -> Callable[[], Any]:
+    """Return what makes a file for the ids of texts: one in memory or, if the texts are large, a temporary one."""
+    size = sum(file.size for file in files)
+    if size < LARGE:
+        return io.BytesIO
+    kept = f"{size / 1e6:,.0f} MB of text: its ids are kept in a temporary file in {tempfile.gettempdir()}"
+    notice(f"{kept}; npgpt prepare writes them once for all runs")
+    return tempfile.TemporaryFile
 
 
 def digest_of(files: Iterable[TextFile]) -> str:

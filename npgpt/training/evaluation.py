@@ -13,8 +13,8 @@ from npgpt.models.base import Model
 LOGITS_PER_BATCH = 2**26  # 256 MB of float32, so that a vocabulary of 50,257 fits too
 TOKENS_PER_BATCH = 8192
 # of the last evaluation: the most tokens, and the most products of tokens and parameters, which take two cores about
-# half a minute; but not so few tokens that the loss would say nothing
-MOST_TOKENS, MOST_PRODUCTS, FEWEST_TOKENS = 2**18, 2**41, 2**13
+# a quarter of a minute; but not so few tokens that the loss would say nothing
+MOST_TOKENS, MOST_PRODUCTS, FEWEST_TOKENS = 2**18, 2**39, 2**13
 
 
 class Evaluation(NamedTuple):
@@ -99,7 +99,7 @@ def evaluate(
 
 
 def affordable_tokens(n_parameters: int) -> int:
-    """Return how many tokens an evaluation reads unless the user says so: 2^18, or fewer for a model above 8 million
+    """Return how many tokens an evaluation reads unless the user says so: 2^18, or fewer for a model above 2 million
     parameters. The number does not depend on the machine, so the same run has the same loss everywhere."""
     return max(FEWEST_TOKENS, min(MOST_TOKENS, MOST_PRODUCTS // n_parameters))
 
