@@ -1,5 +1,6 @@
 """GPTConfig, TrainConfig and TextConfig, whose fields are the flags of `npgpt train`, and the presets."""
 
+import codecs
 import dataclasses
 import functools
 import math
@@ -15,6 +16,8 @@ DTYPES = ("float32", "float64")
 OPS = ("fast", "reference")
 INITS = ("gpt2", "copy")
 OPTIMIZERS = ("adamw", "muon")
+# codecs of Python that no text file is in: notations of single strings, in which most bytes mean something else
+NO_ENCODINGS = ("unicode-escape", "raw-unicode-escape", "utf-7", "idna", "punycode", "charmap")
 NEWLINES = ("lf", "keep")
 # of the tales: their languages, the tasks made from them, and the fewest words that an order gives
 LANGS = ("en", "zh")
@@ -248,6 +251,8 @@ class TextConfig:
         _check_types(self)
         try:
             "a".encode(self.encoding).decode(self.encoding)
+            if codecs.lookup(self.encoding).name in NO_ENCODINGS:
+                raise LookupError
         except (LookupError, UnicodeError):
             known = ("utf-8", "utf-16", "utf-32", "gb18030", "gbk", "big5", "latin-1", "cp1252", "shift_jis", "euc-kr")
             raise ValueError(f"encoding={self.encoding!r} is unknown{nearest(self.encoding, known)}") from None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from npgpt.config import TextConfig
 from tests.test_cli import command
 from tests.test_cli_train import TINY
 from tests.test_text import CHINESE, SIMPLIFIED, write
@@ -133,3 +134,44 @@ def test_a_text_too_short_to_train_on_is_not_prepared(here, capsys, text):
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "the text is too short" in err
     assert not Path("p").exists()
+
+
+@pytest.mark.parametrize("text", [SIMPLIFIED, "Il était une fée très âgée.\n", "so 🙂 and 👍🏽\n", "e\u0301a\n"])
+@pytest.mark.parametrize("at", [0, 1, 3, 100])
+def test_one_nul_in_a_text_is_not_taken_for_another_encoding(here, capsys, text, at):
+    """A text in UTF-8 with a NUL looked like Latin-1."""
+    data = (text * 20).encode()
+    write(data[:at].decode(errors="ignore").encode() + b"\0" + (text * 20).encode())
+    code, _, err = command(capsys, "prepare", "a.txt", "--out", "p", "--tokenizer", "bytes")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "a NUL byte at offset" in err
+    assert "tr -d" in err
+
+
+@pytest.mark.parametrize("before", [90_000, 5_000_000])
+def test_control_characters_are_seen_wherever_they_are(here, capsys, before):
+    line = SIMPLIFIED.encode()
+    write(line * (before // len(line)) + bytes(range(1, 8)) * 30_000 + line)
+    code, _, err = command(capsys, "prepare", "a.txt", "--out", "p", "--tokenizer", "bytes")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "binary data, not text from byte" in err
+    assert not Path("p").exists()
+
+
+def test_a_few_control_characters_anywhere_are_text(here, capsys):
+    write(("x" * 65_530 + "\x01\x02\x03\x04\x05\x06") * 3 + "\x07" * 100)
+    assert command(capsys, "prepare", "a.txt", "--out", "p", "--tokenizer", "bytes")[0] == 0
+
+
+def test_ids_that_look_like_text_are_told_by_their_name(here, capsys):
+    write(b"eHlo wrdl" * 100, "train.bin")
+    code, _, err = command(capsys, "prepare", "train.bin", "--out", "p", "--tokenizer", "bytes")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "train.bin: binary data; nanoGPT's token ids have such a name" in err
+    assert "if it is a text, rename it" in err
+
+
+@pytest.mark.parametrize("name", ["unicode_escape", "raw_unicode_escape", "utf-7", "UTF7", "idna", "punycode"])
+def test_notations_of_strings_are_no_encodings(name):
+    with pytest.raises(ValueError, match=f"encoding='{name}' is unknown"):
+        TextConfig(encoding=name)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NoReturn
 
 SAMPLE = 1 << 16  # bytes that are looked at
+LATER = SAMPLE // 16  # bytes that are looked at for control characters in every further SAMPLE
 # the first bytes of files that are no text
 BINARY = {
     b"\x1f\x8b": "compressed by gzip: unpack it first",
@@ -64,15 +65,24 @@ def refuse_start(name: str, path: Path, data: bytes) -> None:
     for start, what in BINARY.items():
         if data.startswith(start):
             raise ValueError(f"{name}: {what}{token_ids(path)}")
+    if path.suffix == ".bin":  # ids may happen to be the bytes of a text
+        raise ValueError(f"{name}: binary data{token_ids(path)}; if it is a text, rename it")
 
 
-def refuse_controls(name: str, path: Path, data: bytes) -> None:
-    """Raise ValueError for the beginning of a text that is full of control characters. A few of them are fine."""
-    sample = data[:SAMPLE]
-    n_controls = len(sample) - len(sample.translate(None, CONTROLS))
-    if n_controls > max(4, len(sample) / 10) and b"\0" not in sample:
-        share = f"{n_controls / len(sample):.0%} of it are control characters"
-        raise ValueError(f"{name}: binary data, not text: {share}{token_ids(path)}")
+def refuse_controls(name: str, path: Path, data: bytes, at: int) -> None:
+    """Raise ValueError for a text of which a part is full of control characters. A few of them are fine.
+
+    Its beginning is looked at and, to be fast, a sixteenth of the rest, in samples. `at` is where in the file data
+    begins.
+    """
+    for start in range(0, len(data), SAMPLE):
+        first = not at and not start
+        sample = data[start : start + (SAMPLE if first else LATER)]
+        n_controls = len(sample) - len(sample.translate(None, CONTROLS))
+        if n_controls > max(4, (len(sample) if first else LATER) / 10) and b"\0" not in sample:
+            share = f"{n_controls / len(sample):.0%} of it are control characters"
+            place = "" if first else f" from byte {at + start:,} on"
+            raise ValueError(f"{name}: binary data, not text{place}: {share}{token_ids(path)}")
 
 
 def refuse_nul(name: str, path: Path, data: bytes, at: int) -> NoReturn:
@@ -123,7 +133,8 @@ def guess(sample: bytes) -> str | None:
     n_bad = text.count("\ufffd")
     if b"\0" not in sample and sum(character >= "\x80" for character in text) > 2 * n_bad:
         return None
-    scores = {encoding: score(sample, encoding, set(FREQUENT[encoding][1])) for encoding in FREQUENT}
+    possible = [encoding for encoding in FREQUENT if encoding.startswith("utf") or b"\0" not in sample]
+    scores = {encoding: score(sample, encoding, set(FREQUENT[encoding][1])) for encoding in possible}
     best = max(scores, key=lambda encoding: scores[encoding])
     return best if scores[best] >= LEAST else None
 

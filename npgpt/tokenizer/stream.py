@@ -176,8 +176,7 @@ def one_text(parts: Iterable[bytes], file: TextFile) -> Iterator[bytes]:
     held = b""  # a CR at the end of the last part, which may belong to a LF
     offset = 0
     for data in parts:
-        if not offset:
-            refuse_controls(file.name, file.path, data)
+        refuse_controls(file.name, file.path, data, offset)
         if b"\0" in data:
             refuse_nul(file.name, file.path, data, offset)
         text = data if offset else data.removeprefix(codecs.BOM_UTF8)
