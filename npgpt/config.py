@@ -44,15 +44,34 @@ def vocabulary_of(tokenizer: str, size: int) -> str:
     return f"bpe:{size}" if kind == "bpe" and int(most) > size > 256 else tokenizer
 
 
-# (a setting, another, how the default of the first adapts if the second is given)
-ADAPTING: tuple[tuple[str, str, Callable[[Any, Any], Any]], ...] = (
-    ("min_lr", "learning_rate", lambda least, rate: min(least, rate / 10)),
-    ("learning_rate", "min_lr", max),
-    ("warmup_steps", "max_steps", lambda steps, most: min(steps, most // 10)),
-    ("n_head", "n_embd", divisor),
-    ("n_embd", "n_head", lambda width, heads: -(-width // heads) * heads),  # rounded up to a multiple
-    ("tokenizer", "vocab_size", vocabulary_of),
-    ("tokenizer", "end_token", lambda name, end: "bpe:4096" if name in ("chars", "bytes") else name),
+def with_end(tokenizer: str, _: Any) -> str:
+    """Return the tokenizer's name, or BPE if it is of a kind without an end token."""
+    return "bpe:4096" if tokenizer in ("chars", "bytes") else tokenizer
+
+
+def is_possible(value: Any) -> bool:
+    """Say whether a default can adapt to a number. The config classes refuse all other values, and some of these."""
+    number: Any = value if isinstance(value, numbers.Real) else 0
+    return bool(0 < number < 1e18)
+
+
+def is_separator(value: Any) -> bool:
+    """Say whether a document_separator needs an end token, which takes its place."""
+    return isinstance(value, str) and value not in ("auto", "none")
+
+
+# (a setting, another, of which values of that one, how the default of the first adapts to them); the tokenizer's kind
+# comes before its size
+ADAPTING: tuple[tuple[str, str, Callable[[Any], bool], Callable[[Any, Any], Any]], ...] = (
+    ("min_lr", "learning_rate", is_possible, lambda least, rate: min(least, rate / 10)),
+    ("learning_rate", "min_lr", is_possible, max),
+    ("warmup_steps", "max_steps", is_possible, lambda steps, most: min(steps, most // 10)),
+    ("n_head", "n_embd", is_possible, divisor),
+    ("n_embd", "n_head", is_possible, lambda width, heads: -(-width // heads) * heads),  # rounded up to a multiple
+    ("tokenizer", "end_token", lambda end: isinstance(end, str), with_end),
+    ("tokenizer", "document_separator", is_separator, with_end),
+    ("tokenizer", "pack", lambda pack: pack is True, with_end),
+    ("tokenizer", "vocab_size", is_possible, vocabulary_of),
 )
 
 
@@ -70,19 +89,12 @@ def settle(
     values = {**defaults, **saved, **given}
     adapting = values.keys() - given.keys() - saved.keys()
     rates: Any = [values.get(name) for name in ("min_lr", "learning_rate")]
-    if all(map(_possible, rates)) and rates[0] > rates[1]:
+    if all(map(is_possible, rates)) and rates[0] > rates[1]:
         adapting |= {"min_lr", "learning_rate"} - given.keys()
-    for name, other, adapted in ADAPTING:
-        value = given.get(other)
-        if name in adapting and (_possible(value) if other != "end_token" else isinstance(value, str)):
-            values[name] = adapted(values[name], value)
+    for name, other, applies, adapted in ADAPTING:
+        if name in adapting and applies(given.get(other)):
+            values[name] = adapted(values[name], given[other])
     return values
-
-
-def _possible(value: Any) -> bool:
-    """Say whether a default can adapt to a value. The config classes refuse all other values, and some of these."""
-    number: Any = value if isinstance(value, numbers.Real) else 0
-    return bool(0 < number < 1e18)
 
 
 def settling(config: type) -> Any:

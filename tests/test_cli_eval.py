@@ -116,6 +116,17 @@ def test_one_window_is_read_at_least_and_has_no_standard_error(capsys, here):
     assert "±" in found(capsys, "r", "--data", "a.txt", "--max-tokens", "100")[1]
 
 
+@pytest.mark.parametrize("file", ["tasks.jsonl", "tasks.txt"])
+def test_a_field_that_is_named_is_what_is_measured_of_task_lines(file, capsys, here):
+    code, out, _ = command(capsys, "eval", "r", "--data", file, "--text-field", "prompt")
+    assert (code, "completions" in out) == (0, False)
+    tokenizer = Tokenizer.from_pretrained("r")
+    prompts = [prompt for prompt, _ in EXAMPLES]
+    first = tokenizer.decode_bytes(tokenizer.encode(prompts[0])[:1])  # which is not predicted
+    n_bytes = len("".join(prompts).encode()) - len(first)
+    assert f"({n_bytes:,} bytes)" in out
+
+
 def test_of_more_tokens_than_the_limit_a_sample_is_measured(capsys, here):
     whole, _ = found(capsys, "r", "--data", "a.txt")
     row, out = found(capsys, "r", "--data", "a.txt", "--max-tokens", "700")
@@ -134,6 +145,10 @@ def test_of_more_tokens_than_the_limit_a_sample_is_measured(capsys, here):
         ("r --data tasks.jsonl --split val", "--split val has no effect on prompts and completions"),
         ("r --data tales:en --split val", "--split val has no effect on tales"),
         ("r --data p --newline keep", "--newline is about text files, and p is tokenized already"),
+        ("r --data tales:en --encoding gbk", "--encoding is about text files, and tales:en is none: leave"),
+        ("r --data tales:en --text-field none", "--text-field is about text files, and tales:en is none"),
+        ("r --data tasks.jsonl --newline keep", "--newline is about text files, and tasks.jsonl holds prompts"),
+        ("r --data tasks.txt --document-separator file", "--document-separator is about text files, and tasks.txt"),
         ("r --data a.txt --split vla", "vla"),
         ("r --data a.txt --max-tokens -1", "--max-tokens=-1 must be at least 0"),
         ("r --data a.txt --threads -1", "--threads=-1 must be at least 0"),

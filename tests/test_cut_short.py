@@ -234,7 +234,7 @@ def test_a_run_without_an_evaluation_says_that_its_model_is_untrained(here, word
     save_state(Path("run"), model, npgpt.AdamW(model.params), {"step": step, "best_step": 0, "best_val_loss": None})
     with caplog.at_level(logging.WARNING, "npgpt"):
         assert main([command, "run", *flags]) == 0
-        last = "; --last uses that of step 2" if step else ""
+        last = "; the option last uses that of step 2" if step else ""
         line = f"run: no evaluation yet, so this is the model as it was before the training{last}"
         assert [record.message for record in caplog.records] == [line]
         caplog.clear()

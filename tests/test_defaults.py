@@ -123,6 +123,19 @@ def test_without_flags_nothing_adapts(data, recipe):
         ({"preset": "gpt2-xl", "n_embd": 128, "data": "tales"}, {"n_head": 16}),
         ({"vocab_size": 1000, "data": "tales"}, {"tokenizer": "bpe:1000"}),
         ({"vocab_size": 5000, "data": "tales"}, {"tokenizer": "bpe:4096"}),
+        ({"pack": True}, {"tokenizer": "bpe:4096"}),
+        ({"pack": False}, {"tokenizer": "chars"}),
+        ({"pack": True, "tokenizer": "chars"}, {"tokenizer": "chars"}),
+        ({"document_separator": "犬"}, {"tokenizer": "bpe:4096"}),
+        ({"document_separator": "file"}, {"tokenizer": "bpe:4096"}),
+        ({"document_separator": "none"}, {"tokenizer": "chars"}),
+        ({"document_separator": "auto"}, {"tokenizer": "chars"}),
+        ({"document_separator": "---", "tokenizer": "bpe:300"}, {"tokenizer": "bpe:300"}),
+        ({"end_token": "</s>"}, {"tokenizer": "bpe:4096"}),
+        ({"end_token": "</s>", "vocab_size": 300}, {"tokenizer": "bpe:300", "vocab_size": 300}),
+        ({"end_token": "</s>", "vocab_size": 300, "data": "tales"}, {"tokenizer": "bpe:300"}),
+        ({"vocab_size": 300, "pack": True}, {"tokenizer": "bpe:300"}),
+        ({"vocab_size": 300}, {"tokenizer": "chars"}),
         ({"preset": "small", "data": "tales:en"}, {"n_positions": 256, "n_layer": 6}),
         ({"preset": "gpt2", "data": "tales"}, {"n_positions": 1024}),
         ({"preset": "tiny", "n_positions": 200, "data": "tales"}, {"n_positions": 200}),
@@ -234,6 +247,16 @@ def test_a_given_context_is_not_changed(text, flags):
     (text / "a.txt").write_text("aabb" * 5)
     with pytest.raises(ValueError, match=f"n_positions={flags['n_positions']} needs at least"):
         start_training(plan(**flags))
+
+
+@pytest.mark.parametrize(
+    "flags", [{"document_separator": "狗"}, {"pack": True}, {"end_token": "</s>", "vocab_size": 300}], ids=str
+)
+def test_what_needs_an_end_token_given_alone_learns_one(text, flags):
+    (text / "a.txt").write_text("".join(f"第{i}句 the theme {i * i}<|endoftext|>狗" for i in range(400)), "utf-8")
+    run = start_training(plan(max_steps=1, **flags))
+    assert run.tokenizer.end_token == flags.get("end_token", "<|endoftext|>")
+    assert run.tokenizer.vocab_size <= flags.get("vocab_size", 4096)
 
 
 def test_a_text_without_two_tokens_is_refused(text):

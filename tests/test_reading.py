@@ -92,7 +92,7 @@ def test_a_separator_that_the_text_lacks_is_said(here, capsys, caplog, between):
     write(between.join([SIMPLIFIED.strip()] * 60))
     flags = (*TINY, "--tokenizer", "bpe:300", "--document-separator", r"\n--\n")
     assert command(capsys, "train", "--data", "a.txt", "--out", "r", *flags)[0] == 0
-    assert r"a.txt: --document-separator '\n--\n' is nowhere in the text" in caplog.text
+    assert r"a.txt: document_separator='\n--\n' is nowhere in the text" in caplog.text
     caplog.clear()
     assert command(capsys, "prepare", "a.txt", "--out", "p", "--tokenizer", "r", *flags[-2:])[0] == 0
     assert "is nowhere in the text" in caplog.text
@@ -111,7 +111,7 @@ def test_the_usual_end_marker_is_named_where_another_ends_a_text(here, capsys, c
     assert command(capsys, "train", "--data", "a.txt", "--out", "r", *flags)[0] == 0
     assert (
         f"a.txt: {END}, found 59 times, read as plain text, because the end token is </s>; "
-        f"--document-separator '{END}' ends documents there\n"
+        f"document_separator='{END}' ends documents there\n"
     ) in caplog.text
     caplog.clear()
     assert command(capsys, "train", "--data", "a.txt", "--out", "s", *flags, "--document-separator", END)[0] == 0

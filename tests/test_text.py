@@ -96,7 +96,8 @@ def test_json_lines_are_documents(here, part):
     )  # plain text, as it was once
     other = json.dumps({"content": "中"}, ensure_ascii=False)
     assert read(other, part, "a.dat", end="<E>", text_field="content") == "中<E>"
-    assert read(other, part, "a.txt", end="<E>", text_field="content") == other
+    assert read(other, part, "a.txt", end="<E>", text_field="content") == "中<E>"
+    assert read("{plain 中", part, "a.txt", end="<E>", text_field="content") == "{plain 中"
 
 
 @pytest.mark.parametrize(
@@ -266,7 +267,7 @@ def test_crlf_trains_as_lf_and_says_so(here, capsys, caplog):
         file = "lf.txt" if name == "lf" else "crlf.txt"
         caplog.clear()
         assert command(capsys, "train", "--data", file, "--out", name, *TINY, *flags)[0] == 0
-        said = "crlf.txt: 60 line ends (CRLF or CR) read as LF; --newline keep leaves them as they are\n"
+        said = "crlf.txt: 60 line ends (CRLF or CR) read as LF; newline=keep keeps them\n"
         assert (said in caplog.text) == (name == "crlf")
         runs[name] = saved(here / name)
     assert all(runs["lf"][key] == runs["crlf"][key] for key in runs["lf"] if key != "train.json")

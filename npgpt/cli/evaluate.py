@@ -67,6 +67,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from npgpt.data.splitting import ContextError
     from npgpt.data.tales.corpus import langs_of
+    from npgpt.data.text import require_text
     from npgpt.generation.opening import open_run
 
     require_given("--data", args.data, "a file, or tales")
@@ -75,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     langs = langs_of(args.data)
     if langs and args.split:
         raise ValueError(f"--split {args.split} has no effect on tales, of which no run has seen these: leave it out")
+    if langs:
+        require_text(vars(args), args.data)
     announce_compiling()
     model, tokenizer = open_run(args.run, args.last)
 
@@ -122,12 +125,15 @@ def print_loss_of_files(model: "Model", tokenizer: "Tokenizer", args: argparse.N
     from npgpt.data import Text, is_prepared
     from npgpt.data.examples import has_examples
     from npgpt.data.splitting import end_of
+    from npgpt.data.text import require_text
 
     if is_prepared(args.data):
+        require_text(vars(args), args.data, "is tokenized already")
         ids = prepared_ids(tokenizer, args)
     else:
         texts = open_named([args.data], reading_as_run(args))
-        if all(map(has_examples, texts.files)):
+        if "text_field" not in args and all(map(has_examples, texts.files)):
+            require_text(vars(args), args.data, "holds prompts and completions", but="encoding")
             print_loss_of_examples(model, tokenizer, texts.files, args.split, evaluate)
             return
         ids = text_ids(tokenizer, texts.files, args.split or "all")
@@ -143,9 +149,6 @@ def prepared_ids(tokenizer: "Tokenizer", args: argparse.Namespace) -> "np.ndarra
 
     from npgpt.data import open_prepared
 
-    given = [flag for flag in ("encoding", "newline", "document_separator", "text_field") if flag in args]
-    if given:
-        raise ValueError(f"--{given[0].replace('_', '-')} is about text files, and {args.data} is tokenized already")
     prepared = open_prepared(args.data)
     if prepared.tokenizer.fingerprint() != tokenizer.fingerprint():
         raise ValueError(

@@ -17,9 +17,8 @@ from npgpt.data.packing import Packed, pack, pack_in_order, too_long
 from npgpt.data.text import full_names, open_texts
 from npgpt.support.notices import notice
 from npgpt.tokenizer import Tokenizer
-from npgpt.tokenizer.stream import AS_IT_IS, TextFile, lines_of, read_parts, text_file
+from npgpt.tokenizer.stream import AS_IT_IS, TextFile, first_object, lines_of, read_parts, text_file
 
-FIRST = 1 << 16  # bytes that are read to look at the first line
 VALIDATE = 0.1  # the share of the examples that is kept for validation
 MOST_TO_VALIDATE = 1000  # and the most examples that are
 
@@ -62,13 +61,7 @@ def read_examples(files: Sequence[str | Path | TextFile], completions: bool = Tr
 
 def has_examples(file: TextFile) -> bool:
     """Say whether a file's first line is an object with prompt and completion, whatever the file is called."""
-    plain = dataclasses.replace(file, config=dataclasses.replace(AS_IT_IS, encoding=file.config.encoding))
-    lines = (line.removeprefix(codecs.BOM_UTF8) for line in lines_of(read_parts(plain, FIRST)))
-    try:
-        value = json.loads(next(filter(bytes.strip, lines), b""))
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and {"prompt", "completion"} <= value.keys()
+    return {"prompt", "completion"} <= (first_object(file) or {}).keys()
 
 
 def read_line(line: bytes, where: str, completions: bool = True) -> Example:

@@ -1,5 +1,6 @@
 """Text files: which ones a name stands for, and what is said about them."""
 
+import dataclasses
 import fnmatch
 import glob
 import os
@@ -7,14 +8,14 @@ import stat
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from npgpt.config import TextConfig
 from npgpt.support.files import naming
 from npgpt.support.notices import notice
-from npgpt.tokenizer.stream import END, NO_TEXT, Spool, TextFile, read_parts, require_file
+from npgpt.tokenizer.stream import END, NO_TEXT, Spool, TextFile, first_object, read_parts, require_file
 
 BLOCK = 1 << 22  # bytes read at once
 # names of what this process was given, which is something else in another process
@@ -39,13 +40,9 @@ class Texts(NamedTuple):
         where = self.files[0].name if len(self.files) == 1 else f"{len(self.files):,} files"
         lines = list(self.found)
         if n := seen["line ends"]:
-            lines.append(
-                f"{where}: {amount(n, 'line end')} (CRLF or CR) read as LF; --newline keep leaves them as they are"
-            )
+            lines.append(f"{where}: {amount(n, 'line end')} (CRLF or CR) read as LF; newline=keep keeps them")
         if n := seen["marks"]:
-            lines.append(
-                f"{where}: {amount(n, 'byte-order mark')} inside the text left out; --newline keep leaves them in"
-            )
+            lines.append(f"{where}: {amount(n, 'byte-order mark')} inside the text left out; newline=keep keeps them")
         if n := seen["empty"]:
             lines.append(f"{where}: {amount(n, 'empty document')} left out")
         if n := seen["documents"]:
@@ -56,10 +53,10 @@ class Texts(NamedTuple):
             cut = f"one document{each} is cut between training and validation"
             lines.append(f"no document ends near 90% of {text}, so {cut}")
         if end and (separator := self.missing_separator()):
-            lines.append(f"{where}: --document-separator '{separator}' is nowhere in the text")
+            lines.append(f"{where}: document_separator='{separator}' is nowhere in the text")
         if n := seen["plain ends"]:
             lines.append(f"{where}: {END}, found {amount(n, 'time')}, read as plain text{self.why_plain(end)}")
-        for line in lines:
+        for line in lines + about_json_lines(self.files, where):
             notice(line)
 
     def why_plain(self, end: str | None) -> str:
@@ -67,14 +64,27 @@ class Texts(NamedTuple):
         if end is None:
             return ", because the tokenizer has no end token"
         if self.files[0].config.document_separator == "none":
-            return ", because --document-separator is none"
-        return f", because the end token is {end}; --document-separator '{END}' ends documents there"
+            return ", because document_separator is none"
+        return f", because the end token is {end}; document_separator='{END}' ends documents there"
 
     def missing_separator(self) -> str | None:
         """Return the text that is to separate documents, if the last reading for an end token has not met it."""
         separator = self.files[0].config.document_separator
         met = any(file.seen["separators"] or file.is_json_lines for file in self.files)
         return None if separator in NO_TEXT or met else separator
+
+
+def about_json_lines(files: Sequence[TextFile], where: str) -> list[str]:
+    """Return what is to be said about JSON lines in files that are read as plain text, and about a field of none."""
+    field = files[0].config.text_field
+    if field is not None:
+        found = field == "none" or any(file.is_json_lines for file in files)
+        return [] if found else [f"{where}: text_field={field} has no effect, because there are no JSON lines"]
+    objects = [file for file in files if not file.is_json_lines and first_object(file)]
+    if not objects:
+        return []
+    others = f" and {amount(len(objects) - 1, 'other file')} look" if objects[1:] else " looks"
+    return [f"{objects[0]}{others} like JSON lines, read as plain text; text_field=NAME reads one field"]
 
 
 def amount(n: int, what: str) -> str:
@@ -110,6 +120,18 @@ def open_texts(names: Sequence[str | Path], config: TextConfig | None = None, ki
         if not texts.files or not texts.files[-1].size:
             raise ValueError(f"{texts.files[-1] if texts.files else name}: the file is empty")
     return texts
+
+
+def require_text(given: Container[str], name: str, what: str = "is none", *, but: str = "") -> None:
+    """Raise ValueError if a setting about text files is given, and what `name` stands for is read otherwise.
+
+    what  why it has no effect there
+    but   a setting that has an effect all the same
+    """
+    for field in dataclasses.fields(TextConfig):
+        if field.name in given and field.name != but:
+            flag = f"--{field.name.replace('_', '-')}"
+            raise ValueError(f"{flag} is about text files, and {name} {what}: leave {flag} out")
 
 
 def full_names(names: Sequence[str | Path]) -> list[str]:

@@ -23,6 +23,10 @@ from npgpt.training.run import Run
 Name = str | PathLike[str]
 
 CONFIGS = (TrainConfig, GPTConfig, TextConfig)
+# in an error, the value of a flag: one that can be no other word, or what stands before a colon, except "leave it out"
+VALUE = (
+    r"(?:[A-Z]{2,}|bpe:\w+|chars|bytes|utf-?\d[\w-]*|gb\w+|big5|latin-1|cp\d+|shift_jis|euc-\w+)\b|(?!out:|-)\S+(?=: )"
+)
 SETTINGS = ("preset", "dropout", *(field.name for config in CONFIGS for field in dataclasses.fields(config)))
 
 
@@ -183,13 +187,16 @@ def as_arguments(message: str) -> str:
 
     >>> as_arguments("runs/1 holds a run: continue it with --resume, or leave --min-lr out")
     'runs/1 holds a run: continue it with resume=True, or leave min_lr out'
+    >>> as_arguments("it looks like Latin-1: give --encoding cp1252")
+    'it looks like Latin-1: give encoding="cp1252"'
     """
     names = {"resume": "resume=True"} | {name: name for name in ("data", "out", *SETTINGS)}
 
     def argument(match: re.Match) -> str:
-        return names.get((match[1] or "").replace("-", "_"), match[0])
+        name, value = (match[1] or "").replace("-", "_"), match[2]
+        return names.get(name, match[0]) + (f'="{value}"' if value and name in names else "")
 
-    return re.sub(r"npgpt \w+ .*|(?<![\w-])--([a-z]\w*(?:-\w+)*)", argument, message)
+    return re.sub(rf"npgpt \w+ .*|(?<![\w-])--([a-z]\w*(?:-\w+)*)(?: ({VALUE}))?", argument, message)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import codecs
 import dataclasses
 import io
+import itertools
 import json
 import os
 import shutil
@@ -10,12 +11,13 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from npgpt.config import TextConfig
 from npgpt.tokenizer.seeming import refuse_controls, refuse_encoding, refuse_nul, refuse_start
 
 PART = 1 << 22  # bytes
+FIRST = 1 << 16  # bytes that are read to look at the first line
 UTF8 = TextConfig()
 AS_IT_IS = TextConfig(newline="keep", document_separator="none", text_field="none")
 NO_TEXT = ("auto", "file", "none")  # the names among what separates documents
@@ -82,7 +84,8 @@ class TextFile:
         """Whether each line is a JSON object with one document."""
         if self.config.text_field is None:
             return self.path.suffix in JSON_LINES
-        return self.config.text_field != "none" and self.path.suffix != ".txt"
+        # beside JSON lines, a .txt may be plain text
+        return self.config.text_field != "none" and (self.path.suffix != ".txt" or first_object(self) is not None)
 
 
 def text_file(file: str | Path | TextFile) -> TextFile:
@@ -231,6 +234,21 @@ def lines_of(parts: Iterable[bytes]) -> Iterator[bytes]:
             held = [line]
     if any(held):
         yield b"".join(held)
+
+
+def first_object(file: TextFile) -> dict[str, Any] | None:
+    """Return the JSON object that a file's first line is, whatever the file is called; None if it is none."""
+    config = dataclasses.replace(AS_IT_IS, encoding=file.config.encoding)
+    parts = read_parts(dataclasses.replace(file, config=config, end=None, seen=Counter()), FIRST)
+    try:
+        first = next(parts, b"")
+        if not first.lstrip(codecs.BOM_UTF8 + b" \t\r\n").startswith(b"{"):
+            return None  # without looking for the end of the line, which may be that of a large file
+        lines = (line.removeprefix(codecs.BOM_UTF8) for line in lines_of(itertools.chain((first,), parts)))
+        value = json.loads(next(filter(bytes.strip, lines), b""))
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def json_texts(parts: Iterable[bytes], file: TextFile, part: int) -> Iterator[bytes]:

@@ -155,7 +155,7 @@ def say_if_unevaluated(folder: Path) -> None:
         notice(f"{error}; the run cannot be resumed")
         return
     if progress["best_val_loss"] is None:
-        last = f"; --last uses that of step {progress['step']}" if progress["step"] else ""
+        last = f"; the option last uses that of step {progress['step']}" if progress["step"] else ""
         notice(f"{folder}: no evaluation yet, so this is the model as it was before the training{last}")
 
 

@@ -15,6 +15,7 @@ from npgpt.config import GPTConfig, TextConfig, TrainConfig, split_fields
 from npgpt.data.batch import Dataset, Text
 from npgpt.data.source import Source, TalesSource, TextSource, open_source
 from npgpt.data.splitting import ContextError
+from npgpt.data.text import require_text
 from npgpt.models.base import Model, end_ids
 from npgpt.models.registry import new_model, open_model
 from npgpt.support.lock import locked
@@ -154,11 +155,8 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
 
 def require_effect(source: Source, plan: TrainingPlan) -> None:
     """Raise ValueError for a setting about text files if there are none to read."""
-    fields = {field.name for field in dataclasses.fields(TextConfig)}
-    for name in sorted(plan.named & fields):
-        if not isinstance(source, TextSource):
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} is about text files, and {plan.data[0]} is none: leave --{flag} out")
+    if not isinstance(source, TextSource):
+        require_text(plan.named, plan.data[0])
     if plan.config.pack and isinstance(source, TalesSource):
         raise ValueError("--pack has no effect on tales, which are always packed: leave it out")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from npgpt.config import PRESETS, settle
+from npgpt.config import PRESETS, TrainConfig, settle
 from npgpt.support.hints import nearest
 
 DEFAULT_PRESET = "tiny"
@@ -77,7 +77,12 @@ def merge(
     name = given.pop("preset", None)
     if name is not None and name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}{nearest(name, PRESETS)}")
-    below = {**PRESETS[DEFAULT_PRESET], **(recipe or {}), **(PRESETS[name] if name else {})}
+    below = {
+        "tokenizer": TrainConfig.tokenizer,
+        **PRESETS[DEFAULT_PRESET],
+        **(recipe or {}),
+        **(PRESETS[name] if name else {}),
+    }
     return settle(given, below, _spread(saved))
 
 
