@@ -177,6 +177,17 @@ def test_a_model_that_cannot_fit_is_refused_whatever_the_batch(monkeypatch):
     require_memory(config, TrainConfig(batch_size=10**9))
 
 
+def test_what_a_fine_tuning_has_already_is_not_needed_again(monkeypatch):
+    config, train = GPTConfig(**BASE), TrainConfig(threads=1)
+    needed = sum(memory_to_train(config, train, lora=2))
+    assert needed < sum(memory_to_train(config, train))
+    made = 8 * config.n_parameters
+    monkeypatch.setattr("npgpt.training.memory.available_memory", lambda: needed - made)
+    require_memory(config, train, lora=2, made=made)
+    with pytest.raises(MemoryError):
+        require_memory(config, train, lora=2)
+
+
 def test_what_makes_a_run_larger_is_counted():
     def needed(**changes):
         return sum(memory_to_train(GPTConfig(**BASE), TrainConfig(**{"batch_size": 8, "threads": 2} | changes)))
