@@ -42,6 +42,8 @@ def test_eval_reads_the_text_as_the_run_did(here, capsys, caplog):
     out, said = score(capsys, caplog, "r", "--data", "a.txt", "--newline", "lf")
     assert out != wanted
     assert r"as the text of r was: --document-separator '\n---\n'" in said
+    write('{"prompt": "a", "completion": "b"}\n', "examples.jsonl")
+    assert "is read as" not in score(capsys, caplog, "r", "--data", "examples.jsonl")[1]
     Path("r/train.json").unlink()
     assert score(capsys, caplog, "r", "--data", "a.txt")[0] != wanted
 

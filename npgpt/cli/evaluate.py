@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from npgpt.cli.checks import require_at_least, require_given
 from npgpt.cli.options import announce_compiling
-from npgpt.cli.reading import TEXT_FILES, add_text_flags, open_named, reading_as_run
+from npgpt.cli.reading import TEXT_FILES, add_text_flags, open_named, reading_as_run, say_reading
 from npgpt.cli.running import evaluation_bar
 
 if TYPE_CHECKING:
@@ -131,11 +131,13 @@ def print_loss_of_files(model: "Model", tokenizer: "Tokenizer", args: argparse.N
         require_text(vars(args), args.data, "is tokenized already")
         ids = prepared_ids(tokenizer, args)
     else:
-        texts = open_named([args.data], reading_as_run(args))
+        reading = reading_as_run(args)
+        texts = open_named([args.data], reading)
         if "text_field" not in args and all(map(has_examples, texts.files)):
             require_text(vars(args), args.data, "holds prompts and completions", but="encoding")
             print_loss_of_examples(model, tokenizer, texts.files, args.split, evaluate)
             return
+        say_reading(args, reading)
         ids = text_ids(tokenizer, texts.files, args.split or "all")
         texts.report(end_of(tokenizer))
     # the first token is not predicted, so its bytes are not counted

@@ -29,18 +29,21 @@ def text_config(args: argparse.Namespace) -> TextConfig:
 
 
 def reading_as_run(args: argparse.Namespace) -> argparse.Namespace:
-    """Return arguments with the text flags that are not given as the run of args.run had them, which is said."""
-    from npgpt.support.notices import notice
+    """Return arguments in which the text flags that are not given are those of the run args.run."""
     from npgpt.training.pretraining import reading_of
 
-    default = dataclasses.asdict(TextConfig())
-    adopted = {name: value for name, value in reading_of(Path(args.run)).items() if name not in args}
-    flags = [
-        f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in adopted.items() if value != default[name]
-    ]
-    if flags:
-        notice(f"{args.data} is read as the text of {args.run} was: {' '.join(flags)}")
-    return argparse.Namespace(**adopted | vars(args))
+    return argparse.Namespace(**reading_of(Path(args.run)) | vars(args))
+
+
+def say_reading(given: argparse.Namespace, used: argparse.Namespace) -> None:
+    """Give notice of how a text is read otherwise than the given flags and their defaults say."""
+    from npgpt.support.notices import notice
+
+    default, config = text_config(given), text_config(used)
+    values = {name: value for name, value in vars(config).items() if value != getattr(default, name)}
+    if values:
+        flags = " ".join(f"--{name.replace('_', '-')} {shlex.quote(value)}" for name, value in values.items())
+        notice(f"{given.data} is read as the text of {given.run} was: {flags}")
 
 
 def add_encoding(parser: argparse.ArgumentParser) -> None:
