@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from npgpt import GPT, GPTConfig, Tokenizer
 from npgpt.cli import main
-from npgpt.hub.tensors import read_tensors
+from npgpt.hub.tensors import read_tensors, save_tensors
 from npgpt.models.lora import Adapters, load_adapter, save_adapter
 from npgpt.support.files import read_sealed_json, write_sealed_json
 from npgpt.training.checkpoint import STATE
@@ -140,7 +140,15 @@ def test_a_key_that_is_damaged_is_no_default(saved, name):
         GPT.from_pretrained(saved)
 
 
+@pytest.mark.parametrize("name", ["n_head", "layer_norm_epsilon", "n_inner"])
+def test_a_key_that_is_missing_in_npgpts_own_config_is_named(saved, name):
+    edit(saved / "config.json", lambda c: c.pop(name))
+    with pytest.raises(ValueError, match=rf"config\.json: {name} is missing"):
+        GPT.from_pretrained(saved)
+
+
 def test_a_size_that_is_missing_is_named_where_its_default_does_not_fit(saved):
+    without_metadata(saved / "model.safetensors", "npgpt_sha256", "npgpt_config")
     edit(saved / "config.json", lambda c: c.update(n_hexd=c.pop("n_head")))
     with pytest.raises(ValueError, match=r"n_head=12 does not divide n_embd=8 \(n_head by default, because the file"):
         GPT.from_pretrained(saved)
@@ -196,11 +204,11 @@ def old(here):
     """A run as versions before the checksums wrote it."""
     for name in ("model.safetensors", STATE):
         tensors, metadata = read_tensors(Path("run") / name)
-        del metadata["npgpt_config"]
-        from npgpt.hub.tensors import save_tensors
-
+        del metadata["npgpt_config"], metadata["npgpt_run"]
+        Path("run/train.json").rename("kept")
         save_tensors(Path("run") / name, tensors, **metadata)
-    edit("run/train.json", lambda c: [c.pop("sha256"), c["data"].pop("tokenizer_json")])
+        Path("kept").rename("run/train.json")
+    edit("run/train.json", lambda c: [c.pop("sha256"), c.pop("run"), c["data"].pop("tokenizer_json")])
     return here
 
 
@@ -231,6 +239,74 @@ def test_the_state_of_another_model_is_refused(here, capsys):
     for command in ("sample --last", "resume"):
         assert main(COMMANDS[command]) == 2
         assert f"n_head is 2, but {STATE} was saved with 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [("model.safetensors", COMMANDS), (STATE, ["sample --last", "resume"])],
+)
+def test_the_files_of_another_run_of_equal_shapes_are_refused(here, capsys, name, commands):
+    Path("run").rename("one")
+    assert main([*TRAIN, "--seed", "2"]) == 0
+    shutil.copy(Path("one") / name, "run")
+    for command in commands:
+        assert main(COMMANDS[command]) == 2
+        assert f"{Path('run') / name} and train.json are of two runs" in capsys.readouterr().err
+
+
+def test_the_files_of_another_finetuning_are_refused(here, capsys):
+    finetune = COMMANDS["finetune"]
+    assert main(finetune) == 0
+    Path("tuned").rename("one")
+    assert main([*finetune, "--lr", "1e-5"]) == 0
+    resume = ["finetune", "run", "--data", "lines", "--out", "tuned", "--resume", "--max-steps", "3"]
+    for name in ("model.safetensors", STATE):
+        shutil.copytree("tuned", "saved")
+        shutil.copy(Path("one") / name, "tuned")
+        capsys.readouterr()
+        assert main(resume) == 2
+        assert f"{Path('tuned') / name} and train.json are of two runs" in capsys.readouterr().err
+        shutil.rmtree("tuned")
+        Path("saved").rename("tuned")
+    assert main(resume) == 0
+
+
+def test_a_resumed_run_keeps_its_id_and_an_equal_run_has_the_same(here):
+    before = read_sealed_json(Path("run/train.json"))["run"]
+    assert main([*COMMANDS["resume"], "--lr", "0.01"]) == 0
+    assert read_sealed_json(Path("run/train.json"))["run"] == before
+    assert main([*TRAIN[: -len(SMALL) - 1], "again", *SMALL]) == 0
+    assert read_sealed_json(Path("again/train.json"))["run"] == before
+    for words in COMMANDS.values():
+        assert main(words) == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_train_json_without_its_seal_is_refused(here, capsys, command):
+    edit("run/train.json", lambda c: c.pop("sha256"))
+    assert main(COMMANDS[command]) == 2
+    assert "train.json: sha256 is missing" in capsys.readouterr().err
+
+
+def test_a_model_without_train_json_is_no_run_to_continue(here, capsys):
+    Path("run/train.json").unlink()
+    assert main(TRAIN) == 2
+    error = capsys.readouterr().err
+    assert "already holds config.json without a train.json" in error
+    assert "continue it" not in error
+
+
+@pytest.mark.parametrize("ids", [[999999], [-1], 999999])
+def test_an_end_token_outside_the_vocabulary_is_refused(here, capsys, ids):
+    def change(content):
+        content["eos_token_id"] = [content["eos_token_id"], *ids] if isinstance(ids, list) else ids
+
+    edit("run/generation_config.json", change)
+    assert main(COMMANDS["sample"]) == 2
+    error = capsys.readouterr().err
+    assert "generation_config.json: eos_token_id" in error
+    assert str(ids).strip("[]") in error
+    assert "no id below 270" in error or "delete the line" in error
 
 
 def test_every_flipped_bit_of_train_json_is_found(here):

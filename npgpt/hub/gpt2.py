@@ -5,8 +5,9 @@ has: `shapes_of` is its function from the configuration to {name: shape}.
 """
 
 import dataclasses
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from npgpt.config import GPTConfig
 from npgpt.hub.seeming import seems, unreadable
-from npgpt.hub.tensors import CONFIG, read_tensors, require_config, require_shapes, save_tensors
+from npgpt.hub.tensors import CONFIG, read_metadata, read_tensors, require_config, require_shapes, save_tensors
 from npgpt.support.files import read_json, write_json
 from npgpt.support.notices import notice
 from npgpt.support.parameters import Shapes
@@ -82,8 +83,9 @@ def read_gpt2(name: str | Path, shapes_of: ShapesOf) -> tuple[GPTConfig, dict[st
     file, if a file is missing or not a whole GPT-2.
     """
     folder = find_folder(name)
-    config = read_config(folder / "config.json")
     path = folder / "model.safetensors"
+    own = json.loads(read_metadata(path).get(CONFIG, "{}")) if path.is_file() else {}
+    config = read_config(folder / "config.json", own)
     tensors, metadata = read_tensors(path)
     require_config(path, metadata, dataclasses.asdict(config), folder / "config.json")
     config = with_ends(folder / "generation_config.json", config, own=CONFIG in metadata)
@@ -94,14 +96,20 @@ def read_gpt2(name: str | Path, shapes_of: ShapesOf) -> tuple[GPTConfig, dict[st
     return config, tensors
 
 
-def read_config(path: Path) -> GPTConfig:
-    """Read GPT-2's config.json. Raises ValueError, with the key and its value, if npgpt cannot compute the model."""
+def read_config(path: Path, keys: Iterable[str] = ()) -> GPTConfig:
+    """Read GPT-2's config.json. Raises ValueError, with the key and its value, if npgpt cannot compute the model.
+
+    keys  those that must be there, because npgpt wrote them
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} is not a run folder: it has no {path.name}{unreadable(path.parent)}")
     given = read_json(path)
     content = HUB_DEFAULTS | given
     if content.get("model_type") != "gpt2":
         raise ValueError(f"{path}: model_type {content.get('model_type')!r} is not 'gpt2'")
+    for key in keys:
+        if key not in given:
+            raise ValueError(f"{path}: {key} is missing: the file was damaged or changed after it was written")
     for key, value in UNSUPPORTED.items():
         if content.get(key, value) != value:
             raise ValueError(f"{path}: {key}={content[key]!r} is not supported, only {value!r}")
@@ -127,13 +135,21 @@ def with_ends(path: Path, config: GPTConfig, own: bool) -> GPTConfig:
     for name in ("bos_token_id", "eos_token_id") if own else ():
         value, saved = content.get(name), getattr(config, name)
         if name in content and not {*listed(saved)} <= {*listed(value)}:
-            raise ValueError(f"{path}: {name} is {value!r}, but the model was saved with {saved!r}")
+            raise ValueError(
+                f"{path}: {name} is {value!r}, but the model was saved with {saved!r}: write that, "
+                f"{'alone or in a list with others, ' if name == 'eos_token_id' else ''}or delete the line"
+            )
     if content.get("eos_token_id") is None:
         return config
     try:
-        return dataclasses.replace(config, eos_token_id=content["eos_token_id"])
+        found = dataclasses.replace(config, eos_token_id=content["eos_token_id"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    more = {*listed(found.eos_token_id)} - {*listed(config.eos_token_id)}
+    outside = [i for i in more if not 0 <= int(i) < config.vocab_size]
+    if own and outside:
+        raise ValueError(f"{path}: eos_token_id has {outside[0]}, which is no id below {config.vocab_size}")
+    return found
 
 
 def listed(ids: Any) -> list[Any]:

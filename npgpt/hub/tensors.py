@@ -1,7 +1,7 @@
 """safetensors files, written whole and with a checksum, and verified when they are read.
 
 The metadata also holds the configuration that the tensors belong to, because the same tensors under another number of
-heads are another model.
+heads are another model, and the id of their run, because another run's tensors may have the same shapes.
 """
 
 import hashlib
@@ -14,11 +14,12 @@ import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 
 from npgpt.hub.seeming import unreadable
-from npgpt.support.files import write_atomically
+from npgpt.support.files import read_json, read_sealed_json, write_atomically
 from npgpt.support.parameters import Shapes
 
 CHECKSUM = "npgpt_sha256"
 CONFIG = "npgpt_config"
+RUN = "npgpt_run"
 DTYPES = {"f2": "F16", "f4": "F32", "f8": "F64", "b1": "BOOL", "u1": "U8", "i4": "I32", "i8": "I64"}
 
 
@@ -32,7 +33,7 @@ def save_tensors(
     """
     contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     # transformers requires a format; for tensors in C order, "pt" and "np" mean the same
-    header = {"format": "pt", **metadata}
+    header = {"format": "pt", **metadata, **run_of(path.parent)}
     if config is not None:
         header[CONFIG] = json.dumps(config, sort_keys=True)
     header[CHECKSUM] = checksum(contiguous, header)
@@ -119,6 +120,31 @@ def require_config(path: Path, metadata: Mapping[str, str], config: Mapping[str,
                 f"{source}: {name} is {found[name]!r}, but {path.name} was saved with {value!r}: "
                 "the file was damaged or changed after it was written"
             )
+
+
+def run_of(folder: Path) -> dict[str, str]:
+    """Return the metadata that says to which run the files of a folder belong; nothing if its train.json names none."""
+    path = folder / "train.json"
+    try:
+        run = read_json(path).get("run") if path.is_file() else None
+    except ValueError:  # which is no reason to lose what has been trained
+        run = None
+    return {} if run is None else {RUN: str(run)}
+
+
+def require_run(path: Path) -> None:
+    """Raise ValueError if npgpt wrote a safetensors file for another run than that of the train.json beside it.
+
+    Files of earlier versions do not name their run.
+    """
+    train, metadata = path.with_name("train.json"), read_metadata(path) if path.is_file() else {}
+    if CHECKSUM not in metadata or not train.is_file():
+        return
+    run = read_sealed_json(train).get("run")
+    if CONFIG in metadata and "sha256" not in read_json(train):
+        raise ValueError(f"{train}: sha256 is missing: the file was damaged or changed after it was written")
+    if metadata.get(RUN) != run:
+        raise ValueError(f"{path} and {train.name} are of two runs: copy the folder of a run as a whole")
 
 
 def checksum(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

@@ -29,9 +29,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     try:
         with naming(path, instead=part):
             part.touch()
-            mode = (
-                part.stat().st_mode
-            )  # as the user's umask sets it: some libraries write files that only the owner can read
+            # as the user's umask sets it: some libraries write files that only the owner can read
+            mode = part.stat().st_mode
             write(part)
             part.chmod(mode)
             _fsync(part, os.O_RDWR)  # Windows refuses to flush what is open for reading

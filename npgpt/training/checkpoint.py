@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.config import GPTConfig
-from npgpt.hub.tensors import CHECKSUM, read_metadata, read_tensors, require_config, save_tensors
+from npgpt.hub.tensors import CHECKSUM, read_metadata, read_tensors, require_config, require_run, save_tensors
 from npgpt.models.base import Model
 from npgpt.models.registry import open_model
 from npgpt.optim import Optimizer
@@ -49,9 +49,10 @@ def refuse_existing(folder: Path) -> None:
         return
     for name in FILES:
         if (folder / name).exists():
-            raise ValueError(
-                f"{folder} already holds a run ({name}): continue it with --resume, or choose another --out"
-            )
+            what, way = f"a run ({name})", "continue it with --resume, or "
+            if not (folder / "train.json").exists():
+                what, way = f"{name} without a train.json that --resume could continue", ""
+            raise ValueError(f"{folder} already holds {what}: {way}choose another --out")
 
 
 def begin_run(folder: Path) -> None:
@@ -94,13 +95,14 @@ def save_state(folder: Path, model: Model, optimizer: Optimizer, progress: dict[
 def load_state(folder: str | Path, model: Model, optimizer: Optimizer | None = None) -> dict[str, Any]:
     """Read the training state into model and optimizer, and return the progress.
 
-    Raises FileNotFoundError, or ValueError for a state that is damaged or of another model.
+    Raises FileNotFoundError, or ValueError for a state that is damaged or of another model or run.
     """
     folder = Path(folder)
     path = folder / STATE
     tensors, metadata = read_tensors(path)
     progress = _progress(path, metadata)
     require_config(path, metadata, _config(model), folder / "config.json")
+    require_run(path)
     for prefix, views in _buffers(model, optimizer).items():
         for name, view in views.items():
             tensor = tensors.get(prefix + name)
@@ -134,6 +136,7 @@ def load_last(folder: str | Path, dtype: str = "float32") -> Model:
     tensors, metadata = read_tensors(folder / STATE)
     _progress(folder / STATE, metadata)
     require_config(folder / STATE, metadata, _config(model), folder / "config.json")
+    require_run(folder / STATE)
     for name, view in model.params.items():
         tensor = tensors.get(name)
         if tensor is None or tensor.shape != view.shape or tensor.dtype.kind != "f":

@@ -9,6 +9,7 @@ from typing import Any
 
 from npgpt.config import GPTConfig, TrainConfig, settle
 from npgpt.data.examples import Example, ExamplesSource, pack_examples
+from npgpt.hub.tensors import require_run
 from npgpt.models.base import Model, set_end
 from npgpt.models.lora import Adapters, save_adapter
 from npgpt.models.registry import open_model
@@ -142,6 +143,7 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
         "train": dataclasses.asdict(config),
     }
     if plan.saved is not None:
+        require_run(folder / "model.safetensors")
         require_same(folder, plan.saved, settings)
     in_order = plan.how["in_order"]
     train_part, val_part = source.split(config.seed, in_order)
@@ -159,7 +161,7 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
     if adapters is not None:
         trainer.on_best = lambda: save_adapter(folder / "adapter", adapters, base["base"])
     return Tuning(
-        Run(trainer, tokenizer, settings, source, resume=plan.saved is not None, lock=lock.pop_all()),
+        Run(trainer, tokenizer, settings, source, plan.saved, lock=lock.pop_all()),
         val_part,
         trainer.n_trained,
         len(train_part),

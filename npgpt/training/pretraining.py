@@ -16,6 +16,7 @@ from npgpt.data.batch import Dataset, Text
 from npgpt.data.source import Source, TalesSource, TextSource, open_source
 from npgpt.data.splitting import ContextError
 from npgpt.data.text import require_text
+from npgpt.hub.tensors import require_run
 from npgpt.models.base import Model, end_ids
 from npgpt.models.registry import new_model, open_model
 from npgpt.support.lock import locked
@@ -150,7 +151,7 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
         "train": dataclasses.asdict(config),
     }
     trainer = Trainer(model, train_data, val_data, config, plan.folder)
-    return Run(trainer, tokenizer, settings, source, resume=plan.saved is not None, lock=lock.pop_all())
+    return Run(trainer, tokenizer, settings, source, plan.saved, lock=lock.pop_all())
 
 
 def require_effect(source: Source, plan: TrainingPlan) -> None:
@@ -205,6 +206,7 @@ def reopened(plan: TrainingPlan, config: TrainConfig, source: Source) -> Model:
     """Open the model of the run to resume. Raises ValueError for a change that would make it another run."""
     folder, saved = plan.folder, plan.saved or {}
     model = open_model(folder, config.dtype, config.ops)
+    require_run(folder / "model.safetensors")
     require_model_of(folder, model, saved)
     for name in ("init", "tokenizer", "end_token", "dtype", "optimizer", "trainable", "pack"):
         before = saved["train"].get(name, False if name == "pack" else None)  # it is younger than the others

@@ -1,5 +1,7 @@
 """A run folder from its first file to its last record: what training from scratch and fine-tuning share."""
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Generator
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Any
 
 from npgpt.config import GPTConfig, TrainConfig, split_fields
 from npgpt.data.text import ONCE, is_gone
-from npgpt.hub.tensors import is_own
+from npgpt.hub.tensors import is_own, require_run
 from npgpt.models.base import Model, end_ids
 from npgpt.support.files import file_digest, is_cut_short, read_json, read_sealed_json, write_sealed_json
 from npgpt.support.notices import notice
@@ -16,13 +18,16 @@ from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import STATE, begin_run, remove_leftovers, remove_unstarted
 from npgpt.training.loop import Record, Trainer
 
+# what makes two runs of the same model on the same data two runs, besides how long they are
+OF_A_RUN = ("seed", "init", "dtype", "optimizer", "trainable", "pack", "learning_rate", "min_lr", "batch_size")
+
 
 class Run:
     """A run that is ready to train, new or resumed.
 
     source    where the data came from
     settings  the content of train.json, which --resume reads
-    resume    whether it continues from its training state
+    saved     train.json of the run to resume; None for a new run
     lock      the folder's lock, which records releases
     whole     the best model's loss on all validation data or a sample of it, once the run is finished
     """
@@ -33,11 +38,12 @@ class Run:
         tokenizer: Tokenizer,
         settings: dict[str, Any],
         source: Any,
-        resume: bool,
+        saved: dict[str, Any] | None,
         lock: ExitStack,
     ) -> None:
-        self.trainer, self.tokenizer, self.settings = trainer, tokenizer, settings
-        self.source, self.resume, self.lock = source, resume, lock
+        run = run_id(settings) if saved is None else saved.get("run")
+        self.trainer, self.tokenizer, self.settings = trainer, tokenizer, settings | ({"run": run} if run else {})
+        self.source, self.resume, self.lock = source, saved is not None, lock
         self.whole: float | None = None
 
     @property
@@ -84,6 +90,14 @@ class Run:
         data = self.settings["data"] | {"tokenizer_json": file_digest(self.folder / "tokenizer.json")}
         settings = {"npgpt_version": __version__, **self.settings, "data": data}
         write_sealed_json(self.folder / "train.json", settings)
+
+
+def run_id(settings: dict[str, Any]) -> str:
+    """Return the id of a new run, which its model and its training state carry. Equal runs have equal ids."""
+    data, train = settings["data"], settings["train"]
+    how = {name: value for name, value in settings.get("finetune", {}).items() if name != "base"}  # which is a path
+    parts = [settings["model"], how, data.get("sha256"), data.get("tokenizer"), [train[name] for name in OF_A_RUN]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def next_free(parent: Path) -> Path:
@@ -162,6 +176,7 @@ def require_whole(name: str | Path, tokenizer: Tokenizer, model: Model) -> None:
     path, config = folder / "train.json", folder / "tokenizer_config.json"
     if not path.is_file() or not is_own(folder / "model.safetensors"):
         return
+    require_run(folder / "model.safetensors")
     saved = read_sealed_json(path)
     require_model_of(folder, model, saved)
     data = saved["data"] if isinstance(saved.get("data"), dict) else {}
