@@ -141,6 +141,7 @@ def test_threads_end_when_what_shows_the_progress_fails(text, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("no screen")
 
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # its own thread, which the first bar would start
     monkeypatch.setattr("tqdm.tqdm.set_postfix_str", fail)
     with pytest.raises(OSError, match="no screen") as error:
         train(threads=2)
