@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from npgpt.config import TextConfig
+from npgpt.support.files import read_sealed_json, write_sealed_json
 from tests.test_cli import command
 from tests.test_cli_train import TINY
 from tests.test_text import CHINESE, SIMPLIFIED, write
@@ -52,9 +53,9 @@ def test_eval_reads_the_text_as_an_old_run_did(here, capsys, caplog):
     write(CHINESE.replace("\n", "\r\n") * 30)
     assert command(capsys, "train", "--data", "a.txt", "--out", "r", *TINY, "--newline", "keep")[0] == 0
     wanted = score(capsys, caplog, "r", "--data", "a.txt")[0]
-    content = json.loads(Path("r/train.json").read_text())
-    del content["data"]["reading"], content["data"]["documents"], content["sha256"]
-    Path("r/train.json").write_text(json.dumps(content))
+    content = read_sealed_json(Path("r/train.json"))
+    del content["data"]["reading"], content["data"]["documents"]
+    write_sealed_json(Path("r/train.json"), content)
     out, said = score(capsys, caplog, "r", "--data", "a.txt")
     assert out == wanted
     assert "as the text of r was: --newline keep --document-separator none --text-field none" in said

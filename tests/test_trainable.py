@@ -1,7 +1,5 @@
 """`trainable`: some parameters are trained, and the others stay as they are, bit for bit."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -9,6 +7,7 @@ import npgpt
 from npgpt import GPT, AdamW, GPTConfig, Muon, TrainConfig
 from npgpt.data.batch import Text
 from npgpt.models.lora import Adapters
+from npgpt.support.files import read_sealed_json, write_sealed_json
 from npgpt.support.parameters import select
 from npgpt.training.checkpoint import load_last
 from npgpt.training.loop import Trainer
@@ -180,9 +179,8 @@ def test_fine_tuning_freezes_too(capsys, text, monkeypatch, lora):
 def test_a_run_of_an_earlier_version_trains_everything(capsys, text):
     assert command(capsys, "train", "--data", "a.txt", "--out", "r", *TINY)[0] == 0
     path = text / "r" / "train.json"
-    content = json.loads(path.read_text())
+    content = read_sealed_json(path)
     del content["train"]["trainable"]
-    content.pop("sha256", None)
-    path.write_text(json.dumps(content))
+    write_sealed_json(path, content)
     assert command(capsys, "train", "--resume", "--out", "r", "--max-steps", 7)[0] == 0
     assert settings(text / "r")["trainable"] == "*"

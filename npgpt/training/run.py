@@ -19,7 +19,10 @@ from npgpt.training.checkpoint import STATE, begin_run, remove_leftovers, remove
 from npgpt.training.loop import Record, Trainer
 
 # what makes two runs of the same model on the same data two runs, besides how long they are
-OF_A_RUN = ("seed", "init", "dtype", "optimizer", "trainable", "pack", "learning_rate", "min_lr", "batch_size")
+OF_A_RUN = (
+    *("seed", "init", "dtype", "optimizer", "trainable", "pack", "learning_rate", "min_lr", "batch_size"),
+    *("base_sha256", "lora", "lora_alpha", "in_order"),
+)
 
 
 class Run:
@@ -94,9 +97,8 @@ class Run:
 
 def run_id(settings: dict[str, Any]) -> str:
     """Return the id of a new run, which its model and its training state carry. Equal runs have equal ids."""
-    data, train = settings["data"], settings["train"]
-    how = {name: value for name, value in settings.get("finetune", {}).items() if name != "base"}  # which is a path
-    parts = [settings["model"], how, data.get("sha256"), data.get("tokenizer"), [train[name] for name in OF_A_RUN]]
+    data, how = settings["data"], settings["train"] | settings.get("finetune", {})
+    parts = [settings["model"], data.get("sha256"), data.get("tokenizer"), [how.get(name) for name in OF_A_RUN]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
