@@ -43,7 +43,7 @@ def test_lines_are_read_in_order_with_their_places(path):
     ("line", "says"),
     [
         (b'{"prompt": "a", "completion": "b"', "not JSON"),
-        (b"prompt,completion", "not JSON"),
+        (b"prompt,completion", "not JSON: .*; each line must be a JSON object with prompt and completion"),
         (b'["a", "b"]', "expected an object with prompt and completion, got list"),
         (b"null", "expected an object with prompt and completion, got NoneType"),
         (b'{"prompt": "a"}', "'completion' is missing"),

@@ -10,7 +10,7 @@ import pytest
 from npgpt import TrainConfig
 from npgpt.cli import COMMANDS, MODULES
 from npgpt.cli.finetune import OF_THE_MODEL
-from npgpt.cli.options import DEFAULTS
+from npgpt.cli.options import DEFAULTS, in_words
 from npgpt.cli.parser import Parser
 from npgpt.training.finetuning import plan_finetuning
 from npgpt.training.pretraining import plan_training
@@ -50,7 +50,7 @@ def test_the_defaults_that_help_shows_are_those_of_a_plan_without_flags(capsys, 
             assert used is None
             assert values[-1] == DEFAULTS[field.name]
         else:
-            assert values[-1] == str(used), field.name
+            assert values[-1] == in_words(used), field.name
 
 
 def test_the_defaults_that_help_shows_are_those_of_fine_tuning(capsys, tmp_path):
@@ -61,7 +61,9 @@ def test_the_defaults_that_help_shows_are_those_of_fine_tuning(capsys, tmp_path)
         if field.name in DEFAULTS and field.name not in OF_THE_MODEL:
             assert DEFAULTS[field.name] in help[f"--{field.name.replace('_', '-')}"]
         elif field.name not in (*OF_THE_MODEL, "threads"):
-            assert help[f"--{field.name.replace('_', '-')}"].endswith(f"(default: {getattr(config, field.name)})")
+            assert help[f"--{field.name.replace('_', '-')}"].endswith(
+                f"(default: {in_words(getattr(config, field.name))})"
+            )
 
 
 def actions(parser, name):

@@ -385,3 +385,10 @@ def test_what_is_read_only_once_loses_no_byte(here):
     writer.start()
     assert b"".join(read_parts("pipe")).decode() == CHINESE * 3
     writer.join()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "big5", "gbk", "cp932"])
+def test_utf8_that_is_called_something_else_is_recognised(here, encoding):
+    write("这些主题 the theme of these 👍🏽 e\u0301\r\n" * 60)
+    with pytest.raises(ValueError, match=r"it looks like UTF-8: leave --encoding out$"):
+        read_text(open_texts(["a.txt"], TextConfig(encoding=encoding)).files[0])

@@ -88,6 +88,21 @@ def test_optimizers_leave_out_what_they_are_told_to():
         assert changed_names(before, model.params) == before.keys() - {"wte.weight", "h.0.mlp.c_fc.weight"}
 
 
+def test_a_name_that_no_parameter_has_freezes_nothing_and_is_refused():
+    for make in (AdamW, lambda params, **options: Muon(params, GPT(CONFIG).matrices, **options)):
+        for without in (["wte.weigth"], ["ln_f.bias", "wte.weigth"]):
+            with pytest.raises(ValueError, match=r"no parameter 'wte\.weigth'; did you mean 'wte\.weight'\?"):
+                make(GPT(CONFIG).params, without=without)
+        with pytest.raises(ValueError, match="no parameter"):
+            make(GPT(CONFIG).params, without="ln_f.bias")
+
+
+@pytest.mark.parametrize("trainable", [3, None, ["wte.weight", 3]])
+def test_python_says_what_trainable_must_be(text, trainable):
+    with pytest.raises(ValueError, match=r"trainable=.* must be a string or a list of strings"):
+        npgpt.train("a.txt", "r", trainable=trainable)
+
+
 def test_adapters_are_chosen_by_their_names(tmp_path):
     made = []
 
@@ -99,19 +114,19 @@ def test_adapters_are_chosen_by_their_names(tmp_path):
     before = {name: value.copy() for name, value in made[0].params.items()}
     list(training.run())
     assert changed_names(before, made[0].params) == {name for name in before if name.startswith("h.1.")}
-    with pytest.raises(ValueError, match="no parameter fits 'ln_f"):
+    with pytest.raises(ValueError, match="no parameter matches 'ln_f"):
         trainer(tmp_path, lambda model: Adapters(model, 2), trainable="ln_f.*")
 
 
 @pytest.mark.parametrize(
     ("patterns", "match"),
     [
-        ("h.*.atn.*", r"no parameter fits 'h\.\*\.atn\.\*'; did you mean 'h\.\*\.attn\."),
+        ("h.*.atn.*", r"no parameter matches 'h\.\*\.atn\.\*'; did you mean 'h\.\*\.attn\."),
         ("ln_f.weigth", "did you mean 'ln_f.weight'"),
-        ("wte.weight,,ln_f.*", "no parameter fits ''"),
-        ("", "no parameter fits ''"),
-        ("h.2.*", "no parameter fits"),
-        ("参数", "no parameter fits '参数'"),
+        ("wte.weight,,ln_f.*", "no parameter matches ''"),
+        ("", "no parameter matches ''"),
+        ("h.2.*", "no parameter matches"),
+        ("参数", "no parameter matches '参数'"),
     ],
 )
 def test_a_pattern_that_fits_nothing_is_refused_before_anything_is_written(capsys, text, patterns, match):

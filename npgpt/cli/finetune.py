@@ -19,6 +19,7 @@ EXAMPLES = (
     "npgpt finetune runs/poems --data tasks.jsonl --out runs/tasks",
     "npgpt finetune runs/poems --data 问答.jsonl --lora 8 --learning-rate 2e-3",
 )
+HELPS = {"seed": "seed of the validation lines, the batches, dropout, and the first weights of adapters"}
 OF_THE_MODEL = ("init", "tokenizer", "pack", "sample_tokens")  # fields of TrainConfig that have no effect here
 
 
@@ -51,7 +52,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from where it stopped")
     add_encoding(parser)
     group = parser.add_argument_group("training")
-    add_fields(group, TrainConfig, DEFAULTS | {name: str(value) for name, value in FINETUNE.items()}, OF_THE_MODEL)
+    add_fields(
+        group, TrainConfig, DEFAULTS | {name: str(value) for name, value in FINETUNE.items()}, OF_THE_MODEL, HELPS
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,5 +1,5 @@
-"""Show a model's sizes, its parameters by group, the memory that it needs, and its FLOPs per token. With --preset, of a
-model that does not exist yet; nothing is allocated for it."""
+"""Show a model's sizes, its parameters by group, the memory that it needs, and its FLOPs per token. With --preset, it
+does so for a model that does not exist yet; nothing is allocated for it."""
 
 import argparse
 import dataclasses

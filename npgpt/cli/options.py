@@ -50,25 +50,37 @@ def shown_defaults() -> dict[str, str]:
     plain = {field.name: field.default for field in fields} | PRESETS[DEFAULT_PRESET]
     shown = {}
     for name, own in plain.items():
-        one, two = TALES.get(name, own), TALES_IN_TWO.get(name, own)
+        own, one, two = (in_words(values.get(name, own)) for values in ({}, TALES, TALES_IN_TWO))
         shown[name] = f"{own}, or the preset's" if name in PRESETS[DEFAULT_PRESET] else f"{own}"
         shown[name] += f"; tales: {one}" if one != own else ""
         shown[name] += f"; tales in both languages: {two}" if two != one else ""
     return shown
 
 
+def in_words(value: Any) -> str:
+    """Return what help shows for a default."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "all" if value == "*" else str(value)
+
+
 def add_fields(
-    group: Any, config: type, defaults: Mapping[str, str] | None = None, without: tuple[str, ...] = ()
+    group: Any,
+    config: type,
+    defaults: Mapping[str, str] | None = None,
+    without: tuple[str, ...] = (),
+    helps: Mapping[str, str] | None = None,
 ) -> None:
-    """Add a flag for each field of a config class; help shows `defaults` in place of the fields' own defaults."""
+    """Add a flag for each field of a config class; help shows `defaults` and `helps` in place of the fields' own."""
     types = field_types(config)
     for field in dataclasses.fields(config):
         if field.name in without:
             continue
         type_, _ = types[field.name]
-        default = (defaults or {}).get(field.name, field.default)
+        default = (defaults or {}).get(field.name, in_words(field.default))
+        about = (helps or {}).get(field.name, field.metadata["help"])
         flag: dict[str, Any] = {
-            "help": f"{field.metadata['help']} (default: {default})",
+            "help": f"{about} (default: {default})",
             "default": argparse.SUPPRESS,
         }
         if type_ is bool:

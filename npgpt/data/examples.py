@@ -92,7 +92,8 @@ def read_object(line: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON: {error}{seems_a_list(line)}") from None
+        hint = seems_a_list(line) or "; each line must be a JSON object with prompt and completion"
+        raise ValueError(f"{where}: not JSON: {error}{hint}") from None
     if not isinstance(value, dict):
         raise ValueError(
             f"{where}: expected an object with prompt and completion, got {type(value).__name__}{seems_a_list(line)}"

@@ -31,7 +31,7 @@ def learned_examples(name: str) -> bool:
 def learned_documents(name: str) -> bool:
     """Say whether a model has learned running text in which the end token, if there is one, separates documents.
 
-    It is assumed of the models of others. A run of npgpt on one long text has never seen its end token.
+    It is assumed of models from other libraries. A run of npgpt on one long text has never seen its end token.
     """
     return not (Path(name) / "train.json").is_file() or learned(name).get("documents") is True
 

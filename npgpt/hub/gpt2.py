@@ -79,8 +79,8 @@ def read_gpt2(name: str | Path, shapes_of: ShapesOf) -> tuple[GPTConfig, dict[st
     """Read a model from a folder or, if there is no such folder, from the Hugging Face hub.
 
     Returns its configuration and the tensors that shapes_of lists for it. A folder that npgpt has written must be as it
-    was written; in one of others, a notice says what was assumed. Raises FileNotFoundError or ValueError, naming the
-    file, if a file is missing or not a whole GPT-2.
+    was written; in one from another library, a notice says what was assumed. Raises FileNotFoundError or ValueError,
+    naming the file, if a file is missing or not a whole GPT-2.
     """
     folder = find_folder(name)
     path = folder / "model.safetensors"

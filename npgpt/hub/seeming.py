@@ -1,4 +1,4 @@
-"""What a model file of others seems to be, so that an error can say what to do with it."""
+"""What a model file from another library seems to be, so that an error can say what to do with it."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -109,7 +109,7 @@ def _with_bfloat16(data: bytes) -> Iterator[tuple[str, np.ndarray]]:
 def require_config(path: Path, metadata: Mapping[str, str], config: Mapping[str, Any], source: Path) -> None:
     """Raise ValueError, naming the key, if `config`, read from `source`, is not the one that tensors were saved with.
 
-    Files of others, and those of earlier versions, do not say what they were saved with.
+    Files from other libraries, and those of earlier versions, do not say what they were saved with.
     """
     if CONFIG not in metadata:
         return

@@ -155,11 +155,8 @@ def _flags(data: Any, out: Name | None, resume: bool, settings: dict[str, Any]) 
     if resume and out is None:
         raise ValueError("resume=True needs out, the folder of the run to continue")
     flags = {name: value for name, value in settings.items() if (name, value) != ("preset", None)}
-    trainable = flags.get("trainable", "*")
-    if not isinstance(trainable, str):
-        if not all(isinstance(pattern, str) for pattern in trainable):
-            raise ValueError(f"trainable={trainable!r} must be a string or a list of strings")
-        flags["trainable"] = ",".join(trainable)
+    if "trainable" in flags:
+        flags["trainable"] = _joined(flags["trainable"])
     if out is not None:
         flags["out"] = os.fspath(out)
     if data is not None:
@@ -169,6 +166,14 @@ def _flags(data: Any, out: Name | None, resume: bool, settings: dict[str, Any]) 
         # a Path is a file even if it is called tales, which as a string would be the tales that come with npgpt
         flags["data"] = [name if isinstance(name, str) else str(Path(name).absolute()) for name in names]
     return flags
+
+
+def _joined(trainable: Any) -> str:
+    """Return patterns of names as one setting. Raises ValueError for anything but strings."""
+    patterns = [trainable] if isinstance(trainable, str) else trainable
+    if not (isinstance(patterns, Iterable) and all(isinstance(pattern, str) for pattern in patterns)):
+        raise ValueError(f"trainable={trainable!r} must be a string or a list of strings")
+    return ",".join(patterns)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from npgpt.support.hints import nearest
 from npgpt.support.parameters import Parameters, zeros
 
 
@@ -51,6 +52,8 @@ class AdamW:
 
     without  names of parameters that are frozen, or trained by another optimizer; AdamW neither changes them nor keeps
              averages for them
+
+    Raises ValueError for a name in `without` that no parameter has.
     """
 
     def __init__(
@@ -63,6 +66,9 @@ class AdamW:
         update: Callable = adamw_update,
         without: Collection[str] = (),
     ) -> None:
+        for name in without:
+            if name not in params.shapes:
+                raise ValueError(f"without: there is no parameter {name!r}{nearest(name, params.shapes)}")
         self.params = params
         self.shapes = {name: shape for name, shape in params.shapes.items() if name not in without}
         self.exp_avg = zeros(self.shapes, params.flat.dtype)

@@ -1,4 +1,4 @@
-"""`notice`: a line about something that is no error but that the user should know."""
+"""`notice`: a message that is not an error, but that the user should know."""
 
 
 def notice(line: str) -> None:

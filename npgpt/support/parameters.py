@@ -64,9 +64,9 @@ def zeros(shapes: Shapes, dtype: str | np.dtype) -> Parameters:
 
 
 def select(names: Collection[str], patterns: str) -> set[str]:
-    """Return the names that fit one of the patterns, which are separated by commas.
+    """Return the names that match one of the patterns, which are separated by commas.
 
-    `*`, `?` and `[...]` match as in file names. Raises ValueError for a pattern that fits none of the names.
+    `*`, `?` and `[...]` match as in file names. Raises ValueError for a pattern that matches none of the names.
 
     Example: select(["wte.weight", "ln_f.weight", "ln_f.bias"], "ln_f.*") is {"ln_f.weight", "ln_f.bias"}.
     """
@@ -75,6 +75,6 @@ def select(names: Collection[str], patterns: str) -> set[str]:
         fitting = {name for name in names if fnmatchcase(name, pattern.strip())}
         if not fitting:
             known = dict.fromkeys(re.sub(r"\bh\.\d+\.", "h.*.", name) for name in names)
-            raise ValueError(f"no parameter fits {pattern.strip()!r}{nearest(pattern.strip(), known)}")
+            raise ValueError(f"no parameter matches {pattern.strip()!r}{nearest(pattern.strip(), known)}")
         found |= fitting
     return found

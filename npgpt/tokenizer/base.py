@@ -288,8 +288,8 @@ def register(kind: Kind) -> Kind:
 def kinds() -> list[type[Tokenizer]]:
     """Return the registered kinds in the order in which from_pretrained asks them, whatever the order of registration.
 
-    An exact kind comes before one that reads files of others: the byte tokenizer's file is a BPE without merges, which
-    BPETokenizer would accept too. Otherwise the order is that of the names.
+    An exact kind comes before one that reads files from other libraries: the byte tokenizer's file is a BPE without
+    merges, which BPETokenizer would accept too. Otherwise the order is that of the names.
     """
     return sorted(_KINDS.values(), key=lambda kind: (not kind.exact, kind.kind))
 

@@ -1,4 +1,4 @@
-"""Byte-level BPE in the files of others: tokenizer.json, vocab.json with merges.txt, tiktoken's ranks.
+"""Byte-level BPE in the files of other libraries: tokenizer.json, vocab.json with merges.txt, tiktoken's ranks.
 
 Every function here translates between the content of files and a Vocabulary. A setting that npgpt does not support is
 an error that names it: ids that differ a little would be worse than none.

@@ -102,6 +102,8 @@ def refuse_encoding(name: str, path: Path, error: UnicodeDecodeError, at: int) -
     expected = "UTF-8" if error.encoding == "utf-8" else error.encoding
     if path.suffix in (".bin", ".pkl"):
         hint = token_ids(path).removeprefix("; ")
+    elif error.encoding != "utf-8" and looks_like_utf8(data[begin : begin + SAMPLE]):
+        hint = "it looks like UTF-8: leave --encoding out"
     elif encoding is None:
         hint = "save it as UTF-8, or name its encoding with --encoding"
     else:
@@ -137,6 +139,15 @@ def guess(sample: bytes) -> str | None:
     scores = {encoding: score(sample, encoding, set(FREQUENT[encoding][1])) for encoding in possible}
     best = max(scores, key=lambda encoding: scores[encoding])
     return best if scores[best] >= LEAST else None
+
+
+def looks_like_utf8(sample: bytes) -> bool:
+    """Say whether bytes, which may begin and end within a character, are text in UTF-8."""
+    text = sample.lstrip(bytes(range(0x80, 0xC0)))  # the rest of a character
+    try:
+        return not set(map(chr, CONTROLS)) & set(codecs.getincrementaldecoder("utf-8")().decode(text))
+    except UnicodeDecodeError:
+        return False
 
 
 def score(sample: bytes, encoding: str, frequent: set[str]) -> float:

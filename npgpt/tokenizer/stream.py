@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from npgpt.config import TextConfig
-from npgpt.tokenizer.seeming import refuse_controls, refuse_encoding, refuse_nul, refuse_start
+from npgpt.tokenizer.seeming import (
+    SAMPLE,
+    looks_like_utf8,
+    refuse_controls,
+    refuse_encoding,
+    refuse_nul,
+    refuse_start,
+)
 
 PART = 1 << 22  # bytes
 FIRST = 1 << 16  # bytes that are read to look at the first line
@@ -171,7 +178,8 @@ def decoded_parts(file: TextFile, encoding: str, part: int) -> Iterator[bytes]:
         except UnicodeDecodeError as error:
             refuse_encoding(file.name, file.path, error, n_read - len(error.object))
         except UnicodeError as error:  # a lone surrogate
-            raise ValueError(f"{file}: not {encoding}: {error}") from None
+            hint = "; it looks like UTF-8: leave --encoding out" if more and looks_like_utf8(more[:SAMPLE]) else ""
+            raise ValueError(f"{file}: not {encoding}: {error}{hint}") from None
 
 
 def one_text(parts: Iterable[bytes], file: TextFile) -> Iterator[bytes]:

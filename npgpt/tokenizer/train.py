@@ -34,7 +34,8 @@ def train_vocabulary(
     names = list(special_tokens)
     n_merges = vocab_size - 256 - len(names)
     if n_merges < 0:
-        raise ValueError(f"vocab_size={vocab_size} is too small for 256 bytes and {len(names)} special tokens")
+        needed = f"256 bytes and {len(names)} special tokens: give at least {256 + len(names)}"
+        raise ValueError(f"vocab_size={vocab_size} is too small for {needed}")
     if len(set(names)) < len(names):
         raise ValueError(f"a special token stands twice among {names}")
     pattern = pattern_text(pattern)

@@ -167,7 +167,7 @@ def test_no_file_and_a_folder_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vocab_size": 256}, "vocab_size=256 is too small for 256 bytes and 1 special tokens"),
+        ({"vocab_size": 256}, "vocab_size=256 is too small for 256 bytes and 1 special tokens: give at least 257"),
         ({"pattern": "("}, r"the pattern '\(' is not one of gpt2, gpt4, chinese, nor a regular expression"),
         ({"pattern": ""}, "the pattern is empty"),
         ({"special_tokens": ["x", "x"]}, "twice"),
