@@ -50,6 +50,19 @@ def test_metrics_that_are_not_utf8_are_named_and_a_separator_of_unicode_ends_no_
     assert [record["step"] for record in read_metrics(path)] == [2, 1]
 
 
+@pytest.mark.parametrize("half", [b'{"step": 2, "lo', b"{", b'{"step": 2, "note": "\xe5', b"7", b'"step'])
+def test_a_last_line_of_metrics_that_was_cut_short_is_left_out(tmp_path, caplog, half):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(GOOD.encode() + half)
+    assert [record["step"] for record in read_metrics(path)] == [1]
+    assert caplog.messages == [f"{path}:2: the last line was cut short, and is left out"]
+    path.write_bytes(half + b"\n" + GOOD.encode())
+    with pytest.raises(ValueError, match=r"metrics.jsonl:1: not a line"):
+        read_metrics(path)
+    path.write_bytes(GOOD.encode().strip())
+    assert len(read_metrics(path)) == 1
+
+
 @pytest.mark.parametrize("floor", ["1e999", "NaN", "1" + "0" * 400, "1" + "0" * 5000, "[" * 100_000, "true", '"1"'])
 def test_a_floor_that_cannot_be_drawn_is_named(tmp_path, floor):
     (tmp_path / "train.json").write_text(f'{{"data": {{"floor": {floor}}}}}')
@@ -69,10 +82,11 @@ def test_metrics_nested_without_end_are_no_finished_run_and_are_removed_on_resum
 @pytest.mark.parametrize(
     ("text", "decisive"),
     [
-        ("x = " + "[" * 100_000, "c.toml: "),
+        ("x = " + "[" * 100_000, "c.toml: its values are nested too deeply\n"),
         ("[" * 100_000, "c.toml: "),
-        ("x = " + "{a=" * 100_000, "c.toml: "),
-        ("max_steps = 1" + "0" * 5000, "c.toml: "),
+        ("x = " + "{a=" * 100_000, "c.toml: its values are nested too deeply\n"),
+        ("max_steps = 1" + "0" * 5000, "c.toml: a number has too many digits\n"),
+        ("m" + "x" * 5000 + " = 1", "c.toml: unknown key 'mxxx"),
         ("learning_rate = 1" + "0" * 400, "learning_rate is too large"),
         ("weight_decay = 1e999", "weight_decay=inf"),
         ("dropout = 1" + "0" * 400, "is too large"),
@@ -96,6 +110,7 @@ def test_settings_without_bounds_are_refused(capsys, tmp_path, monkeypatch, text
     assert (code, out) == (2, "")
     assert decisive in err
     assert len(err.splitlines()) == 1
+    assert len(err) < 1000
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "c.toml"]
 
 
@@ -236,3 +251,12 @@ def test_a_picture_without_an_ending_has_the_name_that_was_given(capsys, tmp_pat
     assert command(capsys, "plot", tmp_path, "--out", tmp_path / "学")[0] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "学"]
     assert (tmp_path / "学").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "-" + "9" * 5000, "9" * 60, "x" * 5000, "学" * 5000])
+@pytest.mark.parametrize("flag", ["--max-steps", "--no-such", "--ops"])
+def test_a_flag_with_a_value_without_end_is_refused_in_a_short_line(capsys, flag, value):
+    code, out, err = command(capsys, "train", f"{flag}={value}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert len(err) < 250
+    assert "is too large" in err or flag != "--max-steps" or "9" not in value

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from npgpt.cli.parser import shortened
 from npgpt.config import PRESETS, GPTConfig, TextConfig, TrainConfig, field_types, split_fields
 from npgpt.training.recipes import DEFAULT_PRESET, TALES, TALES_IN_TWO
 
@@ -114,7 +115,7 @@ def read_toml(path: str) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        content = parse_toml(file.read_text(encoding="utf-8-sig"))
         values = {key.replace("-", "_"): value for key, value in content.items()}
         twice = [key for key in content if "-" in key and key.replace("-", "_") in content]
         if twice:
@@ -124,9 +125,21 @@ def read_toml(path: str) -> dict[str, Any]:
         if empty:
             raise ValueError(f"{empty[0]} is empty: give a value, or leave it out")
         require_types(values)
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors too
-        raise ValueError(f"{path}: {error}") from None
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors too
+        raise ValueError(f"{path}: {shortened(str(error))}") from None
     return values
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the content of a TOML file. Raises ValueError in words that do not speak of Python."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
+    except ValueError:
+        raise ValueError("a number has too many digits") from None
 
 
 def require_types(values: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The parser of all commands: an error is one line, and a page of help ends with examples."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -44,15 +45,19 @@ class Parser(argparse.ArgumentParser):
         return found, []
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {shortened(message)} (see {self.prog} --help)\n")
+
+
+def shortened(message: str) -> str:
+    """Return a message with its words, some of which are a user's values, cut at 50 characters."""
+    return re.sub(r"([^\s']{50})[^\s']+", r"\1...", message)
 
 
 def whole_number(text: str) -> int:
     """Return the number of a flag. Raises ArgumentTypeError for one that would overflow somewhere."""
-    number = int(text)
-    if abs(number) >= 2**63:
+    if (len(text) > 20 and text.lstrip("+-").isdecimal()) or abs(int(text)) >= 2**63:  # int takes 4,300 digits at most
         raise argparse.ArgumentTypeError(f"{text[:20]}... is too large")
-    return number
+    return int(text)
 
 
 def given(text: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.support.files import read_sealed_json
+from npgpt.support.notices import notice
 
 Record = dict[str, Any]
 
@@ -18,17 +19,25 @@ LARGEST = 1e100  # beyond it, matplotlib overflows
 
 
 def read_metrics(path: str | Path) -> list[Record]:
-    """Read a run's metrics.jsonl. Raises FileNotFoundError, or ValueError naming the line for one that is broken."""
+    """Read a run's metrics.jsonl. A last line that was cut short is left out, and a notice says so.
+
+    Raises FileNotFoundError, or ValueError naming the line for one that is broken.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the folder of a run of npgpt train")
     records = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    content = path.read_bytes()
+    lines = content.splitlines()
+    for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line.decode("utf-8"))
             if not all(is_number(record.get(name, 0)) for name in ("loss", "val_loss")) or not is_step(record["step"]):
                 raise ValueError
         except (ValueError, AttributeError, KeyError, RecursionError):
+            if number == len(lines) and not content.endswith(b"\n"):
+                notice(f"{path}:{number}: the last line was cut short, and is left out")
+                break
             raise ValueError(f"{path}:{number}: not a line of metrics, with a step and finite losses") from None
         records.append(record)
     return records
