@@ -15,7 +15,7 @@ import numpy as np
 
 from npgpt.config import GPTConfig
 from npgpt.hub.seeming import seems, unreadable
-from npgpt.hub.tensors import CONFIG, read_metadata, read_tensors, require_config, require_shapes, save_tensors
+from npgpt.hub.tensors import CONFIG, is_own, read_metadata, read_tensors, require_config, require_shapes, save_tensors
 from npgpt.support.files import read_json, write_json
 from npgpt.support.notices import notice
 from npgpt.support.parameters import Shapes
@@ -84,8 +84,13 @@ def read_gpt2(name: str | Path, shapes_of: ShapesOf) -> tuple[GPTConfig, dict[st
     """
     folder = find_folder(name)
     path = folder / "model.safetensors"
-    own = json.loads(read_metadata(path).get(CONFIG, "{}")) if path.is_file() else {}
-    config = read_config(folder / "config.json", own)
+    try:
+        own = json.loads(read_metadata(path).get(CONFIG, "{}")) if path.is_file() else {}
+        config = read_config(folder / "config.json", own)
+    except ValueError:
+        if is_own(path):
+            read_tensors(path)  # whose error comes first: the metadata may be what is damaged
+        raise
     tensors, metadata = read_tensors(path)
     require_config(path, metadata, dataclasses.asdict(config), folder / "config.json")
     config = with_ends(folder / "generation_config.json", config, own=CONFIG in metadata)
