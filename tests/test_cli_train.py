@@ -13,7 +13,7 @@ import pytest
 
 from npgpt import GPT, GPTConfig, Tokenizer, TrainConfig
 from npgpt.cli.options import DEFAULTS
-from npgpt.config import PRESETS
+from npgpt.config import PRESETS, split_fields
 from npgpt.hub.tensors import read_tensors
 from npgpt.training.checkpoint import STATE, load_last, load_state
 from npgpt.training.recipes import merge
@@ -176,6 +176,9 @@ def test_every_field_is_a_flag_with_help_and_default(capsys, field):
     [text] = [" ".join(part.split()) for part in out.split("\n  --") if re.match(flag[2:] + r"[\s,]", part)]
     assert field.metadata["help"] in text
     default = (PRESETS["tiny"] | DEFAULTS).get(field.name, field.default)
+    default = (
+        {True: "on", False: "off", "*": "all"}.get(default, default) if isinstance(default, bool | str) else default
+    )
     assert f"(default: {default}" in text
     assert all(choice in text for choice in field.metadata["choices"] or ())
 
@@ -238,7 +241,8 @@ def test_a_flag_beats_the_file_beats_the_saved_run_beats_the_preset(flags, file,
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_model(name):
-    assert GPTConfig(**merge({"preset": name}, {}, {})).mlp_width == 4 * PRESETS[name]["n_embd"]
+    sizes, _ = split_fields(merge({"preset": name}, {}, {}), GPTConfig, also=("tokenizer",))
+    assert GPTConfig(**sizes).mlp_width == 4 * PRESETS[name]["n_embd"]
 
 
 WRITINGS = {

@@ -135,7 +135,7 @@ def test_packed_documents_are_whole_and_read_alone(T):
 def test_a_text_without_documents_is_not_packed(here, capsys):
     for data, flags, says in (
         (LONG, ("--tokenizer", "bpe:290"), "there is no document, because the text has no end token"),
-        (LONG, (), "has no token that ends an example"),
+        (LONG, ("--tokenizer", "chars"), "has no token that ends an example"),
         (LONG, ("--tokenizer", "bpe:290", "--document-separator", "none"), "there is no document"),
     ):
         code, _, err = command(capsys, "train", "--data", write(data), "--out", "r", *TINY, "--pack", *flags)
@@ -169,7 +169,7 @@ def test_characters_have_no_end_token_and_say_so(here, capsys, caplog):
     assert command(capsys, "train", "--data", "a.txt", "--out", "r", *TINY)[0] == 0
     assert f"a.txt: {E}, found 39 times, read as plain text, because the tokenizer has no" in caplog.text
     for separator in ("file", "Document"):
-        flags = (*TINY, "--document-separator", separator)
+        flags = (*TINY, "--tokenizer", "chars", "--document-separator", separator)
         code, _, err = command(capsys, "train", "--data", "a.txt", "--out", "n", *flags)
         assert (code, err.count("\n")) == (2, 1)
         assert f"--document-separator {separator}: a tokenizer of the kind chars has no token that ends" in err
