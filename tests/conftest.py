@@ -1,6 +1,7 @@
 """Shared fixtures. HYPOTHESIS_PROFILE=fuzz draws more examples, and new ones each time."""
 
 import os
+import signal
 from pathlib import Path
 
 # Before NumPy starts them: for the small products of the tests BLAS threads only get into each other's way
@@ -13,6 +14,11 @@ from hypothesis import settings
 settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
 settings.register_profile("fuzz", max_examples=300, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# In the background of a script, or under nohup, these are ignored, and npgpt leaves them so. The tests send them.
+for name, handler in ("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL), ("SIGTERM", signal.SIG_DFL):
+    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, name), handler)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
