@@ -23,7 +23,7 @@ NEWLINES = ("lf", "keep")
 LANGS = ("en", "zh")
 TASKS = ("answer", "summary", "translate", "write")
 FEWEST_WORDS = 3
-# of a model: beyond these, a number is a slip or an attack, and even a list of the parameters would fill the memory
+# Limits on a model's size: larger numbers are slips or attacks, and even the list of its parameters would fill memory
 MOST_LAYERS = 10_000
 MOST_PARAMETERS = 2**40
 

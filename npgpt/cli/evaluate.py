@@ -1,6 +1,6 @@
 """Measure how well a model predicts a text: the mean loss in nats per token, the perplexity, and the bits per byte.
-Bits per byte can be compared between tokenizers. Of JSON lines with prompt and completion, the completions are
-measured. With --data tales, the text is 1,000 tales that no run trains on, and the loss that no model can get below is
+Bits per byte can be compared between tokenizers. For JSON lines with prompt and completion, only the completions are
+scored. With --data tales, the text is 1,000 tales that no run trains on, and the loss that no model can get below is
 printed, too."""
 
 import argparse
