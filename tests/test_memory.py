@@ -85,7 +85,8 @@ before = now()
 config = GPTConfig(vocab_size=1000, n_positions=128, n_embd=256, n_layer=4, n_head=4)
 settings = TrainConfig(batch_size=16, **common)
 train(config, settings, folder / "r")
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# not getrusage's peak, which a process takes over from the one that started it
+peak = 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 print(sum(memory_to_train(config, settings)) / (peak - before))
 """
 
