@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -132,6 +131,8 @@ def read_toml(path: str) -> dict[str, Any]:
 
 def parse_toml(text: str) -> dict[str, Any]:
     """Return the content of a TOML file. Raises ValueError in words that do not speak of Python."""
+    import tomllib  # here, because a page of help does not need it
+
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError:
