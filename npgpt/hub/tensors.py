@@ -140,10 +140,7 @@ def require_run(path: Path) -> None:
     train, metadata = path.with_name("train.json"), read_metadata(path) if path.is_file() else {}
     if CHECKSUM not in metadata or not train.is_file():
         return
-    run = read_sealed_json(train).get("run")
-    if CONFIG in metadata and "sha256" not in read_json(train):
-        raise ValueError(f"{train}: sha256 is missing: the file was damaged or changed after it was written")
-    if metadata.get(RUN) != run:
+    if metadata.get(RUN) != read_sealed_json(train, sealed=CONFIG in metadata).get("run"):
         raise ValueError(f"{path} and {train.name} are of two runs: copy the folder of a run as a whole")
 
 

@@ -149,14 +149,18 @@ def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
     write_json(path, value | {"sha256": _digest(value)})
 
 
-def read_sealed_json(path: Path) -> dict[str, Any]:
+def read_sealed_json(path: Path, sealed: bool = False) -> dict[str, Any]:
     """Read a JSON object without its checksum. A file without one, of an earlier version, is read as it is.
+
+    sealed  whether the file must have a checksum, because the version that wrote it writes one
 
     Raises ValueError, naming the file, for one that was damaged or changed after it was written.
     """
     value = read_json(path)
     # by what it looks like, because its key may be what is damaged
     seals = {key: value.pop(key) for key in list(value) if isinstance(value[key], str) and len(value[key]) > 50}
+    if sealed and not seals:
+        raise ValueError(f"{path}: sha256 is missing: the file was damaged or changed after it was written")
     if seals and seals != {"sha256": _digest(value)}:
         raise ValueError(f"{path}: its checksum does not match: the file was damaged or changed after it was written")
     return value
