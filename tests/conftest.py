@@ -39,3 +39,13 @@ def shared_text():
         return path.read_text(encoding="utf-8")
 
     return read
+
+
+@pytest.fixture
+def text(tmp_path, monkeypatch):
+    """A current folder with a text in it."""
+    from tests.test_cli_train import TEXT
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text(TEXT)
+    return tmp_path

@@ -1,11 +1,9 @@
-"""`npgpt train`: flags, files and presets, what it writes, Ctrl-C, a full disk, and --resume."""
+"""`npgpt train`: flags, files and presets, what it writes, Ctrl-C, and --resume."""
 
 import dataclasses
-import errno
 import json
 import os
 import re
-import resource
 import signal
 
 import numpy as np
@@ -30,14 +28,6 @@ FILES = {
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
     *("train.json", "metrics.jsonl", STATE),
 }
-
-
-@pytest.fixture
-def text(tmp_path, monkeypatch):
-    """A current folder with a text in it."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.txt").write_text(TEXT)
-    return tmp_path
 
 
 def train(capsys, *flags) -> tuple[int, str, str]:
@@ -343,66 +333,6 @@ def test_output_that_nobody_reads_does_not_end_the_training_as_if_it_were_done(t
     assert code == 141
     done = len(steps(text / "r"))
     assert load_state(text / "r", GPT.from_pretrained("r"))["step"] == done < 1_000_000
-
-
-FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def fill_disk(monkeypatch, where: str, at: int) -> None:
-    """Let the nth write of one kind find the disk full, half of the file or line being written."""
-    calls = iter(range(1, 10**6))
-    if where == "metrics":
-
-        def append(folder, record):
-            with open(folder / "metrics.jsonl", "a") as file:
-                if next(calls) >= at:
-                    file.write('{"st')
-                    raise FULL
-                file.write(json.dumps(record) + "\n")
-
-        monkeypatch.setattr("npgpt.training.loop.append_metrics", append)
-    else:
-        from npgpt.hub.tensors import _write
-
-        def save(path, tensors, metadata):
-            if where in path.name and next(calls) >= at:
-                path.write_bytes(b"half")
-                raise FULL
-            _write(path, tensors, metadata)
-
-        monkeypatch.setattr("npgpt.hub.tensors._write", save)
-
-
-@pytest.mark.parametrize("where", ["model.safetensors", STATE, "metrics"])
-@pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_full_disk_is_one_line_and_what_was_saved_stays(capsys, text, monkeypatch, where, at):
-    assert train(capsys)[0] == 0
-    (text / "r").rename(text / "whole")
-    with monkeypatch.context() as patch:
-        fill_disk(patch, where, at)
-        code, _, err = train(capsys)
-    assert code == 2
-    assert len(err.splitlines()) == 1
-    assert "No space left on device" in err
-    assert not list(text.rglob("*.part"))
-    # with room again the same command, or --resume if something had been saved, comes to the same end
-    again = resume(capsys) if (text / "r" / STATE).exists() else train(capsys)
-    assert (again[0], again[2]) == (0, "")
-    assert saved(text / "r") == saved(text / "whole")
-
-
-def test_a_limit_of_the_system_is_one_line(text):
-    """A real refusal to write, by a limit on the size of a file."""
-
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    with start("train", "--data", "a.txt", "--out", "r", *TINY, "--n-embd", 64, preexec_fn=limited) as process:
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert len(err.splitlines()) == 1
-    assert b"File too large" in err
-    assert not list(text.rglob("*.part"))
 
 
 @pytest.mark.parametrize("every", [1, 100])

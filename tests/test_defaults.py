@@ -13,7 +13,7 @@ from npgpt.training.pretraining import plan_training, start_training
 from npgpt.training.recipes import TALES, TALES_IN_TWO
 from npgpt.training.workers import n_threads
 from tests.test_cli import command
-from tests.test_cli_train import FIELDS, OTHER, TEXT, TINY, interrupt_after, saved, settings
+from tests.test_cli_train import FIELDS, OTHER, TINY, interrupt_after, saved, settings
 
 # further sensible values of fields that depend on another, beside the one in OTHER: below and above the defaults
 SENSIBLE = {
@@ -41,14 +41,6 @@ def _memory(monkeypatch):
     """However little memory this machine has, a plan for a large preset is no contradiction."""
     for name in ("require_memory", "require_room_for_weights"):
         monkeypatch.setattr(f"npgpt.training.pretraining.{name}", lambda *args: None)
-
-
-@pytest.fixture
-def text(tmp_path, monkeypatch):
-    """A current folder with a text in it."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.txt").write_text(TEXT)
-    return tmp_path
 
 
 def plan(data="a.txt", **flags):

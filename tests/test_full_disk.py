@@ -1,7 +1,9 @@
 """A full disk is one line that names the file, and what was there before stays whole."""
 
 import errno
+import json
 import os
+import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +12,8 @@ import pytest
 
 from npgpt.cli import main
 from npgpt.training.checkpoint import STATE
+from tests.test_cli import start
+from tests.test_cli_train import TINY, resume, saved, train
 
 TEXT = "The quick brown fox 学而时习之. " * 100
 SIZE, PAGE = 1 << 18, 1 << 12
@@ -153,3 +157,63 @@ def test_metrics_that_do_not_fit_name_their_file(here, capsys, monkeypatch):
     monkeypatch.setattr(builtins, "open", only_metrics)
     assert main([*TRAIN, "--out", "run"]) == 2
     assert "run/metrics.jsonl: No space left on device" in capsys.readouterr().err
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def fill_disk(monkeypatch, where: str, at: int) -> None:
+    """Let the nth write of one kind find the disk full, half of the file or line being written."""
+    calls = iter(range(1, 10**6))
+    if where == "metrics":
+
+        def append(folder, record):
+            with open(folder / "metrics.jsonl", "a") as file:
+                if next(calls) >= at:
+                    file.write('{"st')
+                    raise FULL
+                file.write(json.dumps(record) + "\n")
+
+        monkeypatch.setattr("npgpt.training.loop.append_metrics", append)
+    else:
+        from npgpt.hub.tensors import _write
+
+        def save(path, tensors, metadata):
+            if where in path.name and next(calls) >= at:
+                path.write_bytes(b"half")
+                raise FULL
+            _write(path, tensors, metadata)
+
+        monkeypatch.setattr("npgpt.hub.tensors._write", save)
+
+
+@pytest.mark.parametrize("where", ["model.safetensors", STATE, "metrics"])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_full_disk_is_one_line_and_what_was_saved_stays(capsys, text, monkeypatch, where, at):
+    assert train(capsys)[0] == 0
+    (text / "r").rename(text / "whole")
+    with monkeypatch.context() as patch:
+        fill_disk(patch, where, at)
+        code, _, err = train(capsys)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "No space left on device" in err
+    assert not list(text.rglob("*.part"))
+    # with room again the same command, or --resume if something had been saved, comes to the same end
+    again = resume(capsys) if (text / "r" / STATE).exists() else train(capsys)
+    assert (again[0], again[2]) == (0, "")
+    assert saved(text / "r") == saved(text / "whole")
+
+
+def test_a_limit_of_the_system_is_one_line(text):
+    """A real refusal to write, by a limit on the size of a file."""
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    with start("train", "--data", "a.txt", "--out", "r", *TINY, "--n-embd", 64, preexec_fn=limited) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert len(err.splitlines()) == 1
+    assert b"File too large" in err
+    assert not list(text.rglob("*.part"))

@@ -22,14 +22,6 @@ from tests.test_cli_train import TEXT, TINY, interrupt_after, saved, steps
 SMALL = {word[2:].replace("-", "_"): value for word, value in zip(TINY[::2], TINY[1::2], strict=True)}
 
 
-@pytest.fixture
-def text(tmp_path, monkeypatch):
-    """A current folder with a text in it."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.txt").write_text(TEXT)
-    return tmp_path
-
-
 def train(out="r", **changes):
     return npgpt.train("a.txt", out, progress=False, **SMALL | changes)
 

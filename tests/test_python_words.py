@@ -16,17 +16,9 @@ from npgpt.notebook.training import as_arguments
 from npgpt.training.checkpoint import load_last, load_state
 from npgpt.training.loop import Trainer
 from tests.test_cli import command
-from tests.test_cli_train import TEXT, TINY, interrupt_after, saved
+from tests.test_cli_train import TINY, interrupt_after, saved
 from tests.test_docs import PAGES, ROOT
 from tests.test_python import SMALL
-
-
-@pytest.fixture
-def text(tmp_path, monkeypatch):
-    """A current folder with a text in it."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.txt").write_text(TEXT)
-    return tmp_path
 
 
 def train(out="r", **changes):

@@ -13,18 +13,10 @@ import npgpt
 from npgpt.cli import main
 from npgpt.training import interrupt
 from tests.test_cli import command, start
-from tests.test_cli_train import TEXT, TINY, resume, saved, steps, train
+from tests.test_cli_train import TINY, resume, saved, steps, train
 
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows has Ctrl-C alone, which other tests try")
-
-
-@pytest.fixture
-def text(tmp_path, monkeypatch):
-    """A current folder with a text in it."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.txt").write_text(TEXT)
-    return tmp_path
 
 
 def kill_after(patch, step: int, *names: str) -> None:

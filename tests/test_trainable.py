@@ -12,20 +12,12 @@ from npgpt.support.parameters import select
 from npgpt.training.checkpoint import load_last
 from npgpt.training.loop import Trainer
 from tests.test_cli import command
-from tests.test_cli_train import TEXT, TINY, interrupt_after, saved, settings
+from tests.test_cli_train import TINY, interrupt_after, saved, settings
 from tests.test_python import SMALL
 
 IDS = np.random.default_rng(0).integers(0, 11, 400)
 CONFIG = GPTConfig(vocab_size=11, n_positions=8, n_embd=8, n_layer=2, n_head=2, tie_word_embeddings=False)
 PATTERNS = ["h.*.attn.*", "wte.weight", "ln_f.*,h.1.mlp.c_fc.weight", "*.bias", "h.[0].*, lm_head.weight", "*"]
-
-
-@pytest.fixture
-def text(tmp_path, monkeypatch):
-    """A current folder with a text in it."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.txt").write_text(TEXT)
-    return tmp_path
 
 
 def trainer(folder, adapters=None, ops="fast", **changes):
