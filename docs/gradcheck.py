@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.gradcheck import Report, check_adjoint, check_backward, check_float32, check_gradient, check_layer, table
-from npgpt.gradcheck.report import HEADER
+from npgpt.gradcheck.table import header
 
 rng = np.random.default_rng(1)
 X = rng.standard_normal((4, 3))
@@ -30,7 +30,7 @@ def show(report: Report) -> None:
     rows = [a.row() if a.verdict == "fail" else (*a.row()[:5], "", "", "", "") for a in report.arguments]
     # across a kink the Taylor test says one thing or another, by the direction that was drawn
     remarks = [remark for remark in report.remarks() if report.verdict == "fail" or not remark.startswith("Taylor")]
-    text = "\n".join([table(HEADER, rows), *remarks, report.verdict])
+    text = "\n".join([table(header(report.labels), rows), *remarks, report.verdict])
     print(re.sub(r"(?<![\d.])(0(\.0)?e\+00|\d(\.\d)?e-(09|[1-9]\d))", lambda found: "<1e-9".ljust(len(found[0])), text))
 
 

@@ -6,12 +6,12 @@
 Imports: NumPy alone; matplotlib for pictures and pytest in its plugin, when they are used.
 """
 
-from npgpt.gradcheck.adapters import check_autograd_function, check_gradient, check_layer, check_vjp
-from npgpt.gradcheck.check import check_backward
-from npgpt.gradcheck.numeric import numerical_gradient
-from npgpt.gradcheck.report import ArgumentReport, Report
-from npgpt.gradcheck.second import check_adjoint, check_float32
-from npgpt.gradcheck.table import table
+from .adapters import check_autograd_function, check_gradient, check_layer, check_vjp
+from .check import check_backward
+from .numeric import numerical_gradient
+from .report import ArgumentReport, Report
+from .second import check_adjoint, check_float32
+from .table import table
 
 __all__ = [
     "ArgumentReport",

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.check import check_backward
-from npgpt.gradcheck.report import Report
-from npgpt.gradcheck.tree import is_floats, leaves, map_leaves
+from .check import check_backward
+from .report import Report
+from .tree import is_floats, leaves, map_leaves
 
 
 def check_layer(

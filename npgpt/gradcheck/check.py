@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.contract import UNSEEDED, Contract, check_contract
-from npgpt.gradcheck.elements import Comparison, sample
-from npgpt.gradcheck.function import Function, functions_of
-from npgpt.gradcheck.gradients import Backward, dtype_errors, misfit
-from npgpt.gradcheck.problem import Problem
-from npgpt.gradcheck.report import ArgumentReport, Report
-from npgpt.gradcheck.rounding import allowances
-from npgpt.gradcheck.second import taylor_test
-from npgpt.gradcheck.verdict import judge, without_numbers
+from .contract import UNSEEDED, Contract, check_contract
+from .elements import Comparison, sample
+from .function import Function, functions_of
+from .gradients import Backward, dtype_errors, misfit
+from .problem import Problem
+from .report import ArgumentReport, Report
+from .rounding import allowances
+from .second import taylor_test
+from .verdict import judge, without_numbers
 
 SMALL = 1000  # an array of at most so many elements is looked at as a whole
 SAMPLED = 64  # so many elements of a larger one are looked at one by one, besides its edges

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.gradients import Backward
-from npgpt.gradcheck.numeric import EPS, largest
-from npgpt.gradcheck.problem import Problem, random_cotangent
-from npgpt.gradcheck.tree import copy_tree, leaves, map_leaves
+from .gradients import Backward
+from .numeric import EPS, largest
+from .problem import Problem, random_cotangent
+from .tree import copy_tree, leaves, map_leaves
 
 CLOSE = 1e-9  # far above rounding, far below any slip; float32 code gets its own
 UNSEEDED = "two calls of forward differ: seed what is random in it"

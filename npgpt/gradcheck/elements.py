@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.function import Function
-from npgpt.gradcheck.numeric import Line, one_sided
-from npgpt.gradcheck.tree import ids_among
+from .function import Function
+from .numeric import Line, one_sided
+from .tree import ids_among
 
 MAX_KINKS = 300  # at most so many suspect elements of an array are looked at from both sides
 CLEARLY_WRONG = 16  # if none of so many is at a kink, the other suspects are wrong without a closer look

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.numeric import EPS, TINY, Line, complex_step, fourth_differences, noise_level, richardson
-from npgpt.gradcheck.problem import Leaf, Problem, weighted
-from npgpt.gradcheck.tree import copied, leaves, map_leaves
+from .numeric import EPS, TINY, Line, complex_step, fourth_differences, noise_level, richardson
+from .problem import Leaf, Problem, weighted
+from .tree import copied, leaves, map_leaves
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.hints import shape_hint
-from npgpt.gradcheck.problem import Leaf, Problem
-from npgpt.gradcheck.tree import is_tree, leaf_at, map_leaves, same_structure
+from .hints import shape_hint
+from .problem import Leaf, Problem
+from .tree import is_tree, leaf_at, map_leaves, same_structure
 
 
 @dataclass(frozen=True, eq=False)

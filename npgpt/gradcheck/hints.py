@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.tree import ids_among
+from .tree import ids_among
 
 CLOSE = 1e-5  # relative, by norm: how well a pattern must explain the gradient to be named
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.table import HEADER
+from .table import header
 
 STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em; color: #222; max-width: 70em }
 table { border-collapse: collapse } th, td { text-align: left; padding: .3em 1em .3em 0; border-bottom: 1px solid #ddd }
@@ -17,7 +17,7 @@ td { font-family: ui-monospace, monospace } .pass { color: #176d2c } .fail { col
 
 def page(report: Any) -> str:
     """Return a page that stands by itself; with matplotlib installed, with pictures of the gradients that failed."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in HEADER)
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header(report.labels))
     rows = "".join(
         f'<tr class="{argument.verdict}">' + "".join(f"<td>{escape(cell)}</td>" for cell in argument.row()) + "</tr>"
         for argument in report.arguments

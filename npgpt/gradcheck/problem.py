@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.numeric import largest
-from npgpt.gradcheck.tree import convert, copied, copy_tree, is_floats, leaves, map_leaves
+from .numeric import largest
+from .tree import convert, copied, copy_tree, is_floats, leaves, map_leaves
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,20 +16,20 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "gradcheck(seed=0, **options): options of the fixture gradcheck, those of npgpt.check_backward"
+        "markers", "gradcheck(seed=0, **options): options of the fixture gradcheck, those of check_backward"
     )
 
 
 @pytest.fixture
 def gradcheck(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Return npgpt.check_backward, made to fail the test unless the check passes; it returns the report.
+    """Return check_backward, made to fail the test unless the check passes; it returns the report.
 
     `gradcheck.layer`, `gradcheck.gradient`, `gradcheck.vjp` and `gradcheck.autograd_function` do the same for the other
-    checks of npgpt.gradcheck.
+    checks of this package.
     """
     import numpy as np
 
-    import npgpt.gradcheck as library
+    from . import adapters, check
 
     marker = request.node.get_closest_marker("gradcheck")
     marked = dict(marker.kwargs) if marker else {}
@@ -45,7 +45,7 @@ def gradcheck(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
         return run
 
-    checked = passing(library.check_backward)
+    checked = passing(check.check_backward)
     for name in ("layer", "gradient", "vjp", "autograd_function"):
-        setattr(checked, name, passing(getattr(library, f"check_{name}")))
+        setattr(checked, name, passing(getattr(adapters, f"check_{name}")))
     return checked

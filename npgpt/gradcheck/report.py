@@ -2,13 +2,13 @@
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.html import figure, page
-from npgpt.gradcheck.table import HEADER, table
+from .html import figure, page
+from .table import header, table
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,26 @@ class ArgumentReport:
 
 
 @dataclass(frozen=True)
+class Unchecked:
+    """An argument or output that was not looked at: its name, what it is (a dtype or a type), and why."""
+
+    name: str
+    kind: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.kind}): {self.reason}"
+
+
+@dataclass(frozen=True)
 class Report:
     """The verdicts on all arguments and on the contract. True only if all passed; `str` is the table.
 
     contract        what forward or backward does not keep to, a sentence each; with any of them the check fails
+    notes           what there is to know besides, a sentence each, such as the size of a forward's own noise
+    not_checked     the arguments and outputs that were not looked at
+    strict          whether anything in not_checked makes a pass inconclusive
+    labels          the headings of the two values that are compared
     taylor          a second opinion: how fast the remainder of a Taylor expansion falls; "" if it was not tried
     taylor_verdict  what that says of the gradients; the report's verdict does not depend on it
     tolerance       the largest relative error that passes; None if the error bars decide
@@ -99,6 +115,10 @@ class Report:
     taylor: str = ""
     taylor_verdict: str = "pass"
     tolerance: float | None = None
+    notes: tuple[str, ...] = ()
+    not_checked: tuple[Unchecked, ...] = ()
+    strict: bool = False
+    labels: tuple[str, str] = ("analytic", "numeric")
 
     @property
     def verdict(self) -> str:
@@ -106,7 +126,7 @@ class Report:
         verdicts = {argument.verdict for argument in self.arguments}
         if self.contract or "fail" in verdicts:
             return "fail"
-        return "inconclusive" if verdicts != {"pass"} else "pass"
+        return "inconclusive" if verdicts != {"pass"} or (self.strict and self.not_checked) else "pass"
 
     @property
     def relative_error(self) -> float:
@@ -122,7 +142,7 @@ class Report:
         return self.verdict == "pass"
 
     def __str__(self) -> str:
-        lines = [table(HEADER, [argument.row() for argument in self.arguments]), *self.remarks()]
+        lines = [table(header(self.labels), [argument.row() for argument in self.arguments]), *self.remarks()]
         allowed = "" if self.tolerance is None else f" (relative error at most {self.tolerance:g} allowed)"
         return "\n".join([*lines, f"{self.verdict}{allowed}"])
 
@@ -130,6 +150,9 @@ class Report:
         """Return the lines below the table."""
         found = [remark for argument in self.arguments for remark in argument.remarks()]
         found += [f"contract: {sentence}" for sentence in self.contract]
+        found += [f"note: {sentence}" for sentence in self.notes]
+        if self.not_checked:
+            found.append("not checked: " + "; ".join(map(str, self.not_checked)))
         if self.taylor and (self.taylor_verdict != "pass" or self.verdict != "pass"):
             found.append(f"Taylor test: {self.taylor_verdict}: {self.taylor}")
         return found
@@ -139,6 +162,10 @@ class Report:
             "verdict": self.verdict,
             "tolerance": self.tolerance,
             "contract": list(self.contract),
+            "notes": list(self.notes),
+            "not_checked": [asdict(unchecked) for unchecked in self.not_checked],
+            "strict": self.strict,
+            "labels": list(self.labels),
             "taylor": {"verdict": self.taylor_verdict, "text": self.taylor},
             "arguments": [argument.to_dict() for argument in self.arguments],
         }

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.function import Function
-from npgpt.gradcheck.gradients import Backward
-from npgpt.gradcheck.numeric import EPS, fourth_differences, largest
-from npgpt.gradcheck.problem import Leaf, Problem
-from npgpt.gradcheck.tree import map_leaves
+from .function import Function
+from .gradients import Backward
+from .numeric import EPS, fourth_differences, largest
+from .problem import Leaf, Problem
+from .tree import map_leaves
 
 STEPS = range(-4, 5)  # nine equally spaced values, as fourth_differences takes them
 

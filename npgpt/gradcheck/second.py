@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck.function import Function
-from npgpt.gradcheck.numeric import EPS, Line, largest
-from npgpt.gradcheck.tree import convert, leaves, map_leaves
+from .function import Function
+from .numeric import EPS, Line, largest
+from .tree import convert, leaves, map_leaves
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-HEADER = ("argument", "shape", "verdict", "rel. error", "bar", "worst at", "analytic", "numeric", "ratio")
+
+def header(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the titles of a report's columns, with those of the two values that are compared."""
+    return ("argument", "shape", "verdict", "rel. error", "bar", "worst at", *labels, "ratio")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from npgpt.gradcheck.elements import ESCAPE, Comparison
-from npgpt.gradcheck.hints import hint
-from npgpt.gradcheck.numeric import EPS
-from npgpt.gradcheck.problem import Leaf
-from npgpt.gradcheck.report import ArgumentReport
+from .elements import ESCAPE, Comparison
+from .hints import hint
+from .numeric import EPS
+from .problem import Leaf
+from .report import ArgumentReport
 
 WIDE = 1e-4  # a relative error bar beyond which a wrong gradient could hide in it
 MANY_KINKS = 0.1  # the share of elements at kinks beyond which the rest proves little
