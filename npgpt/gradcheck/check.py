@@ -10,6 +10,7 @@ from .contract import UNSEEDED, Contract, check_contract
 from .elements import Comparison, sample
 from .function import Function, functions_of
 from .gradients import Backward, dtype_errors, misfit
+from .options import Options
 from .problem import Problem
 from .report import ArgumentReport, Report
 from .rounding import allowances
@@ -53,19 +54,30 @@ def check_backward(
 
     Raises ValueError or TypeError for a wrt that names nothing, or a backward whose results are not gradients.
     """
-    _check_options(mode, dtype, tolerance)
-    rng = _generator(rng)
-    problem = Problem.pose(forward, args, names, wrt, rng, np.dtype(dtype))
+    options = Options(mode, dtype, tolerance)
+    return _check(forward, backward, args, options, wrt, names, _generator(rng))
+
+
+def _check(
+    forward: Callable[..., tuple[Any, Any]],
+    backward: Callable[[Any, Any], Any],
+    args: Sequence[Any],
+    options: Options,
+    wrt: Sequence[int | str] | None,
+    names: Sequence[str] | None,
+    rng: np.random.Generator,
+) -> Report:
+    problem = Problem.pose(forward, args, names, wrt, rng, np.dtype(options.dtype))
     matched = Backward(problem, backward)
     dout = problem.given_dout()
-    gradients = matched.gradients(problem.copies(dtype), dout)
+    gradients = matched.gradients(problem.copies(options.dtype), dout)
     all_fit = not any(misfit(*pair) for pair in zip(problem.leaves, gradients, strict=True))
 
     contract = check_contract(problem, matched) if all_fit else Contract()
     obstacle = _obstacle(problem, contract)
     if obstacle:
         reports = [without_numbers(leaf, "inconclusive", obstacle) for leaf in problem.leaves]
-        return Report(tuple(reports), tolerance=tolerance)
+        return Report(tuple(reports), tolerance=options.tolerance)
 
     functions = functions_of(problem, contract.writes, rng)
     if all_fit:
@@ -73,22 +85,13 @@ def check_backward(
     else:  # the other gradients are held to their error bars alone
         allowed = [np.zeros(leaf.x.shape) for leaf in problem.leaves]
     parts = zip(functions, gradients, allowed, strict=True)
-    reports = [_check_leaf(*part, mode, tolerance, rng) for part in parts]
+    reports = [_check_leaf(*part, options, rng) for part in parts]
     broken = (*contract.broken, *dtype_errors(problem, gradients))
     # in float32 rounding hides the remainders that the Taylor test needs
     if problem.dtype == np.float32 or not all_fit or not all(np.isfinite(g).all() for g in gradients):
-        return Report(tuple(reports), broken, tolerance=tolerance)
+        return Report(tuple(reports), broken, tolerance=options.tolerance)
     taylor = taylor_test(functions, gradients, rng)
-    return Report(tuple(reports), broken, str(taylor), taylor.verdict, tolerance)
-
-
-def _check_options(mode: str, dtype: Any, tolerance: float | None) -> None:
-    if mode not in ("auto", "elements", "directions"):
-        raise ValueError(f"mode={mode!r} is not one of auto, elements, directions")
-    if np.dtype(dtype).name not in ("float64", "float32"):
-        raise ValueError(f"dtype={np.dtype(dtype).name} is not float64 or float32")
-    if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"tolerance={tolerance} must be at least 0")
+    return Report(tuple(reports), broken, str(taylor), taylor.verdict, options.tolerance)
 
 
 def _generator(rng: np.random.Generator | None) -> np.random.Generator:
@@ -113,8 +116,7 @@ def _check_leaf(
     function: Function,
     gradient: Any,
     allowance: np.ndarray,
-    mode: str,
-    tolerance: float | None,
+    options: Options,
     rng: np.random.Generator,
 ) -> ArgumentReport:
     """Compare one gradient with the numerical one, as a whole or by samples and directions."""
@@ -126,7 +128,7 @@ def _check_leaf(
         return ArgumentReport(leaf.name, leaf.x.shape, "pass", 0.0, 0.0, None, math.nan, math.nan)
     analytic = np.asarray(gradient).astype(np.float64)
     comparison = Comparison(function, analytic, allowance)
-    if mode == "elements" or (mode == "auto" and leaf.x.size <= SMALL):
+    if options.mode == "elements" or (options.mode == "auto" and leaf.x.size <= SMALL):
         comparison.check_elements(np.arange(leaf.x.size))
         if not comparison.wrong.any() and (function.complex_safe or comparison.kinks.sum() > 1):
             comparison.check_together(rng)
@@ -135,4 +137,4 @@ def _check_leaf(
         comparison.check_elements(np.union1d(sampled, np.flatnonzero(~np.isfinite(analytic))[:8]))
         if not comparison.wrong.any():
             comparison.check_directions(rng)
-    return judge(comparison, tolerance)
+    return judge(comparison, options.tolerance)

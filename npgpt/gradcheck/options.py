@@ -1,0 +1,26 @@
+"""What a user may ask of a check."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of check_backward, checked; its docstring describes them.
+
+    Raises ValueError for one that is not among those that are possible.
+    """
+
+    mode: str = "auto"
+    dtype: Any = np.float64
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("auto", "elements", "directions"):
+            raise ValueError(f"mode={self.mode!r} is not one of auto, elements, directions")
+        if np.dtype(self.dtype).name not in ("float64", "float32"):
+            raise ValueError(f"dtype={np.dtype(self.dtype).name} is not float64 or float32")
+        if self.tolerance is not None and not self.tolerance >= 0:
+            raise ValueError(f"tolerance={self.tolerance} must be at least 0")
