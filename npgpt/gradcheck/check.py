@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ import numpy as np
 from .contract import UNSEEDED, Contract, check_contract
 from .elements import Comparison, sample
 from .function import Function, functions_of
-from .gradients import Backward, dtype_errors, misfit
+from .gradients import Backward, Misfit, dtype_errors, misfit
+from .hints import hint
 from .options import Options
-from .problem import Problem
+from .problem import Leaf, Problem
 from .report import ArgumentReport, Report
 from .rounding import allowances
 from .second import taylor_test
@@ -85,7 +87,9 @@ def _check(
     else:  # the other gradients are held to their error bars alone
         allowed = [np.zeros(leaf.x.shape) for leaf in problem.leaves]
     parts = zip(functions, gradients, allowed, strict=True)
-    reports = [_check_leaf(*part, options, rng) for part in parts]
+    found = [_compare(*part, options, rng) for part in parts]
+    reports = [_report(*pair, options.tolerance) for pair in zip(problem.leaves, found, strict=True)]
+    reports = [_with_hint(*pair) for pair in zip(reports, found, strict=True)]
     broken = (*contract.broken, *dtype_errors(problem, gradients))
     # in float32 rounding hides the remainders that the Taylor test needs
     if problem.dtype == np.float32 or not all_fit or not all(np.isfinite(g).all() for g in gradients):
@@ -112,22 +116,22 @@ def _obstacle(problem: Problem, contract: Contract) -> str:
     return ""
 
 
-def _check_leaf(
+def _compare(
     function: Function,
     gradient: Any,
     allowance: np.ndarray,
     options: Options,
     rng: np.random.Generator,
-) -> ArgumentReport:
-    """Compare one gradient with the numerical one, as a whole or by samples and directions."""
+) -> Comparison | Misfit:
+    """Compare one gradient with the numerical one, as a whole or by samples and directions, if it can be compared."""
     leaf = function.leaf
     unfit = misfit(leaf, gradient)
     if unfit:
-        return without_numbers(leaf, "fail", unfit.reason, unfit.hint)
-    if leaf.x.size == 0:
-        return ArgumentReport(leaf.name, leaf.x.shape, "pass", 0.0, 0.0, None, math.nan, math.nan)
+        return unfit
     analytic = np.asarray(gradient).astype(np.float64)
     comparison = Comparison(function, analytic, allowance)
+    if leaf.x.size == 0:
+        return comparison
     if options.mode == "elements" or (options.mode == "auto" and leaf.x.size <= SMALL):
         comparison.check_elements(np.arange(leaf.x.size))
         if not comparison.wrong.any() and (function.complex_safe or comparison.kinks.sum() > 1):
@@ -137,4 +141,18 @@ def _check_leaf(
         comparison.check_elements(np.union1d(sampled, np.flatnonzero(~np.isfinite(analytic))[:8]))
         if not comparison.wrong.any():
             comparison.check_directions(rng)
-    return judge(comparison, options.tolerance)
+    return comparison
+
+
+def _report(leaf: Leaf, found: Comparison | Misfit, tolerance: float | None) -> ArgumentReport:
+    if isinstance(found, Misfit):
+        return without_numbers(leaf, "fail", found.reason, found.hint)
+    return judge(found, tolerance)
+
+
+def _with_hint(report: ArgumentReport, found: Comparison | Misfit) -> ArgumentReport:
+    """Return the report with the slip that its numbers suggest, if they fail."""
+    if isinstance(found, Misfit) or report.verdict != "fail":
+        return report
+    numeric = np.where(found.kinks, np.nan, found.value)
+    return replace(report, hint=hint(found.analytic, numeric, found.wrong, found.function.problem.args))
