@@ -1,6 +1,6 @@
 """What backward returns: matched to the arguments, and whether it can be compared with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ class Backward:
 
     def __call__(self, dout: Any, cache: Any) -> list[Any]:
         """Return one tree for each checked argument."""
-        return _match(self.function(dout, cache), self.problem)
+        problem = self.problem
+        return matched(self.function(dout, cache), problem.args, problem.names, problem.chosen)
 
     def gradients(self, args: list[Any], dout: Any) -> list[Any]:
         """Run forward and backward, and return one gradient for each checked leaf."""
@@ -69,9 +70,8 @@ def dtype_errors(problem: Problem, gradients: list[Any]) -> list[str]:
     return errors
 
 
-def _match(result: Any, problem: Problem) -> list[Any]:
-    """Return one gradient tree for each checked argument, whether backward returned one for each or only for those."""
-    chosen, names, args = problem.chosen, problem.names, problem.args
+def matched(result: Any, args: Sequence[Any], names: Sequence[str], chosen: Sequence[int]) -> list[Any]:
+    """Return one gradient tree for each chosen argument, whether backward returned one for each or only for those."""
     if len(chosen) == 1 and is_tree(args[chosen[0]]) and same_structure(args[chosen[0]], result) and result is not None:
         return [result]
     results = list(result) if isinstance(result, tuple | list) else [result]

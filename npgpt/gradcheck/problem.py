@@ -70,7 +70,7 @@ class Problem:
         dtype: np.dtype,
     ) -> "Problem":
         """Run forward once, and draw a cotangent for its output. The arguments are described at check_backward."""
-        names = _argument_names(forward, len(args)) if names is None else list(names)
+        names = argument_names(forward, len(args)) if names is None else list(names)
         if len(names) < len(args):
             raise ValueError(f"{len(names)} names for {len(args)} arguments")
         # rounded to dtype first, so that the derivatives in float64 are taken at the very same numbers
@@ -160,7 +160,7 @@ def _leaves(args: list[Any], names: list[str], chosen: list[int]) -> list[Leaf]:
     ]
 
 
-def _argument_names(forward: Callable, count: int) -> list[str]:
+def argument_names(forward: Callable, count: int) -> list[str]:
     """Return the names of forward's arguments, `args[i]` where it does not tell."""
     try:
         parameters = list(inspect.signature(forward).parameters.values())
