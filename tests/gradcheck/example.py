@@ -21,7 +21,8 @@ class Example:
 
     options  "inconclusive_ok": True where no tool could decide; "violates": the part of the contract that a bug breaks;
              "exact": the forward without the rounding that makes it nasty; "step" and "rtol": what the difference
-             that stands for the truth in test_suite.py needs
+             that stands for the truth in test_suite.py needs; "each": True where every element is held to its own size,
+             for small ones beside large; "check": keywords for check_backward; "slip": the name of the slip, for hints
     right    the backward without the bug; None where the formula is right and only the contract is broken
     """
 
@@ -49,10 +50,16 @@ def planted(
     args: Callable,
     source: str = SLIP,
     note: str = "",
+    called: str = "",
     **options,
 ) -> Example:
-    """Plant a bug: `right` is the correct backward, and the wrong one when it is told to slip."""
+    """Plant a bug: `right` is the correct backward, and the wrong one when it is told to slip.
+
+    `called` says in plain words what a hint could name.
+    """
     wrong = partial(right, slip=slip)
+    if called:
+        options["slip"] = called
     return Example(f"{layer}: {slip}", forward, wrong, args, source, True, options, note, right)
 
 
