@@ -2,13 +2,13 @@
 
 import itertools
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from .numeric import EPS, TINY, Line, complex_step, fourth_differences, noise_level, richardson
-from .problem import Leaf, Problem, weighted
+from .numeric import EPS, TINY, Line, complex_step, fourth_differences, largest, noise_level, richardson
+from .problem import Leaf, Problem, describe, weighted
 from .tree import copied, leaves, map_leaves
 
 
@@ -20,6 +20,7 @@ class Function:
     complex_safe   whether forward is analytic and takes complex numbers, for this leaf and all others
     noise          the standard error of the function when the leaf moves a little
     complex_noise  that of a complex step's derivative, along a direction of length 1
+    refused        of the moved points at which forward raised the nearest: its distance, and what was raised there
     """
 
     problem: Problem
@@ -28,17 +29,42 @@ class Function:
     complex_safe: bool = False
     noise: float = 0.0
     complex_noise: float = 0.0
+    refused: list[tuple[float, str]] = field(default_factory=list)
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
-        """Return dout * out, flat, with x in the place of the leaf."""
+        """Return dout * out, flat, with x in the place of the leaf; NaN where forward raises an exception.
+
+        A forward may refuse a point that a coarse step leads to, and take the finer ones.
+        """
         numbers = itertools.count()
 
         def put(other: Any) -> Any:
             value = x if next(numbers) == self.leaf.number else other
             return copied(value) if self.writes else value
 
-        out, _ = self.problem.forward(*(map_leaves(put, arg) for arg in self.problem.args))
-        return weighted(out, self.problem.dout)
+        args = [map_leaves(put, arg) for arg in self.problem.args]
+        try:
+            out, _ = self.problem.forward(*args)
+            found = weighted(out, self.problem.dout)
+            if found.shape != self.problem.weights:
+                raise ValueError(f"out has {found.size} elements, and {self.problem.weights[0]} at the given arguments")
+            return found
+        except Exception as error:  # whatever the user's code raises
+            if np.iscomplexobj(x):
+                return np.full(self.problem.weights, complex(np.nan, np.nan))
+            self._note(x, error)
+            return np.full(self.problem.weights, np.nan)
+
+    def _note(self, x: np.ndarray, error: Exception) -> None:
+        """Keep what was raised at the point that is nearest to the given arguments."""
+        move = np.abs(x - self.leaf.x)
+        distance = largest(move)
+        if self.refused and self.refused[0][0] <= distance:
+            return
+        at = tuple(int(i) for i in np.unravel_index(int(np.argmax(move)), x.shape))
+        element = f"{self.leaf.name}{list(at) if at else ''}"
+        moved = f"{element} = {self.leaf.x[at]:.9g} is moved by {move[at]:.1e}"
+        self.refused[:] = [(distance, f"forward raises {describe(error)} where {moved}")]
 
     def line(self, direction: np.ndarray) -> Line:
         """Return t -> dout * out at x + t * direction; t may be complex."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from .hints import shape_hint
 from .problem import Leaf, Problem
-from .tree import is_tree, leaf_at, map_leaves, same_structure
+from .tree import copied, is_tree, leaf_at, map_leaves, same_structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,19 @@ class Backward:
             position: list(leaf_at(problem.args[position], tree))
             for position, tree in zip(problem.chosen, trees, strict=True)
         }
-        return [by_position[leaf.position][leaf.place] for leaf in problem.leaves]
+        # copies, because a backward may return the same array each time
+        return [copied(by_position[leaf.position][leaf.place]) for leaf in problem.leaves]
+
+    def tried(self, args: list[Any], dout: Any) -> list[np.ndarray]:
+        """Return the gradients in float64; NaN for all if forward or backward raises at these arguments."""
+        leaves = self.problem.leaves
+        try:
+            found = [np.asarray(g, dtype=np.float64) for g in self.gradients(args, dout)]
+        except Exception:  # whatever the user's code raises
+            found = []
+        if [g.shape for g in found] != [leaf.x.shape for leaf in leaves]:
+            return [np.full(leaf.x.shape, np.nan) for leaf in leaves]
+        return found
 
 
 @dataclass(frozen=True)

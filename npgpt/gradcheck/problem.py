@@ -93,6 +93,11 @@ class Problem:
         kind = self.dtype if self.dtype == np.float32 else None  # else each output's own
         return map_leaves(lambda leaf: np.array(leaf, dtype=kind)[()], self.dout)
 
+    @cached_property
+    def weights(self) -> tuple[int, ...]:
+        """Return the shape of dout * out, flat."""
+        return (sum(np.size(leaf) for _, leaf in leaves(self.dout)),)
+
     @property
     def largest_dout(self) -> float:
         return max((largest(part) for _, part in leaves(self.dout)), default=0.0)
@@ -138,6 +143,13 @@ def random_cotangent(out: Any, rng: np.random.Generator) -> Any:
         return np.asarray(dout, array.dtype)[()] if array.dtype.kind == "f" else np.zeros(array.shape)[()]
 
     return map_leaves(draw, out)
+
+
+def describe(error: BaseException) -> str:
+    """Return what an exception says, in one line."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 120 else f"{text[:117]}..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def weighted(out: Any, dout: Any) -> np.ndarray:

@@ -45,13 +45,13 @@ def allowances(
     signs = {leaf.number: rng.choice([-1.0, 1.0], leaf.x.shape) for leaf in problem.leaves}
 
     def gradients_at(step: float) -> list[np.ndarray]:
-        """Return the gradients with every argument moved by step times its own size."""
+        """Return the gradients with every argument moved by step times its own size; NaN if that is refused."""
 
         def move(leaf: Leaf) -> np.ndarray:
             return np.array(leaf.x * (1 + step * signs[leaf.number]), dtype=problem.dtype)
 
         with np.errstate(all="ignore"):
-            return [np.asarray(g, dtype=np.float64) for g in backward.gradients(problem.moved(move), dout)]
+            return backward.tried(problem.moved(move), dout)
 
     # close by, and far enough that the rounding of a number near 1 shows in what it leaves when 1 is taken away
     near, far = ([gradients_at(k * step) for k in STEPS] for step in (64 * precision.unit, 2.0**-22))
@@ -81,8 +81,8 @@ def _sizes(
     sizes = [np.array(np.abs(g)) for g in exact]
     for _ in range(3):
         flipped = map_leaves(flip, dout)
-        for size, g in zip(sizes, backward.gradients(problem.copies(problem.dtype), flipped), strict=True):
-            np.maximum(size, np.abs(g), out=size)
+        for size, g in zip(sizes, backward.tried(problem.copies(problem.dtype), flipped), strict=True):
+            np.fmax(size, np.abs(g), out=size)
     return sizes
 
 

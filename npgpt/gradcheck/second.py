@@ -17,7 +17,7 @@ from .tree import convert, leaves, map_leaves
 class Taylor:
     """How fast the remainder `f(x + h v) - f(x) - h <gradient, v>` falls as h is halved: like h^slope.
 
-    slopes   2 for a right gradient, 1 for a wrong one; none if all remainders are rounding
+    slopes   2 for a right gradient, 1 for a wrong one; none if all remainders are rounding, NaN if all are NaN
     verdict  "pass", "fail", or "inconclusive" if the slopes are neither
     """
 
@@ -27,6 +27,8 @@ class Taylor:
     def __str__(self) -> str:
         if not self.slopes:
             return "the function is a straight line along a random direction, and the gradient is its slope"
+        if not all(map(math.isfinite, self.slopes)):
+            return "the function is infinite or NaN at all steps along a random direction"
         return "remainders fall with slopes " + " ".join(f"{slope:.2f}" for slope in self.slopes)
 
 
@@ -54,14 +56,18 @@ def _slopes(line: Line, slope: float, noise: float) -> list[float]:
     """Return the exponents with which the remainder falls, those of the four smallest steps above rounding."""
     start = line(0.0)
     floor = 30 * (noise + EPS * largest(start))
-    remainders = []
+    remainders: list[float] = []
     for k in range(8, 20):
         h = 2.0**-k
         with np.errstate(all="ignore"):
             remainder = abs(float(np.sum(line(h) - start)) - h * slope)
+        if not math.isfinite(remainder) and not remainders:
+            continue  # too far for this function
         if not math.isfinite(remainder) or remainder <= floor + 30 * EPS * abs(h * slope):
             break
         remainders.append(remainder)
+    if not remainders and not math.isfinite(remainder):
+        return [math.nan]
     return [math.log2(a / b) for a, b in itertools.pairwise(remainders)][-4:]
 
 

@@ -83,7 +83,9 @@ def _verdict(comparison: Comparison, errors: Errors, tolerance: float | None) ->
         notes = "".join(f"; {note}" for note in comparison.notes[:2])
         return "fail", f"{wrong} of {looked_at} elements are wrong{notes}"
     if not np.isfinite(comparison.value[comparison.counted]).all():
-        return "inconclusive", "overflow: the forward is infinite or NaN near these arguments"
+        refused = comparison.function.refused
+        overflow = "overflow: the forward is infinite or NaN near these arguments"
+        return "inconclusive", refused[0][1] if refused else overflow
     if kinks > MANY_KINKS * looked_at:
         return "inconclusive", f"kinks: {kinks} of {looked_at} elements"
     if errors.zero:
