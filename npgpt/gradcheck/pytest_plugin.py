@@ -4,8 +4,8 @@
     def test_my_layer(gradcheck):
         gradcheck(forward, backward, x, weight)
 
-A check that does not pass fails the test, with the report as the failure's text. Installing npgpt is enough: pytest
-finds the plugin by its entry point.
+A check that does not pass fails the test, with the report as the failure's text and the slip in pytest's summary.
+Installing npgpt is enough: pytest finds the plugin by its entry point.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def gradcheck(request: pytest.FixtureRequest) -> Callable[..., Any]:
             __tracebackhide__ = True
             report = check(*args, **({"rng": np.random.default_rng(seed)} | marked | options))
             if not report:
-                pytest.fail(str(report), pytrace=False)
+                pytest.fail(f"{report.in_short()}\n{report}", pytrace=False)
             return report
 
         return run

@@ -11,6 +11,11 @@ from .html import figure, page
 from .table import header, table
 
 
+def index_in_words(index: tuple[int, ...]) -> str:
+    """Return an index as it is written between brackets: (3), (1, 2), and () for a number."""
+    return str(index).replace(",)", ")")
+
+
 @dataclass(frozen=True)
 class ArgumentReport:
     """The verdict on the gradient of one argument, with its worst element.
@@ -53,26 +58,19 @@ class ArgumentReport:
 
     def row(self) -> tuple[str, ...]:
         """Return the cells of its line in the table."""
-        at = "-" if self.index is None else str(self.index).replace(",)", ")")
-        return (
-            self.name,
-            "x".join(map(str, self.shape)) or "scalar",
-            self.verdict,
-            f"{self.relative_error:.1e}",
-            f"{self.error_bar:.0e}",
-            at,
-            f"{self.analytic:.9g}",
-            f"{self.numeric:.9g}",
-            f"{self.ratio:.6g}",
-        )
+        cells = (self.name, "x".join(map(str, self.shape)) or "scalar", self.verdict)
+        if self.index is None:  # nothing was compared
+            return (*cells, *"------")
+        numbers = f"{self.analytic:.9g}", f"{self.numeric:.9g}", f"{self.ratio:.6g}"
+        return (*cells, f"{self.relative_error:.1e}", f"{self.error_bar:.0e}", index_in_words(self.index), *numbers)
 
     def remarks(self) -> list[str]:
-        """Return the lines below the table: reason, hint, kinks, and what could have escaped."""
+        """Return the lines below the table: hint, reason, kinks, and what could have escaped."""
         found = []
-        if self.reason:
-            found.append(f"{self.verdict}: {self.reason}")
         if self.hint:
             found.append(f"hint: {self.hint}")
+        if self.reason:
+            found.append(f"{self.verdict}: {self.reason}")
         if self.kinks:
             found.append(f"{self.kinks} of {self.checked} elements set aside: they are at a kink")
         if self.escape:
@@ -146,9 +144,28 @@ class Report:
         allowed = "" if self.tolerance is None else f" (relative error at most {self.tolerance:g} allowed)"
         return "\n".join([*lines, f"{self.verdict}{allowed}"])
 
+    def in_short(self) -> str:
+        """Return the slips in one line, each hint before its reason, because a narrow terminal cuts the line's end.
+
+        >>> report.in_short()
+        "weight: it is transposed (6 of 9 elements are wrong)"
+        """
+        found = [
+            f"{a.name}: {a.hint} ({a.reason})" if a.hint else f"{a.name}: {a.reason}"
+            for a in self.arguments
+            if a.verdict == self.verdict != "pass"
+        ]
+        found += self.contract
+        if self.verdict == "inconclusive" and self.strict:
+            found += [f"not checked: {unchecked}" for unchecked in self.not_checked]
+        if len(found) > 4:
+            found[3:] = [f"and {len(found) - 3} more"]
+        return "; ".join(([] if self.verdict == "fail" else [self.verdict]) + found)
+
     def remarks(self) -> list[str]:
-        """Return the lines below the table."""
-        found = [remark for argument in self.arguments for remark in argument.remarks()]
+        """Return the lines below the table: the hints of all arguments first."""
+        found = [remark for a in self.arguments for remark in a.remarks()[: bool(a.hint)]]  # an argument's is its first
+        found += [remark for a in self.arguments for remark in a.remarks()[bool(a.hint) :]]
         found += [f"contract: {sentence}" for sentence in self.contract]
         found += [f"note: {sentence}" for sentence in self.notes]
         if self.not_checked:

@@ -21,7 +21,7 @@ X, W = np.random.default_rng(5).standard_normal((4, 3)), np.array([0.5, -1.5, 2.
 def run(tmp_path):
     """Return a function that runs pytest over one file, and gives its exit code and its output."""
 
-    def run(*functions, options=()):
+    def run(*functions, options=(), columns="200"):
         (tmp_path / "test_it.py").write_text(HEAD + "\n".join(functions), encoding="utf-8")
         # warnings are errors, and markers must be registered, as careful projects have it
         strict = ("-W", "error", "--strict-markers", "-p", "no:cacheprovider", "--color=no")
@@ -32,7 +32,9 @@ def run(tmp_path):
             capture_output=True,
             encoding="utf-8",
             # found by itself once npgpt is installed; named here, so that it is loaded once in either case
-            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            env=os.environ
+            | {"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+            | {"COLUMNS": columns, "CI": ""},  # in CI pytest cuts nothing
         )
         return result.returncode, result.stdout + result.stderr
 
@@ -87,6 +89,28 @@ def test_wrong(gradcheck):
     assert "Traceback" not in out
     assert "pytest_plugin.py" not in out  # the report alone, and no way through the plugin
     assert "1 failed" in out
+
+
+def test_the_summary_says_the_slip(run):
+    """Where a terminal has 80 columns, too: not the header of the table."""
+    code, out = run(
+        """
+def transposed(dout, cache): x, w = cache; return dout @ w.T, dout.T @ x
+def product(x, w): return x @ w, (x, w)
+def test_t(gradcheck): gradcheck(product, transposed, X[:3], X[1:].copy())
+def test_c(gradcheck): gradcheck(lambda x: (x + 0, x), lambda d, x: (d.copy(), d.fill(0))[:1], X)
+def test_i(gradcheck):
+    rng = np.random.default_rng(0)
+    gradcheck(lambda x: (x * rng.random(x.shape), x), lambda d, x: d, X)
+""",
+        options=("-q",),
+        columns="80",
+    )
+    assert code == 1
+    lines = {line.split(" - ")[0][-1]: line.split(" - ")[1] for line in out.splitlines() if " - " in line}
+    assert lines["t"].startswith("Failed: w: it is transposed")
+    assert lines["c"].startswith("Failed: backward writes into dout")
+    assert lines["i"].startswith("Failed: inconclusive; x: two calls")
 
 
 def test_each_kind_of_check_fails_the_test(run):

@@ -14,6 +14,7 @@ import pytest
 
 from npgpt import check_backward
 from npgpt.gradcheck import ArgumentReport, Report, table
+from npgpt.gradcheck.report import Unchecked
 
 X = np.random.default_rng(3).standard_normal((6, 5))
 HEADER = ["argument", "shape", "verdict", "rel. error", "bar", "worst at", "analytic", "numeric", "ratio"]
@@ -102,8 +103,8 @@ def test_text_has_a_line_for_each_argument_and_the_verdict_at_the_end():
     assert places == sorted(places)
     assert lines[1].split()[:3] == ["x", "6x5", "fail"]
     assert lines[2].split()[:3] == ["weight", "5", "pass"]
-    assert lines[3] == "x: fail: 5 of 30 elements are wrong"
-    assert lines[4] == "x: hint: all wrong elements are at index 2 of axis 0 (one of 6)"
+    assert lines[3] == "x: hint: all wrong elements are at index 2 of axis 0 (one of 6)"
+    assert lines[4] == "x: fail: 5 of 30 elements are wrong"
     assert lines[-1] == "fail (relative error at most 1e-06 allowed)"
     assert str(RIGHT).splitlines()[-1] == "pass"
     assert len(str(RIGHT).splitlines()) == 4  # nothing to remark on
@@ -120,7 +121,8 @@ def test_columns_are_aligned():
     ("fields", "cells"),
     [
         ({}, ("x", "3", "fail", "0.0e+00", "0e+00", "(0)", "1", "1", "1")),
-        ({"index": None, "analytic": math.nan}, ("x", "3", "fail", "0.0e+00", "0e+00", "-", "nan", "1", "nan")),
+        # nothing was compared: an error bar of 0 would say that much was
+        ({"index": None, "relative_error": math.inf, "analytic": math.nan}, ("x", "3", "fail", *"------")),
         ({"index": (1, 2), "numeric": 0.0}, ("x", "3", "fail", "0.0e+00", "0e+00", "(1, 2)", "1", "0", "inf")),
         (
             {"index": (), "analytic": -0.5, "relative_error": 1.25, "error_bar": 3.4e-9},
@@ -145,11 +147,52 @@ def test_shapes_in_cells():
 def test_remarks_are_all_there():
     found = argument("pass", reason="why", hint="what", kinks=2, checked=9, escape="what escaped").remarks()
     assert found == [
-        "x: pass: why",
         "x: hint: what",
+        "x: pass: why",
         "x: 2 of 9 elements set aside: they are at a kink",
         "x: what escaped",
     ]
+
+
+def test_the_hints_of_all_arguments_come_before_the_reasons():
+    found = Report(
+        (argument("fail", "x", reason="many"), argument("fail", "w", reason="one", hint="double")),
+        contract=("it writes",),
+        notes=("noisy",),
+        not_checked=(Unchecked("ids", "int64", "integers"),),
+    ).remarks()
+    assert found == [
+        "w: hint: double",
+        "x: fail: many",
+        "w: fail: one",
+        "contract: it writes",
+        "note: noisy",
+        "not checked: ids (int64): integers",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("report", "expected"),
+    [
+        (Report((argument("fail", "w", reason="2 of 3 are wrong", hint="double"),)), "w: double (2 of 3 are wrong)"),
+        (Report((argument("pass"), argument("fail", "w", reason="no gradient"))), "w: no gradient"),
+        (Report((argument("pass"),), ("backward writes into dout",)), "backward writes into dout"),
+        (
+            Report((argument("inconclusive", reason="noise"), argument("fail", "w", reason="one")), ("it writes",)),
+            "w: one; it writes",
+        ),
+        (Report((argument("inconclusive", reason="noise"),)), "inconclusive; x: noise"),
+        (
+            Report((argument("pass"),), not_checked=(Unchecked("ids", "int64", "integers"),), strict=True),
+            "inconclusive; not checked: ids (int64): integers",
+        ),
+        (Report((argument("pass"),), not_checked=(Unchecked("ids", "int64", "integers"),)), "pass"),
+        (Report(tuple(argument("fail", n, reason="r") for n in "abcd")), "a: r; b: r; c: r; d: r"),
+        (Report(tuple(argument("fail", n, reason="r") for n in "abcde")), "a: r; b: r; c: r; and 2 more"),
+    ],
+)
+def test_in_short_it_is_the_slip(report, expected):
+    assert report.in_short() == expected
 
 
 def test_table():
