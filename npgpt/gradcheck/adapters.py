@@ -14,7 +14,7 @@ import numpy as np
 
 from .check import check_backward
 from .report import Report
-from .tree import is_floats, leaves, map_leaves
+from .tree import copied, is_floats, leaves, map_leaves
 
 
 def check_layer(
@@ -63,15 +63,46 @@ def check_layer(
     return replace(report, contract=(*report.contract, broken)) if broken else report
 
 
-def check_gradient(f: Callable, gradient: Callable, x: np.ndarray, *args: Any, **options: Any) -> Report:
-    """Check `gradient(x, *args)` of a scalar function `f(x, *args)`, in the style of scipy.optimize.
+def check_gradient(f: Callable, *point: Any, jac: Callable | bool | None = None, **options: Any) -> Report:
+    """Check the gradient of a scalar function `f(x, *args)`, as scipy.optimize takes the two.
 
+        check_gradient(f, gradient, x, *args)       gradient(x, *args) is the gradient
+        check_gradient(f, x, *args, jac=gradient)   the same
+        check_gradient(f, x, *args, jac=True)       f(x, *args) returns the pair (value, gradient)
+
+    x        the array to differentiate by; args may be of any kind, and are not differentiated
     options  those of check_backward
+
+    The report's numbers are those of the gradient itself: dout is 1.
+
+    Raises ValueError if f's value is more than one number, TypeError for a gradient that is neither a function nor
+    True, for an x that is missing, and with jac=True for an f that returns no pair.
     """
-    # a closure, because args may be of any kind and are not differentiated
-    return check_backward(
-        lambda x: (f(x, *args), x), lambda dout, x: dout * np.asarray(gradient(x, *args)), x, **options
-    )
+    given = point if jac is None else (jac, *point)
+    if len(given) < 2:
+        raise TypeError("x is missing: check_gradient(f, gradient, x), or check_gradient(f, x, jac=True)")
+    gradient, x, *args = given
+    if not (callable(gradient) or gradient is True):
+        raise TypeError(f"the gradient must be a function, or jac=True if f returns it too, not {gradient!r}")
+
+    def forward(x: Any) -> tuple[Any, Any]:
+        value, slope = f(x, *args), None
+        if gradient is True:
+            if not (isinstance(value, tuple | list) and len(value) == 2):
+                raise TypeError(f"with jac=True f must return a pair, (value, gradient), not {type(value).__name__}")
+            value, slope = value
+        if np.size(value) != 1:
+            raise ValueError(f"f must return one number, but its value has the shape {np.shape(value)}")
+        # the slope is copied, because f may return a buffer that its next call writes into
+        return np.reshape(value, ())[()], (x, copied(slope))
+
+    def backward(dout: Any, cache: Any) -> Any:
+        x, slope = cache
+        slope = gradient(x, *args) if callable(gradient) else slope
+        return None if slope is None else dout * np.asarray(slope)
+
+    given_options: dict[str, Any] = {"names": ["x"], "dout": 1.0} | options
+    return check_backward(forward, backward, x, **given_options)
 
 
 def check_vjp(vjp: Callable, *args: Any, **options: Any) -> Report:

@@ -33,6 +33,7 @@ def check_backward(
     tolerance: float | None = None,
     names: Sequence[str] | None = None,
     mode: str = "auto",
+    dout: Any = None,
 ) -> Report:
     """Compare a backward pass with numerical derivatives of its forward, each with an error bar of its own.
 
@@ -48,15 +49,16 @@ def check_backward(
     names      the arguments' names in the report; by default those of forward's signature
     mode       "elements" looks at every element, "directions" at random directions and a sample, "auto" at every
                element of arrays of at most 1000 and else at directions
+    dout       the cotangent, in the structure of out; by default random normal numbers. Ones hide many slips
 
-    The function differentiated is `sum(dout * out)` with a random normal dout. The verdict is "fail" if an element is
+    The function differentiated is `sum(dout * out)`. The verdict is "fail" if an element is
     further from its numerical derivative than the error bar, if a gradient has the wrong shape or is missing, or if
     the backward breaks its contract (writes into what it is given, keeps state, is not linear in dout);
     "inconclusive" if noise, overflow or kinks leave the error bar too wide; else "pass".
 
     Raises ValueError or TypeError for a wrt that names nothing, or a backward whose results are not gradients.
     """
-    options = Options(mode, dtype, tolerance)
+    options = Options(mode, dtype, tolerance, dout)
     return _check(forward, backward, args, options, wrt, names, _generator(rng))
 
 
@@ -69,7 +71,7 @@ def _check(
     names: Sequence[str] | None,
     rng: np.random.Generator,
 ) -> Report:
-    problem = Problem.pose(forward, args, names, wrt, rng, np.dtype(options.dtype))
+    problem = Problem.pose(forward, args, names, wrt, rng, np.dtype(options.dtype), options.dout)
     matched = Backward(problem, backward)
     dout = problem.given_dout()
     gradients = matched.gradients(problem.copies(options.dtype), dout)

@@ -16,6 +16,7 @@ class Options:
     mode: str = "auto"
     dtype: Any = np.float64
     tolerance: float | None = None
+    dout: Any = None
 
     def __post_init__(self) -> None:
         if self.mode not in ("auto", "elements", "directions"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .numeric import largest
-from .tree import convert, copied, copy_tree, is_floats, leaves, map_leaves
+from .tree import convert, copied, copy_tree, is_floats, leaves, map_leaves, same_structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +68,12 @@ class Problem:
         wrt: Sequence[int | str] | None,
         rng: np.random.Generator,
         dtype: np.dtype,
+        dout: Any = None,
     ) -> "Problem":
-        """Run forward once, and draw a cotangent for its output. The arguments are described at check_backward."""
+        """Run forward once, and draw a cotangent for its output unless dout is one.
+
+        The arguments are described at check_backward.
+        """
         names = argument_names(forward, len(args)) if names is None else list(names)
         if len(names) < len(args):
             raise ValueError(f"{len(names)} names for {len(args)} arguments")
@@ -83,7 +87,7 @@ class Problem:
         out = result[0]
         if not any(np.asarray(leaf).dtype.kind == "f" for _, leaf in leaves(out)):
             raise ValueError("out holds no floats: there is nothing to differentiate")
-        dout = random_cotangent(out, rng)
+        dout = random_cotangent(out, rng) if dout is None else _given_cotangent(out, dout)
         single = dtype == np.float32 or any(np.asarray(leaf).dtype == np.float32 for _, leaf in leaves(out))
         magnitude = float(np.sum(np.abs(weighted(out, dout))))
         return cls(forward, args, names, chosen, _leaves(args, names, chosen), out, dout, dtype, single, magnitude)
@@ -150,6 +154,21 @@ def describe(error: BaseException) -> str:
     text = " ".join(str(error).split())
     text = text if len(text) <= 120 else f"{text[:117]}..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _given_cotangent(out: Any, dout: Any) -> Any:
+    """Return a given dout in the dtypes of out."""
+    if not same_structure(out, dout):
+        raise ValueError("dout does not have the structure of out")
+    given = iter([leaf for _, leaf in leaves(dout)])
+
+    def put(leaf: Any) -> Any:
+        value, array = next(given), np.asarray(leaf)
+        if np.shape(value) != array.shape:
+            raise ValueError(f"dout has the shape {np.shape(value)} where out has {array.shape}")
+        return np.array(value, array.dtype if array.dtype.kind == "f" else None)[()]
+
+    return map_leaves(put, out)
 
 
 def weighted(out: Any, dout: Any) -> np.ndarray:

@@ -295,6 +295,80 @@ def test_a_scalar_function_takes_options():
     assert check_gradient(rosenbrock, rosenbrock_gradient, X[0], names=["theta"]).arguments[0].name == "theta"
 
 
+def value_and_gradient(x, factor=1.0):
+    return rosenbrock(x), factor * rosenbrock_gradient(x)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda factor: check_gradient(value_and_gradient, True, X[0], factor),
+        lambda factor: check_gradient(value_and_gradient, X[0], factor, jac=True),
+        lambda factor: check_gradient(rosenbrock, X[0], jac=lambda x: factor * rosenbrock_gradient(x)),
+    ],
+    ids=["positional", "jac=True", "jac is a function"],
+)
+def test_a_function_that_returns_its_gradient_too(check):
+    assert check(1.0).verdict == "pass"
+    assert check(1.001).verdict == "fail"
+
+
+def test_the_report_holds_the_gradient_itself():
+    """Before, the numbers were those of the gradient times a random one."""
+    at = np.array([1.0, 2.0, 3.0])
+    (argument,) = check_gradient(lambda x: np.sum(x**3), lambda x: 3 * x**2 + [0, 0, 1], at).arguments
+    assert (argument.index, argument.analytic) == ((2,), 28.0)
+    assert argument.numeric == pytest.approx(27.0, rel=1e-12)
+
+
+def test_a_function_that_returns_its_gradient_in_a_buffer_passes():
+    buffer = np.empty(3)
+
+    def f(x):
+        if np.iscomplexobj(x):
+            return np.sum(x**3), None
+        buffer[...] = 3 * x**2
+        return np.sum(x**3), buffer
+
+    assert check_gradient(f, X[0], jac=True).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("given", "jac", "error", "match"),
+    [
+        ((rosenbrock,), None, TypeError, "x is missing"),
+        ((rosenbrock,), True, TypeError, "x is missing"),
+        ((rosenbrock, 3, X[0]), None, TypeError, "must be a function, or jac=True if f returns it too, not 3"),
+        ((rosenbrock, X[0]), False, TypeError, "not False"),
+        ((rosenbrock, X[0]), True, TypeError, "must return a pair"),
+        ((lambda x: 2 * x, lambda x: np.full(3, 2.0), X[0]), None, ValueError, r"shape \(3,\)"),
+    ],
+)
+def test_what_is_no_scalar_function_with_a_gradient_is_an_error(given, jac, error, match):
+    with pytest.raises(error, match=match):
+        check_gradient(given[0], *given[1:], jac=jac)
+
+
+def test_a_gradient_of_none_fails():
+    assert "backward returned None" in str(check_gradient(rosenbrock, lambda x: None, X[0]))
+    assert check_gradient(lambda x: (rosenbrock(x), None), X[0], jac=True).verdict == "fail"
+
+
+def test_the_cotangent_can_be_given():
+    def square(x):
+        return {"out": x * x}, x
+
+    def wrong(dout, x):
+        return 3 * dout["out"] * x
+
+    (argument,) = check_backward(square, wrong, np.array([2.0, 5.0]), dout={"out": np.array([1.0, 0.5])}).arguments
+    assert argument.analytic in (6.0, 7.5)
+    with pytest.raises(ValueError, match="structure"):
+        check_backward(square, wrong, np.ones(2), dout=np.ones(2))
+    with pytest.raises(ValueError, match="shape"):
+        check_backward(square, wrong, np.ones(2), dout={"out": np.ones(3)})
+
+
 # --- pullbacks
 
 
