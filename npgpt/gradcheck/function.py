@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from .numeric import EPS, TINY, Line, complex_step, fourth_differences, largest, noise_level, richardson
+from .numeric import (
+    EPS,
+    TINY,
+    Line,
+    complex_parts,
+    complex_step,
+    fourth_differences,
+    largest,
+    noise_level,
+    norm,
+    richardson,
+)
 from .problem import Leaf, Problem, describe, weighted
 from .tree import copied, leaves, map_leaves
 
@@ -18,8 +29,8 @@ class Function:
 
     writes         whether forward writes into its arguments; then each call gets copies
     complex_safe   whether forward is analytic and takes complex numbers, for this leaf and all others
-    noise          the standard error of the function when the leaf moves a little
-    complex_noise  that of a complex step's derivative, along a direction of length 1
+    noise          the standard error of each output when the leaf moves a little
+    complex_noise  that of each output's derivative by a complex step, along a direction of length 1
     refused        of the moved points at which forward raised the nearest: its distance, and what was raised there
     """
 
@@ -27,8 +38,8 @@ class Function:
     leaf: Leaf
     writes: bool
     complex_safe: bool = False
-    noise: float = 0.0
-    complex_noise: float = 0.0
+    noise: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    complex_noise: np.ndarray = field(default_factory=lambda: np.zeros(0))
     refused: list[tuple[float, str]] = field(default_factory=list)
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
@@ -103,14 +114,15 @@ class Function:
 
     def _complex_derivative(self, line: Line, scale: float, length: float) -> tuple[float, float]:
         with np.errstate(all="ignore"):
-            value = complex_step(line)
-            error = 16 * EPS * (abs(value) + self.problem.magnitude / max(scale, 1.0))
+            parts = complex_parts(line)
+            value, moved = float(np.sum(parts)), parts != 0
+            rounding = 16 * EPS * float(np.sum(np.abs(parts)))
+            error = rounding + 8 * norm(self.complex_noise[moved]) * length
             if error > 1e-6 * abs(value):
-                # the derivative is small beside the function: see what rounding does to it a few last places away
-                last = EPS * max(scale, float(np.max(np.abs(self.leaf.x))))
-                nudges = [complex_step(_shifted(line, k * last)) for k in (-24, 8, 24)]
-                error = min(error, 16 * EPS * abs(value) + 4 * max(abs(nudge - value) for nudge in nudges))
-            return value, error + 8 * self.complex_noise * length
+                # the derivative is small beside its parts: see what rounding does to it a few last places away
+                nudges = [complex_step(_shifted(line, k * EPS * scale)) for k in (-24, 8, 24)]
+                error = min(error, rounding + 4 * max(abs(nudge - value) for nudge in nudges))
+            return value, error
 
 
 def functions_of(problem: Problem, writes: bool, rng: np.random.Generator) -> list[Function]:
@@ -136,21 +148,21 @@ def _measured(function: Function, try_complex: bool, rng: np.random.Generator) -
     last = 64 * EPS * float(np.max(np.abs(x) / np.where(size > 0, size, 1.0)))
     with np.errstate(all="ignore"):
         noise = noise_level(line, last)
-    noise = noise if np.isfinite(noise) else EPS * function.problem.magnitude
+    noise = np.where(np.isfinite(noise), noise, EPS * function.problem.magnitude)
     if not (try_complex and _is_analytic(function.problem, line, noise)):
         return replace(function, noise=noise)
     with np.errstate(all="ignore"):
-        steps = [complex_step(_shifted(line, k * last)) for k in range(-4, 5)]
-    complex_noise = float(fourth_differences(steps) / np.linalg.norm(direction))
+        steps = [complex_parts(_shifted(line, k * last)) for k in range(-4, 5)]
+        complex_noise = fourth_differences(steps) / norm(direction)
     return replace(
         function,
         complex_safe=True,
         noise=noise,
-        complex_noise=complex_noise if np.isfinite(complex_noise) else 0.0,
+        complex_noise=np.where(np.isfinite(complex_noise), complex_noise, 0.0),
     )
 
 
-def _is_analytic(problem: Problem, line: Line, noise: float) -> bool:
+def _is_analytic(problem: Problem, line: Line, noise: np.ndarray) -> bool:
     """Try complex arithmetic along a line, and compare it with real differences."""
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):

@@ -14,6 +14,12 @@ def largest(x: np.ndarray) -> float:
     return float(np.max(np.abs(x), initial=0.0))
 
 
+def norm(x: np.ndarray | float) -> float:
+    """Return the Euclidean norm of all numbers in an array, without overflow on the way."""
+    top = largest(np.asarray(x))
+    return top * float(np.linalg.norm(np.asarray(x) / top)) if 0 < top < math.inf else top
+
+
 # --- the plain numerical gradient
 
 # With h the truncation error is h^4 / 30 times the fifth derivative, the rounding error about 1.5 eps / h times the
@@ -53,39 +59,102 @@ Line = Callable[[Any], np.ndarray]
 LEVELS = 34  # halvings: down to 2^-40 of the scale, for kinks that are close and functions that bend sharply
 WINDOW = 4  # central differences in one extrapolation, so that all error terms below h^8 drop out
 GOOD = 1e-9  # a relative error bar that needs no further halving
+PROBES = 4  # steps that hold an estimate to its error bar, each a 64th of the one before
 
 
-def richardson(line: Line, scale: float, noise: float) -> tuple[float, float]:
+class Differences:
+    """Central differences of `sum(line(t))` at 0, and how far noise may put each of them off.
+
+    noise  the standard error of each output, as `noise_level` finds it, or one for all of them
+
+    Only the outputs that have moved so far count: what no step moves adds no noise to a difference.
+    """
+
+    def __init__(self, line: Line, noise: np.ndarray | float) -> None:
+        self.line, self.noise = line, noise
+        self.moved: np.ndarray | None = None
+        self.largest = 0.0  # outputs so far: far from 0 they may be large, and rounded accordingly
+
+    def at(self, h: float) -> tuple[float, float]:
+        """Return the difference over the step h, and four standard errors of it."""
+        with np.errstate(all="ignore"):
+            ahead, behind = self.line(h), self.line(-h)
+            change = ahead - behind
+            moved = change != 0
+            self.moved = moved if self.moved is None else self.moved | moved
+            counted = self.moved if self.moved.any() else ~self.moved
+            here = norm(ahead[counted]) + norm(behind[counted])
+            noise = norm(np.broadcast_to(self.noise, change.shape)[counted])
+            return float(np.sum(change) / (2 * h)), (4 * noise + EPS * here) / h
+
+
+def richardson(line: Line, scale: float, noise: np.ndarray | float) -> tuple[float, float]:
     """Return the derivative of `sum(line(t))` at 0 and an error bar.
 
     Central differences over a ladder of halved steps are extrapolated to step 0; the level whose estimates agree best
     is taken. Its error bar is how far they disagree, plus what the function's noise does to a difference over its step.
+    A bar is a claim about all finer steps, too: some of them are tried, and if one disagrees the ladder begins anew
+    there. Steps that are too coarse may agree by chance, or because the function is flat at both of their ends.
 
     scale  the step at which the function may begin to look different; the ladder starts below it
-    noise  the standard error of `sum(line(t))`, as `noise_level` finds it
+    noise  the standard error of each output, as `noise_level` finds it, or one for all of them
 
     Source: Ridders, "Accurate computation of F'(x) and F'(x)F''(x)", Adv. Eng. Software 4 (1982).
     """
-    h = 0.83 * scale * (2.0**-3 if noise > 1e-11 else 2.0**-6)  # 0.83: in step with no period of the function
+    differences = Differences(line, noise)
+    # 0.83: in step with no period of the function
+    first = 0.83 * scale * (2.0**-3 if norm(noise) > 1e-11 else 2.0**-6)
+    last = first * 2.0**-LEVELS
+    best, error, h = math.nan, math.inf, first
+    while True:
+        value, bar, h, curvature = _descend(differences, h, last)
+        if bar < error or abs(value - best) > error + bar:
+            best, error = value, bar
+        h = _contradiction(differences, best, error, h, curvature, last)
+        if not h:
+            return best, error
+
+
+def _descend(differences: Differences, h: float, last: float) -> tuple[float, float, float, float]:
+    """Halve h until the estimates agree or noise takes over.
+
+    Returns the best estimate, its error bar, the last step, and how far a difference over it is off, over its square.
+    """
     best, error = math.nan, math.inf
     row: list[float] = []
-    for level in range(LEVELS):
-        with np.errstate(all="ignore"):
-            difference = float(np.sum(line(h) - line(-h)) / (2 * h))
+    level = 0
+    while True:
+        difference, noise = differences.at(h)
         new = [difference]
         for order, coarser in enumerate(row[: WINDOW - 1], start=1):
             new.append(new[-1] + (new[-1] - coarser) / (4.0**order - 1))
         if len(row) >= 2 and all(map(math.isfinite, (*new, *row))):
             spread = max(abs(new[-1] - new[-2]), abs(new[-1] - row[-1]))
-            bar = 2 * spread + 4 * noise / h
-            if bar < error:
+            bar = 2 * spread + noise
+            if bar < error or abs(new[-1] - best) > error + 2 * bar:
                 best, error = new[-1], bar
             # enough, or noise has taken over and will only grow
-            if error <= GOOD * abs(best) or (4 * noise / h > error and level >= 4):
+            if error <= GOOD * abs(best) or (noise > error and level >= 4):
                 break
         row = new if math.isfinite(difference) else []
-        h /= 2
-    return best, error
+        if h / 2 <= last:
+            break
+        h, level = h / 2, level + 1
+    return best, error, h, abs(difference - best) / h**2
+
+
+def _contradiction(
+    differences: Differences, best: float, error: float, h: float, curvature: float, last: float
+) -> float:
+    """Return a step below h at which the difference is not what the estimate and its bar allow; 0 if there is none."""
+    for _ in range(PROBES):
+        h /= 64
+        if h <= last or not math.isfinite(best):
+            return 0.0
+        difference, noise = differences.at(h)
+        if abs(difference - best) > error + 2 * noise + 2 * curvature * h**2:
+            return h
+    return 0.0
 
 
 TINY = 1e-25  # the complex step: its square is lost beside any number, so it costs no accuracy
@@ -96,16 +165,22 @@ def complex_step(line: Line) -> float:
 
     Source: Squire, Trapp, "Using complex variables to estimate derivatives of real functions", SIAM Rev. 40 (1998).
     """
-    return float(np.sum(np.imag(line(1j * TINY))) / TINY)
+    return float(np.sum(complex_parts(line)))
 
 
-def one_sided(line: Line, scale: float, noise: float) -> tuple[float, float, float]:
+def complex_parts(line: Line) -> np.ndarray:
+    """Return the same for each output of the line."""
+    return np.imag(line(1j * TINY)) / TINY
+
+
+def one_sided(line: Line, scale: float, noise: np.ndarray | float) -> tuple[float, float, float]:
     """Return the least and the greatest slope that a gradient at a kink may claim, and an error bar.
 
     Each output has a slope to the left of 0 and one to the right; a subgradient lies between them, output by output.
     The slopes are taken from f(0), f(h) and f(2h) over a ladder of steps; they are equal where there is no kink.
     """
     start = line(0.0)
+    total = norm(noise)
 
     def slopes(sign: float) -> tuple[np.ndarray, float]:
         best, error, previous = np.full(start.shape, np.nan), math.inf, None
@@ -114,7 +189,7 @@ def one_sided(line: Line, scale: float, noise: float) -> tuple[float, float, flo
             with np.errstate(all="ignore"):
                 found = sign * (4 * (line(sign * h) - start) - (line(sign * 2 * h) - start)) / (2 * h)
             if previous is not None:
-                bar = 2 * float(np.sum(np.abs(found - previous))) + 8 * noise / h
+                bar = 2 * float(np.sum(np.abs(found - previous))) + 8 * total / h
                 if bar < error:
                     best, error = found, bar
             previous = found
@@ -129,26 +204,30 @@ def one_sided(line: Line, scale: float, noise: float) -> tuple[float, float, flo
 DELTAS = (2.0**-36, 2.0**-28, 2.0**-20, 2.0**-12)
 
 
-def noise_level(line: Line, smallest: float = 0.0) -> float:
-    """Return the standard error of `sum(line(t))` near 0: how much of it is rounding.
+def noise_level(line: Line, smallest: float = 0.0) -> np.ndarray:
+    """Return the standard error of each output of line near 0: how much of it is rounding.
 
     It is read from the fourth differences of nine values so close together that the function is a straight line there.
     A function that rounds to float32 or to eight digits may not move at all over so little; then a larger distance is
-    tried.
+    tried. Where the outputs' errors are alike, so that those of their sum are larger, all are scaled up to it.
 
     Source: More, Wild, "Estimating computational noise", SIAM J. Sci. Comput. 33 (2011).
     """
     start = line(0.0)
-    found = 0.0
+    found = np.zeros(start.shape)
     for delta in DELTAS:
-        values = [float(np.sum(line(k * max(delta, smallest)) - start)) for k in range(-4, 5)]
-        found = float(fourth_differences(values))
-        if len(set(values)) >= 5:
+        values = np.array([line(k * max(delta, smallest)) - start for k in range(-4, 5)])
+        found = fourth_differences(values)
+        total, apart = float(fourth_differences(values.sum(axis=1))), norm(found)
+        if total > apart > 0:
+            found *= total / apart
+        distinct = 1 + np.count_nonzero(np.diff(np.sort(values, axis=0), axis=0), axis=0)
+        if np.any(distinct >= 5):
             break
-    return max(found, EPS * largest(start))
+    return np.maximum(found, EPS * np.abs(start))
 
 
-def fourth_differences(values: list[Any]) -> np.ndarray:
+def fourth_differences(values: Any) -> np.ndarray:
     """Return the standard error of each element of nine equally spaced values of a smooth function."""
     fourth = np.diff(np.array(values), 4, axis=0)
     # a fourth difference of independent errors has 1 + 16 + 36 + 16 + 1 = 70 times their variance

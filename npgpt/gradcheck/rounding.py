@@ -7,7 +7,7 @@ import numpy as np
 
 from .function import Function
 from .gradients import Backward
-from .numeric import EPS, fourth_differences, largest
+from .numeric import EPS, fourth_differences, largest, norm
 from .problem import Leaf, Problem
 from .tree import map_leaves
 
@@ -66,7 +66,7 @@ def _precision(problem: Problem, functions: list[Function]) -> Precision:
     if problem.single:
         unit = float(np.finfo(np.float32).eps)
         return Precision(unit, 100 * unit, unit, False)
-    noise = max(function.noise for function in functions)
+    noise = max(norm(function.noise) for function in functions)
     return Precision(EPS, 1e-12, 1e-15, noise <= 1e-11 * (problem.magnitude + problem.largest_dout))
 
 

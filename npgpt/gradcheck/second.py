@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .function import Function
-from .numeric import EPS, Line, largest
+from .numeric import EPS, Line, largest, norm
 from .tree import convert, leaves, map_leaves
 
 
@@ -44,7 +44,7 @@ def taylor_test(functions: list[Function], gradients: list[np.ndarray], rng: np.
         if leaf.x.size == 0:
             continue
         direction = leaf.scale * rng.standard_normal(leaf.x.shape)
-        found = _slopes(function.line(direction), float(np.sum(gradient * direction)), function.noise)
+        found = _slopes(function.line(direction), float(np.sum(gradient * direction)), norm(function.noise))
         if found and (not slopes or np.median(found) < np.median(slopes)):
             slopes = found
     middle = float(np.median(slopes)) if slopes else 2.0

@@ -274,3 +274,36 @@ def test_numerical_gradient_beyond_the_edge_of_a_function_is_not_finite():
         found = numerical_gradient(lambda a: float(np.sum(np.log(a))), np.array([1.0, 1e-5]))
     assert found[0] == pytest.approx(1, rel=1e-9)
     assert not np.isfinite(found[1])
+
+
+# --- steps that are too coarse
+
+
+COARSE = {
+    # name: (outputs along a line, derivative at 0, scale)
+    "a bump a thousandth wide, flat at both ends of a coarse step": (
+        lambda t: np.exp(-(((0.0015 + t) / 0.001) ** 2)),
+        -3000 * math.exp(-2.25),
+        1.0,
+    ),
+    "the same a millionth wide": (lambda t: np.exp(-(((1.5e-6 + t) / 1e-6) ** 2)), -3e6 * math.exp(-2.25), 1.0),
+    "the same beside an output that moves evenly": (
+        lambda t: np.array([0.3 * t, np.exp(-(((1.5e-6 + t) / 1e-6) ** 2))]),
+        0.3 - 3e6 * math.exp(-2.25),
+        1.0,
+    ),
+    "a wave with steps of many periods": (lambda t: np.sin(0.4 + t), math.cos(0.4), 1e8),
+    "many waves": (lambda t: np.sin(np.array([1.0, 2.7, 0.3]) * t + 0.4), 4.0 * math.cos(0.4), 1e7),
+    "a square far from its minimum and a small number": (lambda t: (1e-7 + t) ** 2, 2e-7, 1e7),
+    "a step function over a slope": (lambda t: 0.1 * t + (t > 0.004) - (t < -0.004), 0.1, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", COARSE)
+def test_an_error_bar_is_held_against_finer_steps(name):
+    f, true, scale = COARSE[name]
+    line = line_of(f)
+    with np.errstate(all="ignore"):
+        found, bar = richardson(line, scale, noise_level(line, 1e-30))
+    assert abs(found - true) <= bar + last_places(true)
+    assert bar <= 1e-4 * abs(true)
