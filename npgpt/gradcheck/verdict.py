@@ -112,7 +112,8 @@ def _worst(comparison: Comparison) -> tuple[int, ...]:
         distance = np.abs(comparison.analytic - comparison.value)
     distance = np.where(np.isnan(distance), np.inf, distance)  # a NaN on either side is as far as can be
     candidates = comparison.wrong if comparison.wrong.any() else comparison.counted
-    flat = int(np.argmax(np.where(candidates, distance, -1.0)))
+    distance = np.where(candidates, distance, -1.0)
+    flat = int(np.argmax(distance >= (1 - 1e-9) * distance.max()))  # the first, if several differ by as much
     return tuple(int(i) for i in np.unravel_index(flat, distance.shape))
 
 
