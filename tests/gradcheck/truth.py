@@ -83,6 +83,16 @@ def distance(found: Any, truth: Any, size: float = 0.0) -> float:
     return error / size if size > 0 else error
 
 
+def apart(example: Example, found: Any, truth: Any) -> float:
+    """Measure how far two gradients of one argument are apart: by norm, or each element by its own size."""
+    size = example.options.get("size", 0.0)
+    if not example.options.get("each"):
+        return distance(found, truth, size)
+    pairs = list(zip(leaves(found), leaves(truth), strict=True))
+    elements = [pair for a, b in pairs for pair in zip(np.ravel(a), np.ravel(b), strict=True)]
+    return max((distance(a, b, size) for a, b in elements), default=0.0)
+
+
 # --- differences
 
 
@@ -134,7 +144,8 @@ def true_gradients(example: Example, dout: Any, dtype: Any = LONG, most: int = 1
             for index in np.ndindex(leaf.shape):
                 v = np.zeros(leaf.shape, dtype)
                 # relative to what is small, so that a log near zero is not left on the wrong side
-                v[index] = min(abs(leaf[index]), 1) or 1
+                size = abs(leaf[index])
+                v[index] = (size if example.options.get("each") else min(size, 1)) or 1
                 gradient[index] = slope(forward, args, dout, (position, path), v, step) / v[index]
             found.append(gradient)
         results.append(found)
@@ -157,7 +168,7 @@ def error_of(example: Example, backward: Callable) -> float:
             pair for pair in (([a for a, _ in wide], [b for _, b in wide]), tuple(zip(*whole, strict=True))) if pair
         ]
         for a, b in both:
-            worst = max(worst, distance(list(a), list(b), example.options.get("size", 0.0)))
+            worst = max(worst, apart(example, list(a), list(b)))
     return worst
 
 

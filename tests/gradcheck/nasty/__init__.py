@@ -1,9 +1,9 @@
 """Correct functions that are nasty to check: a tool that fails one of them cries wolf."""
 
 from tests.gradcheck.example import Example
-from tests.gradcheck.nasty import big, constants, curved, forms, kinks, masked, scale, unsuited, zeros
+from tests.gradcheck.nasty import big, constants, curved, forms, kinks, masked, mixed, scale, sharp, unsuited, zeros
 
-FILES = (kinks, scale, zeros, curved, forms, unsuited, big)
 # what an earlier checker cried wolf at, or could not judge: each file aims at one weakness
-AIMED = (constants, masked)
-NASTY: list[Example] = [example for file in (*FILES, *AIMED) for example in file.NASTY]
+AIMED = (constants, masked, sharp, mixed)
+FILES = (kinks, scale, zeros, curved, forms, unsuited, big, *AIMED)
+NASTY: list[Example] = [example for file in FILES for example in file.NASTY]
