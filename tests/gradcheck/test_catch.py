@@ -54,12 +54,23 @@ KNOWN_WRONG_NOW: tuple[str, ...] = (
     "offsets of 1e15: a thousandth too large",
     "min-pool of valid ones: the greatest wins",
     "min-pool of valid ones: invalid ones get a gradient",
+    "squares of 1e7 and 1e-7: one small one a thousandth too large",
+    "sum of squares of 1e7 and 1e-7: one small one a thousandth too large",
+    "rates of reactions: dc without the smallest rate",
+    "stiff bars and soft springs: soft springs' du lost",
+    "cubes from 1e5 to 1e-5: sign of the small ones",
+    "cubes from 1e5 to 1e-5: small ones a hundredth too large",
     "causal scores with -inf",
     "log probabilities of legal actions with -inf",
     "padded logits of inf",
     "loss beside its bounds",
     "tanh and softplus of 30 beside -inf",
     "attention with a row of padding",
+    "Matern kernel of length 2e-5",
+    "tones of 1 MHz",
+    "sigmoid of slope 1e7",
+    "gravity in SI units",
+    "1 / |x| from 1e-6 to 1e6",
 )
 
 
