@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from .complex_report import complex_hint, in_complex_terms
 from .contract import UNSEEDED, Contract, check_contract
 from .elements import Comparison, sample
 from .function import Function, functions_of
@@ -17,6 +19,7 @@ from .problem import Leaf, Problem
 from .report import ArgumentReport, Report
 from .rounding import allowances
 from .second import taylor_test
+from .unchecked import unchecked
 from .verdict import judge, without_numbers
 
 SMALL = 1000  # an array of at most so many elements is looked at as a whole
@@ -34,6 +37,8 @@ def check_backward(
     names: Sequence[str] | None = None,
     mode: str = "auto",
     dout: Any = None,
+    strict: bool = False,
+    conjugate: bool = False,
 ) -> Report:
     """Compare a backward pass with numerical derivatives of its forward, each with an error bar of its own.
 
@@ -41,7 +46,8 @@ def check_backward(
     backward   `gradients = backward(dout, cache)`, dout in the structure of out: one gradient for each argument of
                forward, or for each that is checked, in the argument's structure; None for an argument that has none.
                A single gradient need not be in a tuple
-    args       arrays, or dicts, tuples and lists of them. Ids, masks, numbers and None are handed on as they are
+    args       arrays of floats or complex numbers, or dicts, tuples, lists and dataclasses of them. Numbers are checked
+               if a gradient comes back for them. Ids, masks, None and other objects are handed on as they are
     wrt        the arguments to check, by position or name; by default all that hold floats
     rng        draws the cotangent dout, directions and samples; by default seeded with 0
     dtype      float arguments are converted to it for forward and backward; the derivatives are taken in float64
@@ -50,6 +56,9 @@ def check_backward(
     mode       "elements" looks at every element, "directions" at random directions and a sample, "auto" at every
                element of arrays of at most 1000 and else at directions
     dout       the cotangent, in the structure of out; by default random normal numbers. Ones hide many slips
+    strict     whether a pass is inconclusive if anything that could have a gradient was not looked at
+    conjugate  how complex gradients are written, False for PyTorch's way, dL/d(real) + i dL/d(imag), True for the one
+               of JAX and autograd, its conjugate. Then L is sum(real(dout * out)), else sum(real(conj(dout) * out))
 
     The function differentiated is `sum(dout * out)`. The verdict is "fail" if an element is
     further from its numerical derivative than the error bar, if a gradient has the wrong shape or is missing, or if
@@ -58,7 +67,7 @@ def check_backward(
 
     Raises ValueError or TypeError for a wrt that names nothing, or a backward whose results are not gradients.
     """
-    options = Options(mode, dtype, tolerance, dout)
+    options = Options(mode, dtype, tolerance, dout, strict, conjugate)
     return _check(forward, backward, args, options, wrt, names, _generator(rng))
 
 
@@ -71,17 +80,21 @@ def _check(
     names: Sequence[str] | None,
     rng: np.random.Generator,
 ) -> Report:
-    problem = Problem.pose(forward, args, names, wrt, rng, np.dtype(options.dtype), options.dout)
-    matched = Backward(problem, backward)
+    problem = Problem.pose(forward, args, names, wrt, rng, np.dtype(options.dtype), options.dout, options.conjugate)
     dout = problem.given_dout()
-    gradients = matched.gradients(problem.copies(options.dtype), dout)
+    trees = Backward(problem, backward).trees(problem.copies(options.dtype), dout)
+    problem = problem.settled(Backward(problem, backward).of_leaves(trees))
+    matched = Backward(problem, backward)
+    unseen = unchecked(problem, trees, wrt is not None)
+    about = partial(Report, tolerance=options.tolerance, not_checked=unseen, strict=options.strict)
+    gradients = matched.of_leaves(trees)
     all_fit = not any(misfit(*pair) for pair in zip(problem.leaves, gradients, strict=True))
 
     contract = check_contract(problem, matched) if all_fit else Contract()
     obstacle = _obstacle(problem, contract)
     if obstacle:
         reports = [without_numbers(leaf, "inconclusive", obstacle) for leaf in problem.leaves]
-        return Report(tuple(reports), tolerance=options.tolerance)
+        return about(tuple(reports))
 
     functions = functions_of(problem, contract.writes, rng)
     if all_fit:
@@ -95,9 +108,9 @@ def _check(
     broken = (*contract.broken, *dtype_errors(problem, gradients))
     # in float32 rounding hides the remainders that the Taylor test needs
     if problem.dtype == np.float32 or not all_fit or not all(np.isfinite(g).all() for g in gradients):
-        return Report(tuple(reports), broken, tolerance=options.tolerance)
+        return about(tuple(reports), broken)
     taylor = taylor_test(functions, gradients, rng)
-    return Report(tuple(reports), broken, str(taylor), taylor.verdict, options.tolerance)
+    return about(tuple(reports), broken, str(taylor), taylor.verdict)
 
 
 def _generator(rng: np.random.Generator | None) -> np.random.Generator:
@@ -149,7 +162,8 @@ def _compare(
 def _report(leaf: Leaf, found: Comparison | Misfit, tolerance: float | None) -> ArgumentReport:
     if isinstance(found, Misfit):
         return without_numbers(leaf, "fail", found.reason, found.hint)
-    return judge(found, tolerance)
+    report = judge(found, tolerance)
+    return in_complex_terms(report, leaf) if leaf.is_complex else report
 
 
 def _with_hint(report: ArgumentReport, found: Comparison | Misfit) -> ArgumentReport:
@@ -157,4 +171,6 @@ def _with_hint(report: ArgumentReport, found: Comparison | Misfit) -> ArgumentRe
     if isinstance(found, Misfit) or report.verdict != "fail":
         return report
     numeric = np.where(found.kinks, np.nan, found.value)
+    if found.function.leaf.is_complex:
+        return replace(report, hint=complex_hint(found.analytic, numeric))
     return replace(report, hint=hint(found.analytic, numeric, found.wrong, found.function.problem.args))

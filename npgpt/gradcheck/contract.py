@@ -138,7 +138,7 @@ def _arrays(value: Any, seen: set[int]) -> Iterator[np.ndarray]:
     if isinstance(value, np.ndarray):
         if value.dtype != object:
             yield value
-    elif isinstance(value, np.number | float | int | bool):
+    elif isinstance(value, np.number | float | complex | int | bool):
         yield np.asarray(value)
     elif isinstance(value, dict | tuple | list) or hasattr(value, "__dict__"):
         if id(value) in seen or isinstance(value, type) or callable(value):

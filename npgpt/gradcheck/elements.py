@@ -133,7 +133,7 @@ class Comparison:
             if low - bar <= claimed <= high + bar:
                 self.kinks.flat[index] = True
                 return
-            at = tuple(int(i) for i in np.unravel_index(index, self.analytic.shape))
+            at = self.function.leaf.at(index)
             self.notes.append(f"at {at} the slopes of the two sides are {low:.6g} and {high:.6g}")
         if math.isfinite(self.value.flat[index]):
             self.wrong.flat[index] = True

@@ -73,7 +73,8 @@ class Function:
         if self.refused and self.refused[0][0] <= distance:
             return
         at = tuple(int(i) for i in np.unravel_index(int(np.argmax(move)), x.shape))
-        element = f"{self.leaf.name}{list(at) if at else ''}"
+        place, part = self.leaf.place_of(at)
+        element = f"{self.leaf.name}{list(place) if place else ''} {part}".rstrip()
         moved = f"{element} = {self.leaf.x[at]:.9g} is moved by {move[at]:.1e}"
         self.refused[:] = [(distance, f"forward raises {describe(error)} where {moved}")]
 
@@ -128,7 +129,7 @@ class Function:
 def functions_of(problem: Problem, writes: bool, rng: np.random.Generator) -> list[Function]:
     """Return the function of each leaf, its noise measured, with complex steps if all leaves are safe for them."""
     found = []
-    safe = True
+    safe = problem.real
     for leaf in problem.leaves:
         function = Function(problem, leaf, writes)
         if leaf.x.size:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from .forms import split
 from .hints import shape_hint
 from .problem import Leaf, Problem
-from .tree import copied, is_tree, leaf_at, map_leaves, same_structure
+from .tree import copied, is_number, is_tree, leaf_at, map_leaves, same_structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,21 +20,27 @@ class Backward:
     function: Callable[[Any, Any], Any]
 
     def __call__(self, dout: Any, cache: Any) -> list[Any]:
-        """Return one tree for each checked argument."""
-        problem = self.problem
-        return matched(self.function(dout, cache), problem.args, problem.names, problem.chosen)
+        """Return one tree for each argument that may be checked."""
+        trees = self._trees(dout, cache)
+        return [trees[position] for position in self.problem.chosen]
+
+    def trees(self, args: list[Any], dout: Any) -> list[Any]:
+        """Run forward and backward, and return what came back for each argument; None for nothing."""
+        own = map_leaves(lambda leaf: np.array(leaf)[()], dout)  # because backward may write into it
+        return self._trees(own, self.problem.forward(*args)[1])
 
     def gradients(self, args: list[Any], dout: Any) -> list[Any]:
-        """Run forward and backward, and return one gradient for each checked leaf."""
+        """Run forward and backward, and return one gradient for each checked leaf, as pairs if that is complex."""
+        return self.of_leaves(self.trees(args, dout))
+
+    def of_leaves(self, trees: list[Any]) -> list[Any]:
+        """Return the gradient of each checked leaf among those of the arguments."""
         problem = self.problem
-        own = map_leaves(lambda leaf: np.array(leaf)[()], dout)  # because backward may write into it
-        trees = self(own, problem.forward(*args)[1])
-        by_position = {
-            position: list(leaf_at(problem.args[position], tree))
-            for position, tree in zip(problem.chosen, trees, strict=True)
-        }
+        flat = {i: list(leaf_at(problem.args[i], trees[i])) for i in {leaf.position for leaf in problem.leaves}}
         # copies, because a backward may return the same array each time
-        return [copied(by_position[leaf.position][leaf.place]) for leaf in problem.leaves]
+        found = [copied(flat[leaf.position][leaf.place]) for leaf in problem.leaves]
+        pairs = zip(problem.leaves, found, strict=True)
+        return [_parts(g, problem.conjugate) if leaf.is_complex else g for leaf, g in pairs]
 
     def tried(self, args: list[Any], dout: Any) -> list[np.ndarray]:
         """Return the gradients in float64; NaN for all if forward or backward raises at these arguments."""
@@ -45,6 +52,11 @@ class Backward:
         if [g.shape for g in found] != [leaf.x.shape for leaf in leaves]:
             return [np.full(leaf.x.shape, np.nan) for leaf in leaves]
         return found
+
+    def _trees(self, dout: Any, cache: Any) -> list[Any]:
+        problem = self.problem
+        result = self.function(problem.for_backward(dout), cache)
+        return by_argument(result, problem.args, problem.names, problem.chosen, problem.required)
 
 
 @dataclass(frozen=True)
@@ -59,11 +71,13 @@ def misfit(leaf: Leaf, gradient: Any) -> Misfit | None:
     """Return why a gradient cannot be compared with its argument; None if it can."""
     if gradient is None:
         return Misfit("backward returned None")
-    array, shape = np.asarray(gradient), leaf.x.shape
-    if array.shape != shape:
+    array, shape = np.asarray(gradient), leaf.shape
+    if array.shape != leaf.x.shape:
+        array = array[..., 0] if leaf.is_complex and array.ndim else array
         return Misfit(f"the gradient's shape {array.shape} is not the argument's {shape}", shape_hint(array, shape))
     if array.dtype.kind not in "fiu":
-        return Misfit(f"the gradient is {array.dtype}, not floats")
+        real_part = "take its real part: the argument is real" if array.dtype.kind == "c" else ""
+        return Misfit(f"the gradient is {array.dtype}, not floats", real_part)
     return None
 
 
@@ -76,28 +90,50 @@ def dtype_errors(problem: Problem, gradients: list[Any]) -> list[str]:
             continue
         kind = np.asarray(gradient).dtype
         if kind.kind != "f":
-            errors.append(f"the gradient of {leaf.name} is {kind}, not floats")
+            if not (type(gradient) is int and is_number(leaf.given)):
+                errors.append(f"the gradient of {leaf.name} is {kind}, not floats")
         elif kind.itemsize < least.itemsize:
-            errors.append(f"the gradient of {leaf.name} is {kind}, where argument and output are {least}")
+            kinds = [np.result_type(k, np.complex64) if leaf.is_complex else k for k in (kind, least)]
+            errors.append(f"the gradient of {leaf.name} is {kinds[0]}, where argument and output are {kinds[1]}")
     return errors
 
 
 def matched(result: Any, args: Sequence[Any], names: Sequence[str], chosen: Sequence[int]) -> list[Any]:
     """Return one gradient tree for each chosen argument, whether backward returned one for each or only for those."""
-    if len(chosen) == 1 and is_tree(args[chosen[0]]) and same_structure(args[chosen[0]], result) and result is not None:
-        return [result]
-    results = list(result) if isinstance(result, tuple | list) else [result]
-    if len(results) == len(args):
-        found = [results[i] for i in chosen]
-    elif len(results) == len(chosen):
-        found = results
+    trees = by_argument(result, args, names, chosen, chosen)
+    return [trees[position] for position in chosen]
+
+
+def by_argument(
+    result: Any, args: Sequence[Any], names: Sequence[str], chosen: Sequence[int], required: Sequence[int]
+) -> list[Any]:
+    """Return one gradient tree for each argument, None where backward returned nothing for it.
+
+    Backward may have returned one for each argument, for each that is chosen, or for each that is required.
+    """
+    first = args[required[0]] if len(required) == 1 else None
+    if first is not None and is_tree(first) and same_structure(first, result) and result is not None:
+        results = [result]
     else:
-        wanted = ", ".join(names[i] for i in chosen)
+        results = list(result) if isinstance(result, tuple | list) else [result]
+    for positions in (range(len(args)), required, chosen):
+        if len(results) == len(positions) and results:
+            break
+    else:
+        wanted = ", ".join(names[i] for i in required or chosen)
         raise ValueError(
             f"backward returned {len(results)} gradients; expected {len(args)}, one for each argument of forward, "
-            f"or {len(chosen)}, for {wanted}"
+            f"or {len(required or chosen)}, for {wanted}"
         )
-    for position, gradient in zip(chosen, found, strict=True):
-        if not same_structure(args[position], gradient):
+    trees = dict(zip(positions, results, strict=True))
+    for position in chosen:
+        if not same_structure(args[position], trees.get(position)):
             raise ValueError(f"the gradient of {names[position]} does not have the structure of its argument")
-    return found
+    return [trees.get(position) for position in range(len(args))]
+
+
+def _parts(gradient: Any, conjugate: bool) -> Any:
+    """Return the gradient of a complex argument by its real and imaginary parts, as pairs."""
+    if gradient is None or np.asarray(gradient).dtype.kind not in "fiuc":
+        return gradient
+    return split(np.conj(gradient) if conjugate else gradient)

@@ -17,6 +17,8 @@ class Options:
     dtype: Any = np.float64
     tolerance: float | None = None
     dout: Any = None
+    strict: bool = False
+    conjugate: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in ("auto", "elements", "directions"):

@@ -3,25 +3,62 @@
 import inspect
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from .forms import cotangent, leaving, output_form, real_form, with_real_forms
 from .numeric import largest
-from .tree import convert, copied, copy_tree, is_floats, leaves, map_leaves, same_structure
+from .tree import (
+    convert,
+    copied,
+    copy_tree,
+    is_complex,
+    is_floats,
+    is_number,
+    is_tree,
+    leaves,
+    map_leaves,
+    same_structure,
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """An array of floats that is checked, and where it is among the arguments."""
+    """An array or number that is checked, and where it is among the arguments.
+
+    x         its numbers as an array of float64, complex ones as pairs of real and imaginary part
+    given     the array or number itself
+    optional  whether it is a constant if no gradient comes back for it
+    """
 
     name: str
     position: int  # of its argument
     place: int  # among the leaves of its argument, those that are not floats included
     number: int  # among the leaves of all arguments
-    x: np.ndarray  # float64
+    x: np.ndarray
+    given: Any
+    optional: bool = False
+
+    @property
+    def is_complex(self) -> bool:
+        return is_complex(self.given)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return np.shape(self.given)
+
+    def at(self, index: int) -> str:
+        """Return the place of an element of x, by its flat index, for messages: "(2, 3)", or "(2, 3) imag"."""
+        place, part = self.place_of(np.unravel_index(index, self.x.shape))
+        return f"{place} {part}".rstrip()
+
+    def place_of(self, index: Sequence[Any]) -> tuple[tuple[int, ...], str]:
+        """Return an index of x as one of what was given, and "real" or "imag" if that is complex."""
+        place = tuple(int(i) for i in index)
+        return (place[:-1], ("real", "imag")[place[-1]]) if self.is_complex else (place, "")
 
     @cached_property
     def scale(self) -> float:
@@ -40,8 +77,13 @@ class Leaf:
 class Problem:
     """The function `sum(dout * out)` of the leaves that are checked.
 
+    forward    takes the leaves' x, too, in place of what was given, and returns complex outputs as pairs
     args       the arguments of forward, their floats in float64
-    chosen     the positions of the arguments that are checked
+    chosen     the positions of the arguments that may be checked
+    required   the positions of those that must have a gradient
+    out        what forward returns: pairs for complex numbers, and 0 for what is no number
+    forms      for each leaf of out, the `output_form` of what it stands for
+    others     the outputs that are not differentiated, by name
     dout       a random cotangent, in the structure of out
     dtype      the dtype in which forward and backward are to run
     single     whether they compute in float32, because of dtype or of their own accord
@@ -52,12 +94,16 @@ class Problem:
     args: list[Any]
     names: list[str]
     chosen: list[int]
+    required: list[int]
     leaves: list[Leaf]
     out: Any
+    forms: list[str]
+    others: list[tuple[str, Any]]
     dout: Any
     dtype: np.dtype
     single: bool
     magnitude: float
+    conjugate: bool = False
 
     @classmethod
     def pose(
@@ -69,6 +115,7 @@ class Problem:
         rng: np.random.Generator,
         dtype: np.dtype,
         dout: Any = None,
+        conjugate: bool = False,
     ) -> "Problem":
         """Run forward once, and draw a cotangent for its output unless dout is one.
 
@@ -79,18 +126,43 @@ class Problem:
             raise ValueError(f"{len(names)} names for {len(args)} arguments")
         # rounded to dtype first, so that the derivatives in float64 are taken at the very same numbers
         args = [map_leaves(lambda leaf: convert(convert(leaf, dtype), np.float64), arg) for arg in args]
-        chosen = _chosen(args, wrt, names)
+        chosen, required = _chosen(args, wrt, names)
         result = forward(*map(copy_tree, args))
         if not (isinstance(result, tuple) and len(result) == 2):
             kind = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
             raise TypeError(f"forward must return a pair, (out, cache), but returned {kind}")
-        out = result[0]
-        if not any(np.asarray(leaf).dtype.kind == "f" for _, leaf in leaves(out)):
+        raw = list(leaves(result[0], "out"))
+        forms = [output_form(leaf) for _, leaf in raw]
+        others = [(name, leaf) for name, leaf in raw if np.asarray(leaf).dtype.kind not in "fc" or not np.size(leaf)]
+        if not any(np.asarray(leaf).dtype.kind in "fc" for _, leaf in raw):
             raise ValueError("out holds no floats: there is nothing to differentiate")
-        dout = random_cotangent(out, rng) if dout is None else _given_cotangent(out, dout)
+        out = leaving(result[0], forms, conjugate)
+        dout = random_cotangent(out, rng) if dout is None else _given_cotangent(out, dout, forms)
         single = dtype == np.float32 or any(np.asarray(leaf).dtype == np.float32 for _, leaf in leaves(out))
-        magnitude = float(np.sum(np.abs(weighted(out, dout))))
-        return cls(forward, args, names, chosen, _leaves(args, names, chosen), out, dout, dtype, single, magnitude)
+        found = _leaves(args, names, chosen, wrt is not None)
+        given = {leaf.number: leaf.given for leaf in found if leaf.is_complex or is_number(leaf.given)}
+        return cls(
+            with_real_forms(forward, given, forms, conjugate),
+            args,
+            names,
+            chosen,
+            required,
+            found,
+            out,
+            forms,
+            others,
+            dout,
+            dtype,
+            single,
+            float(np.sum(np.abs(weighted(out, dout)))),
+            conjugate,
+        )
+
+    def settled(self, gradients: Sequence[Any]) -> "Problem":
+        """Return the same problem without the optional leaves that have no gradient, unless no leaf has one."""
+        pairs = zip(self.leaves, gradients, strict=True)
+        kept = [leaf for leaf, gradient in pairs if not leaf.optional or gradient is not None]
+        return replace(self, leaves=kept or self.leaves)
 
     def given_dout(self) -> Any:
         """Return a fresh copy of dout as backward is to get it: in float32 if that was asked for."""
@@ -101,6 +173,15 @@ class Problem:
     def weights(self) -> tuple[int, ...]:
         """Return the shape of dout * out, flat."""
         return (sum(np.size(leaf) for _, leaf in leaves(self.dout)),)
+
+    def for_backward(self, dout: Any) -> Any:
+        """Return a dout as backward is to get it; it shares memory."""
+        return cotangent(dout, self.forms)
+
+    @property
+    def real(self) -> bool:
+        """Return whether no complex number goes in or comes out, so that complex steps can be told from them."""
+        return "complex" not in self.forms and not any(leaf.is_complex for leaf in self.leaves)
 
     @property
     def largest_dout(self) -> float:
@@ -119,7 +200,8 @@ class Problem:
         """Return fresh arguments; with dtype, the floats among them converted."""
 
         def copy(leaf: Any) -> Any:
-            return convert(leaf, dtype) if dtype is not None and is_floats(leaf) else copied(leaf)
+            floats = dtype is not None and (is_floats(leaf) or is_complex(leaf))
+            return convert(leaf, dtype) if floats else copied(leaf)
 
         return [map_leaves(copy, arg) for arg in self.args]
 
@@ -156,11 +238,11 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _given_cotangent(out: Any, dout: Any) -> Any:
-    """Return a given dout in the dtypes of out."""
+def _given_cotangent(out: Any, dout: Any, forms: Sequence[str]) -> Any:
+    """Return a given dout in the dtypes of out, a complex one as pairs."""
     if not same_structure(out, dout):
         raise ValueError("dout does not have the structure of out")
-    given = iter([leaf for _, leaf in leaves(dout)])
+    given = iter([leaf for _, leaf in leaves(leaving(dout, forms))])
 
     def put(leaf: Any) -> Any:
         value, array = next(given), np.asarray(leaf)
@@ -178,17 +260,29 @@ def weighted(out: Any, dout: Any) -> np.ndarray:
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def _leaves(args: list[Any], names: list[str], chosen: list[int]) -> list[Leaf]:
+def _leaves(args: list[Any], names: list[str], chosen: list[int], asked_for: bool) -> list[Leaf]:
     every = [
         (name, position, place, leaf)
         for position, arg in enumerate(args)
         for place, (name, leaf) in enumerate(leaves(arg, names[position]))
     ]
     return [
-        Leaf(name, position, place, number, leaf)
+        Leaf(
+            name,
+            position,
+            place,
+            number,
+            real_form(leaf),
+            leaf,
+            optional=is_number(leaf) and (is_tree(args[position]) or not asked_for),
+        )
         for number, (name, position, place, leaf) in enumerate(every)
-        if position in chosen and is_floats(leaf)
+        if position in chosen and _has_derivative(leaf)
     ]
+
+
+def _has_derivative(leaf: Any) -> bool:
+    return is_floats(leaf) or is_complex(leaf) or is_number(leaf)
 
 
 def argument_names(forward: Callable, count: int) -> list[str]:
@@ -202,13 +296,14 @@ def argument_names(forward: Callable, count: int) -> list[str]:
     return [names[i] if i < len(names) else f"args[{i}]" for i in range(count)]
 
 
-def _chosen(args: list[Any], wrt: Sequence[int | str] | None, names: Sequence[str]) -> list[int]:
-    """Return the positions of the arguments to check."""
-    floats = [i for i, arg in enumerate(args) if any(is_floats(leaf) for _, leaf in leaves(arg))]
+def _chosen(args: list[Any], wrt: Sequence[int | str] | None, names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Return the positions of the arguments that may be checked, and of those that must have a gradient."""
+    floats = [i for i, arg in enumerate(args) if any(_has_derivative(leaf) for _, leaf in leaves(arg))]
     if wrt is None:
         if not floats:
             raise ValueError("no argument is an array of floats: there is nothing to differentiate")
-        return floats
+        arrays = [i for i in floats if any(_has_derivative(x) and not is_number(x) for _, x in leaves(args[i]))]
+        return floats, arrays
     chosen = []
     for key in [wrt] if isinstance(wrt, int | str) else wrt:
         position = names.index(key) if key in names else key
@@ -218,4 +313,4 @@ def _chosen(args: list[Any], wrt: Sequence[int | str] | None, names: Sequence[st
         chosen.append(int(position))
     if not chosen:
         raise ValueError("wrt is empty: there is nothing to check")
-    return chosen
+    return chosen, chosen

@@ -30,6 +30,7 @@ class ArgumentReport:
     kinks           how many of them were set aside, because the slopes of the two sides differ there
     escape          what could have escaped, if not every element was looked at
     method          "complex step" or "differences"
+    part            "real" or "imag", the part of the worst element in which a complex gradient differs most
     difference      |analytic - numeric| over the array, NaN where it was not looked at; None if nothing was compared
     """
 
@@ -48,6 +49,7 @@ class ArgumentReport:
     kinks: int = 0
     escape: str = ""
     method: str = ""
+    part: str = ""
     difference: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -61,8 +63,9 @@ class ArgumentReport:
         cells = (self.name, "x".join(map(str, self.shape)) or "scalar", self.verdict)
         if self.index is None:  # nothing was compared
             return (*cells, *"------")
+        at = f"{index_in_words(self.index)} {self.part}".rstrip()
         numbers = f"{self.analytic:.9g}", f"{self.numeric:.9g}", f"{self.ratio:.6g}"
-        return (*cells, f"{self.relative_error:.1e}", f"{self.error_bar:.0e}", index_in_words(self.index), *numbers)
+        return (*cells, f"{self.relative_error:.1e}", f"{self.error_bar:.0e}", at, *numbers)
 
     def remarks(self) -> list[str]:
         """Return the lines below the table: hint, reason, kinks, and what could have escaped."""
@@ -84,11 +87,15 @@ class ArgumentReport:
 
 @dataclass(frozen=True)
 class Unchecked:
-    """An argument or output that was not looked at: its name, what it is (a dtype or a type), and why."""
+    """An argument or output that was not looked at: its name, what it is (a dtype or a type), and why.
+
+    differentiable  whether it could have had a gradient; integers, strings and None could not
+    """
 
     name: str
     kind: str
     reason: str
+    differentiable: bool = True
 
     def __str__(self) -> str:
         return f"{self.name} ({self.kind}): {self.reason}"
@@ -101,7 +108,7 @@ class Report:
     contract        what forward or backward does not keep to, a sentence each; with any of them the check fails
     notes           what there is to know besides, a sentence each, such as the size of a forward's own noise
     not_checked     the arguments and outputs that were not looked at
-    strict          whether anything in not_checked makes a pass inconclusive
+    strict          whether anything differentiable in not_checked makes a pass inconclusive
     labels          the headings of the two values that are compared
     taylor          a second opinion: how fast the remainder of a Taylor expansion falls; "" if it was not tried
     taylor_verdict  what that says of the gradients; the report's verdict does not depend on it
@@ -124,7 +131,7 @@ class Report:
         verdicts = {argument.verdict for argument in self.arguments}
         if self.contract or "fail" in verdicts:
             return "fail"
-        return "inconclusive" if verdicts != {"pass"} or (self.strict and self.not_checked) else "pass"
+        return "inconclusive" if verdicts != {"pass"} or self.missed() else "pass"
 
     @property
     def relative_error(self) -> float:
@@ -135,6 +142,10 @@ class Report:
     def error_bar(self) -> float:
         """Return the widest error bar of an argument."""
         return max(argument.error_bar for argument in self.arguments)
+
+    def missed(self) -> list[str]:
+        """Return the names of what a strict check must look at, and did not."""
+        return [unchecked.name for unchecked in self.not_checked if self.strict and unchecked.differentiable]
 
     def __bool__(self) -> bool:
         return self.verdict == "pass"
@@ -170,6 +181,8 @@ class Report:
         found += [f"note: {sentence}" for sentence in self.notes]
         if self.not_checked:
             found.append("not checked: " + "; ".join(map(str, self.not_checked)))
+        if self.missed():
+            found.append(f"strict: inconclusive without {', '.join(self.missed())}")
         if self.taylor and (self.taylor_verdict != "pass" or self.verdict != "pass"):
             found.append(f"Taylor test: {self.taylor_verdict}: {self.taylor}")
         return found

@@ -29,7 +29,7 @@ class Errors:
 def without_numbers(leaf: Leaf, verdict: str, reason: str, suggestion: str = "") -> ArgumentReport:
     """Return the report on a gradient that was not compared with a numerical one."""
     error = math.inf if verdict == "fail" else math.nan
-    return ArgumentReport(leaf.name, leaf.x.shape, verdict, error, 0.0, None, math.nan, math.nan, reason, suggestion)
+    return ArgumentReport(leaf.name, leaf.shape, verdict, error, 0.0, None, math.nan, math.nan, reason, suggestion)
 
 
 def judge(comparison: Comparison, tolerance: float | None) -> ArgumentReport:

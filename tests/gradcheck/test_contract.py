@@ -608,13 +608,8 @@ def test_the_cotangent_is_not_what_the_users_generator_draws(seed):
     assert [a.verdict for a in report.arguments] == ["pass", "fail"]
 
 
-@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
-@pytest.mark.parametrize(
-    "forward",
-    [lambda x: (x * (1 + 1j), x), lambda x: (np.argsort(x), x), lambda x: (x > 0, x)],
-    ids=["complex", "int", "bool"],
-)
+@pytest.mark.parametrize("forward", [lambda x: (np.argsort(x), x), lambda x: (x > 0, x)], ids=["int", "bool"])
 def test_a_forward_without_an_output_of_floats_is_rejected(forward):
     """Its dout would be all zeros, under which every gradient is right."""
     with pytest.raises(ValueError, match="out holds no floats: there is nothing to differentiate"):
-        check_backward(forward, lambda dout, x: 17.0 * np.real(dout), W)
+        check_backward(forward, lambda dout, x: 17.0 * dout, W)
