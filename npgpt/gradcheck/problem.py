@@ -131,11 +131,7 @@ class Problem:
         if not (isinstance(result, tuple) and len(result) == 2):
             kind = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
             raise TypeError(f"forward must return a pair, (out, cache), but returned {kind}")
-        raw = list(leaves(result[0], "out"))
-        forms = [output_form(leaf) for _, leaf in raw]
-        others = [(name, leaf) for name, leaf in raw if np.asarray(leaf).dtype.kind not in "fc" or not np.size(leaf)]
-        if not any(np.asarray(leaf).dtype.kind in "fc" for _, leaf in raw):
-            raise ValueError("out holds no floats: there is nothing to differentiate")
+        forms, others = _outputs(result[0])
         out = leaving(result[0], forms, conjugate)
         dout = random_cotangent(out, rng) if dout is None else _given_cotangent(out, dout, forms)
         single = dtype == np.float32 or any(np.asarray(leaf).dtype == np.float32 for _, leaf in leaves(out))
@@ -215,6 +211,16 @@ class Problem:
             return copied(other) if leaf is None else move(leaf)
 
         return [map_leaves(put, arg) for arg in self.args]
+
+
+def _outputs(out: Any) -> tuple[list[str], list[tuple[str, Any]]]:
+    """Return the form of each output, and by name those that are not differentiated."""
+    named = list(leaves(out, "out"))
+    floats = [np.asarray(leaf).dtype.kind in "fc" for _, leaf in named]
+    if not any(floats):
+        raise ValueError("out holds no floats: there is nothing to differentiate")
+    others = [pair for pair, is_float in zip(named, floats, strict=True) if not (is_float and np.size(pair[1]))]
+    return [output_form(leaf) for _, leaf in named], others
 
 
 def random_cotangent(out: Any, rng: np.random.Generator) -> Any:
