@@ -31,7 +31,8 @@ def joined(pairs: np.ndarray) -> np.ndarray:
     if pairs.flags.c_contiguous:
         return pairs.view(kind)[..., 0]
     x = np.empty_like(pairs[..., 0], dtype=kind)
-    x.real, x.imag = pairs[..., 0], pairs[..., 1]
+    np.copyto(x.real, pairs[..., 0])
+    np.copyto(x.imag, pairs[..., 1])
     return x if pairs.flags.f_contiguous else np.stack([x, x], axis=-1)[..., 0]
 
 
