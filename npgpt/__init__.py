@@ -8,7 +8,7 @@ from npgpt.support.version import __version__ as __version__
 if TYPE_CHECKING:
     from npgpt.config import GPTConfig, TrainConfig
     from npgpt.generation.engine import generate
-    from npgpt.gradcheck import check_backward, numerical_gradient
+    from npgpt.gradcheck import check_backward, check_batch_independence, check_causality, numerical_gradient
     from npgpt.models.gpt2 import GPT
     from npgpt.notebook.training import train
     from npgpt.optim import AdamW, Muon
@@ -22,6 +22,8 @@ _HOME = {
     "Tokenizer": "npgpt.tokenizer",
     "TrainConfig": "npgpt.config",
     "check_backward": "npgpt.gradcheck",
+    "check_batch_independence": "npgpt.gradcheck",
+    "check_causality": "npgpt.gradcheck",
     "generate": "npgpt.generation.engine",
     "numerical_gradient": "npgpt.gradcheck",
     "train": "npgpt.notebook.training",
@@ -35,6 +37,8 @@ __all__ = [
     "Tokenizer",
     "TrainConfig",
     "check_backward",
+    "check_batch_independence",
+    "check_causality",
     "generate",
     "numerical_gradient",
     "train",

@@ -8,6 +8,7 @@ Imports: NumPy alone; matplotlib for pictures and pytest in its plugin, when the
 
 from .adapters import check_autograd_function, check_gradient, check_layer, check_vjp
 from .check import check_backward
+from .dependence import check_batch_independence, check_causality
 from .numeric import numerical_gradient
 from .report import ArgumentReport, Report
 from .second import check_adjoint, check_float32
@@ -19,6 +20,8 @@ __all__ = [
     "check_adjoint",
     "check_autograd_function",
     "check_backward",
+    "check_batch_independence",
+    "check_causality",
     "check_float32",
     "check_gradient",
     "check_layer",

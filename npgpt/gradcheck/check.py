@@ -68,7 +68,7 @@ def check_backward(
     Raises ValueError or TypeError for a wrt that names nothing, or a backward whose results are not gradients.
     """
     options = Options(mode, dtype, tolerance, dout, strict, conjugate)
-    return _check(forward, backward, args, options, wrt, names, _generator(rng))
+    return _check(forward, backward, args, options, wrt, names, own_generator(rng))
 
 
 def _check(
@@ -113,7 +113,7 @@ def _check(
     return about(tuple(reports), broken, str(taylor), taylor.verdict)
 
 
-def _generator(rng: np.random.Generator | None) -> np.random.Generator:
+def own_generator(rng: np.random.Generator | None) -> np.random.Generator:
     """Return a generator that only the check uses.
 
     With the seed that the arguments were drawn with, dout would be equal to one of them.

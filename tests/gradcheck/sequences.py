@@ -1,0 +1,143 @@
+"""Functions over time and over batches, right and wrong, as the equivalence checks are to find them."""
+
+import numpy as np
+
+RNG = np.random.default_rng(31)
+X = RNG.standard_normal((2, 6, 3))
+W = RNG.standard_normal((3, 3))
+KERNEL = RNG.standard_normal((3, 3))
+
+
+def softmax(s):
+    e = np.exp(s - s.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def attention(mask=-np.inf, keep=lambda T: np.tril(np.ones((T, T), bool))):
+    """Return a head whose queries, keys and values are x itself; `mask` is added where `keep` is false."""
+
+    def forward(x):
+        s = x @ np.swapaxes(x, -1, -2) / np.sqrt(x.shape[-1])
+        return softmax(s + np.where(keep(x.shape[-2]), 0.0, mask)) @ x
+
+    return forward
+
+
+def attention_pair(mask=-np.inf, mask_in_backward=True, keep=lambda T: np.tril(np.ones((T, T), bool))):
+    def forward(x, w):
+        v = x @ w
+        scale = 1 / np.sqrt(x.shape[-1])
+        s = scale * x @ np.swapaxes(x, -1, -2)
+        p = softmax(s + np.where(keep(x.shape[-2]), 0.0, mask))
+        return p @ v, (x, w, v, p, s, scale)
+
+    def backward(dout, cache):
+        x, w, v, p, s, scale = cache
+        if not mask_in_backward:
+            p = softmax(s)
+        dp, dv = dout @ np.swapaxes(v, -1, -2), np.swapaxes(p, -1, -2) @ dout
+        ds = scale * p * (dp - (dp * p).sum(-1, keepdims=True))
+        dx = ds @ x + np.swapaxes(ds, -1, -2) @ x + dv @ w.T
+        return dx, np.einsum("btc,btd->cd", x, dv)
+
+    return forward, backward
+
+
+def global_maximum(x):
+    """Subtract the maximum of all scores: rounding alone crosses time."""
+    s = x @ np.swapaxes(x, -1, -2) / np.sqrt(x.shape[-1])
+    e = np.exp(s - s.max()) * np.tril(np.ones(s.shape[-2:]))
+    return e / e.sum(-1, keepdims=True) @ x
+
+
+def convolution(left, right):
+    def forward(x):
+        T = x.shape[1]
+        padded = np.pad(x, ((0, 0), (left, right), (0, 0)))
+        return sum(padded[:, k : k + T] * KERNEL[k] for k in range(3))
+
+    return forward
+
+
+def fft_convolution(x):
+    """A causal convolution by FFT, in which rounding crosses time."""
+    n = 2 * x.shape[1]
+    kernel = np.fft.rfft(KERNEL, n, axis=0)
+    return np.fft.irfft(np.fft.rfft(x, n, axis=1) * kernel, n, axis=1)[:, : x.shape[1]]
+
+
+def circular_convolution(x):
+    n = x.shape[1]
+    kernel = np.fft.rfft(KERNEL, n, axis=0)
+    return np.fft.irfft(np.fft.rfft(x, n, axis=1) * kernel, n, axis=1)
+
+
+def recurrent(x):
+    h, hs = np.zeros(x[:, 0].shape), []
+    for t in range(x.shape[1]):
+        h = np.tanh(x[:, t] @ W + 0.5 * h)
+        hs.append(h)
+    return np.stack(hs, axis=1)
+
+
+def total_less_suffix(x):
+    """Sums up to t, as the total less what comes later."""
+    later = np.cumsum(x[:, ::-1], axis=1)[:, ::-1] - x
+    return x.sum(axis=1, keepdims=True) - later
+
+
+def leak(size):
+    def forward(x):
+        later = np.cumsum(x[:, ::-1], axis=1)[:, ::-1] - x
+        return recurrent(x) + size * later
+
+    return forward
+
+
+BLOCK = np.arange(6) // 3
+
+# which earlier places a place may look at, right and wrong
+KEEP = {
+    "one too many": lambda T: np.tril(np.ones((T, T), bool), 1),
+    "upper triangle": lambda T: np.triu(np.ones((T, T), bool)),
+    "whole blocks": lambda T: BLOCK[:, None] >= BLOCK,
+    "the first place sees all": lambda T: np.tril(np.ones((T, T), bool)) | (np.arange(T) == 0)[:, None],
+    "all see the last place": lambda T: np.tril(np.ones((T, T), bool)) | (np.arange(T) == T - 1),
+}
+
+RIGHT = {
+    "attention": attention(),
+    "attention to two places": attention(keep=lambda T: np.tril(np.triu(np.ones((T, T), bool), -1))),
+    "the maximum of all scores": global_maximum,
+    "convolution padded at the left": convolution(2, 0),
+    "convolution by FFT": fft_convolution,
+    "recurrent": recurrent,
+    "running mean": lambda x: np.cumsum(x, axis=1) / np.arange(1, x.shape[1] + 1)[:, None],
+    "total less what is later": total_less_suffix,
+    "running maximum": lambda x: np.maximum.accumulate(x, axis=1),
+    "positions and scale": lambda x: 1e6 + np.cumsum(1e-3 * x, axis=1),
+    "two outputs": lambda x: (recurrent(x), {"mean": np.cumsum(x, axis=1)}),
+}
+
+WRONG = {
+    "no mask": attention(0.0),
+    "mask of -30": attention(-30.0),
+    "mask of -1e4": attention(-1e4),
+    "mask of -1e9": attention(-1e9),
+    **{f"mask: {name}": attention(keep=keep) for name, keep in KEEP.items()},
+    "mask multiplied into the scores": lambda x: softmax(np.tril(x @ np.swapaxes(x, 1, 2))) @ x,
+    "mask after softmax": lambda x: np.tril(softmax(x @ np.swapaxes(x, 1, 2))) @ x,
+    "convolution padded on both sides": convolution(1, 1),
+    "convolution around the end": circular_convolution,
+    "bidirectional": lambda x: recurrent(x) + recurrent(x[:, ::-1])[:, ::-1],
+    "bidirectional, a second output": lambda x: (recurrent(x), recurrent(x[:, ::-1])[:, ::-1]),
+    "normalised over time": lambda x: recurrent(x) - x.mean(axis=1, keepdims=True),
+    "divided by the largest": lambda x: np.cumsum(x, axis=1) / np.abs(x).max(axis=(1, 2), keepdims=True),
+    "gated by a share of all": lambda x: np.cumsum(x, axis=1) * (1 + (x > 0).mean(axis=1, keepdims=True)),
+    "given the next place": lambda x: np.cumsum(x, axis=1) + np.roll(x, -1, axis=1),
+    "the last place wraps to the first": lambda x: np.cumsum(x, axis=1) + np.roll(x, 1, axis=1),
+    "summed from the end": lambda x: np.cumsum(x[:, ::-1], axis=1)[:, ::-1],
+    "a leak of 1e-9": leak(1e-9),
+    "a leak of 1e-12": leak(1e-12),
+    "a leak beside numbers of 1e20": lambda x: np.concatenate([np.full(x.shape, -1e20), leak(1e-9)(x)], axis=2),
+}
