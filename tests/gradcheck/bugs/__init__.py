@@ -21,11 +21,12 @@ from tests.gradcheck.bugs import (
     scale,
     shapes,
     sharp,
+    small_terms,
 )
 from tests.gradcheck.example import Example
 
 # what an earlier checker was blind to, or cried wolf at: each file aims at one weakness
-AIMED = (constants, masked, sharp, mixed)
+AIMED = (constants, masked, sharp, mixed, small_terms)
 FILES = (
     linear,
     norms,

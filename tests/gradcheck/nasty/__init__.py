@@ -1,9 +1,22 @@
 """Correct functions that are nasty to check: a tool that fails one of them cries wolf."""
 
 from tests.gradcheck.example import Example
-from tests.gradcheck.nasty import big, constants, curved, forms, kinks, masked, mixed, scale, sharp, unsuited, zeros
+from tests.gradcheck.nasty import (
+    big,
+    constants,
+    curved,
+    forms,
+    kinks,
+    masked,
+    mixed,
+    scale,
+    sharp,
+    small_terms,
+    unsuited,
+    zeros,
+)
 
 # what an earlier checker cried wolf at, or could not judge: each file aims at one weakness
-AIMED = (constants, masked, sharp, mixed)
+AIMED = (constants, masked, sharp, mixed, small_terms)
 FILES = (kinks, scale, zeros, curved, forms, unsuited, big, *AIMED)
 NASTY: list[Example] = [example for file in FILES for example in file.NASTY]
