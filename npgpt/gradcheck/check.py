@@ -16,6 +16,7 @@ from .gradients import Backward, Misfit, dtype_errors, misfit
 from .hints import hint
 from .options import Options
 from .problem import Leaf, Problem
+from .progress import Clock, TimeUp
 from .report import ArgumentReport, Report
 from .rounding import allowances
 from .second import taylor_test
@@ -39,6 +40,8 @@ def check_backward(
     dout: Any = None,
     strict: bool = False,
     conjugate: bool = False,
+    progress: bool | None = None,
+    max_seconds: float | None = None,
 ) -> Report:
     """Compare a backward pass with numerical derivatives of its forward, each with an error bar of its own.
 
@@ -59,15 +62,18 @@ def check_backward(
     strict     whether a pass is inconclusive if anything that could have a gradient was not looked at
     conjugate  how complex gradients are written, False for PyTorch's way, dL/d(real) + i dL/d(imag), True for the one
                of JAX and autograd, its conjugate. Then L is sum(real(dout * out)), else sum(real(conj(dout) * out))
+    progress   whether to show on standard error how long it will take, after two seconds; by default on a terminal
+    max_seconds  how long it may take. If all elements take longer, a random sample of them and directions are looked
+               at, and the report says what could have escaped; if even those take longer, it is inconclusive
 
-    The function differentiated is `sum(dout * out)`. The verdict is "fail" if an element is
-    further from its numerical derivative than the error bar, if a gradient has the wrong shape or is missing, or if
-    the backward breaks its contract (writes into what it is given, keeps state, is not linear in dout);
-    "inconclusive" if noise, overflow or kinks leave the error bar too wide; else "pass".
+    The function differentiated is `sum(dout * out)`. The verdict is "fail" if an element is further from its
+    numerical derivative than the error bar, if a gradient has the wrong shape or is missing, or if the backward breaks
+    its contract (writes into what it is given, keeps state, is not linear in dout); "inconclusive" if noise, overflow
+    or kinks leave the error bar too wide, or max_seconds too little time; else "pass".
 
     Raises ValueError or TypeError for a wrt that names nothing, or a backward whose results are not gradients.
     """
-    options = Options(mode, dtype, tolerance, dout, strict, conjugate)
+    options = Options(mode, dtype, tolerance, dout, strict, conjugate, progress, max_seconds)
     return _check(forward, backward, args, options, wrt, names, own_generator(rng))
 
 
@@ -80,21 +86,40 @@ def _check(
     names: Sequence[str] | None,
     rng: np.random.Generator,
 ) -> Report:
-    problem = Problem.pose(forward, args, names, wrt, rng, np.dtype(options.dtype), options.dout, options.conjugate)
+    with Clock(options.progress, options.max_seconds) as clock:
+        dtype = np.dtype(options.dtype)
+        problem = Problem.pose(forward, args, names, wrt, rng, dtype, options.dout, options.conjugate)
+        trees = Backward(problem, backward).trees(problem.copies(dtype), problem.given_dout())
+        problem = problem.settled(Backward(problem, backward).of_leaves(trees))
+        unseen = unchecked(problem, trees, wrt is not None)
+        about = partial(Report, tolerance=options.tolerance, not_checked=unseen, strict=options.strict)
+        problem = replace(problem, forward=clock.watch(problem.forward))
+        clock.plan([leaf.x.size if _whole(leaf, options) else SAMPLED for leaf in problem.leaves])
+        matched = Backward(problem, backward)
+        try:
+            return _judged(problem, matched, matched.of_leaves(trees), about, options, rng, clock)
+        except TimeUp:
+            reason = f"time: max_seconds={options.max_seconds:g} was over before any element could be looked at"
+            return about(_without_numbers(problem, reason))
+
+
+def _judged(
+    problem: Problem,
+    matched: Backward,
+    gradients: list[Any],
+    about: Callable[..., Report],
+    options: Options,
+    rng: np.random.Generator,
+    clock: Clock,
+) -> Report:
+    """Return the report on gradients, made by `about` with what it says of all of them."""
     dout = problem.given_dout()
-    trees = Backward(problem, backward).trees(problem.copies(options.dtype), dout)
-    problem = problem.settled(Backward(problem, backward).of_leaves(trees))
-    matched = Backward(problem, backward)
-    unseen = unchecked(problem, trees, wrt is not None)
-    about = partial(Report, tolerance=options.tolerance, not_checked=unseen, strict=options.strict)
-    gradients = matched.of_leaves(trees)
     all_fit = not any(misfit(*pair) for pair in zip(problem.leaves, gradients, strict=True))
 
     contract = check_contract(problem, matched) if all_fit else Contract()
     obstacle = _obstacle(problem, contract)
     if obstacle:
-        reports = [without_numbers(leaf, "inconclusive", obstacle) for leaf in problem.leaves]
-        return about(tuple(reports))
+        return about(_without_numbers(problem, obstacle))
 
     functions = functions_of(problem, contract.writes, rng)
     if all_fit:
@@ -102,14 +127,19 @@ def _check(
     else:  # the other gradients are held to their error bars alone
         allowed = [np.zeros(leaf.x.shape) for leaf in problem.leaves]
     parts = zip(functions, gradients, allowed, strict=True)
-    found = [_compare(*part, options, rng) for part in parts]
+    found = [_compare(*part, options, rng, clock.turn(i)) for i, part in enumerate(parts)]
+    clock.finish()
     reports = [_report(*pair, options.tolerance) for pair in zip(problem.leaves, found, strict=True)]
     reports = [_with_hint(*pair) for pair in zip(reports, found, strict=True)]
     broken = (*contract.broken, *dtype_errors(problem, gradients))
     # in float32 rounding hides the remainders that the Taylor test needs
     if problem.dtype == np.float32 or not all_fit or not all(np.isfinite(g).all() for g in gradients):
         return about(tuple(reports), broken)
-    taylor = taylor_test(functions, gradients, rng)
+    try:
+        taylor = taylor_test(functions, gradients, rng)
+    except TimeUp:
+        left_out = f"max_seconds={options.max_seconds:g} left no time for the Taylor test"
+        return about(tuple(reports), broken, notes=(left_out,))
     return about(tuple(reports), broken, str(taylor), taylor.verdict)
 
 
@@ -120,6 +150,11 @@ def own_generator(rng: np.random.Generator | None) -> np.random.Generator:
     """
     rng = np.random.default_rng(0 if rng is None else rng)
     return np.random.default_rng((int(rng.integers(2**63)), 0x6E706770))
+
+
+def _without_numbers(problem: Problem, reason: str) -> tuple[ArgumentReport, ...]:
+    """Return the reports of a check that had to stop before the gradients were compared."""
+    return tuple(without_numbers(leaf, "inconclusive", reason) for leaf in problem.leaves)
 
 
 def _obstacle(problem: Problem, contract: Contract) -> str:
@@ -137,6 +172,7 @@ def _compare(
     allowance: np.ndarray,
     options: Options,
     rng: np.random.Generator,
+    clock: Clock,
 ) -> Comparison | Misfit:
     """Compare one gradient with the numerical one, as a whole or by samples and directions, if it can be compared."""
     leaf = function.leaf
@@ -144,19 +180,22 @@ def _compare(
     if unfit:
         return unfit
     analytic = np.asarray(gradient).astype(np.float64)
-    comparison = Comparison(function, analytic, allowance)
+    comparison = Comparison(function, analytic, allowance, clock)
     if leaf.x.size == 0:
         return comparison
-    if options.mode == "elements" or (options.mode == "auto" and leaf.x.size <= SMALL):
-        comparison.check_elements(np.arange(leaf.x.size))
-        if not comparison.wrong.any() and (function.complex_safe or comparison.kinks.sum() > 1):
-            comparison.check_together(rng)
-    else:
-        sampled = sample(leaf.x.shape, function.problem.args, SAMPLED, rng)
-        comparison.check_elements(np.union1d(sampled, np.flatnonzero(~np.isfinite(analytic))[:8]))
-        if not comparison.wrong.any():
-            comparison.check_directions(rng)
+    whole = _whole(leaf, options)
+    unbound = np.flatnonzero(~np.isfinite(analytic))[:8]  # no direction would show them
+    others = np.arange(leaf.x.size) if whole else sample(leaf.x.shape, function.problem.args, SAMPLED, rng)
+    others = np.setdiff1d(others, unbound)
+    if options.max_seconds is not None:  # those for which there is time are to be a random sample
+        others = rng.permutation(others)
+    comparison.check(np.concatenate([unbound, others]), whole, rng)
     return comparison
+
+
+def _whole(leaf: Leaf, options: Options) -> bool:
+    """Return whether every element of an array is to be looked at."""
+    return options.mode == "elements" or (options.mode == "auto" and leaf.x.size <= SMALL)
 
 
 def _report(leaf: Leaf, found: Comparison | Misfit, tolerance: float | None) -> ArgumentReport:
@@ -168,7 +207,7 @@ def _report(leaf: Leaf, found: Comparison | Misfit, tolerance: float | None) -> 
 
 def _with_hint(report: ArgumentReport, found: Comparison | Misfit) -> ArgumentReport:
     """Return the report with the slip that its numbers suggest, if they fail."""
-    if isinstance(found, Misfit) or report.verdict != "fail":
+    if isinstance(found, Misfit) or report.verdict != "fail" or found.time_up:
         return report
     numeric = np.where(found.kinks, np.nan, found.value)
     if found.function.leaf.is_complex:

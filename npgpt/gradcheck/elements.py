@@ -8,6 +8,7 @@ import numpy as np
 
 from .function import Function
 from .numeric import Line, one_sided
+from .progress import Clock, TimeUp
 from .tree import ids_among
 
 MAX_KINKS = 300  # at most so many suspect elements of an array are looked at from both sides
@@ -32,10 +33,18 @@ class Comparison:
     mismatch    the largest difference along one, relative to the gradient along it
     blind       an error whose norm is below this share of the gradient's could have escaped the directions
     notes       what there is to say about wrong elements
+    clock       says how much time there is
+    hurried     whether there was too little of it for all elements that were to be looked at
+    time_up     whether there was too little even for a sample and the directions
+    disagrees   whether a direction did
     """
 
-    def __init__(self, function: Function, analytic: np.ndarray, allowance: np.ndarray) -> None:
+    def __init__(
+        self, function: Function, analytic: np.ndarray, allowance: np.ndarray, clock: Clock | None = None
+    ) -> None:
         self.function, self.analytic, self.allowance = function, analytic, allowance
+        self.clock, self.hurried, self.time_up = clock or Clock(False, None), False, False
+        self.disagrees = False
         self.value, self.error = (np.full(analytic.shape, np.nan) for _ in range(2))
         self.wrong, self.kinks, self.looked_at = (np.zeros(analytic.shape, dtype=bool) for _ in range(3))
         self.directions, self.mismatch, self.blind = 0, 0.0, 0.0
@@ -46,13 +55,44 @@ class Comparison:
         """Return the elements on which a verdict rests: those that were looked at and are not at a kink."""
         return self.looked_at & ~self.kinks
 
+    @property
+    def suspect(self) -> np.ndarray:
+        """Return the elements that differ from the numerical gradient, those that were found to be wrong among them."""
+        with np.errstate(invalid="ignore"):
+            right = np.abs(self.analytic - self.value) <= self.error + self.allowance
+        return self.counted & ~right
+
+    def check(self, indices: np.ndarray, whole: bool, rng: np.random.Generator) -> None:
+        """Look at elements, and if there are others or there was no time for all, along directions through all.
+
+        indices  the elements; the most important first, because there may not be time for all of them
+        whole    whether they are all that there are
+        """
+        # with little time in ever larger parts, so that what looks wrong in one is settled before it is over
+        parts = [indices] if self.clock.max_seconds is None else np.split(indices, 16 * 2 ** np.arange(30))
+        try:
+            for part in parts:
+                self.check_elements(part)
+                self.hurried = not self.looked_at.reshape(-1)[part].all()
+                if self.hurried:
+                    break
+            if self.wrong.any():
+                return
+            if not (whole and self.looked_at.all()):
+                self.check_directions(rng)
+            elif self.function.complex_safe or self.kinks.sum() > 1:
+                self.check_together(rng)
+        except TimeUp:
+            self.time_up = True
+
     def check_elements(self, indices: np.ndarray) -> None:
         """Differentiate by the elements at these flat indices, and mark those that are wrong or at a kink."""
         value, error = self.value.reshape(-1), self.error.reshape(-1)
         flat, allowed = self.analytic.reshape(-1), self.allowance.reshape(-1)
-        for index in indices:
+        for index in self.clock.spend(indices, DIRECTIONS):
             value[index], error[index] = self._derivative(int(index))
-        self.looked_at.reshape(-1)[indices] = True
+            self.looked_at.flat[index] = True
+        indices = indices[self.looked_at.reshape(-1)[indices]]
         with np.errstate(invalid="ignore"):
             right = np.abs(flat[indices] - value[indices]) <= error[indices] + allowed[indices]
         suspects = indices[~right]
@@ -149,6 +189,7 @@ class Comparison:
             mismatch, bar, size = self._mismatch(v)
             if not (math.isfinite(mismatch) and mismatch > bar):
                 break
+            self.disagrees = True
             index = self._bisect(v)
             if not self.looked_at.flat[index]:
                 self.check_elements(np.array([index]))

@@ -19,6 +19,8 @@ class Options:
     dout: Any = None
     strict: bool = False
     conjugate: bool = False
+    progress: bool | None = None
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in ("auto", "elements", "directions"):
@@ -27,3 +29,7 @@ class Options:
             raise ValueError(f"dtype={np.dtype(self.dtype).name} is not float64 or float32")
         if self.tolerance is not None and not self.tolerance >= 0:
             raise ValueError(f"tolerance={self.tolerance} must be at least 0")
+        if self.progress not in (None, True, False):
+            raise ValueError(f"progress={self.progress!r} is not None, True or False")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise ValueError(f"max_seconds={self.max_seconds} must be above 0")

@@ -81,7 +81,9 @@ def _verdict(comparison: Comparison, errors: Errors, tolerance: float | None) ->
     wrong, kinks, looked_at = (int(x.sum()) for x in (comparison.wrong, comparison.kinks, comparison.looked_at))
     if wrong and (tolerance is None or not errors.relative <= tolerance):
         notes = "".join(f"; {note}" for note in comparison.notes[:2])
-        return "fail", f"{wrong} of {looked_at} elements are wrong{notes}"
+        return "fail", f"{wrong} of {looked_at} elements are wrong{_undecided(comparison, wrong)}{notes}"
+    if comparison.time_up:
+        return "inconclusive", _time_up(comparison)
     if not np.isfinite(comparison.value[comparison.counted]).all():
         refused = comparison.function.refused
         overflow = "overflow: the forward is infinite or NaN near these arguments"
@@ -95,6 +97,21 @@ def _verdict(comparison: Comparison, errors: Errors, tolerance: float | None) ->
     if not errors.bar <= WIDE:
         return "inconclusive", "noise: the numerical derivative is too uncertain"
     return "pass", ""
+
+
+def _undecided(comparison: Comparison, wrong: int) -> str:
+    suspects = int(comparison.suspect.sum()) - wrong
+    return f", and {suspects:,} more may be" if comparison.time_up and suspects else ""
+
+
+def _time_up(comparison: Comparison) -> str:
+    """Say how far the check came before its time was over, and what it had seen."""
+    looked_at, suspects = int(comparison.looked_at.sum()), int(comparison.suspect.sum())
+    few = f"{looked_at:,} of {comparison.looked_at.size:,} elements and {comparison.directions} directions"
+    found = f"; {suspects:,} of the elements may be wrong" if suspects else ""
+    if comparison.disagrees:
+        found += "; along a direction the gradient differs from the numerical one"
+    return f"time: max_seconds={comparison.clock.max_seconds:g} was enough for {few}{found}"
 
 
 def _verdict_within(tolerance: float, errors: Errors) -> tuple[str, str]:
@@ -124,8 +141,9 @@ def _escape(comparison: Comparison) -> str:
         return ""
     # if a share s of the elements were wrong, none of n random ones would be with probability (1 - s)^n
     share = 1 - ESCAPE ** (1 / max(looked_at, 1))
+    limit = f"max_seconds={comparison.clock.max_seconds:g}: " if comparison.hurried else ""
     return (
-        f"{looked_at} of {size} elements looked at, and {comparison.directions} directions through all: at 95%, at "
-        f"most {share:.1%} of the elements are wrong, and together by at most {comparison.blind:.0e} of the gradient's "
-        "norm"
+        f"{limit}{looked_at:,} of {size:,} elements looked at, and {comparison.directions} directions through all: "
+        f"at 95%, at most {share:.1%} of the elements are wrong, and together by at most {comparison.blind:.0e} of the "
+        "gradient's norm"
     )

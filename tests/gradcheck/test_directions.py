@@ -42,7 +42,7 @@ def test_a_right_gradient_passes_and_says_what_could_have_escaped(shape):
     assert found.verdict == "pass"
     assert found.size == N
     assert found.checked < 200
-    assert f"{found.checked} of {N} elements looked at" in found.escape
+    assert f"{found.checked} of {N:,} elements looked at" in found.escape
     assert f"{DIRECTIONS} directions through all" in found.escape
 
 
