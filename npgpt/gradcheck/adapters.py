@@ -129,10 +129,10 @@ def check_autograd_function(function: Any, *args: Any, **options: Any) -> Report
 
     def forward(*arrays: Any) -> tuple[Any, Any]:
         def enter(leaf: Any) -> Any:
-            if not isinstance(leaf, np.ndarray | np.floating):
+            if not isinstance(leaf, np.ndarray | np.inexact):
                 return leaf
             tensor = torch.tensor(np.array(leaf))
-            return tensor.requires_grad_() if tensor.is_floating_point() else tensor
+            return tensor.requires_grad_() if tensor.is_floating_point() or tensor.is_complex() else tensor
 
         tensors = [map_leaves(enter, array) for array in arrays]
         out = apply(*tensors)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .complex_report import complex_hint, in_complex_terms
+from .complex_report import complex_hint, convention_hint, in_complex_terms
 from .contract import UNSEEDED, Contract, check_contract
 from .elements import Comparison, sample
 from .function import Function, functions_of
@@ -131,6 +131,8 @@ def _judged(
     clock.finish()
     reports = [_report(*pair, options.tolerance) for pair in zip(problem.leaves, found, strict=True)]
     reports = [_with_hint(*pair) for pair in zip(reports, found, strict=True)]
+    if not problem.real and all_fit:
+        reports = _with_convention(reports, found, matched, dout)
     broken = (*contract.broken, *dtype_errors(problem, gradients))
     # in float32 rounding hides the remainders that the Taylor test needs
     if problem.dtype == np.float32 or not all_fit or not all(np.isfinite(g).all() for g in gradients):
@@ -211,5 +213,16 @@ def _with_hint(report: ArgumentReport, found: Comparison | Misfit) -> ArgumentRe
         return report
     numeric = np.where(found.kinks, np.nan, found.value)
     if found.function.leaf.is_complex:
-        return replace(report, hint=complex_hint(found.analytic, numeric))
+        return replace(report, hint=complex_hint(found.analytic, numeric, found.wrong))
     return replace(report, hint=hint(found.analytic, numeric, found.wrong, found.function.problem.args))
+
+
+def _with_convention(
+    reports: list[ArgumentReport], found: list[Comparison | Misfit], matched: Backward, dout: Any
+) -> list[ArgumentReport]:
+    """Return the reports with the hint that wrong complex gradients are right in the other convention."""
+    parts = [(c.value, c.error + c.allowance, c.counted) for c in found if isinstance(c, Comparison)]
+    if all(report.verdict != "fail" for report in reports):
+        return reports
+    hinted = convention_hint(matched.problem, matched, dout, parts)
+    return [replace(r, hint=hinted) if hinted and r.verdict == "fail" else r for r in reports]

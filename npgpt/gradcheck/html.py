@@ -12,7 +12,8 @@ from .table import header
 STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em; color: #222; max-width: 70em }
 table { border-collapse: collapse } th, td { text-align: left; padding: .3em 1em .3em 0; border-bottom: 1px solid #ddd }
 td { font-family: ui-monospace, monospace } .pass { color: #176d2c } .fail { color: #b3261e }
-.inconclusive { color: #8a5a00 } img { max-width: 100% }"""
+.inconclusive { color: #8a5a00 } img { max-width: 100% }
+.unchecked { border-left: 4px solid #8a5a00; padding-left: 1em } .unchecked h2 { font-size: 1em }"""
 
 
 def page(report: Any) -> str:
@@ -22,13 +23,20 @@ def page(report: Any) -> str:
         f'<tr class="{argument.verdict}">' + "".join(f"<td>{escape(cell)}</td>" for cell in argument.row()) + "</tr>"
         for argument in report.arguments
     )
-    remarks = "".join(f"<p>{escape(remark)}</p>" for remark in report.remarks())
+    remarks = "".join(f"<p>{escape(remark)}</p>" for remark in report.remarks() if remark != report.unseen())
     pictures = "".join(_picture(report, a.name) for a in report.arguments if a.verdict == "fail" and _has_picture(a))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>gradient check: {report.verdict}</title>'
         f'<style>{STYLE}</style><h1 class="{report.verdict}">Gradient check: {report.verdict}</h1>'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{remarks}{pictures}</html>\n"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{remarks}{_unchecked(report)}{pictures}</html>\n"
     )
+
+
+def _unchecked(report: Any) -> str:
+    if not report.not_checked:
+        return ""
+    rows = "".join(f"<li>{escape(str(unchecked))}</li>" for unchecked in report.not_checked)
+    return f'<div class="unchecked"><h2>Not checked</h2><ul>{rows}</ul></div>'
 
 
 def figure(report: Any, argument: str | None = None) -> Any:

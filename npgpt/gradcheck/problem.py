@@ -248,12 +248,13 @@ def _given_cotangent(out: Any, dout: Any, forms: Sequence[str]) -> Any:
     """Return a given dout in the dtypes of out, a complex one as pairs."""
     if not same_structure(out, dout):
         raise ValueError("dout does not have the structure of out")
-    given = iter([leaf for _, leaf in leaves(leaving(dout, forms))])
+    given = zip([leaf for _, leaf in leaves(leaving(dout, forms))], forms, strict=True)
 
     def put(leaf: Any) -> Any:
-        value, array = next(given), np.asarray(leaf)
+        (value, form), array = next(given), np.asarray(leaf)
         if np.shape(value) != array.shape:
-            raise ValueError(f"dout has the shape {np.shape(value)} where out has {array.shape}")
+            shapes = [shape[:-1] if form == "complex" else shape for shape in (np.shape(value), array.shape)]
+            raise ValueError(f"dout has the shape {shapes[0]} where out has {shapes[1]}")
         return np.array(value, array.dtype if array.dtype.kind == "f" else None)[()]
 
     return map_leaves(put, out)

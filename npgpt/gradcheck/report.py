@@ -180,12 +180,16 @@ class Report:
         found += [f"contract: {sentence}" for sentence in self.contract]
         found += [f"note: {sentence}" for sentence in self.notes]
         if self.not_checked:
-            found.append("not checked: " + "; ".join(map(str, self.not_checked)))
+            found.append(self.unseen())
         if self.missed():
-            found.append(f"strict: inconclusive without {', '.join(self.missed())}")
+            found.append(f"strict: inconclusive, because these were not looked at: {', '.join(self.missed())}")
         if self.taylor and (self.taylor_verdict != "pass" or self.verdict != "pass"):
             found.append(f"Taylor test: {self.taylor_verdict}: {self.taylor}")
         return found
+
+    def unseen(self) -> str:
+        """Return the line that names what was not looked at."""
+        return "not checked: " + "; ".join(map(str, self.not_checked))
 
     def to_dict(self) -> dict[str, Any]:
         return {

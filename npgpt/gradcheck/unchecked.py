@@ -60,12 +60,18 @@ def _why(leaf: Any, gradient: Any = None, left_out: bool = False) -> tuple[str, 
     if isinstance(leaf, np.ndarray | np.generic | int):
         kind = np.asarray(leaf).dtype.kind
         if kind in "iub":
-            if gradient is not None and np.asarray(gradient).dtype.kind in "fiuc" and np.any(gradient):
+            if _is_gradient(gradient, leaf):
                 return "a gradient came back for it; make it floats to have that checked", True
             return f"{'booleans' if kind == 'b' else 'integers'} have no gradient", False
         if kind not in "OV":
             return "it holds no floats", False
     return "what it holds is not looked at", True
+
+
+def _is_gradient(gradient: Any, leaf: Any) -> bool:
+    """Return whether something came back for an integer that is neither zero nor the integer itself."""
+    array = np.asarray(gradient)
+    return array.dtype.kind in "fiuc" and bool(np.any(array)) and not np.array_equal(array, leaf)
 
 
 def _kind(leaf: Any) -> str:
