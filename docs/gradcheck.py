@@ -10,7 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.gradcheck import Report, check_adjoint, check_backward, check_float32, check_gradient, check_layer, table
+from npgpt.gradcheck import (
+    Report,
+    check_adjoint,
+    check_backward,
+    check_float32,
+    check_gradient,
+    check_gradient_penalty,
+    check_hessian,
+    check_jvp,
+    check_layer,
+    table,
+)
 from npgpt.gradcheck.table import header
 
 rng = np.random.default_rng(1)
@@ -254,6 +265,74 @@ forward_sum = (lambda v: np.cumsum(v), lambda w: np.cumsum(w[::-1])[::-1])
 for name, adjoint in (("right", forward_sum[1]), ("wrong", forward_sum[0])):
     error = check_adjoint(forward_sum[0], adjoint, np.zeros(10))
     print(f"{name}: {'below 1e-14' if error < 1e-14 else f'{error:.3f}'}")
+
+# --- forward mode and second derivatives
+
+
+def rmsnorm_jvp(tangents: tuple, cache: tuple) -> np.ndarray:
+    (dx, _), (x, rrms, weight) = tangents, cache
+    drrms = -(rrms**3) * (x * dx).mean(axis=-1, keepdims=True)
+    return (dx * rrms + x * drrms) * weight  # the tangent of weight is missing
+
+
+title("forward mode")
+show(check(rmsnorm, rmsnorm_jvp, X, WEIGHT[0], using=check_jvp, backward=rmsnorm_backward))
+
+title("Gauss-Newton for the Hessian")
+SPEEDS = np.array([0.5, 1.0, 2.0, 3.0])
+
+
+def residuals(x: np.ndarray) -> np.ndarray:
+    return x[0] * np.exp(-SPEEDS * x[1]) - [0.7, 0.4, 0.3, 0.1]
+
+
+def jacobian(x: np.ndarray) -> np.ndarray:
+    e = np.exp(-SPEEDS * x[1])
+    return np.stack([e, -x[0] * SPEEDS * e], axis=1)
+
+
+fit = (lambda x: 0.5 * np.sum(residuals(x) ** 2), lambda x: jacobian(x).T @ residuals(x))
+show(check(*fit, np.array([1.2, 0.8]), hessian=lambda x: jacobian(x).T @ jacobian(x), using=check_hessian))
+
+title("a gradient penalty")
+
+
+def critic(x: np.ndarray, w: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, tuple]:
+    hidden = np.tanh(x @ w)
+    return hidden @ v, (x, w, v, hidden)
+
+
+def critic_backward(dout: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    x, w, v, hidden = cache
+    dz = np.outer(dout, v) * (1 - hidden**2)
+    return dz @ w.T, x.T @ dz, hidden.T @ dout
+
+
+def penalty(dx: np.ndarray, dw: np.ndarray, dv: np.ndarray) -> float:
+    return np.mean((np.sqrt(np.sum(dx**2, axis=1)) - 1) ** 2)
+
+
+def penalty_gradient(x: np.ndarray, w: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    hidden = np.tanh(x @ w)
+    dz = v * (1 - hidden**2)
+    dx = dz @ w.T
+    norm = np.sqrt(np.sum(dx**2, axis=1, keepdims=True))
+    ddx = 2 * (norm - 1) / norm * dx / len(x)
+    return ddx.T @ dz, np.sum((ddx @ w) * (1 - hidden**2), axis=0)  # dz moves with w, too
+
+
+arguments = (X, WEIGHT, WEIGHT[0])
+show(
+    check(
+        critic,
+        critic_backward,
+        penalty,
+        penalty_gradient,
+        *arguments,
+        wrt=["w", "v"],
+        using=check_gradient_penalty,
+    )
+)
 
 title("float32 code")
 

@@ -8,7 +8,16 @@ from npgpt.support.version import __version__ as __version__
 if TYPE_CHECKING:
     from npgpt.config import GPTConfig, TrainConfig
     from npgpt.generation.engine import generate
-    from npgpt.gradcheck import check_backward, check_batch_independence, check_causality, numerical_gradient
+    from npgpt.gradcheck import (
+        check_backward,
+        check_batch_independence,
+        check_causality,
+        check_double_backward,
+        check_gradient_penalty,
+        check_hessian,
+        check_jvp,
+        numerical_gradient,
+    )
     from npgpt.models.gpt2 import GPT
     from npgpt.notebook.training import train
     from npgpt.optim import AdamW, Muon
@@ -24,6 +33,10 @@ _HOME = {
     "check_backward": "npgpt.gradcheck",
     "check_batch_independence": "npgpt.gradcheck",
     "check_causality": "npgpt.gradcheck",
+    "check_double_backward": "npgpt.gradcheck",
+    "check_gradient_penalty": "npgpt.gradcheck",
+    "check_hessian": "npgpt.gradcheck",
+    "check_jvp": "npgpt.gradcheck",
     "generate": "npgpt.generation.engine",
     "numerical_gradient": "npgpt.gradcheck",
     "train": "npgpt.notebook.training",
@@ -39,6 +52,10 @@ __all__ = [
     "check_backward",
     "check_batch_independence",
     "check_causality",
+    "check_double_backward",
+    "check_gradient_penalty",
+    "check_hessian",
+    "check_jvp",
     "generate",
     "numerical_gradient",
     "train",

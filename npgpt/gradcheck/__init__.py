@@ -9,6 +9,8 @@ Imports: NumPy alone; matplotlib for pictures and pytest in its plugin, when the
 from .adapters import check_autograd_function, check_gradient, check_layer, check_vjp
 from .check import check_backward
 from .dependence import check_batch_independence, check_causality
+from .hessian import check_double_backward, check_gradient_penalty, check_hessian
+from .jvp import check_jvp
 from .numeric import numerical_gradient
 from .report import ArgumentReport, Report
 from .second import check_adjoint, check_float32
@@ -22,8 +24,12 @@ __all__ = [
     "check_backward",
     "check_batch_independence",
     "check_causality",
+    "check_double_backward",
     "check_float32",
     "check_gradient",
+    "check_gradient_penalty",
+    "check_hessian",
+    "check_jvp",
     "check_layer",
     "check_vjp",
     "numerical_gradient",
