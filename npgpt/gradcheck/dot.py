@@ -10,7 +10,7 @@ from .gradients import Backward, misfit
 from .numeric import EPS, fourth_differences
 from .problem import Leaf
 from .report import ArgumentReport
-from .tangents import CLOSE, CLOSE_SINGLE, Product, Tangents, products
+from .tangents import CLOSE, CLOSE_SINGLE, Product, Tangents, products, put
 from .verdict import WIDE, without_numbers
 
 Terms = tuple[np.ndarray, np.ndarray]  # those of the one inner product, and those of the other
@@ -48,7 +48,8 @@ def symmetry_test(product: Product, rng: np.random.Generator) -> ArgumentReport:
 
     def terms(points: Callable[[], list]) -> Terms:
         def product_with(other: Tangents, along: Tangents) -> np.ndarray:
-            return products(product.given(other), product(along, problem.forward(*points())[1]))
+            weights = put(problem.args, dict(other), keep=False)[0]
+            return products(weights, product(along, problem.forward(*points())[1]))
 
         return product_with(u, v), product_with(v, u)
 

@@ -105,7 +105,7 @@ def check_double_backward(
     own = np.random.default_rng(int(rng.integers(2**63)))
     problem = Problem.pose(forward, args, names, wrt, own, np.dtype(options.get("dtype", np.float64)))
     parts = {"backward": check_backward(forward, backward, *args, wrt=wrt, names=names, rng=rng, **options)}
-    checked = positions(problem)
+    checked, dout = positions(problem), problem.for_backward(problem.given_dout())
 
     def forward_again(dout: Any, *args: Any) -> tuple[Any, Any]:
         cache = forward(*args)[1]
@@ -119,14 +119,14 @@ def check_double_backward(
             raise ValueError(f"double_backward must return one gradient for dout and one per argument, not {got}")
         every = dict(zip(range(len(args)) if len(found) == 1 + len(args) else checked, found[1:], strict=True))
         dargs = [_or_zeros(arg, every.get(i)) if i in checked else None for i, arg in enumerate(problem.args)]
-        return [_or_zeros(problem.dout, found[0]), *dargs]
+        return [_or_zeros(dout, found[0], np.ndarray | np.inexact), *dargs]
 
     if parts["backward"].verdict == "fail":
         return _joined(parts, unseen=["double_backward"])
     parts["double_backward"] = check_backward(
         forward_again,
         backward_again,
-        problem.given_dout(),
+        dout,
         *args,
         wrt=[0, *(1 + i for i in checked)],
         names=["dout", *problem.names],
@@ -299,14 +299,15 @@ def _times(dout: Any, tree: Any) -> Any:
     return map_leaves(lambda leaf: None if leaf is None else dout * np.asarray(leaf), tree)
 
 
-def _or_zeros(arg: Any, gradient: Any) -> Any:
-    """Return a gradient with zeros where it is None; one that does not fit is returned as it is."""
+def _or_zeros(arg: Any, gradient: Any, kinds: Any = np.ndarray) -> Any:
+    """Return a gradient with zeros where it is None and arg has floats of these kinds."""
     if not same_structure(arg, gradient):
         return gradient
     found = leaf_at(arg, gradient)
 
     def fill(leaf: Any) -> Any:
         given = next(found)
-        return np.zeros_like(leaf)[()] if given is None and is_floats(leaf) else given
+        zero = given is None and isinstance(leaf, kinds) and leaf.dtype.kind in "fc"
+        return np.zeros_like(leaf)[()] if zero else given
 
     return map_leaves(fill, arg)

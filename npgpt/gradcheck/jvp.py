@@ -9,15 +9,17 @@ import numpy as np
 
 from .check import check_backward
 from .dot import dot_test, symmetry_test
+from .forms import as_given, joined, leaving
 from .gradients import Backward
 from .problem import Leaf, Problem
 from .report import ArgumentReport, Report
-from .tangents import Product, products, put, tangent_contract, tangent_misfit, used_up
+from .tangents import Product, moved_alone, products, put, tangent_contract, tangent_misfit, used_up
 from .tree import map_leaves
 from .verdict import without_numbers
 
 FEW = 64  # an array of at most so many elements is moved along each of them
 DIRECTIONS = 4  # a larger one is moved along so many random directions
+CONSTANT = ("no gradient came back for it", "numbers are constants here; make it an array to have it checked")
 
 
 def check_jvp(
@@ -37,6 +39,8 @@ def check_jvp(
               itself. Returns the tangent of out, in the structure of out
     backward  the backward of the same forward. With it, `<jvp(v), dout> = <v, backward(dout)>` is checked for each
               argument (the dot test), which needs no differences
+    args      arrays of floats or complex numbers, or dicts, tuples, lists and dataclasses of them. All else is fixed,
+              and so are numbers unless wrt names them
     options   those of check_backward. mode="elements" moves each element of every argument, "directions" moves each
               argument along 4 random directions only, "auto" does the first for arrays of at most 64 elements
 
@@ -61,6 +65,7 @@ def tangent_report(
     rng: np.random.Generator | None = None,
     dtype: Any = np.float64,
     mode: str = "auto",
+    conjugate: bool = False,
     **options: Any,
 ) -> Report:
     """Do what check_jvp does.
@@ -70,17 +75,17 @@ def tangent_report(
     """
     rng = np.random.default_rng(0 if rng is None else rng)
     own = np.random.default_rng(int(rng.integers(2**63)))  # draws nothing that the arguments were drawn as
-    problem = Problem.pose(forward, args, names, wrt, own, np.dtype(dtype))
+    problem = moved_alone(Problem.pose(forward, args, names, wrt, own, np.dtype(dtype), conjugate=conjugate))
     product = Product(subject, problem, jvp)
     labels = (subject, "reference" if backward or symmetric else "numeric")
     unfit = tangent_misfit(product) or used_up(product)
     if unfit:
-        rows = [without_numbers(leaf, "fail", unfit) for leaf in product.leaves]
+        rows = [without_numbers(leaf, "fail", unfit) for leaf in problem.leaves]
         return Report(tuple(rows), labels=labels)
     broken = list(tangent_contract(product, own))
-    paths = [Path.through(leaf, mode, own, problem.dtype) for leaf in product.leaves]
+    paths = [Path.through(leaf, mode, own, problem.dtype) for leaf in problem.leaves]
     report = check_backward(
-        *_as_pair(product, paths),
+        *_as_pair(forward, product, paths),
         *put(problem.args, {path.leaf.number: path.start for path in paths}),
         wrt=wrt,
         names=problem.names,
@@ -93,8 +98,14 @@ def tangent_report(
     rows += dot_test(product, Backward(problem, backward), own) if backward else []
     rows += [symmetry_test(product, own)] if symmetric else []
     broken += [sentence.replace("backward", subject) for sentence in report.contract]
-    notes = (*report.notes, *(path.note for path in paths if path.note))
-    return replace(report, arguments=tuple(rows), contract=tuple(broken), notes=notes, labels=labels)
+    return replace(
+        report,
+        arguments=tuple(rows),
+        contract=tuple(broken),
+        notes=(*report.notes, *(path.note for path in paths if path.note)),
+        not_checked=tuple(replace(item, reason=item.reason.replace(*CONSTANT)) for item in report.not_checked),
+        labels=labels,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +126,21 @@ class Path:
         return cls(leaf, np.asarray(leaf.scale * rng.standard_normal((DIRECTIONS, *leaf.x.shape)), dtype))
 
     @property
-    def start(self) -> np.ndarray:
-        return self.leaf.x if self.along is None else np.ones(len(self.along))
+    def start(self) -> Any:
+        return self.leaf.given if self.along is None else np.ones(len(self.along))
 
-    def point(self, t: np.ndarray) -> np.ndarray:
-        """Return the leaf at t, in its dtype."""
-        return t if self.along is None else np.asarray(self.leaf.x + np.tensordot(t - 1, self.along, 1), t.dtype)
+    def point(self, t: Any) -> Any:
+        """Return the leaf at t, in the form in which it was given and the precision of t."""
+        if self.along is None:
+            return t
+        return as_given(np.asarray(self.leaf.x + np.tensordot(t - 1, self.along, 1), t.dtype), self.leaf.given)
+
+    def gradient(self, slopes: list[float]) -> Any:
+        """Return the derivatives by the elements of t, in its form."""
+        if self.along is not None:
+            return np.array(slopes)
+        pairs = np.reshape(np.array(slopes, np.float64), self.leaf.x.shape)
+        return joined(pairs)[()] if self.leaf.is_complex else pairs
 
     def directions(self, dtype: np.dtype) -> Iterator[np.ndarray]:
         """Yield the direction in which each element of t moves the leaf."""
@@ -140,13 +160,11 @@ class Path:
     def note(self) -> str:
         if self.along is None:
             return ""
-        return (
-            f"{self.leaf.name} is moved along {len(self.along)} random directions, all of its {self.leaf.x.size} "
-            "elements at once"
-        )
+        count, size = len(self.along), np.size(self.leaf.given)
+        return f"{self.leaf.name} is moved along {count} random directions, all of its {size} elements at once"
 
 
-def _as_pair(product: Product, paths: list[Path]) -> tuple[Callable, Callable]:
+def _as_pair(forward: Callable, product: Product, paths: list[Path]) -> tuple[Callable, Callable]:
     """Return a forward of the paths' coordinates, and the backward that jvp makes for it.
 
     jvp along each direction is a column of the Jacobian, and dout times the Jacobian is what a backward returns.
@@ -154,7 +172,7 @@ def _as_pair(product: Product, paths: list[Path]) -> tuple[Callable, Callable]:
     problem = product.problem
     by_number = {path.leaf.number: path for path in paths}
 
-    def forward(*args: Any) -> tuple[Any, Any]:
+    def forward_along(*args: Any) -> tuple[Any, Any]:
         numbers = itertools.count()
         kinds = []
 
@@ -162,19 +180,20 @@ def _as_pair(product: Product, paths: list[Path]) -> tuple[Callable, Callable]:
             path = by_number.get(next(numbers))
             if path is None:
                 return t
-            kinds.append(np.asarray(t).dtype)
+            kinds.append(np.asarray(t).real.dtype)
             return path.point(t)
 
-        out, cache = problem.forward(*(map_leaves(place, arg) for arg in args))
+        out, cache = forward(*(map_leaves(place, arg) for arg in args))
         return out, (kinds, cache)
 
-    def backward(dout: Any, cache: Any) -> list[Any]:
+    def backward_along(dout: Any, cache: Any) -> list[Any]:
         (kind, *_), own = cache
+        weights = leaving(dout, problem.forms, problem.conjugate)
         found = {}
         for path in paths:
             steps = path.directions(kind)
-            slopes = [float(np.sum(products(dout, product.along(path.leaf, v, own)))) for v in steps]
-            found[path.leaf.number] = np.reshape(np.array(slopes, np.float64), path.start.shape)
+            slopes = [float(np.sum(products(weights, product.along(path.leaf, v, own)))) for v in steps]
+            found[path.leaf.number] = path.gradient(slopes)
         return put(problem.args, found, keep=False)
 
-    return forward, backward
+    return forward_along, backward_along

@@ -2,14 +2,15 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from .forms import as_given, split
 from .numeric import EPS, largest
 from .problem import Leaf, Problem, describe
-from .tree import is_tree, leaf_at, leaves, map_leaves, same_structure
+from .tree import leaf_at, leaves, map_leaves, same_structure
 
 Tangents = dict[int, np.ndarray]  # by the numbers of the leaves
 CLOSE = 1e-9  # far above rounding, far below any slip
@@ -24,24 +25,31 @@ class Product:
     problem: Problem
     function: Callable[[Any, Any], Any]
 
-    def __call__(self, tangents: Tangents, cache: Any) -> Any:
-        """Return the tangent of out. Each call gets tangents of its own."""
-        return self.function(self.given(tangents), cache)
+    def __call__(self, tangents: Tangents, cache: Any) -> list[Any]:
+        """Return the tangent of each leaf of out, as pairs if that is complex. Each call gets tangents of its own."""
+        return self.parts(self.function(self.given(tangents), cache))
 
     def given(self, tangents: Tangents) -> Any:
         """Return fresh tangents as jvp takes them: one tree for each checked argument, a single one by itself."""
-        every = put(self.problem.args, {number: v.copy()[()] for number, v in tangents.items()}, keep=False)
+        forms = {leaf.number: leaf.given for leaf in self.problem.leaves}
+        every = put(self.problem.args, {k: as_given(v.copy(), forms[k]) for k, v in tangents.items()}, keep=False)
         trees = tuple(every[position] for position in positions(self.problem))
         return trees[0] if len(trees) == 1 else trees
 
-    @property
-    def leaves(self) -> list[Leaf]:
-        """Return the leaves that have a tangent."""
-        return self.problem.leaves
+    def parts(self, tangent: Any) -> list[Any]:
+        """Return the tangent of each leaf of out in what jvp returned."""
+        problem = self.problem
 
-    def along(self, leaf: Leaf, v: np.ndarray, cache: Any) -> Any:
+        def part(form: str, leaf: Any) -> Any:
+            if form != "complex" or leaf is None:
+                return leaf
+            return split(np.conj(leaf) if problem.conjugate else leaf)
+
+        return [part(*pair) for pair in zip(problem.forms, leaf_at(problem.out, tangent), strict=True)]
+
+    def along(self, leaf: Leaf, v: np.ndarray, cache: Any) -> list[Any]:
         """Return the tangent of out where v is that of one leaf, and the others' are zero."""
-        zeros = {other.number: np.zeros(other.x.shape, v.dtype) for other in self.leaves}
+        zeros = {other.number: np.zeros(other.x.shape, v.dtype) for other in self.problem.leaves}
         return self(zeros | {leaf.number: v}, cache)
 
     def cache(self) -> Any:
@@ -53,13 +61,21 @@ class Product:
         problem = self.problem
         return {
             leaf.number: np.asarray(leaf.scale * rng.standard_normal(leaf.x.shape), problem.dtype)
-            for leaf in self.leaves
+            for leaf in problem.leaves
         }
 
 
+def moved_alone(problem: Problem) -> Problem:
+    """Return the problem with those leaves alone that have a tangent: numbers only if wrt names them, or nothing else.
+
+    For numbers check_backward looks whether a gradient comes back, but nobody can look whether a tangent was used.
+    """
+    return replace(problem, leaves=[leaf for leaf in problem.leaves if not leaf.optional] or problem.leaves)
+
+
 def positions(problem: Problem) -> list[int]:
-    """Return which of the arguments are differentiated."""
-    return problem.chosen
+    """Return which of the arguments have tangents."""
+    return problem.required or problem.chosen
 
 
 def put(args: Sequence[Any], values: dict[int, Any], keep: bool = True) -> list[Any]:
@@ -68,12 +84,15 @@ def put(args: Sequence[Any], values: dict[int, Any], keep: bool = True) -> list[
     return [map_leaves(lambda leaf: values.get(next(numbers), leaf if keep else None), arg) for arg in args]
 
 
-def products(dout: Any, tangent: Any) -> np.ndarray:
-    """Return dout * tangent, flat, in float64, over the outputs that are floats; None is the tangent of others."""
-    pairs = [(a, b) for _, a, b in _floats(dout, tangent) if b is not None]
+def products(dout: Any, parts: Sequence[Any]) -> np.ndarray:
+    """Return dout times the tangents of the leaves of out, flat, in float64, over those that are floats."""
     with np.errstate(all="ignore"):
-        parts = [np.asarray(a, np.float64) * np.asarray(b, np.float64) for a, b in pairs]
-    return np.concatenate([np.ravel(part) for part in parts])
+        found = [
+            np.ravel(np.asarray(weight, np.float64) * np.asarray(part, np.float64))
+            for (_, weight), part in zip(leaves(dout), parts, strict=True)
+            if _is_float(weight) and part is not None
+        ]
+    return np.concatenate(found)
 
 
 def tangent_misfit(product: Product) -> str:
@@ -82,13 +101,13 @@ def tangent_misfit(product: Product) -> str:
     Raises ValueError if it is not even in the structure of out.
     """
     out, subject = product.problem.out, product.subject
-    tangent = product(product.random(np.random.default_rng(0)), product.cache())
+    tangent = product.function(product.given(product.random(np.random.default_rng(0))), product.cache())
     if tangent is None:
         return f"{subject} returned None"
     if not same_structure(out, tangent):
-        got = f"a {type(tangent).__name__} of {len(tangent)}" if is_tree(tangent) else type(tangent).__name__
+        got = f"a {type(tangent).__name__}" + (f" of {len(tangent)}" if isinstance(tangent, tuple | list) else "")
         raise ValueError(f"{subject} must return the tangent of out, in the structure of out, but returned {got}")
-    for name, whole, part in _floats(out, tangent):
+    for name, whole, part in _floats(out, product.parts(tangent)):
         if part is None:
             return f"{subject} returned None for {name}"
         array = np.asarray(part)
@@ -115,7 +134,7 @@ def tangent_contract(product: Product, rng: np.random.Generator) -> Iterator[str
     subject, problem = product.subject, product.problem
     a, b = product.random(rng), product.random(rng)
     cache, given = product.cache(), product.given(a)
-    first = product.function(given, cache)
+    first = product.parts(product.function(given, cache))
     if not _same(given, product.given(a)):
         yield f"{subject} writes into the tangents that it is given"
     single = problem.single
@@ -162,20 +181,20 @@ def _nonlinear(
         scaled = run({number: np.asarray(factor * v, v.dtype) for number, v in a.items()})
         if differ([part / factor for part in scaled], right):
             yield f"{subject} is not linear in the tangents: not for {size} ones"
-    parts = [_flat(problem.out, product.along(leaf, a[leaf.number], cache)) for leaf in product.leaves]
+    parts = [_flat(problem.out, product.along(leaf, a[leaf.number], cache)) for leaf in problem.leaves]
     if differ([np.sum(each, axis=0) for each in zip(*parts, strict=True)], right):
         yield f"{subject} of all tangents together is not the sum of that of each"
 
 
-def _floats(out: Any, tangent: Any) -> list[tuple[str, Any, Any]]:
-    """Return the outputs that are floats, with their names and tangents."""
-    pairs = zip(leaves(out, "out"), leaf_at(out, tangent), strict=True)
+def _floats(out: Any, parts: Sequence[Any]) -> list[tuple[str, Any, Any]]:
+    """Return the leaves of out that are floats, with their names and tangents."""
+    pairs = zip(leaves(out, "out"), parts, strict=True)
     return [(name, whole, part) for (name, whole), part in pairs if _is_float(whole)]
 
 
-def _flat(out: Any, tangent: Any) -> list[np.ndarray]:
-    """Return copies of the tangents of the outputs that are floats, in float64."""
-    return [np.array(part, np.float64) for _, _, part in _floats(out, tangent)]
+def _flat(out: Any, parts: Sequence[Any]) -> list[np.ndarray]:
+    """Return copies of the tangents of the leaves of out that are floats, in float64."""
+    return [np.array(part, np.float64) for _, _, part in _floats(out, parts)]
 
 
 def _same(one: Any, other: Any) -> bool:

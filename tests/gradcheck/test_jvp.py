@@ -409,6 +409,38 @@ def test_a_kink_is_set_aside():
     assert not check_jvp(relu, lambda v, x: v * (x > 0) + 3 * v * (x == 0), at)
 
 
+# --- complex numbers, and numbers that are no arrays
+
+
+def intensity(z):
+    return (z * z.conj()).real, z
+
+
+Z = X + 1j * Y
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "directions"}, {"dtype": np.float32}])
+def test_complex_arguments_and_outputs(options):
+    squared = lambda z: (z * z, z)  # noqa: E731
+    jvp = lambda v, z: 2 * z * v  # noqa: E731
+    assert check_jvp(squared, jvp, Z, backward=lambda dout, z: 2 * z.conj() * dout, **options)
+    assert check_jvp(squared, jvp, Z, backward=lambda dout, z: 2 * z * dout, conjugate=True, **options)
+    assert not check_jvp(squared, jvp, Z, backward=lambda dout, z: 2 * z * dout, **options)
+    assert check_jvp(intensity, lambda v, z: 2 * (z.conj() * v).real, Z, **options)
+    assert not check_jvp(intensity, lambda v, z: 2 * (z * v).real, Z, **options)
+
+
+def test_numbers_are_constants_unless_wrt_names_them():
+    scaled = lambda x, scale: (x * scale, (x, scale))  # noqa: E731
+    report = check_jvp(scaled, lambda v, cache: v * cache[1], X, 1.5)
+    assert report, report
+    assert [(item.name, item.kind) for item in report.not_checked] == [("scale", "float")]
+    assert check_jvp(scaled, lambda v, cache: v * cache[1], X, 1.5, strict=True).verdict == "inconclusive"
+    both = lambda v, cache: v[0] * cache[1] + cache[0] * v[1]  # noqa: E731
+    assert [row.name for row in check_jvp(scaled, both, X, 1.5, wrt=["x", "scale"]).arguments] == ["x", "scale"]
+    assert check_jvp(square, lambda v, x: 2 * x * v, 1.5)
+
+
 # --- sizes
 
 
