@@ -4,6 +4,7 @@ from tests.gradcheck.bugs import (
     activations,
     attention,
     big,
+    branch,
     constants,
     contract,
     convolution,
@@ -26,7 +27,7 @@ from tests.gradcheck.bugs import (
 from tests.gradcheck.example import Example
 
 # what an earlier checker was blind to, or cried wolf at: each file aims at one weakness
-AIMED = (constants, masked, sharp, mixed, small_terms)
+AIMED = (constants, masked, sharp, mixed, small_terms, branch)
 FILES = (
     linear,
     norms,

@@ -3,6 +3,7 @@
 from tests.gradcheck.example import Example
 from tests.gradcheck.nasty import (
     big,
+    branch,
     constants,
     curved,
     forms,
@@ -17,6 +18,6 @@ from tests.gradcheck.nasty import (
 )
 
 # what an earlier checker cried wolf at, or could not judge: each file aims at one weakness
-AIMED = (constants, masked, sharp, mixed, small_terms)
+AIMED = (constants, masked, sharp, mixed, small_terms, branch)
 FILES = (kinks, scale, zeros, curved, forms, unsuited, big, *AIMED)
 NASTY: list[Example] = [example for file in FILES for example in file.NASTY]
