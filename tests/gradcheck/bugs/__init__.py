@@ -17,6 +17,7 @@ from tests.gradcheck.bugs import (
     matrices,
     mixed,
     norms,
+    raises,
     recurrent,
     returns,
     scale,
@@ -27,7 +28,7 @@ from tests.gradcheck.bugs import (
 from tests.gradcheck.example import Example
 
 # what an earlier checker was blind to, or cried wolf at: each file aims at one weakness
-AIMED = (constants, masked, sharp, mixed, small_terms, branch)
+AIMED = (constants, masked, sharp, mixed, small_terms, branch, raises)
 FILES = (
     linear,
     norms,

@@ -390,8 +390,8 @@ angle = partial(
     forward=angle_forward,
     right=angle_backward,
     args=beside_the_cut,
-    rtol=1e-7,
-    step=0.1,
+    rtol=1e-8,
+    step=0.01,
 )
 arccos = partial(
     planted, "arccos near its ends", forward=arccos_forward, right=arccos_backward, args=near_ends, step=1e-9

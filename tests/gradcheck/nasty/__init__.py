@@ -10,6 +10,7 @@ from tests.gradcheck.nasty import (
     kinks,
     masked,
     mixed,
+    raises,
     scale,
     sharp,
     small_terms,
@@ -18,6 +19,6 @@ from tests.gradcheck.nasty import (
 )
 
 # what an earlier checker cried wolf at, or could not judge: each file aims at one weakness
-AIMED = (constants, masked, sharp, mixed, small_terms, branch)
+AIMED = (constants, masked, sharp, mixed, small_terms, branch, raises)
 FILES = (kinks, scale, zeros, curved, forms, unsuited, big, *AIMED)
 NASTY: list[Example] = [example for file in FILES for example in file.NASTY]
