@@ -69,6 +69,12 @@ KNOWN_WRONG_NOW: tuple[str, ...] = (
     "layer and weight decay: small term forgotten",
     "sparse code: small term forgotten",
     "products and correction: small term forgotten",
+    "float32 alone: tanh forgotten",
+    "float32 alone: dweight a tenth too large",
+    "cache: a stack that backward pops",
+    "cache: a key that backward pops",
+    "cache: a generator",
+    "cache: freed by backward",
     "causal scores with -inf",
     "log probabilities of legal actions with -inf",
     "padded logits of inf",
@@ -97,6 +103,8 @@ KNOWN_WRONG_NOW: tuple[str, ...] = (
     "bisection to 1e-8",
     "cube roots to 1e-9",
     "Simpson's rule to 1e-8",
+    "solver that gives up",
+    "float32 alone",
 )
 
 
