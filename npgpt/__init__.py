@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from npgpt.config import GPTConfig, TrainConfig
     from npgpt.generation.engine import generate
     from npgpt.gradcheck import (
+        check_accumulation,
         check_backward,
         check_batch_independence,
         check_causality,
@@ -30,6 +31,7 @@ _HOME = {
     "Muon": "npgpt.optim",
     "Tokenizer": "npgpt.tokenizer",
     "TrainConfig": "npgpt.config",
+    "check_accumulation": "npgpt.gradcheck",
     "check_backward": "npgpt.gradcheck",
     "check_batch_independence": "npgpt.gradcheck",
     "check_causality": "npgpt.gradcheck",
@@ -49,6 +51,7 @@ __all__ = [
     "Muon",
     "Tokenizer",
     "TrainConfig",
+    "check_accumulation",
     "check_backward",
     "check_batch_independence",
     "check_causality",

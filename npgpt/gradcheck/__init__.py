@@ -6,6 +6,7 @@
 Imports: NumPy alone; matplotlib for pictures and pytest in its plugin, when they are used.
 """
 
+from .accumulation import check_accumulation
 from .adapters import check_autograd_function, check_gradient, check_layer, check_vjp
 from .check import check_backward
 from .dependence import check_batch_independence, check_causality
@@ -19,6 +20,7 @@ from .table import table
 __all__ = [
     "ArgumentReport",
     "Report",
+    "check_accumulation",
     "check_adjoint",
     "check_autograd_function",
     "check_backward",

@@ -15,7 +15,8 @@ from .tree import convert, copied, copy_tree, is_floats, leaf_at, leaves, map_le
 
 GRADIENT = "gradient of "  # and the name of an array: the name of its gradient
 OWN = 0.0  # the move that gives each element another value of the same array: within the domain, and right for ids
-SURE = 20  # a change by more than so many times the measured rounding is none
+SURE = 20  # a change beyond so many times the measured rounding is no rounding
+LITTLE = 0.01  # a share of a move that changes rounding, and hardly what depends on the move
 
 Targets = dict[int, np.ndarray]  # what the input leaves are moved to, by their number among all leaves
 
@@ -200,16 +201,18 @@ class Subject:
 
         return [map_leaves(put, arg) for arg in self.args]
 
-    def jiggled(self, targets: Targets, rng: np.random.Generator) -> Targets:
-        """Return targets that differ in their last places, as rounding could make them."""
+    def nearby(self, targets: Targets, share: float, rng: np.random.Generator) -> Targets:
+        """Return what lies a share of the move from the inputs, but for a random hundredth of it."""
+        own = dict(self._input_leaves())
 
-        def jiggle(target: np.ndarray) -> np.ndarray:
+        def between(number: int, target: np.ndarray) -> np.ndarray:
             if target.dtype.kind != "f":
-                return target
-            error = 4 * float(np.finfo(target.dtype).eps) * rng.uniform(-1, 1, target.shape)
-            return np.asarray(target * (1 + error), target.dtype)
+                return target if share else own[number]
+            shares = share + LITTLE * rng.uniform(-1, 1, target.shape)
+            with np.errstate(invalid="ignore"):
+                return np.asarray(own[number] + np.nan_to_num(shares * (target - own[number])), target.dtype)
 
-        return {number: jiggle(target) for number, target in targets.items()}
+        return {number: between(number, target) for number, target in targets.items()}
 
     def _input_leaves(self) -> list[tuple[int, np.ndarray]]:
         every = [(i, leaf) for i, arg in enumerate(self.args) for _, leaf in leaves(arg)]
@@ -221,22 +224,18 @@ class Subject:
         """Return how each result changes where it is watched, if the inputs move.
 
         Rounding explains some last places of a number, and of the largest change anywhere: a sum that contains what
-        has moved is rounded by as much. Where that is not enough, the moved inputs are changed in their last places,
-        and what that changes in the result is rounding too.
+        has moved is rounded by as much. Where that is not enough, the inputs are moved a little less or more: a true
+        dependence hardly changes, and rounding is another.
         """
         after = self.results(self.moved(targets, moved), watched)
         found = {old.name: _change(old, new, watched) for old, new in zip(base, after, strict=True)}
         if not any(change.wrong and change.shape is None for change in found.values()):
             return found
         noise = dict.fromkeys(found, 0.0)
-        for _ in range(3):
-            again = self.results(self.moved(self.jiggled(targets, rng), moved), watched)
-            for one, other in zip(after, again, strict=True):
-                with np.errstate(all="ignore"):
-                    difference = (
-                        np.abs(one.at(watched) - other.at(watched)) if one.array.shape == other.array.shape else 0.0
-                    )
-                noise[one.name] = max(noise[one.name], largest(np.nan_to_num(difference, posinf=0.0)))
+        for share, results in [(0.0, base), (1.0, after)] * 4:
+            near = self.results(self.moved(self.nearby(targets, share, rng), moved), watched)
+            for one, other in zip(results, near, strict=True):
+                noise[one.name] = max(noise[one.name], _distance(one, other, watched))
         return {name: _with_noise(change, SURE * noise[name]) for name, change in found.items()}
 
 
@@ -271,6 +270,13 @@ def _change(old: Result, new: Result, places: np.ndarray) -> Change:
     index = at if old.axis is None else tuple(int(places[i]) if k == old.axis else i for k, i in enumerate(at))
     values = float(new.array[index]), float(old.array[index])
     return Change(float(change[at]), float(allowed[at]), index, *values, scale, judged, alive, gradient=old.gradient)
+
+
+def _distance(one: Result, other: Result, places: np.ndarray) -> float:
+    if one.array.shape != other.array.shape:
+        return 0.0
+    with np.errstate(all="ignore"):
+        return largest(np.nan_to_num(one.at(places) - other.at(places), posinf=0.0, neginf=0.0))
 
 
 def _with_noise(change: Change, noise: float) -> Change:
