@@ -9,6 +9,7 @@ from tests.gradcheck.bugs import (
     contract,
     convolution,
     embedding,
+    few_kinks,
     linear,
     losses,
     margins,
@@ -28,7 +29,7 @@ from tests.gradcheck.bugs import (
 from tests.gradcheck.example import Example
 
 # what an earlier checker was blind to, or cried wolf at: each file aims at one weakness
-AIMED = (constants, masked, sharp, mixed, small_terms, branch, raises)
+AIMED = (constants, masked, sharp, mixed, small_terms, branch, raises, few_kinks)
 FILES = (
     linear,
     norms,

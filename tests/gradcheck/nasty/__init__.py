@@ -6,6 +6,7 @@ from tests.gradcheck.nasty import (
     branch,
     constants,
     curved,
+    few_kinks,
     forms,
     kinks,
     masked,
@@ -19,6 +20,6 @@ from tests.gradcheck.nasty import (
 )
 
 # what an earlier checker cried wolf at, or could not judge: each file aims at one weakness
-AIMED = (constants, masked, sharp, mixed, small_terms, branch, raises)
+AIMED = (constants, masked, sharp, mixed, small_terms, branch, raises, few_kinks)
 FILES = (kinks, scale, zeros, curved, forms, unsuited, big, *AIMED)
 NASTY: list[Example] = [example for file in FILES for example in file.NASTY]
