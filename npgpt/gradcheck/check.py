@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from .complex_report import complex_hint, convention_hint, in_complex_terms
-from .contract import UNSEEDED, Contract, check_contract
+from .conduct import Conduct, Watch, known_noise, widened
+from .contract import check_contract
 from .elements import Comparison, sample
 from .function import Function, functions_of
 from .gradients import Backward, Misfit, dtype_errors, misfit
@@ -42,6 +43,7 @@ def check_backward(
     conjugate: bool = False,
     progress: bool | None = None,
     max_seconds: float | None = None,
+    noise: float = 0.0,
 ) -> Report:
     """Compare a backward pass with numerical derivatives of its forward, each with an error bar of its own.
 
@@ -65,6 +67,8 @@ def check_backward(
     progress   whether to show on standard error how long it will take, after two seconds; by default on a terminal
     max_seconds  how long it may take. If all elements take longer, a random sample of them and directions are looked
                at, and the report says what could have escaped; if even those take longer, it is inconclusive
+    noise      how far forward's outputs may be off, relative to their size, such as 1e-8 for a solver that stops there;
+               what the check measures itself is allowed for anyway
 
     The function differentiated is `sum(dout * out)`. The verdict is "fail" if an element is further from its
     numerical derivative than the error bar, if a gradient has the wrong shape or is missing, or if the backward breaks
@@ -73,7 +77,7 @@ def check_backward(
 
     Raises ValueError or TypeError for a wrt that names nothing, or a backward whose results are not gradients.
     """
-    options = Options(mode, dtype, tolerance, dout, strict, conjugate, progress, max_seconds)
+    options = Options(mode, dtype, tolerance, dout, strict, conjugate, progress, max_seconds, noise)
     return _check(forward, backward, args, options, wrt, names, own_generator(rng))
 
 
@@ -116,12 +120,15 @@ def _judged(
     dout = problem.given_dout()
     all_fit = not any(misfit(*pair) for pair in zip(problem.leaves, gradients, strict=True))
 
-    contract = check_contract(problem, matched) if all_fit else Contract()
-    obstacle = _obstacle(problem, contract)
+    watch = Watch(problem)
+    conduct = watch.conduct()
+    obstacle = _obstacle(problem, conduct)
     if obstacle:
-        return about(_without_numbers(problem, obstacle))
+        return about(_without_numbers(problem, obstacle), conduct.broken, notes=conduct.notes)
 
-    functions = functions_of(problem, contract.writes, rng)
+    contract = check_contract(problem, matched, conduct.relative)
+    known = known_noise(options.noise, watch.first.values)
+    functions = [widened(f, conduct.noise, known) for f in functions_of(problem, conduct.writes, rng)]
     if all_fit:
         allowed = allowances(problem, functions, matched, dout, gradients)
     else:  # the other gradients are held to their error bars alone
@@ -129,20 +136,28 @@ def _judged(
     parts = zip(functions, gradients, allowed, strict=True)
     found = [_compare(*part, options, rng, clock.turn(i)) for i, part in enumerate(parts)]
     clock.finish()
+    later = watch.later(conduct)
+    broken = (*conduct.broken, *contract.broken, *dtype_errors(problem, gradients))
+    notes = conduct.notes + contract.notes
+    if later:
+        return about(_without_numbers(problem, later), broken, notes=notes)
     reports = [_report(*pair, options.tolerance) for pair in zip(problem.leaves, found, strict=True)]
     reports = [_with_hint(*pair) for pair in zip(reports, found, strict=True)]
     if not problem.real and all_fit:
         reports = _with_convention(reports, found, matched, dout)
-    broken = (*contract.broken, *dtype_errors(problem, gradients))
-    # in float32 rounding hides the remainders that the Taylor test needs
-    if problem.dtype == np.float32 or not all_fit or not all(np.isfinite(g).all() for g in gradients):
-        return about(tuple(reports), broken)
+    if not (all_fit and _taylor_can_be_tried(problem, gradients)):
+        return about(tuple(reports), broken, notes=notes)
     try:
         taylor = taylor_test(functions, gradients, rng)
     except TimeUp:
         left_out = f"max_seconds={options.max_seconds:g} left no time for the Taylor test"
-        return about(tuple(reports), broken, notes=(left_out,))
-    return about(tuple(reports), broken, str(taylor), taylor.verdict)
+        return about(tuple(reports), broken, notes=(*notes, left_out))
+    return about(tuple(reports), broken, str(taylor), taylor.verdict, notes=notes)
+
+
+def _taylor_can_be_tried(problem: Problem, gradients: list[Any]) -> bool:
+    # in float32 rounding hides the remainders that the Taylor test needs
+    return problem.dtype != np.float32 and all(np.isfinite(g).all() for g in gradients)
 
 
 def own_generator(rng: np.random.Generator | None) -> np.random.Generator:
@@ -159,13 +174,11 @@ def _without_numbers(problem: Problem, reason: str) -> tuple[ArgumentReport, ...
     return tuple(without_numbers(leaf, "inconclusive", reason) for leaf in problem.leaves)
 
 
-def _obstacle(problem: Problem, contract: Contract) -> str:
+def _obstacle(problem: Problem, conduct: Conduct) -> str:
     """Return why nothing can be said of the gradients, least of all that they are wrong; or nothing."""
     if not math.isfinite(problem.magnitude):
         return "overflow: the forward is infinite or NaN at these arguments"
-    if not contract.deterministic:
-        return UNSEEDED
-    return ""
+    return conduct.obstacle
 
 
 def _compare(

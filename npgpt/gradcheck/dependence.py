@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .check import own_generator
-from .contract import UNSEEDED
+from .conduct import UNSEEDED
 from .moves import GRADIENT, OWN, Change, Result, Subject, Targets, reached
 from .numeric import largest
 from .report import ArgumentReport, Report, Unchecked

@@ -48,10 +48,11 @@ class Function:
         A forward may refuse a point that a coarse step leads to, and take the finer ones.
         """
         numbers = itertools.count()
+        memo: dict[int, Any] = {}
 
         def put(other: Any) -> Any:
             value = x if next(numbers) == self.leaf.number else other
-            return copied(value) if self.writes else value
+            return copied(value, memo) if self.writes else value
 
         args = [map_leaves(put, arg) for arg in self.problem.args]
         try:

@@ -21,6 +21,7 @@ class Options:
     conjugate: bool = False
     progress: bool | None = None
     max_seconds: float | None = None
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.mode not in ("auto", "elements", "directions"):
@@ -33,3 +34,5 @@ class Options:
             raise ValueError(f"progress={self.progress!r} is not None, True or False")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"max_seconds={self.max_seconds} must be above 0")
+        if not 0 <= self.noise < 1:
+            raise ValueError(f"noise={self.noise} must be at least 0 and below 1")

@@ -14,7 +14,7 @@ from .numeric import largest
 from .tree import (
     convert,
     copied,
-    copy_tree,
+    fresh,
     is_complex,
     is_floats,
     is_number,
@@ -88,6 +88,8 @@ class Problem:
     dtype      the dtype in which forward and backward are to run
     single     whether they compute in float32, because of dtype or of their own accord
     magnitude  the size of the function: the sum of |dout * out|
+    conjugate  how complex gradients are written
+    source     forward as it was given
     """
 
     forward: Callable[..., tuple[Any, Any]]
@@ -103,7 +105,8 @@ class Problem:
     dtype: np.dtype
     single: bool
     magnitude: float
-    conjugate: bool = False
+    conjugate: bool
+    source: Callable[..., tuple[Any, Any]]
 
     @classmethod
     def pose(
@@ -127,7 +130,7 @@ class Problem:
         # rounded to dtype first, so that the derivatives in float64 are taken at the very same numbers
         args = [map_leaves(lambda leaf: convert(convert(leaf, dtype), np.float64), arg) for arg in args]
         chosen, required = _chosen(args, wrt, names)
-        result = forward(*map(copy_tree, args))
+        result = forward(*fresh(args))
         if not (isinstance(result, tuple) and len(result) == 2):
             kind = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
             raise TypeError(f"forward must return a pair, (out, cache), but returned {kind}")
@@ -152,6 +155,7 @@ class Problem:
             single,
             float(np.sum(np.abs(weighted(out, dout)))),
             conjugate,
+            forward,
         )
 
     def settled(self, gradients: Sequence[Any]) -> "Problem":
@@ -194,10 +198,11 @@ class Problem:
 
     def copies(self, dtype: Any = None) -> list[Any]:
         """Return fresh arguments; with dtype, the floats among them converted."""
+        memo: dict[int, Any] = {}
 
         def copy(leaf: Any) -> Any:
             floats = dtype is not None and (is_floats(leaf) or is_complex(leaf))
-            return convert(leaf, dtype) if floats else copied(leaf)
+            return convert(leaf, dtype) if floats else copied(leaf, memo)
 
         return [map_leaves(copy, arg) for arg in self.args]
 
@@ -205,10 +210,11 @@ class Problem:
         """Return fresh arguments with move(leaf) in the place of each leaf that is checked."""
         checked = {leaf.number: leaf for leaf in self.leaves}
         numbers = itertools.count()
+        memo: dict[int, Any] = {}
 
         def put(other: Any) -> Any:
             leaf = checked.get(next(numbers))
-            return copied(other) if leaf is None else move(leaf)
+            return copied(other, memo) if leaf is None else np.asarray(move(leaf))
 
         return [map_leaves(put, arg) for arg in self.args]
 

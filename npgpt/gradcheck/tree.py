@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -119,14 +120,42 @@ def convert(leaf: Any, dtype: Any) -> Any:
     return array if isinstance(leaf, np.ndarray) else array[()]
 
 
-def copied(leaf: Any) -> Any:
-    """Return a copy of an array, and anything else as it is."""
-    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+def copied(leaf: Any, memo: dict[int, Any] | None = None) -> Any:
+    """Return a copy of an array, or of an object that holds state, such as a generator; anything else as it is.
+
+    memo  that of copy.deepcopy: what was copied before stays one object
+    """
+    if isinstance(leaf, np.ndarray) and leaf.dtype != object:
+        return leaf.copy()
+    if not _holds_state(leaf):
+        return leaf
+    try:
+        return copy.deepcopy(leaf, memo)
+    except Exception:  # a lock, a file: whatever cannot be copied is shared
+        return leaf
 
 
-def copy_tree(tree: Any) -> Any:
-    """Return the same structure with a copy of each array."""
-    return map_leaves(copied, tree)
+def _holds_state(leaf: Any) -> bool:
+    if isinstance(leaf, np.generic | float | int | complex | str | bytes | type(None) | type):
+        return False
+    # a bare object is a mark that is compared by identity
+    return (
+        not inspect.isroutine(leaf)
+        and not inspect.ismodule(leaf)
+        and getattr(leaf, "__dict__", None) != {}
+        and (type(leaf) is not object)
+    )
+
+
+def copy_tree(tree: Any, memo: dict[int, Any] | None = None) -> Any:
+    """Return the same structure with a copy of each array, and of each object that holds state."""
+    return map_leaves(lambda leaf: copied(leaf, memo), tree)
+
+
+def fresh(args: Iterable[Any], memo: dict[int, Any] | None = None) -> list[Any]:
+    """Return copies of arguments; a generator that is in two of them is one in the copies as well."""
+    memo = {} if memo is None else memo
+    return [copy_tree(arg, memo) for arg in args]
 
 
 def ids_among(args: Iterable[Any]) -> Iterator[np.ndarray]:

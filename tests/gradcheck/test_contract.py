@@ -9,6 +9,7 @@ import pytest
 
 import npgpt.gradcheck.contract
 from npgpt import check_backward
+from npgpt.gradcheck.conduct import Conduct, Watch
 from npgpt.gradcheck.contract import Contract, check_contract
 from npgpt.gradcheck.gradients import Backward
 from npgpt.gradcheck.problem import Problem
@@ -17,7 +18,6 @@ X = np.random.default_rng(7).standard_normal((3, 4))
 W = np.random.default_rng(8).standard_normal(4)
 
 WRITES_ARGUMENTS = "forward writes into its arguments"
-DIFFERS = "two calls of forward differ: seed what is random in it"
 WRITES_DOUT = "backward writes into dout"
 WRITES_INPUTS = "backward writes into the arguments of forward"
 WRITES_CACHE = "backward writes into the cache"
@@ -203,60 +203,64 @@ def test_each_sentence_is_provoked_by_its_slip(make, sentence):
     assert f"contract: {sentence}" in str(report)
 
 
-def test_an_unseeded_forward_is_inconclusive_and_not_failed():
-    report = check_backward(*unseeded(), X)
-    assert report.verdict == "inconclusive"
-    assert report.arguments[0].reason == DIFFERS
-
-
-def found_of(make):
-    """Return what check_contract finds of a pair."""
+def posed(make):
+    """Return the problem of a pair, and its backward."""
     forward, backward = make()
     problem = Problem.pose(forward, (X,), None, None, np.random.default_rng(0), np.dtype(np.float64))
-    return check_contract(problem, Backward(problem, backward))
+    return problem, Backward(problem, backward)
 
 
 def test_the_contract_says_what_the_check_must_know_without_words():
+    def found_of(make):
+        problem, backward = posed(make)
+        return check_contract(problem, backward)
+
+    def conduct_of(make):
+        problem, _ = posed(make)
+        return Watch(problem).conduct()
+
     assert found_of(lambda: (square, right)) == Contract()
     assert found_of(writes_dout) == Contract(broken=(WRITES_DOUT,))
-    in_place = found_of(forward_in_place)
+    assert not conduct_of(writes_dout).writes
+    in_place = conduct_of(forward_in_place)
     assert in_place.writes
-    assert in_place.deterministic
     assert in_place.broken == (WRITES_ARGUMENTS,)
-    random = found_of(unseeded)
+    assert not in_place.obstacle
+    random = conduct_of(unseeded)
     assert not random.writes
-    assert not random.deterministic
-    assert DIFFERS not in random.broken  # it is no breach of backward's, and the check says it in another place
+    assert random.obstacle
+    assert not random.broken  # it is no breach of backward's, and the check says it in another place
 
 
-def test_a_forward_that_is_random_is_inconclusive_whatever_the_sentence_says(monkeypatch):
-    monkeypatch.setattr("npgpt.gradcheck.check.UNSEEDED", "no derivative")
-    report = check_backward(*unseeded(), X)
-    assert report.verdict == "inconclusive"
-    assert report.arguments[0].reason == "no derivative"
-    assert report.contract == ()
+@pytest.mark.parametrize(
+    ("conduct", "verdict"),
+    [
+        ({}, "pass"),
+        ({"broken": ("anything",)}, "fail"),
+        ({"obstacle": "anything"}, "inconclusive"),
+        ({"notes": ("anything",)}, "pass"),
+    ],
+)
+def test_the_verdict_follows_from_what_was_seen_of_forward(monkeypatch, conduct, verdict):
+    monkeypatch.setattr("npgpt.gradcheck.check.Watch.conduct", lambda self: Conduct(**conduct))
+    assert check_backward(square, right, X).verdict == verdict
 
 
 @pytest.mark.parametrize(
     ("contract", "verdict"),
-    [
-        (Contract(), "pass"),
-        (Contract(broken=(DIFFERS,)), "fail"),  # this sentence, too, decides nothing by its words
-        (Contract(broken=("anything",)), "fail"),
-        (Contract(deterministic=False), "inconclusive"),
-        (Contract(broken=("anything",), deterministic=False), "inconclusive"),
-    ],
+    [(Contract(), "pass"), (Contract(broken=("anything",)), "fail"), (Contract(notes=("anything",)), "pass")],
 )
 def test_the_verdict_follows_from_the_fields_of_the_contract(monkeypatch, contract, verdict):
-    monkeypatch.setattr("npgpt.gradcheck.check.check_contract", lambda problem, backward: contract)
+    monkeypatch.setattr("npgpt.gradcheck.check.check_contract", lambda *args: contract)
     assert check_backward(square, right, X).verdict == verdict
 
 
 def test_every_sentence_of_the_contract_is_tested():
+    """Those that quote an exception are tested in test_raises.py."""
     source = Path(npgpt.gradcheck.contract.__file__).read_text(encoding="utf-8")
-    sentences = re.findall(r'(?:yield f?|UNSEEDED = |broken = \[)"([^"]+)"', source)
-    tested = {sentence for _, sentence in SLIPS} | {DIFFERS}
-    assert len(sentences) == 13  # with the one for large and small
+    sentences = [s for s in re.findall(r'yield f?"([^"]+)"', source) if " raises " not in s]
+    tested = {sentence for _, sentence in SLIPS}
+    assert len(sentences) == 11  # with the one for large and small
     for sentence in sentences:
         assert [s for s in tested if re.fullmatch(re.escape(sentence).replace(r"\{size\}", "(large|small)"), s)]
 

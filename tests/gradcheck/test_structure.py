@@ -61,7 +61,7 @@ def test_what_a_check_has_found_out_is_not_changed_later():
         (problem.leaves[0], "x"),
         (function, "noise"),
         (function, "writes"),
-        (Contract(), "deterministic"),
+        (Contract(), "broken"),
     ):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(thing, field, None)

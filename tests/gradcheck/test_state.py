@@ -1,0 +1,315 @@
+"""State and noise: what a forward keeps, draws or rounds anew is a remark; what changes its output never passes."""
+
+import random
+
+import numpy as np
+import pytest
+
+from npgpt import check_backward
+
+RNG = np.random.default_rng(7)
+X = RNG.standard_normal((5, 3))
+GAIN, SHIFT = RNG.standard_normal(3), RNG.standard_normal(3)
+
+
+def notes(report):
+    return "\n".join(report.notes)
+
+
+def twice(factor=2.0):
+    return lambda dout, x: factor * dout * x
+
+
+# --- generators among the arguments
+
+
+def dropout(x, rng):
+    mask = rng.random(x.shape) < 0.5
+    return 2 * x * mask, mask
+
+
+class Settings:
+    def __init__(self, rng):
+        self.rng, self.keep = rng, 0.5
+
+
+DROPOUTS = {
+    "a Generator": (dropout, np.random.default_rng(3)),
+    "a RandomState": (lambda x, rng: dropout_of(x, rng.random_sample(x.shape)), np.random.RandomState(3)),
+    "one of Python's": (
+        lambda x, rng: dropout_of(x, np.array([rng.random() for _ in range(x.size)]).reshape(x.shape)),
+        random.Random(3),
+    ),
+    "in a dict": (lambda x, p: dropout(x, p["rng"]), {"rng": np.random.default_rng(3), "p": 0.5}),
+    "in an object": (lambda x, settings: dropout(x, settings.rng), Settings(np.random.default_rng(3))),
+    "in a dict in a list": (lambda x, many: dropout(x, many[1]["rng"]), [0.5, {"rng": np.random.default_rng(3)}]),
+}
+
+
+def dropout_of(x, uniform):
+    mask = uniform < 0.5
+    return 2 * x * mask, mask
+
+
+@pytest.mark.parametrize("name", DROPOUTS)
+@pytest.mark.parametrize(("factor", "verdict"), [(2.0, "pass"), (1.0, "fail")])
+def test_dropout_from_a_generator_among_the_arguments_is_judged(name, factor, verdict):
+    forward, source = DROPOUTS[name]
+    report = check_backward(forward, lambda d, mask: (factor * d * mask, None), X, source)
+    assert report.verdict == verdict, str(report)
+    assert "forward draws from" in notes(report)
+
+
+def test_the_generator_of_the_caller_is_left_as_it_is():
+    rng = np.random.default_rng(3)
+    check_backward(dropout, lambda d, mask: 2 * d * mask, X, rng)
+    assert rng.random() == np.random.default_rng(3).random()
+
+
+def test_a_generator_that_is_two_arguments_is_one_in_each_copy():
+    rng = np.random.default_rng(3)
+    same = []
+
+    def forward(x, one, other):
+        same.append(one is other["rng"])
+        return dropout(x, one)
+
+    assert check_backward(forward, lambda d, mask: (2 * d * mask, None, None), X, rng, {"rng": rng})
+    assert all(same)
+
+
+def test_a_mark_that_is_compared_by_identity_stays_itself():
+    mark = object()
+
+    def forward(x, mode):
+        return (x * x if mode is mark else x), x
+
+    assert check_backward(forward, lambda d, x: (2 * d * x, None), X, mark)
+
+
+# --- randomness that cannot be repeated
+
+
+def from_numpy(x):
+    return dropout_of(x, np.random.random(x.shape))  # noqa: NPY002
+
+
+def from_python(x):
+    return dropout_of(x, np.array([random.random() for _ in range(x.size)]).reshape(x.shape))
+
+
+HIDDEN = np.random.default_rng(4)
+
+
+def from_module(x):
+    return dropout(x, HIDDEN)
+
+
+def from_closure():
+    generator = np.random.default_rng(4)
+    return lambda x: dropout(x, generator)
+
+
+def from_a_bound_method():
+    draw = np.random.default_rng(4).random
+    return lambda x: dropout_of(x, draw(x.shape))
+
+
+class Layer:
+    def __init__(self):
+        self.rng, self.count, self.mean, self.out = np.random.default_rng(4), 0, np.zeros(3), np.zeros(X.shape)
+
+    def drop(self, x):
+        return dropout(x, self.rng)
+
+    def counted(self, x):
+        self.count += 1
+        return x * self.count, self.count
+
+    def momentum(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(axis=0)
+        return (x - self.mean) ** 2, x - self.mean
+
+    def statistics(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(axis=0)
+        return x * x, x
+
+    def late(self, x):
+        self.count += 1
+        return (x * x if self.count < 40 else x * x + 1), x
+
+    def random_in_one_buffer(self, x):
+        mask = self.rng.random(x.shape) < 0.5
+        np.multiply(x, 2 * mask, out=self.out)
+        return self.out, mask
+
+    def one_buffer(self, x):
+        if np.iscomplexobj(x):
+            return x * x, x
+        np.multiply(x, x, out=self.out)
+        return self.out, x
+
+
+UNSEEDED = {
+    "NumPy's": (from_numpy, "NumPy's global generator (np.random)"),
+    "Python's": (from_python, "Python's global generator (random)"),
+    "the module's": (from_module, "HIDDEN"),
+    "a closure's": (from_closure(), "generator"),
+    "a bound method": (from_a_bound_method(), "draw"),
+    "an attribute": (Layer().drop, "self.rng"),
+    "an attribute, into one buffer": (Layer().random_in_one_buffer, "self.rng"),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEDED)
+def test_unseeded_dropout_is_inconclusive_and_its_generator_named(name):
+    forward, source = UNSEEDED[name]
+    report = check_backward(forward, lambda d, mask: 2 * d * mask, X)
+    assert report.verdict == "inconclusive", str(report)
+    assert report.arguments[0].reason.endswith(f"it draws from {source}")
+
+
+# --- state that changes the output
+
+
+def momentum_in_a_dict(x, p):
+    p["m"] = 0.9 * p["m"] + 0.1 * x.mean(axis=0)
+    return (x - p["m"]) ** 2, x - p["m"]
+
+
+def momentum_backward(dout, centred):
+    d = 2 * dout * centred
+    return d - 0.1 * d.mean(axis=0)
+
+
+def counted_in_a_dict(x, p):
+    p["t"] += 1
+    return x * p["t"], p["t"]
+
+
+def tiny_drift():
+    steps = [0]
+
+    def forward(x):
+        steps[0] += 1
+        return x * (1 + 1e-11 * steps[0]), x
+
+    return forward
+
+
+KEPT = {
+    "a counter of an object": (Layer().counted, lambda d, t: d * t, (), "self.count"),
+    "a mean that is used at once": (Layer().momentum, momentum_backward, (), "self.mean"),
+    "such a mean in a dict": (
+        momentum_in_a_dict,
+        lambda d, c: (momentum_backward(d, c), None),
+        ({"m": SHIFT},),
+        "['m']",
+    ),
+    "a counter in a dict": (counted_in_a_dict, lambda d, t: (d * t, None), ({"t": 0},), "['t'] (from 0 to 1)"),
+    "a counter that shows late": (Layer().late, twice(), (), "self.count"),
+    "a counter that hardly shows": (tiny_drift(), lambda d, x: d, (), "steps[0]"),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_state_that_changes_the_output_does_not_pass_and_is_named(name):
+    forward, backward, more, kept = KEPT[name]
+    report = check_backward(forward, backward, X, *more, wrt=["x"])
+    assert report.verdict == "inconclusive", str(report)
+    assert kept in report.arguments[0].reason
+
+
+# --- state that does not
+
+
+def test_statistics_that_an_object_keeps_are_a_note_with_their_size():
+    layer = Layer()
+    report = check_backward(layer.statistics, twice(), X)
+    assert report.verdict == "pass"
+    assert "self.mean (by up to 0.0" in notes(report)
+    assert not check_backward(layer.statistics, twice(2.001), X)
+
+
+def test_an_output_in_one_buffer_is_a_note():
+    report = check_backward(Layer().one_buffer, twice(), X)
+    assert report.verdict == "pass"
+    assert "the same array each time" in notes(report)
+    assert check_backward(Layer().one_buffer, twice(2.1), X).verdict == "fail"
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.01, "fail")])
+def test_outputs_that_are_the_arguments_or_the_caches_own_array(factor, verdict):
+    assert check_backward(lambda x: (x, x), lambda d, x: factor * d, X).verdict == verdict
+
+    def sigmoid(x):
+        out = 1 / (1 + np.exp(-x))
+        return out, out
+
+    assert check_backward(sigmoid, lambda d, out: factor * d * out * (1 - out), X).verdict == verdict
+
+
+# --- noise
+
+
+def shuffled_sum(x):
+    total = 0.0
+    for value in np.random.permutation(x.ravel()):  # noqa: NPY002
+        total = total + value**3
+    return np.asarray(total), x
+
+
+def shuffled_product():
+    rng = np.random.default_rng(5)
+
+    def forward(x, w):
+        order = rng.permutation(x.shape[1])
+        return np.tanh(x[:, order] @ w[order]), (x, w, np.tanh(x @ w))
+
+    return forward
+
+
+def product_backward(dout, cache):
+    x, w, out = cache
+    d = dout * (1 - out * out)
+    return d @ w.T, x.T @ d
+
+
+def test_sums_in_another_order_each_time_are_judged_and_their_noise_is_told():
+    x = RNG.standard_normal((20, 2))
+    report = check_backward(shuffled_sum, lambda d, x: 3 * d * x * x, x)
+    assert report.verdict == "pass", str(report)
+    assert "differ from call to call by up to" in notes(report)
+    assert check_backward(shuffled_sum, lambda d, x: 3.001 * d * x * x, x).verdict == "fail"
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.001, "fail")])
+def test_a_product_in_another_order_each_time(factor, verdict):
+    x, w = RNG.standard_normal((6, 40)), RNG.standard_normal((40, 3)) / 6
+
+    def backward(dout, cache):
+        dx, dw = product_backward(dout, cache)
+        return dx, factor * dw
+
+    assert check_backward(shuffled_product(), backward, x, w).verdict == verdict
+
+
+def test_noise_widens_the_error_bars_by_hand():
+    def forward(x):
+        return np.sqrt(x), x
+
+    x = np.abs(X) + 1
+    exact = check_backward(forward, lambda d, x: d / (2 * np.sqrt(x)), x)
+    wide = check_backward(forward, lambda d, x: d / (2 * np.sqrt(x)), x, noise=1e-8)
+    assert exact.verdict == wide.verdict == "pass"
+    assert exact.error_bar < 1e-11
+    assert 1e-9 < wide.error_bar < 1e-4
+    slip = check_backward(forward, lambda d, x: 1.000001 * d / (2 * np.sqrt(x)), x)
+    assert slip.verdict == "fail"  # a millionth is far outside of the exact bars, and within the wide ones
+    assert check_backward(forward, lambda d, x: 1.01 * d / (2 * np.sqrt(x)), x, noise=1e-8).verdict == "fail"
+
+
+@pytest.mark.parametrize("noise", [-1e-9, 1.0, np.nan])
+def test_a_noise_that_is_none(noise):
+    with pytest.raises(ValueError, match="noise="):
+        check_backward(lambda x: (x, None), lambda d, _: d, X, noise=noise)
