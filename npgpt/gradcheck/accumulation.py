@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .check import own_generator
-from .contract import UNSEEDED
+from .conduct import UNSEEDED
 from .numeric import EPS, largest
 from .report import ArgumentReport, Report
 from .tree import convert, copy_tree, is_floats, leaves, map_leaves
