@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .complex_report import complex_hint, convention_hint, in_complex_terms
-from .conduct import Conduct, Watch, known_noise, widened
+from .conduct import Conduct, Watch, known_noise, widened, with_state, without_settings
 from .contract import check_contract
 from .elements import Comparison, sample
 from .function import Function, functions_of
@@ -93,7 +93,9 @@ def _check(
     with Clock(options.progress, options.max_seconds) as clock:
         dtype = np.dtype(options.dtype)
         problem = Problem.pose(forward, args, names, wrt, rng, dtype, options.dout, options.conjugate)
+        problem = with_state(problem) if wrt is None else problem
         trees = Backward(problem, backward).trees(problem.copies(dtype), problem.given_dout())
+        problem = without_settings(problem, trees)
         problem = problem.settled(Backward(problem, backward).of_leaves(trees))
         unseen = unchecked(problem, trees, wrt is not None)
         about = partial(Report, tolerance=options.tolerance, not_checked=unseen, strict=options.strict)

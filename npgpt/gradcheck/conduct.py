@@ -1,6 +1,7 @@
 """What forward does besides returning its output: it may draw random numbers, update statistics, or be noisy."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from .function import Function
 from .numeric import largest
-from .problem import Problem, describe, weighted
+from .problem import Leaf, Problem, describe, weighted
 from .progress import TimeUp
 from .state import Change, arrays, changes, generators, global_generators, held_by, same, snapshot, some
 from .tree import fresh, is_floats, leaves, map_leaves
@@ -66,10 +67,10 @@ class Call:
 class Watch:
     """A forward under observation."""
 
-    def __init__(self, problem: Problem) -> None:
-        """Run forward once."""
+    def __init__(self, problem: Problem, args: list[Any] | None = None) -> None:
+        """Run forward once, on fresh arguments unless they are given."""
         self.problem = problem
-        self.first = self.call(problem.copies())
+        self.first = self.call(problem.copies() if args is None else args)
 
     def call(self, args: list[Any]) -> Call:
         among, elsewhere, objects = self._among(args), self._elsewhere(), dict(self._named(args))
@@ -191,6 +192,28 @@ class Watch:
 
     def _elsewhere(self) -> dict[str, Any]:
         return snapshot(held_by(self.problem.source, "forward")) | global_generators()
+
+
+def with_state(problem: Problem) -> Problem:
+    """Return the problem with those leaves optional that forward updates, for they may be running statistics.
+
+    Nor need there be a gradient of an argument that holds a setting such as "train".
+    """
+    args = problem.copies()
+    updated = {change.name for change in Watch(problem, args).first.inside}
+    settings = {i for i, arg in enumerate(args) if any(isinstance(leaf, str) for _, leaf in leaves(arg))}
+    found = [replace(leaf, optional=leaf.optional or leaf.name in updated) for leaf in problem.leaves]
+    due = {leaf.position for leaf in found if not leaf.optional} - settings
+    return replace(problem, leaves=found, required=[i for i in problem.required if i in due])
+
+
+def without_settings(problem: Problem, trees: Sequence[Any]) -> Problem:
+    """Return the problem with all leaves optional of an argument that needs no gradient and has none."""
+
+    def spared(leaf: Leaf) -> bool:
+        return leaf.position not in problem.required and trees[leaf.position] is None
+
+    return replace(problem, leaves=[replace(leaf, optional=leaf.optional or spared(leaf)) for leaf in problem.leaves])
 
 
 def widened(function: Function, measured: np.ndarray | None, known: np.ndarray | None) -> Function:

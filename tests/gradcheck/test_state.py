@@ -169,6 +169,144 @@ def test_unseeded_dropout_is_inconclusive_and_its_generator_named(name):
     assert report.arguments[0].reason.endswith(f"it draws from {source}")
 
 
+# --- running statistics among the arguments
+
+
+def batch_norm(x, gain, shift, p):
+    """The function of the course CS231n: in training it updates the averages, afterwards it uses them."""
+    mean, var = p.get("mean", np.zeros(x.shape[1])), p.get("var", np.zeros(x.shape[1]))
+    if p["mode"] == "train":
+        centred = x - x.mean(axis=0)
+        mean = 0.9 * mean + 0.1 * x.mean(axis=0)
+        var = 0.9 * var + 0.1 * (centred * centred).mean(axis=0)
+        inverse = 1 / np.sqrt((centred * centred).mean(axis=0) + p["eps"])
+    else:
+        centred, inverse = x - mean, 1 / np.sqrt(var + p["eps"])
+    p["mean"], p["var"] = mean, var
+    return gain * centred * inverse + shift, (centred * inverse, gain, inverse, p["mode"])
+
+
+def batch_norm_backward(dout, cache):
+    normal, gain, inverse, mode = cache
+    d = dout * gain
+    if mode == "train":
+        d = d - d.mean(axis=0) - normal * (d * normal).mean(axis=0)
+    return d * inverse, (dout * normal).sum(axis=0), dout.sum(axis=0)
+
+
+def parameters(mode, statistics=True):
+    averages = {"mean": np.zeros(3), "var": np.ones(3)} if statistics else {}
+    return {"mode": mode, "eps": 1e-5} | averages
+
+
+@pytest.mark.parametrize("p", [parameters("train"), parameters("train", False), parameters("test")])
+@pytest.mark.parametrize("more", [(), (None,)], ids=["3 gradients", "and None"])
+def test_running_statistics_in_a_dict(p, more):
+    given = {key: np.array(value) for key, value in p.items()}
+    report = check_backward(batch_norm, lambda d, c: (*batch_norm_backward(d, c), *more), X, GAIN, SHIFT, p)
+    assert report.verdict == "pass", str(report)
+    assert [argument.name for argument in report.arguments] == ["x", "gain", "shift"]
+    assert ("p['mean']" in notes(report)) == (p["mode"] == "train")
+    assert p.keys() == given.keys()
+    assert all(np.array_equal(p[key], given[key]) for key in p)
+
+    def slip(dout, cache):
+        dx, dgain, dshift = batch_norm_backward(dout, cache)
+        return dx, 1.001 * dgain, dshift, *more
+
+    verdicts = [a.verdict for a in check_backward(batch_norm, slip, X, GAIN, SHIFT, p).arguments]
+    assert verdicts == ["pass", "fail", "pass"]
+
+
+def normalized(x, mean):
+    mean *= 0.9
+    mean += 0.1 * x.mean(axis=0)
+    return (x - x.mean(axis=0)) ** 2, x - x.mean(axis=0)
+
+
+def normalized_backward(dout, centred):
+    d = 2 * dout * centred
+    return d - d.mean(axis=0)
+
+
+@pytest.mark.parametrize("more", [(), (None,)], ids=["1 gradient", "and None"])
+@pytest.mark.parametrize("wrt", [None, ["x"]])
+def test_running_statistics_in_an_array_that_is_written(more, wrt):
+    def backward(dout, centred):
+        d = normalized_backward(dout, centred)
+        return (d, *more) if more else d
+
+    report = check_backward(normalized, backward, X, np.zeros(3), wrt=wrt)
+    assert report.verdict == "pass", str(report)
+    assert "forward updates mean (by up to" in notes(report)
+
+
+def test_running_statistics_beside_parameters():
+    def forward(x, p):
+        p["mean"] = 0.9 * p["mean"] + 0.1 * x.mean(axis=0)
+        return x * p["gain"], (x, p["gain"])
+
+    def backward(dout, cache):
+        x, gain = cache
+        return dout * gain, {"gain": (dout * x).sum(axis=0), "mean": None}
+
+    report = check_backward(forward, backward, X, {"gain": GAIN, "mean": np.zeros(3)})
+    assert report.verdict == "pass", str(report)
+    assert [argument.name for argument in report.arguments] == ["x", "p['gain']"]
+    missing = check_backward(forward, lambda d, c: (d * c[1], {"mean": None}), X, {"gain": GAIN, "mean": np.zeros(3)})
+    assert missing.verdict == "fail"
+
+
+def test_a_parameter_beside_a_text_needs_its_gradient_if_another_has_one():
+    def forward(x, p):
+        return x * p["gain"] + p["shift"], (x, p["gain"])
+
+    report = check_backward(
+        forward,
+        lambda d, c: (d * c[1], {"gain": (d * c[0]).sum(axis=0), "shift": None, "name": None}),
+        *(X, {"gain": GAIN, "shift": SHIFT, "name": "scale"}),
+    )
+    assert report.verdict == "fail"
+
+
+def in_place_relu(x, w):
+    np.maximum(x, 0, out=x)
+    return x * w, (x.copy(), w)
+
+
+def weights_renewed(x, p):
+    p["w"] = p["w"] / np.linalg.norm(p["w"])
+    return x * p["w"], (x, p["w"])
+
+
+@pytest.mark.parametrize("wrt", [None, ["w"]])
+def test_an_input_that_is_written_is_no_state(wrt):
+    report = check_backward(
+        in_place_relu, lambda d, c: (d * c[1] * (c[0] > 0), (d * c[0]).sum(axis=0)), X, GAIN, wrt=wrt
+    )
+    assert "forward writes into its arguments" in report.contract
+
+
+def test_weights_that_are_renewed_in_their_dict_are_no_state():
+    report = check_backward(weights_renewed, lambda d, c: (d * c[1], {"w": (d * c[0]).sum(axis=0)}), X, {"w": GAIN})
+    assert "forward writes into its arguments" in report.contract
+
+
+def test_ids_that_are_written_are_no_state():
+    def forward(x, batch):
+        batch["ids"] %= len(x)
+        return x[batch["ids"]], (batch["ids"].copy(), x.shape)
+
+    def backward(dout, cache):
+        ids, shape = cache
+        dx = np.zeros(shape)
+        np.add.at(dx, ids, dout)
+        return dx, None
+
+    report = check_backward(forward, backward, X, {"ids": np.array([1, 7, 3])})
+    assert report.contract == ("forward writes into its arguments",)
+
+
 # --- state that changes the output
 
 
