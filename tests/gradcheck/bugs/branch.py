@@ -177,6 +177,8 @@ def kepler_backward(dout, cache, slip=""):
     d = dout / (1 - eccentricity * np.cos(anomaly))
     if slip == "derivative of the equation forgotten":
         d = dout
+    if slip == "a millionth too large":
+        d = (1 + 1e-6) * d
     return d, d * (np.cos(anomaly) if slip == "cosine for sine" else np.sin(anomaly))
 
 
@@ -201,9 +203,9 @@ def fixed_point_backward(dout, cache, slip=""):
     d = slope * (np.linalg.inv(np.eye(len(z)) - jacobian).T @ dout)
     if slip == "through the last iteration alone":
         d = slope * dout
-    if slip == "through the last three iterations":
+    if slip.startswith("through the last") and slip.endswith("iterations"):
         v = dout
-        for _ in range(2):
+        for _ in range(2 if "three" in slip else 4):
             v = dout + jacobian.T @ v
         d = slope * v
     return np.outer(d, z), d
@@ -243,6 +245,8 @@ def sinkhorn_backward(dout, plan, slip=""):
     a, b = solved[:n], np.append(solved[n:], 0)
     if slip == "columns' marginals taken as free":
         a, b = weighted.sum(axis=1) / plan.sum(axis=1), 0 * b
+    if slip == "multipliers a ten-thousandth too large":
+        a = 1.0001 * a
     return plan * (a[:, None] + b) - weighted
 
 
@@ -438,11 +442,14 @@ BUGS = [
     sinc("second term forgotten", called="a lost term"),
     kepler("derivative of the equation forgotten"),
     kepler("cosine for sine"),
+    kepler("a millionth too large", called="a factor"),
     fixed_point("Jacobian not transposed"),
     fixed_point("through the last iteration alone"),
     fixed_point("through the last three iterations"),
+    fixed_point("through the last five iterations"),
     sinkhorn("marginals taken as free", called="a lost term"),
     sinkhorn("columns' marginals taken as free", called="a lost term"),
+    sinkhorn("multipliers a ten-thousandth too large"),
     cg("dmatrix not made symmetric"),
     cg("sign of dmatrix", called="the sign"),
     cg("db a hundred-thousandth too large", called="a factor"),

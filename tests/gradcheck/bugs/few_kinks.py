@@ -25,6 +25,12 @@ def relu_backward(dout, x, slip=""):
             return np.array(dout)
         case "a thousandth too large":
             return 1.001 * dout * (x > 0)
+        case "twice dout at 0":
+            return dout * np.where(x == 0, 2, x > 0)
+        case "one of them wrong":
+            mask = 1.0 * (x > 0)
+            mask[3, 7] = 0.5
+            return dout * mask
         case "last row lost":
             mask = x > 0
             mask[-1] = False
@@ -109,6 +115,8 @@ def clip_forward(x):
 
 def clip_backward(dout, x, slip=""):
     inside = np.abs(x) < 1
+    if slip == "sign turned at the limit":
+        return dout * np.where(x == 1, -1, inside)
     if slip == "limits of 2":
         inside = np.abs(x) < 2
     return dout * inside
@@ -166,6 +174,8 @@ shrink = partial(
 BUGS = [
     relu("negative ones, too", called="a mask"),
     relu("a thousandth too large", called="a factor"),
+    relu("twice dout at 0"),
+    relu("one of them wrong", called="lost in some elements"),
     relu("last row lost", called="lost in the last row"),
     relu("NaN at 0", called="NaN"),
     modulus("slope of 1.5 at 0"),
@@ -177,6 +187,7 @@ BUGS = [
     padded("dweight without its last rows", called="lost in the last rows"),
     padded("mask forgotten in dx", called="a mask"),
     clip("limits of 2", called="a mask"),
+    clip("sign turned at the limit"),
     shrink("sign lost in dthreshold"),
     shrink("threshold forgotten in dx", called="a mask"),
 ]
