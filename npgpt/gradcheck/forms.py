@@ -43,10 +43,10 @@ def real_form(given: Any) -> np.ndarray:
 
 def as_given(x: Any, given: Any) -> Any:
     """Return a real array in the form of what was given: an array or a number, complex or real."""
-    if not isinstance(x, np.ndarray):
+    if not isinstance(x, np.ndarray | np.generic) or (isinstance(x, np.generic) and isinstance(given, np.generic)):
         return x
     if is_complex(given) and x.dtype.kind != "c":
-        x = joined(x)
+        x = joined(np.asarray(x))
     if isinstance(given, np.ndarray):
         return x
     return x[()] if isinstance(given, np.generic) else x.item()
