@@ -253,6 +253,30 @@ for name, pair in pairs.items():
     report = check(*pair, X)
     print("\n  ".join([f"{name}: {report.verdict}", *report.contract]))
 
+# --- what was not looked at
+
+
+def scaled(ids: np.ndarray, table: np.ndarray, scale: float) -> tuple[np.ndarray, tuple]:
+    return table[ids] * scale, (ids, table, scale)
+
+
+def scaled_backward(dout: np.ndarray, cache: tuple, factor: float | None = None) -> tuple:
+    ids, table, scale = cache
+    dtable = np.zeros_like(table)
+    np.add.at(dtable, ids, dout * scale)
+    return None, dtable, None if factor is None else factor * (dout * table[ids]).sum()
+
+
+title("what was not looked at")
+arguments = (np.array([0, 2, 1, 1]), X, 0.7)
+show(check(scaled, scaled_backward, *arguments))
+print()
+show(check(scaled, lambda dout, cache: scaled_backward(dout, cache, 2.0), *arguments))
+
+title("the other convention")
+power = (lambda z: (np.abs(z) ** 2, z), lambda dout, z: 2 * dout * z.conj())
+show(check(*power, X + 1j * X[::-1]))
+
 # --- second opinions
 
 title("Taylor")
