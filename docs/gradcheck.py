@@ -290,6 +290,25 @@ for name, adjoint in (("right", forward_sum[1]), ("wrong", forward_sum[0])):
     error = check_adjoint(forward_sum[0], adjoint, np.zeros(10))
     print(f"{name}: {'below 1e-14' if error < 1e-14 else f'{error:.3f}'}")
 
+title("float32 code")
+
+
+def centred_variance(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return ((x - x.mean()) ** 2).mean(), x
+
+
+def careless_variance(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return (x * x).mean() - x.mean() ** 2, x
+
+
+def variance_backward(dout: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return dout * 2 * (x - x.mean()) / np.float32(x.size)
+
+
+for name, forward in (("centred", centred_variance), ("careless", careless_variance)):
+    error = check_float32(forward, variance_backward, 10_000 + X)["out"]
+    print(f"{name}: {'below 0.01' if error < 0.01 else 'above 0.1' if error > 0.1 else 'between'}")
+
 # --- forward mode and second derivatives
 
 
@@ -357,25 +376,6 @@ show(
         using=check_gradient_penalty,
     )
 )
-
-title("float32 code")
-
-
-def centred_variance(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return ((x - x.mean()) ** 2).mean(), x
-
-
-def careless_variance(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return (x * x).mean() - x.mean() ** 2, x
-
-
-def variance_backward(dout: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return dout * 2 * (x - x.mean()) / np.float32(x.size)
-
-
-for name, forward in (("centred", centred_variance), ("careless", careless_variance)):
-    error = check_float32(forward, variance_backward, 10_000 + X)["out"]
-    print(f"{name}: {'below 0.01' if error < 0.01 else 'above 0.1' if error > 0.1 else 'between'}")
 
 # --- other styles
 
