@@ -258,7 +258,7 @@ def _relative(outs: list[list[np.ndarray]]) -> float:
     for parts in zip(*outs, strict=True):
         if len({part.shape for part in parts}) > 1:
             return math.inf
-        stack = np.array(parts)
+        stack = np.array(parts, dtype=np.result_type(*parts, np.float64))  # booleans cannot be subtracted
         with np.errstate(all="ignore"):
             spread = np.ptp(stack, axis=0) if stack.dtype.kind == "f" else np.abs(stack[1:] - stack[:-1])
         size, far = largest(stack[np.isfinite(stack)]), largest(spread[np.isfinite(spread)])
