@@ -1,24 +1,22 @@
 """check_jvp: compare a forward-mode derivative, tangents in and tangent out, with differences and with a backward."""
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from .check import check_backward
 from .dot import dot_test, symmetry_test
-from .forms import as_given, joined, leaving
+from .forms import leaving
 from .gradients import Backward
-from .problem import Leaf, Problem
-from .report import ArgumentReport, Report
+from .paths import Path, path_of
+from .problem import Problem
+from .report import Report
 from .tangents import Product, moved_alone, products, put, tangent_contract, tangent_misfit, used_up
-from .tree import map_leaves
+from .tree import leaf_at, leaves
 from .verdict import without_numbers
 
-FEW = 64  # an array of at most so many elements is moved along each of them
-DIRECTIONS = 4  # a larger one is moved along so many random directions
 CONSTANT = ("no gradient came back for it", "numbers are constants here; make it an array to have it checked")
 
 
@@ -42,7 +40,7 @@ def check_jvp(
     args      arrays of floats or complex numbers, or dicts, tuples, lists and dataclasses of them. All else is fixed,
               and so are numbers unless wrt names them
     options   those of check_backward. mode="elements" moves each element of every argument, "directions" moves each
-              argument along 4 random directions only, "auto" does the first for arrays of at most 64 elements
+              along a few random directions and a sample of its elements, "auto" does the first up to 64 elements
 
     The row of an argument compares `<dout, jvp(v)>` with the derivative of `<dout, out>` along v, where dout is random
     and v moves one element of the argument, or all of them. The verdict is "fail" also if jvp is not linear in the
@@ -83,7 +81,7 @@ def tangent_report(
         rows = [without_numbers(leaf, "fail", unfit) for leaf in problem.leaves]
         return Report(tuple(rows), labels=labels)
     broken = list(tangent_contract(product, own))
-    paths = [Path.through(leaf, mode, own, problem.dtype) for leaf in problem.leaves]
+    paths = [path_of(leaf, problem.args, mode, own, problem.dtype) for leaf in problem.leaves]
     report = check_backward(
         *_as_pair(forward, product, paths),
         *put(problem.args, {path.leaf.number: path.start for path in paths}),
@@ -94,7 +92,8 @@ def tangent_report(
         mode="auto" if mode == "directions" else mode,  # of a few directions each is looked at
         **options,
     )
-    rows = [path.renamed(row) for path, row in zip(paths, report.arguments, strict=True)]
+    found = iter(report.arguments)
+    rows = [row for path in paths for row in path.renamed(found)]
     rows += dot_test(product, Backward(problem, backward), own) if backward else []
     rows += [symmetry_test(product, own)] if symmetric else []
     broken += [sentence.replace("backward", subject) for sentence in report.contract]
@@ -102,66 +101,9 @@ def tangent_report(
         report,
         arguments=tuple(rows),
         contract=tuple(broken),
-        notes=(*report.notes, *(path.note for path in paths if path.note)),
         not_checked=tuple(replace(item, reason=item.reason.replace(*CONSTANT)) for item in report.not_checked),
         labels=labels,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Path:
-    """How a leaf is moved: by its own elements (along is None), or to `x + (t - 1) @ along` with t of ones at first.
-
-    t starts at 1, so that moving it by its last digits moves x by its own.
-    """
-
-    leaf: Leaf
-    along: np.ndarray | None  # (directions, *shape of the leaf)
-
-    @classmethod
-    def through(cls, leaf: Leaf, mode: str, rng: np.random.Generator, dtype: np.dtype) -> "Path":
-        if mode == "elements" or (mode == "auto" and leaf.x.size <= FEW) or not leaf.x.size:
-            return cls(leaf, None)
-        # rounded to dtype, so that the derivative in float64 is taken along the very same direction
-        return cls(leaf, np.asarray(leaf.scale * rng.standard_normal((DIRECTIONS, *leaf.x.shape)), dtype))
-
-    @property
-    def start(self) -> Any:
-        return self.leaf.given if self.along is None else np.ones(len(self.along))
-
-    def point(self, t: Any) -> Any:
-        """Return the leaf at t, in the form in which it was given and the precision of t."""
-        if self.along is None:
-            return t
-        return as_given(np.asarray(self.leaf.x + np.tensordot(t - 1, self.along, 1), t.dtype), self.leaf.given)
-
-    def gradient(self, slopes: list[float]) -> Any:
-        """Return the derivatives by the elements of t, in its form."""
-        if self.along is not None:
-            return np.array(slopes)
-        pairs = np.reshape(np.array(slopes, np.float64), self.leaf.x.shape)
-        return joined(pairs)[()] if self.leaf.is_complex else pairs
-
-    def directions(self, dtype: np.dtype) -> Iterator[np.ndarray]:
-        """Yield the direction in which each element of t moves the leaf."""
-        if self.along is not None:
-            yield from self.along.astype(dtype)
-            return
-        for i in range(self.leaf.x.size):
-            unit = np.zeros(self.leaf.x.shape, dtype)
-            unit.flat[i] = 1
-            yield unit
-
-    def renamed(self, row: ArgumentReport) -> ArgumentReport:
-        """Return a row under the leaf's name; hints read patterns in an array, of which directions have none."""
-        return row if self.along is None else replace(row, name=f"{row.name}, {len(self.along)} directions", hint="")
-
-    @property
-    def note(self) -> str:
-        if self.along is None:
-            return ""
-        count, size = len(self.along), np.size(self.leaf.given)
-        return f"{self.leaf.name} is moved along {count} random directions, all of its {size} elements at once"
 
 
 def _as_pair(forward: Callable, product: Product, paths: list[Path]) -> tuple[Callable, Callable]:
@@ -173,21 +115,15 @@ def _as_pair(forward: Callable, product: Product, paths: list[Path]) -> tuple[Ca
     by_number = {path.leaf.number: path for path in paths}
 
     def forward_along(*args: Any) -> tuple[Any, Any]:
-        numbers = itertools.count()
-        kinds = []
-
-        def place(t: Any) -> Any:
-            path = by_number.get(next(numbers))
-            if path is None:
-                return t
-            kinds.append(np.asarray(t).real.dtype)
-            return path.point(t)
-
-        out, cache = forward(*(map_leaves(place, arg) for arg in args))
-        return out, (kinds, cache)
+        points = [leaf for arg, structure in zip(args, problem.args, strict=True) for leaf in leaf_at(structure, arg)]
+        kind = np.asarray(next(iter(leaves(points[paths[0].leaf.number])))[1]).real.dtype
+        placed = {number: path.point(points[number]) for number, path in by_number.items()}
+        every = put(problem.args, dict(enumerate(points)) | placed)
+        out, cache = forward(*every)
+        return out, (kind, cache)
 
     def backward_along(dout: Any, cache: Any) -> list[Any]:
-        (kind, *_), own = cache
+        kind, own = cache
         weights = leaving(dout, problem.forms, problem.conjugate)
         found = {}
         for path in paths:

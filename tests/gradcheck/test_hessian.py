@@ -98,7 +98,7 @@ def test_a_large_hessian_is_compared_by_products(size):
     x = RNG.standard_normal(size)
     report = check_hessian(*functions, x, hessian=right)
     assert report, report
-    assert report.arguments[1].name == ("hessian: entries" if size == MATRIX else "hessian: x, 4 directions")
+    assert (report.arguments[1].name == "hessian: entries") == (size == MATRIX)
     assert not check_hessian(*functions, x, hessian=lambda x: right(x) + 1e-4 * np.eye(size)[::-1])
 
 
