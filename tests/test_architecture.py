@@ -198,6 +198,8 @@ def test_a_circle_is_found(tmp_path):
 def test_only_the_command_line_prints():
     for room, files in rooms().items():
         for file in files if room not in FREE else ():
+            if file == ROOT / "gradcheck" / "command.py":  # the command of the checker where it is installed by itself
+                continue
             tree = ast.parse(file.read_text(encoding="utf-8"))
             calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
             assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], file

@@ -239,14 +239,25 @@ def test_the_streams_are_given_back(capsys, monkeypatch):
         "def forward(x, weight):\n    raise SystemExit(0)",
         "def backward(dout, cache):\n    raise SystemExit(0)",
         "def backward(dout, cache):\n    raise GeneratorExit",
+        "import os; os._exit(0)",
+        "def make_args():\n    os._exit(0)\nimport os",
+        "def backward(dout, cache):\n    os._exit(0)\nimport os",
+        "import os, sys; os.execv(sys.executable, [sys.executable, '-c', ''])",
+        "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
     ],
 )
 def test_a_module_that_ends_the_program_has_not_passed(capsys, here, code):
     (here / "mine.py").write_text(f"{PAIR}\n\n{code}\n")
     code, _, err = command(capsys, "gradcheck", "mine:forward,backward")
     assert code == 2
-    assert "mine.py:" in err
+    assert "mine.py:" in err or "mine:forward,backward: the module ended the program (" in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("backward", "expected"), [("backward", 0), ("wrong", 1)])
+def test_a_module_that_ends_the_program_at_its_end_changes_no_verdict(capsys, here, backward, expected):
+    (here / "mine.py").write_text(f"{PAIR}\n\nimport atexit, os\natexit.register(os._exit, 1 - {expected})\n")
+    assert command(capsys, "gradcheck", f"mine:forward,{backward}")[0] == expected
 
 
 @pytest.mark.parametrize(

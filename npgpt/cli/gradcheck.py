@@ -2,11 +2,9 @@
 of functions, from a module whose make_args() returns their arguments. The exit code is 0 only if all checks pass."""
 
 import argparse
-import importlib
 import json
-import sys
-import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from npgpt.cli.checks import out_file, require_at_least
@@ -14,13 +12,13 @@ from npgpt.cli.console import keep_going
 
 if TYPE_CHECKING:
     from npgpt.gradcheck import Report
+    from npgpt.gradcheck.command import Answer
 
 EXAMPLES = (
     "npgpt gradcheck layernorm",
-    "npgpt gradcheck rmsnorm:forward,backward --html report.html",
+    "npgpt gradcheck rmsnorm:forward,backward --wrt x --html report.html",
 )
-Reports = dict[tuple[str, str], "Report"]  # by the table of ops and the name of the check
-DEFECTS = (Exception, SystemExit, GeneratorExit)  # of a user's module; SystemExit(0) must not end in a success
+Reports = dict[tuple[str, str], "Report | Answer"]  # by the table of ops and the name of the check
 LINE = "{:<10} {:<29}{:<14}{:<11} {:<7} {:<9} {}"
 
 
@@ -33,6 +31,26 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "and gradients = BACKWARD(dout, cache) with args = MODULE.make_args()",
     )
     parser.add_argument("--ops", choices=("reference", "fast"), help="which of npgpt's ops to check (default: both)")
+    # those of npgpt-gradcheck, too; its add_flags cannot be used, because that would import NumPy for a page of help
+    parser.add_argument(
+        "--wrt", metavar="NAMES", help="the arguments of your pair to check, such as x,weight or 0,2 (default: all)"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("auto", "elements", "directions"),
+        default="auto",
+        help="look at every element, or at directions and a sample (default: auto; by size)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float64", "float32"),
+        default="float64",
+        help="what forward and backward compute in (default: float64)",
+    )
+    parser.add_argument("--strict", action="store_true", help="do not pass if anything was not looked at")
+    parser.add_argument(
+        "--max-seconds", type=float, metavar="S", help="look at a sample if all of a check takes longer"
+    )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the arguments and of dout (default: 0)"
     )
@@ -44,10 +62,7 @@ def run(args: argparse.Namespace) -> int:
     require_at_least(0, "--seed", args.seed)
     html = None if args.html is None else out_file(args.html, "--html")  # before the checks, which take a while
     keep_going()
-    if args.target and ":" in args.target:
-        checks = check_own(args.target, args.seed)
-    else:
-        checks = check_layers(args.target, args.ops, args.seed)
+    checks = check_own(args) if args.target and ":" in args.target else check_layers(args)
     if args.json:
         reports: Reports = {(ops, name): report for ops, name, report in checks}
         print(as_json(reports))
@@ -69,7 +84,7 @@ def as_json(reports: Reports) -> str:
     return json.dumps({"pass": all_pass(reports), "checks": checked}, indent=2)
 
 
-def print_reports(checks: Iterator[tuple[str, str, "Report"]], overview: bool) -> Reports:
+def print_reports(checks: Iterator[tuple[str, str, "Report | Answer"]], overview: bool) -> Reports:
     """Print each report as soon as it is there, and return all of them.
 
     overview  print one line per report, and a whole report only if it is not "pass"
@@ -88,14 +103,23 @@ def print_reports(checks: Iterator[tuple[str, str, "Report"]], overview: bool) -
     return reports
 
 
-def summary(ops: str, name: str, report: "Report") -> str:
+def summary(ops: str, name: str, report: Any) -> str:
     """Return one line for a check, with the numbers of its worst argument."""
     worst = max(report.arguments, key=lambda argument: argument.relative_error)
     error, bar = f"{report.relative_error:.1e}", f"{report.error_bar:.0e}"
     return LINE.format(ops, name, report.verdict, error, bar, len(report.arguments), worst.name)
 
 
-def check_layers(layer: str | None, ops: str | None, seed: int) -> Iterator[tuple[str, str, "Report"]]:
+def check_own(args: argparse.Namespace) -> Iterator[tuple[str, str, "Answer"]]:
+    """Check a user's pair, written package.module:forward,backward."""
+    from npgpt.gradcheck import command
+
+    if args.ops:
+        raise ValueError("--ops is for npgpt's own layers: a pair of your own has no table of ops")
+    yield "", args.target, command.check_own(args)
+
+
+def check_layers(args: argparse.Namespace) -> Iterator[tuple[str, str, "Report"]]:
     """Check the cases of one layer or of all, on one table of ops or on both."""
     import numpy as np
 
@@ -105,60 +129,23 @@ def check_layers(layer: str | None, ops: str | None, seed: int) -> Iterator[tupl
     from npgpt.ops import get_ops
     from npgpt.support.hints import nearest
 
-    layers = {case.layer for case in CASES}
+    layer, layers = args.target, {case.layer for case in CASES}
     if layer is not None and layer not in layers:
+        path = Path(layer)
+        if path.suffix == ".py" or path.with_suffix(".py").exists():
+            raise ValueError(f"{layer} is no layer: for a pair of your own, say {path.stem}:forward,backward")
         raise ValueError(f"unknown layer {layer!r}{nearest(layer, sorted(layers))}")
-    for name in [ops] if ops else ["reference", "fast"]:
+    if args.wrt is not None:
+        raise ValueError("--wrt is for a pair of your own: npgpt's layers are checked in all their arguments")
+    options = {"mode": args.mode, "dtype": args.dtype, "strict": args.strict, "max_seconds": args.max_seconds}
+    for name in [args.ops] if args.ops else ["reference", "fast"]:
         announce_compiling(name)
         table = get_ops(name)
         for case in CASES:
             if layer in (None, case.layer):
-                rng = np.random.default_rng(seed)
+                rng = np.random.default_rng(args.seed)
                 forward, backward = case.pair(table)
                 arguments = case.args(rng)
-                report = check_backward(forward, backward, *arguments, rng=rng, names=case.names(table))
+                names = case.names(table)
+                report = check_backward(forward, backward, *arguments, rng=rng, names=names, **options)
                 yield name, case.name, report
-
-
-def check_own(target: str, seed: int) -> Iterator[tuple[str, str, "Report"]]:
-    """Check a user's pair, written package.module:forward,backward."""
-    import numpy as np
-
-    from npgpt.gradcheck import check_backward
-
-    module_name, _, functions = target.partition(":")
-    names = functions.split(",")
-    if len(names) != 2 or not module_name or not all(names):
-        raise ValueError(f"{target!r} is not of the form package.module:forward,backward")
-    sys.path.insert(0, "")  # find modules in the current folder, as `python -m` does
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and module_name.startswith(error.name):
-            raise ValueError(f"there is no module {error.name!r} here or among the installed packages") from None
-        raise ValueError(f"{module_name}: {where(error)}") from error
-    except DEFECTS as error:
-        raise ValueError(f"{module_name}: {where(error)}") from error
-    found: list[Any] = [getattr(module, name, None) for name in (*names, "make_args")]
-    for name, function in zip((*names, "make_args"), found, strict=True):
-        if not callable(function):
-            hint = ", which must return the arguments of forward as a tuple" if name == "make_args" else ""
-            raise ValueError(f"{module_name} has no function {name}{hint}")
-    forward, backward, make_args = found
-    try:
-        args = make_args()
-        args = tuple(args) if isinstance(args, tuple | list) else (args,)
-        report = check_backward(forward, backward, *args, rng=np.random.default_rng(seed))
-    except DEFECTS as error:
-        raise ValueError(f"{target}: {where(error, module.__file__)}") from error
-    yield "", target, report
-
-
-def where(error: BaseException, file: str | None = None) -> str:
-    """Return an error with the place that raised it: the last line in `file`, or in any file but Python's own."""
-    if isinstance(error, SyntaxError):  # its message names the place
-        return f"{type(error).__name__}: {error}"
-    frames = list(traceback.extract_tb(error.__traceback__))
-    frames = [f for f in frames if f.filename == file or (file is None and not f.filename.startswith("<"))]
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
