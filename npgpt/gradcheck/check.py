@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .complex_report import complex_hint, convention_hint, in_complex_terms
-from .conduct import Conduct, Watch, known_noise, widened, with_state, without_settings
+from .conduct import Conduct, Watch, known_noise, refused_again, widened, with_state, without_settings
 from .contract import check_contract
 from .elements import Comparison, sample
 from .function import Function, functions_of
@@ -93,7 +93,12 @@ def _check(
     with Clock(options.progress, options.max_seconds) as clock:
         dtype = np.dtype(options.dtype)
         problem = Problem.pose(forward, args, names, wrt, rng, dtype, options.dout, options.conjugate)
-        problem = with_state(problem) if wrt is None else problem
+        try:
+            first = Watch(problem).first
+        except Exception as error:  # whatever the user's code raises
+            found = refused_again(error)
+            return Report(_without_numbers(problem, found.obstacle), found.broken, tolerance=options.tolerance)
+        problem = with_state(problem, first) if wrt is None else problem
         trees = Backward(problem, backward).trees(problem.copies(dtype), problem.given_dout())
         problem = without_settings(problem, trees)
         problem = problem.settled(Backward(problem, backward).of_leaves(trees))
@@ -103,14 +108,14 @@ def _check(
         clock.plan([leaf.x.size if _whole(leaf, options) else SAMPLED for leaf in problem.leaves])
         matched = Backward(problem, backward)
         try:
-            return _judged(problem, matched, matched.of_leaves(trees), about, options, rng, clock)
+            return _judged(Watch(problem, first), matched, matched.of_leaves(trees), about, options, rng, clock)
         except TimeUp:
             reason = f"time: max_seconds={options.max_seconds:g} was over before any element could be looked at"
             return about(_without_numbers(problem, reason))
 
 
 def _judged(
-    problem: Problem,
+    watch: Watch,
     matched: Backward,
     gradients: list[Any],
     about: Callable[..., Report],
@@ -119,10 +124,10 @@ def _judged(
     clock: Clock,
 ) -> Report:
     """Return the report on gradients, made by `about` with what it says of all of them."""
+    problem = watch.problem
     dout = problem.given_dout()
     all_fit = not any(misfit(*pair) for pair in zip(problem.leaves, gradients, strict=True))
 
-    watch = Watch(problem)
     conduct = watch.conduct()
     obstacle = _obstacle(problem, conduct)
     if obstacle:

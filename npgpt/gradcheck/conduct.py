@@ -18,6 +18,7 @@ CALLS = 8  # of a forward whose outputs differ; noise goes one way in all of the
 NOISE = 1e-6  # outputs that differ by more of the largest belong to another function, not to one with noise
 NOISE_SINGLE = 1e-4  # the same where forward computes in float32
 UNSEEDED = "two calls of forward differ: seed what is random in it"
+SINGLE = "forward takes float32 alone: its derivatives were taken in float32, and the error bars are that wide"
 WRITES = "forward writes into its arguments"
 
 
@@ -67,10 +68,14 @@ class Call:
 class Watch:
     """A forward under observation."""
 
-    def __init__(self, problem: Problem, args: list[Any] | None = None) -> None:
-        """Run forward once, on fresh arguments unless they are given."""
+    def __init__(self, problem: Problem, first: Call | None = None) -> None:
+        """Run forward once, unless a call of it is given."""
         self.problem = problem
-        self.first = self.call(problem.copies() if args is None else args)
+        self.first = self.call(self.fresh()) if first is None else first
+
+    def fresh(self) -> list[Any]:
+        """Return copies of the arguments in the dtype that forward takes."""
+        return self.problem.copies(self.problem.takes)
 
     def call(self, args: list[Any]) -> Call:
         among, elsewhere, objects = self._among(args), self._elsewhere(), dict(self._named(args))
@@ -84,17 +89,18 @@ class Watch:
         """Run forward on equal arguments, and on those that it has changed."""
         first = self.first
         try:
-            again = self.call(self.problem.copies())
+            again = self.call(self.fresh())
         except Exception as error:  # whatever the user's code raises
-            return Conduct((f"forward raises {describe(error)} when it is called again",), obstacle="", writes=True)
-        notes = [f"forward draws from {some(drawn)}, an argument"] if (drawn := _random(first.inside)) else []
+            return refused_again(error)
+        notes = [SINGLE] if self.problem.takes == np.float32 else []
+        notes += [f"forward draws from {some(drawn)}, an argument"] if (drawn := _random(first.inside)) else []
         if any(np.may_share_memory(a, b) for a in _floats(first.alive) for b in _floats(again.alive)):
             notes.append("forward returns the same array each time: a later call changes an earlier output")
         found = self._state(Conduct(notes=tuple(notes), writes=bool(first.inside)))
         drawn, kept = _random(first.outside), _kept(first.outside)
         calls = [first, again]
         if drawn or not same(first.out, again.out):
-            calls += [self.call(self.problem.copies()) for _ in range(CALLS - 2)]
+            calls += [self.call(self.fresh()) for _ in range(CALLS - 2)]
         if not all(same(first.out, call.out) for call in calls):
             return self._differing(found, calls)
         notes = [f"forward draws from {some(drawn)}, and its output does not change"] if drawn else []
@@ -104,7 +110,7 @@ class Watch:
     def later(self, conduct: Conduct) -> str:
         """Return why forward is no longer the function that it was at first; or nothing."""
         try:
-            last = self.call(self.problem.copies())
+            last = self.call(self.fresh())
         except TimeUp:  # then this remains open
             return ""
         except Exception as error:  # whatever the user's code raises
@@ -145,7 +151,7 @@ class Watch:
         Arrays of floats that it has changed are moved further.
         """
         problem = self.problem
-        original = problem.copies()
+        original = self.fresh()
         before, after = (generators(self._alive(args)) for args in (original, self.first.args))
         left = fresh(self.first.args, {id(value): before[name] for name, value in after.items() if name in before})
         checked = {leaf.name for leaf in problem.leaves}
@@ -194,14 +200,19 @@ class Watch:
         return snapshot(held_by(self.problem.source, "forward")) | global_generators()
 
 
-def with_state(problem: Problem) -> Problem:
+def refused_again(error: Exception) -> Conduct:
+    """Return what there is to say of a forward that can be called only so many times."""
+    sentence = f"forward raises {describe(error)} when it is called again"
+    return Conduct((sentence,), obstacle=sentence)
+
+
+def with_state(problem: Problem, call: Call) -> Problem:
     """Return the problem with those leaves optional that forward updates, for they may be running statistics.
 
     Nor need there be a gradient of an argument that holds a setting such as "train".
     """
-    args = problem.copies()
-    updated = {change.name for change in Watch(problem, args).first.inside}
-    settings = {i for i, arg in enumerate(args) if any(isinstance(leaf, str) for _, leaf in leaves(arg))}
+    updated = {change.name for change in call.inside}
+    settings = {i for i, arg in enumerate(problem.args) if any(isinstance(leaf, str) for _, leaf in leaves(arg))}
     found = [replace(leaf, optional=leaf.optional or leaf.name in updated) for leaf in problem.leaves]
     due = {leaf.position for leaf in found if not leaf.optional} - settings
     return replace(problem, leaves=found, required=[i for i in problem.required if i in due])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .tree import is_complex, leaves, map_leaves
+from .tree import convert, is_complex, is_floats, leaves, map_leaves
 
 
 def split(x: Any) -> np.ndarray:
@@ -76,6 +76,17 @@ def with_real_forms(
         return leaving(out, forms, conjugate), cache
 
     return run
+
+
+def in_single(forward: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """Return forward as a function of floats in any precision, which it is given as float32."""
+
+    def enter(leaf: Any) -> Any:
+        if is_complex(leaf):
+            raise TypeError("a complex step in float32 has none of its accuracy")
+        return convert(leaf, np.float32) if is_floats(leaf) and leaf.dtype != np.float32 else leaf
+
+    return lambda *args: forward(*[map_leaves(enter, arg) for arg in args])
 
 
 def _entering(arg: Any, given: Mapping[int, Any], numbers: "itertools.count[int]") -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .forms import cotangent, leaving, output_form, real_form, with_real_forms
+from .forms import cotangent, in_single, leaving, output_form, real_form, with_real_forms
 from .numeric import largest
 from .tree import (
     convert,
@@ -90,6 +90,7 @@ class Problem:
     magnitude  the size of the function: the sum of |dout * out|
     conjugate  how complex gradients are written
     source     forward as it was given
+    takes      the dtype in which the differences are taken: float32 if forward takes nothing else
     """
 
     forward: Callable[..., tuple[Any, Any]]
@@ -107,6 +108,7 @@ class Problem:
     magnitude: float
     conjugate: bool
     source: Callable[..., tuple[Any, Any]]
+    takes: np.dtype
 
     @classmethod
     def pose(
@@ -130,7 +132,14 @@ class Problem:
         # rounded to dtype first, so that the derivatives in float64 are taken at the very same numbers
         args = [map_leaves(lambda leaf: convert(convert(leaf, dtype), np.float64), arg) for arg in args]
         chosen, required = _chosen(args, wrt, names)
-        result = forward(*fresh(args))
+        source, takes = forward, np.dtype(np.float64)
+        try:
+            result = forward(*fresh(args))
+        except Exception:  # whatever it raises where it takes float32 alone
+            if dtype != np.float32:
+                raise
+            forward, takes = in_single(forward), dtype
+            result = forward(*fresh(args))
         if not (isinstance(result, tuple) and len(result) == 2):
             kind = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
             raise TypeError(f"forward must return a pair, (out, cache), but returned {kind}")
@@ -155,7 +164,8 @@ class Problem:
             single,
             float(np.sum(np.abs(weighted(out, dout)))),
             conjugate,
-            forward,
+            source,
+            takes,
         )
 
     def settled(self, gradients: Sequence[Any]) -> "Problem":

@@ -163,7 +163,7 @@ def test_with_too_little_it_is_never_a_pass(time, seconds):
     report = check_backward(slow(time), backward, X, max_seconds=seconds)
     assert report.verdict == "inconclusive"
     assert f"x: inconclusive: time: max_seconds={seconds} was" in str(report)
-    assert time.now <= seconds + 0.2  # the call that poses the problem is made in any case
+    assert time.now <= seconds + 0.3  # the calls that pose the problem are made in any case
 
 
 def test_at_any_limit_a_wrong_gradient_is_no_pass(time):
