@@ -129,6 +129,8 @@ class Problem:
         names = argument_names(forward, len(args)) if names is None else list(names)
         if len(names) < len(args):
             raise ValueError(f"{len(names)} names for {len(args)} arguments")
+        for position, arg in enumerate(args):
+            _refuse_other_arrays(arg, names[position])
         # rounded to dtype first, so that the derivatives in float64 are taken at the very same numbers
         args = [map_leaves(lambda leaf: convert(convert(leaf, dtype), np.float64), arg) for arg in args]
         chosen, required = _chosen(args, wrt, names)
@@ -227,6 +229,16 @@ class Problem:
             return copied(other, memo) if leaf is None else np.asarray(move(leaf))
 
         return [map_leaves(put, arg) for arg in self.args]
+
+
+def _refuse_other_arrays(arg: Any, name: str) -> None:
+    """Raise TypeError for arrays whose numbers alone would be another argument."""
+    for full_name, leaf in leaves(arg, name):
+        if isinstance(leaf, np.ma.MaskedArray | np.matrix) and leaf.dtype.kind in "fc":
+            kind = type(leaf).__name__
+            raise TypeError(
+                f"{full_name} is a {kind}, which forward would get as a plain array; make it inside forward"
+            )
 
 
 def _outputs(out: Any) -> tuple[list[str], list[tuple[str, Any]]]:

@@ -315,16 +315,18 @@ def test_single_precision():
 # --- options
 
 
-def test_a_given_dout_may_be_complex():
+@pytest.mark.parametrize("conjugate", [False, True])
+def test_a_given_dout_may_be_complex_and_is_handed_on_as_it_is(conjugate):
     seen = []
 
     def backward(dout, z):
         seen.append(np.array(dout))
-        return 2 * dout * z.conj()
+        return 2 * dout * (z if conjugate else z.conj())
 
-    assert check_backward(lambda z: (z * z, z), backward, Z, dout=1j * Z).verdict == "pass"
+    options = {"dout": 1j * Z, "conjugate": conjugate}
+    assert check_backward(lambda z: (z * z, z), backward, Z, **options).verdict == "pass"
     assert np.array_equal(seen[0], 1j * Z)
-    assert check_backward(lambda z: (z * z, z), lambda d, z: 2 * d * z, Z, dout=1j * Z).verdict == "fail"
+    assert check_backward(lambda z: (z * z, z), lambda d, z: backward(d.conj(), z), Z, **options).verdict == "fail"
 
 
 def test_a_given_dout_of_another_shape():

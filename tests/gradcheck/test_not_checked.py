@@ -156,6 +156,13 @@ def test_nothing_is_said_where_all_is_looked_at():
     assert "not checked" not in str(report) + report.to_html()
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+@pytest.mark.parametrize("kind", [lambda x: np.ma.masked_array(x, mask=x > 0), lambda x: np.matrix(x)])
+def test_arrays_that_forward_would_not_get_as_they_are_are_refused(kind):
+    with pytest.raises(TypeError, match=r"params\['w'\] is a (MaskedArray|matrix), which"):
+        check_backward(lambda x, params: (x * 2, None), lambda d, _: (2 * d, None), X, {"w": kind(X)})
+
+
 # --- outputs
 
 
