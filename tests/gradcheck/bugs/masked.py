@@ -158,6 +158,27 @@ def pool_backward(dout, cache, slip=""):
     return winner * dout[0][:, None] + through
 
 
+def rounded_forward(x):
+    """Quantise some channels, and pass on the others."""
+    return np.concatenate((1e9 * np.round(4 * x[:3]), np.sin(x[3:]))), x
+
+
+def rounded_backward(dout, x, slip=""):
+    dx = np.concatenate((0 * dout[:3], dout[3:] * np.cos(x[3:])))
+    if slip == "straight through":
+        dx[:3] = dout[:3]
+    return dx
+
+
+def frozen_forward(x):
+    """Return labels, which no small change of x moves."""
+    return 1.0 * (x > 0.25) + np.floor(x), x
+
+
+def frozen_backward(dout, x, slip=""):
+    return 1e-3 * dout if slip == "a thousandth of dout" else 0 * dout
+
+
 def scores(fill, name):
     return partial(
         planted,
@@ -211,6 +232,12 @@ clipped = partial(
 pool = partial(
     planted, "min-pool of valid ones", forward=pool_forward, right=pool_backward, args=partial(normal, 340, (3, 5))
 )
+rounded = partial(
+    planted, "channels rounded to 1e9", forward=rounded_forward, right=rounded_backward, args=partial(normal, 343, (6,))
+)
+frozen = partial(
+    planted, "labels that do not move", forward=frozen_forward, right=frozen_backward, args=partial(normal, 344, (6,))
+)
 
 BUGS = [
     large("mask forgotten", called="a mask, the upper triangle"),
@@ -239,4 +266,6 @@ BUGS = [
     clipped("gradient through the limit", called="a multiple of dout"),
     pool("the greatest wins"),
     pool("invalid ones get a gradient", called="a mask"),
+    rounded("straight through", called="a multiple of dout"),
+    frozen("a thousandth of dout", called="a multiple of dout"),
 ]

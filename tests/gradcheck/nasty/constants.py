@@ -16,6 +16,39 @@ def zero_gains():
     return bugs.drawn(322, (3, 6), alike=[(6, 0.0), (6, 0.0)])
 
 
+def biased_forward(x, bias):
+    """Add a bias before a batch norm, which takes it away again."""
+    out, cache = bugs.batchnorm_forward(x + bias[:, None], np.ones_like(bias))
+    return out, cache
+
+
+def biased_backward(dout, cache):
+    dx, _ = bugs.batchnorm_backward(dout, cache)
+    return dx, dx.sum(axis=(0, 2))
+
+
+def shifted_forward(scores, shift):
+    """Shift all scores of a softmax, which changes nothing."""
+    e = np.exp(scores + shift - (scores + shift).max(axis=-1, keepdims=True))
+    probs = e / e.sum(axis=-1, keepdims=True)
+    return probs, probs
+
+
+def shifted_backward(dout, probs):
+    d = probs * (dout - (dout * probs).sum(axis=-1, keepdims=True))
+    return d, d.sum(axis=-1, keepdims=True)
+
+
+def switched_forward(x, gain, scale):
+    """Give a gain to a branch that is switched off."""
+    return scale * np.sin(x) + 0.0 * gain * x, (x, scale)
+
+
+def switched_backward(dout, cache):
+    x, scale = cache
+    return dout * scale * np.cos(x), np.zeros(x.shape[1]), (dout * np.sin(x)).sum(axis=0)
+
+
 NASTY = [
     correct(
         "gain of 0.3",
@@ -62,4 +95,27 @@ NASTY = [
         "a constant beside a kink",
     ),
     correct("equal rows and weights of 0.2", bugs.pooling_forward, bugs.pooling_backward, same_rows, "two symmetries"),
+    correct(
+        "bias of 0.1 before a batch norm",
+        biased_forward,
+        biased_backward,
+        lambda: bugs.drawn(323, (4, 3, 5), alike=[(3, 0.1)]),
+        "a constant whose gradient is zero by cancellation",
+        size=1.0,
+    ),
+    correct(
+        "shift of 0.7 before a softmax",
+        shifted_forward,
+        shifted_backward,
+        lambda: bugs.drawn(324, (3, 4), alike=[((3, 1), 0.7)]),
+        "a constant whose gradient is zero by cancellation",
+        size=1.0,
+    ),
+    correct(
+        "gain of 0.1 of a branch that is off",
+        switched_forward,
+        switched_backward,
+        lambda: bugs.drawn(325, (4, 7), alike=[(7, 0.1), (7, 0.35)]),
+        "a constant that moves nothing beside one that does",
+    ),
 ]

@@ -131,4 +131,18 @@ NASTY = [
         partial(normal, 342, (3, 3)),
         "a row of -inf, guarded",
     ),
+    correct(
+        "channels rounded to 1e9",
+        bugs.rounded_forward,
+        bugs.rounded_backward,
+        partial(normal, 343, (6,)),
+        "large outputs that move in jumps",
+    ),
+    correct(
+        "labels that do not move",
+        bugs.frozen_forward,
+        bugs.frozen_backward,
+        partial(normal, 344, (6,)),
+        "nothing moves, and the gradient is zero",
+    ),
 ]
