@@ -395,6 +395,19 @@ class Scale:
 
 title("an object")
 show(check(Scale(3), X, using=check_layer))
+
+
+class Forgetful(Scale):
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.bias = np.linspace(-1, 1, size)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        return super().forward(x) + self.bias
+
+
+title("an object that forgets a gradient")
+show(check(Forgetful(3), X, using=check_layer))
 title("an object that was said to accumulate")
 show(check(Scale(3), X, accumulates=True, using=check_layer))
 title("scipy style")

@@ -7,11 +7,12 @@ Imports: NumPy alone; matplotlib for pictures and pytest in its plugin, when the
 """
 
 from .accumulation import check_accumulation
-from .adapters import check_autograd_function, check_gradient, check_layer, check_vjp
+from .adapters import check_autograd_function, check_gradient, check_vjp
 from .check import check_backward
 from .dependence import check_batch_independence, check_causality
 from .hessian import check_double_backward, check_gradient_penalty, check_hessian
 from .jvp import check_jvp
+from .layer import check_layer
 from .numeric import numerical_gradient
 from .report import ArgumentReport, Report
 from .second import check_adjoint, check_float32

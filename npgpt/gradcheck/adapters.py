@@ -1,66 +1,18 @@
-"""One-line checks for code that is not a pair of functions: layer objects, scalar functions, PyTorch and JAX.
+"""One-line checks for code that is not a pair of functions: scalar functions, PyTorch and JAX.
 
 Neither library is imported here. PyTorch is found through the function that is checked, JAX through its pullback, and
 arrays go in and out as NumPy's.
 """
 
-import copy
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .check import check_backward
 from .report import Report
-from .tree import copied, is_floats, leaves, map_leaves
-
-
-def check_layer(
-    layer: Any,
-    *inputs: Any,
-    params: Mapping[str, np.ndarray] | None = None,
-    grads: Callable[[Any], Mapping[str, np.ndarray]] | None = None,
-    accumulates: bool = False,
-    **options: Any,
-) -> Report:
-    """Check an object with `out = layer.forward(*inputs)` and `dinputs = layer.backward(dout)`, its cache inside.
-
-    params       {name: array}, the layer's own arrays; by default `layer.params` if it is a dict, else every attribute
-                 that is an array of floats and whose gradient is there after backward, as `dname`, `grad_name` or
-                 `layer.grads[name]`
-    grads        a function from the layer to {name: gradient} after backward, if they are kept elsewhere
-    accumulates  whether backward adds to the gradients that are there, as in PyTorch, or overwrites them; that it does
-                 what is said here is checked
-    options      those of check_backward
-
-    A copy of the layer is checked; the given one is left as it is.
-    """
-    layer = copy.deepcopy(layer)
-    found = _params(layer, inputs) if params is None else dict(params)
-    read = grads or (lambda other: {name: _gradient(other, name) for name in found})
-
-    def forward(*args: Any) -> tuple[Any, Any]:
-        fresh = copy.deepcopy(layer)
-        for name, value in zip(found, args[len(inputs) :], strict=True):
-            _set(fresh, name, value)
-        return fresh.forward(*args[: len(inputs)]), fresh
-
-    def backward(dout: Any, cache: Any) -> tuple[Any, ...]:
-        fresh = copy.deepcopy(cache)
-        if accumulates:  # from zero, because added to what is there a small gradient would lose its digits
-            for held in read(fresh).values():
-                if isinstance(held, np.ndarray):
-                    held[...] = 0
-        dinputs = fresh.backward(dout)
-        dinputs = dinputs if isinstance(dinputs, tuple) else (dinputs,)
-        return (*dinputs, *(np.array(read(fresh)[name]) for name in found))
-
-    names = [f"input {i}" if len(inputs) > 1 else "input" for i in range(len(inputs))]
-    report = check_backward(forward, backward, *inputs, *found.values(), names=[*names, *found], **options)
-    broken = _accumulation(layer, inputs, list(found), read, accumulates)
-    return replace(report, contract=(*report.contract, broken)) if broken else report
+from .tree import copied, leaves, map_leaves
 
 
 def check_gradient(f: Callable, *point: Any, jac: Callable | bool | None = None, **options: Any) -> Report:
@@ -161,56 +113,3 @@ def _to_numpy(tree: Any) -> Any:
         return leaf.detach().cpu().numpy() if hasattr(leaf, "detach") else np.array(leaf)
 
     return map_leaves(leave, tree)
-
-
-def _params(layer: Any, inputs: tuple) -> dict[str, np.ndarray]:
-    """Find the layer's parameters: run it once, and return those of its arrays for which there is then a gradient."""
-    own = getattr(layer, "params", None)
-    if isinstance(own, dict):
-        return dict(own)
-    trial = copy.deepcopy(layer)
-    out = trial.forward(*inputs)
-    trial.backward(map_leaves(lambda leaf: np.ones_like(leaf, dtype=np.float64)[()], out))
-    arrays = {k: v for k, v in vars(layer).items() if isinstance(v, np.ndarray) and is_floats(v)}
-    return {name: value for name, value in arrays.items() if _gradient(trial, name) is not None}
-
-
-def _gradient(layer: Any, name: str) -> Any:
-    grads = getattr(layer, "grads", None)
-    if isinstance(grads, dict):
-        return grads.get(name, grads.get(f"d{name}"))
-    for other in (f"d{name}", f"grad_{name}", f"{name}_grad"):
-        if isinstance(getattr(layer, other, None), np.ndarray):
-            return getattr(layer, other)
-    return None
-
-
-def _set(layer: Any, name: str, value: np.ndarray) -> None:
-    own = getattr(layer, "params", None)
-    if isinstance(own, dict) and name in own:
-        own[name] = value
-    else:
-        setattr(layer, name, value)
-
-
-def _accumulation(layer: Any, inputs: tuple, names: list[str], read: Callable, accumulates: bool) -> str:
-    """Run forward and backward twice on one object; return what is wrong with its second gradients, or nothing."""
-    if not names:
-        return ""
-    trial = copy.deepcopy(layer)
-    rng = np.random.default_rng(0)
-    dout = None
-    held = read(trial) if accumulates else {}
-    seen = [{name: 0.0 if held.get(name) is None else np.array(held[name]) for name in names}]
-    for _ in range(2):
-        out = trial.forward(*inputs)
-        dout = map_leaves(lambda leaf: rng.standard_normal(np.shape(leaf)), out) if dout is None else dout
-        trial.backward(dout)
-        seen.append({name: np.array(read(trial)[name]) for name in names})
-    verb = "add to" if accumulates else "overwrite"
-    for name in names:
-        start, first, second = (step[name] for step in seen)
-        wanted = 2 * first - start if accumulates else first
-        if not np.allclose(second, wanted, rtol=1e-6, atol=1e-12 * float(np.max(np.abs(first), initial=0))):
-            return f"a second backward does not {verb} the gradient of {name}"
-    return ""

@@ -29,7 +29,7 @@ def gradcheck(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """
     import numpy as np
 
-    from . import adapters, check
+    from . import adapters, check, layer
 
     marker = request.node.get_closest_marker("gradcheck")
     marked = dict(marker.kwargs) if marker else {}
@@ -46,6 +46,6 @@ def gradcheck(request: pytest.FixtureRequest) -> Callable[..., Any]:
         return run
 
     checked = passing(check.check_backward)
-    for name in ("layer", "gradient", "vjp", "autograd_function"):
-        setattr(checked, name, passing(getattr(adapters, f"check_{name}")))
+    for module, name in ((layer, "layer"), *((adapters, name) for name in ("gradient", "vjp", "autograd_function"))):
+        setattr(checked, name, passing(getattr(module, f"check_{name}")))
     return checked
