@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -188,6 +189,7 @@ def _beside(layer: Any, path: Path, general: tuple[str, ...] = ()) -> Iterator[P
                 yield place
 
 
+@lru_cache(maxsize=10_000)
 def _is_gradient(other: str, name: str) -> bool:
     """Return whether one name is that of another's gradient, case and underscores aside."""
     other, name = (re.sub("^_[^_]+__|_", "", word).lower() for word in (other, name))  # `_Linear__W` is `__W`

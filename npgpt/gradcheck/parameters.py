@@ -1,13 +1,13 @@
 """Which of the arrays that a layer holds are its parameters: found by running it, and by moving one array at a time."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from .held import Held, held_by
+from .held import Held, held_by, number
 from .objects import at, duplicate, text, walk
 from .report import ArgumentReport, Unchecked
 from .tree import convert, copy_tree, is_tree, leaves, map_leaves
@@ -46,19 +46,22 @@ def find_parameters(
     held = held_by(trial.used)
     if grads is not None:
         held = _with_gradients(held, grads, trial.used)
-    named = set(map(id, _called(buffers, held, "buffers")))
-    held = [one for one in held if id(one) not in named]
+    aside = _called(buffers, held, "buffers")
+    held = [one for one in held if one not in aside]
     if params is not None:
         held = _renamed(held, params, layer)
+    held = _relevant(held, trial, params or ())
     roles = [(one, *_role(one, trial, params)) for one in held]
     parameters = _apart([one for one, role, _ in roles if role == "parameter"])
-    missing = [entry for entry in roles if entry[1] in ("fail", "inconclusive") and not _covered(entry[0], parameters)]
-    built = all(np.shape(at(layer, one.places[0])) == np.shape(one.value) for one in parameters)
+    missing = [one for one, role, _ in roles if role in ("fail", "inconclusive") and not _covered(one, parameters)]
+    built = all(np.shape(at(layer, one.places[0])) == np.shape(one.value) for one in parameters + missing)
     layer = layer if built else trial.used
+    # what is not in the layer that is checked was made by the trial
+    roles = [entry for entry in roles if number(at(layer, entry[0].places[0])) is not None]
     return Found(
         layer,
         [replace(one, value=at(layer, one.places[0])) for one in parameters],
-        [_row(*entry) for entry in missing],
+        [_row(*entry) for entry in roles if entry[0] in missing or entry[1] == "overwritten"],
         [Unchecked(one.name, one.kind, reason) for one, role, reason in roles if role == "unchecked"],
         _note(parameters, built),
     )
@@ -104,18 +107,30 @@ class Trial:
         self.out, *again = (self._forward({})[0] for _ in range(4))
         self.noise = max(distance(self.out, other) for other in again)  # of a forward that is random
 
-    def move(self, held: Held) -> tuple[bool, bool]:
-        """Return whether the output moves with an array, and whether forward leaves the array as it is."""
-        value = np.asarray(held.value)
+    def movers(self, held: list[Held]) -> list[Held]:
+        """Return those that move the output, by halves: of the many caches of a layer none does."""
+        if not held or not self.move(held)[0]:
+            return []
+        if len(held) == 1:
+            return held
+        middle = len(held) // 2
+        return self.movers(held[:middle]) + self.movers(held[middle:])
+
+    def move(self, held: list[Held]) -> tuple[bool, bool]:
+        """Return whether the output moves with some arrays, and whether forward leaves them as they are."""
+        values = {one.places[0]: self._moved(np.asarray(one.value)) for one in held}
+        try:
+            out, layer = self._forward(values)
+        except Exception:  # so forward does read them
+            return True, True
+        kept = all(np.array_equal(at(layer, path), value) for path, value in values.items())
+        return distance(self.out, out) > 10 * self.noise, kept
+
+    def _moved(self, value: np.ndarray) -> np.ndarray:
         value = value.astype(np.promote_types(self.dtype, value.dtype))
         size = float(np.max(np.abs(value), initial=0.0))
-        moved = value + 1e-3 * (size if size > 1e-6 else 1.0) * self.rng.standard_normal(value.shape)
-        moved = np.asarray(moved, value.dtype)
-        try:
-            out, layer = self._forward({held.places[0]: moved})
-        except Exception:  # so forward does read it
-            return True, True
-        return distance(self.out, out) > 10 * self.noise, np.array_equal(at(layer, held.places[0]), moved)
+        step = 1e-3 * (size if size > 1e-6 else 1.0) * self.rng.standard_normal(value.shape)
+        return np.asarray(value + step, value.dtype)
 
     def reaches(self, held: Held) -> bool:
         """Return whether backward has written an array's gradient."""
@@ -149,11 +164,18 @@ def distance(one: Any, other: Any) -> float:
 # --- sorting what it holds
 
 
+def _relevant(held: list[Held], trial: Trial, named: Container[str]) -> list[Held]:
+    """Return what has a gradient or a name that the user has given, and what else moves the output."""
+    has = [one for one in held if one.name in named or one.gradient(trial.used) is not None]
+    movers = trial.movers([one for one in held if one not in has])
+    return [one for one in held if one in has or one in movers]
+
+
 def _role(held: Held, trial: Trial, params: Mapping[str, Any] | None) -> tuple[str, str]:
     """Return what an array is, and why: parameter, unchecked, the verdict on one that cannot be checked, or nothing."""
     if not isinstance(held.value, np.ndarray) and isinstance(at(trial.used, held.places[0][:-1]), tuple):
         return ("unchecked", "a number in a tuple cannot be moved") if held.gradients else ("", "")
-    moves, kept = trial.move(held)
+    moves, kept = trial.move([held])
     if params is None or held.name in params:
         return _role_of_moved(held, trial, moves, kept, params is not None)
     return ("unchecked", "not among the params") if moves and kept else ("", "")
@@ -182,7 +204,7 @@ def _excuse(held: Held, single: bool, kept_or_has: bool) -> str:
 def _blame(held: Held, single: bool, kept: bool) -> tuple[str, str]:
     """Return the verdict on an array that should have been checked, and the reason."""
     if not kept:
-        return "inconclusive", "forward overwrites it, so it cannot be moved"
+        return "overwritten", "forward overwrites it, so it cannot be moved"
     if held.empty and not single:
         return "fail", f"backward leaves no gradient in {' or '.join(map(text, held.empty))}"
     hint = f"if it has none on purpose, give buffers=[{held.name!r}]"
@@ -190,7 +212,7 @@ def _blame(held: Held, single: bool, kept: bool) -> tuple[str, str]:
 
 
 def _row(held: Held, verdict: str, reason: str) -> ArgumentReport:
-    error = math.inf if verdict == "fail" else math.nan
+    verdict, error = ("fail", math.inf) if verdict == "fail" else ("inconclusive", math.nan)
     return ArgumentReport(held.name, np.shape(held.value), verdict, error, 0.0, None, math.nan, math.nan, reason)
 
 

@@ -367,6 +367,54 @@ def test_state_that_forward_overwrites_is_said():
     assert [str(unchecked) for unchecked in report.not_checked] == ["h (float64): state: forward overwrites it"]
 
 
+class Memory(Attributes):
+    """A recurrent state that the first forward makes, and its gradient, as in Deep Learning from Scratch."""
+
+    def __init__(self, h):
+        super().__init__()
+        self.h = h
+
+    def forward(self, x):
+        self.h = np.tanh(super().forward(x) + (0 if self.h is None else self.h))
+        return self.h
+
+    def backward(self, dout):
+        self.dh = dout * (1 - self.h**2)
+        return super().backward(self.dh)
+
+
+def test_state_with_a_gradient_is_no_parameter():
+    report = check_layer(Memory(None), X)
+    assert (verdicts(report), report.not_checked) == (ALL_PASS, ())
+    report = check_layer(Memory(np.zeros((5, 4))), X)
+    assert verdicts(report) == ALL_PASS | {"h": "inconclusive"}
+    assert "h: inconclusive: forward overwrites it" in str(report)
+
+
+def test_a_weight_that_forward_normalises_is_no_pass():
+    class Normalised(Attributes):
+        def forward(self, x):
+            self.W = self.W / np.linalg.norm(self.W)
+            return super().forward(x)
+
+    assert verdicts(check_layer(Normalised(), X)) == ALL_PASS | {"W": "inconclusive"}
+
+
+def test_one_array_among_many_caches_is_found():
+    class Cached(Attributes):
+        def __init__(self):
+            super().__init__()
+            self.offset, self.betas = np.zeros(4), (0.9, 0.999)
+            self.caches = [RNG.standard_normal((3, 3)) for _ in range(100)]
+
+        def forward(self, x):
+            return super().forward(x) + self.offset
+
+    report = check_layer(Cached(), X)
+    assert verdicts(report) == ALL_PASS | {"offset": "inconclusive"}
+    assert report.not_checked == ()
+
+
 class Dropout(Attributes):
     def __init__(self, rng):
         super().__init__()
