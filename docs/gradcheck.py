@@ -202,6 +202,26 @@ def dropout(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 show(check(dropout, lambda dout, mask: dout * mask, X))
 
+title("dropout from a generator")
+
+
+def seeded_dropout(x: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    mask = rng.random(x.shape) < 0.5
+    return x * mask, mask
+
+
+show(check(seeded_dropout, lambda dout, mask: (dout * mask, None), X, np.random.default_rng(3)))
+
+title("running statistics")
+
+
+def centre(x: np.ndarray, state: dict[str, np.ndarray]) -> tuple[np.ndarray, None]:
+    state["mean"] = 0.9 * state["mean"] + 0.1 * x.mean(axis=0)
+    return x - x.mean(axis=0), None
+
+
+show(check(centre, lambda dout, _: dout - dout.mean(axis=0), X, {"mean": np.zeros(3)}))
+
 title("noise")
 offset = (lambda x: (1e12 + np.abs(x) ** 3, x), lambda dout, x: 3 * dout * x * np.abs(x))
 for argument in check(*offset, X).arguments:
