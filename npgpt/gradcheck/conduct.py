@@ -9,7 +9,8 @@ import numpy as np
 
 from .function import Function
 from .numeric import largest
-from .problem import Leaf, Problem, describe, weighted
+from .outputs import weighted
+from .problem import Leaf, Problem, describe
 from .progress import TimeUp
 from .state import Change, arrays, changes, generators, global_generators, held_by, same, snapshot, some
 from .tree import fresh, is_floats, leaves, map_leaves

@@ -7,14 +7,18 @@ from typing import Any
 import numpy as np
 
 from .function import Function
-from .numeric import Line, one_sided
+from .numeric import EPS, TINY, Line, complex_parts, one_sided, roughness
 from .progress import Clock, TimeUp
 from .tree import ids_among
 
 MAX_KINKS = 300  # at most so many suspect elements of an array are looked at from both sides
 CLEARLY_WRONG = 16  # if none of so many is at a kink, the other suspects are wrong without a closer look
 DIRECTIONS = 4
-MAX_REMOVED = 20  # elements at kinks that are taken out of one direction
+ROUNDING = 16  # last places of an output that may be lost before it is one
+TRIFLE = 1e-6  # a relative difference that the forward's own inaccuracy may explain
+JUMPS = 64  # jumps of the forward that such a difference may amount to, over the array's scale
+SMALL = 1e-2  # the share of an array's scale below which an element is one of another kind, such as another unit
+HIDDEN = 1e-3  # an uncertainty of so large a share of an element's gradient could hide a slip
 ESCAPE = 0.05  # the bounds that are printed hold with a probability of 95%
 
 
@@ -26,12 +30,17 @@ class Comparison:
     allowance   (...) how far rounding may put a right gradient from the exact one
     value       (...) the numerical gradient, NaN where an element was not looked at
     error       (...) its error bar
+    floor       (...) what rounding of the outputs that an element moves may hide of its derivative
     wrong       (...) where the two differ by more than error and allowance
     kinks       (...) where the slopes of the two sides differ and the gradient lies between them
     looked_at   (...) which elements were looked at one by one
+    hunted      (...) which of them because a direction led there: they say nothing of the share of those at kinks
+    unseen      (...) of which a complex step sees nothing, though they have a gradient by backward
+    rough       what the forward's own inaccuracy may do to an element; NaN as long as nobody asked
     directions  how many directions through all elements were tried
     mismatch    the largest difference along one, relative to the gradient along it
     blind       an error whose norm is below this share of the gradient's could have escaped the directions
+    exhausted   whether a direction disagrees because of more kinks than were looked for
     notes       what there is to say about wrong elements
     clock       says how much time there is
     hurried     whether there was too little of it for all elements that were to be looked at
@@ -45,10 +54,41 @@ class Comparison:
         self.function, self.analytic, self.allowance = function, analytic, allowance
         self.clock, self.hurried, self.time_up = clock or Clock(False, None), False, False
         self.disagrees = False
-        self.value, self.error = (np.full(analytic.shape, np.nan) for _ in range(2))
-        self.wrong, self.kinks, self.looked_at = (np.zeros(analytic.shape, dtype=bool) for _ in range(3))
+        self.value, self.error, self.floor = (np.full(analytic.shape, np.nan) for _ in range(3))
+        self.wrong, self.kinks, self.looked_at, self.hunted, self.unseen = (
+            np.zeros(analytic.shape, dtype=bool) for _ in range(5)
+        )
+        self.rough = math.nan
         self.directions, self.mismatch, self.blind = 0, 0.0, 0.0
+        self.exhausted = False
         self.notes: list[str] = []
+
+    @property
+    def slack(self) -> np.ndarray:
+        """Return by how much rounding may set analytic and numerical gradient apart, those elements' included that were
+        not looked at.
+        """
+        problem, leaf = self.function.problem, self.function.leaf
+        floor = np.where(np.isnan(self.floor), ROUNDING * EPS * problem.natural(leaf), self.floor)
+        return self.allowance + floor + (0.0 if math.isnan(self.rough) else self.rough)
+
+    @property
+    def small(self) -> np.ndarray:
+        """Return which elements are small among large ones."""
+        size = np.abs(self.function.leaf.x)
+        return (size > 0) & (size < SMALL * self.function.leaf.scale)
+
+    @property
+    def hidden(self) -> np.ndarray:
+        """Return the small elements whose gradient is not zero, and cannot be told from rounding."""
+        a, n = np.abs(self.analytic), np.abs(self.value)
+        with np.errstate(invalid="ignore"):
+            agreed = np.abs(self.analytic - self.value) <= self.error + self.allowance
+            unsure = self.error + np.where(agreed, self.allowance, self.slack)
+            certain = (a > 10 * self.allowance) | (n > 10 * self.error)  # that it is not zero
+            share = 100 * HIDDEN if self.function.problem.single else HIDDEN  # as float32's rounding is wider
+            found = (self.small | self.unseen) & certain & (unsure > share * np.maximum(a, n))
+        return found & self.counted & ~self.wrong
 
     @property
     def counted(self) -> np.ndarray:
@@ -59,7 +99,7 @@ class Comparison:
     def suspect(self) -> np.ndarray:
         """Return the elements that differ from the numerical gradient, those that were found to be wrong among them."""
         with np.errstate(invalid="ignore"):
-            right = np.abs(self.analytic - self.value) <= self.error + self.allowance
+            right = np.abs(self.analytic - self.value) <= self.error + self.slack
         return self.counted & ~right
 
     def check(self, indices: np.ndarray, whole: bool, rng: np.random.Generator) -> None:
@@ -87,17 +127,18 @@ class Comparison:
 
     def check_elements(self, indices: np.ndarray) -> None:
         """Differentiate by the elements at these flat indices, and mark those that are wrong or at a kink."""
-        value, error = self.value.reshape(-1), self.error.reshape(-1)
-        flat, allowed = self.analytic.reshape(-1), self.allowance.reshape(-1)
+        value, error, floor = self.value.reshape(-1), self.error.reshape(-1), self.floor.reshape(-1)
+        flat = self.analytic.reshape(-1)
         for index in self.clock.spend(indices, DIRECTIONS):
-            value[index], error[index] = self._derivative(int(index))
+            value[index], error[index], floor[index] = self._derivative(int(index))
             self.looked_at.flat[index] = True
         indices = indices[self.looked_at.reshape(-1)[indices]]
-        with np.errstate(invalid="ignore"):
-            right = np.abs(flat[indices] - value[indices]) <= error[indices] + allowed[indices]
-        suspects = indices[~right]
+        suspects = indices[self._differ(indices)]
         # the most different first; a NaN before all
         distance = np.abs(flat[suspects] - value[suspects])
+        if len(suspects) and np.any(distance <= TRIFLE * np.abs(flat[suspects])) and self._measure_roughness():
+            suspects = indices[self._differ(indices)]
+            distance = np.abs(flat[suspects] - value[suspects])
         order = np.argsort(-np.where(np.isnan(distance), np.inf, distance), kind="stable")
         for count, index in enumerate(suspects[order]):
             if not np.isfinite(flat[index]):  # where the derivative is not finite either, it has overflowed
@@ -107,22 +148,48 @@ class Comparison:
             else:
                 self.wrong.reshape(-1)[index] = True
 
+    def _differ(self, indices: np.ndarray) -> np.ndarray:
+        """Return which of the elements differ by more than error bar and rounding; a NaN does."""
+        a, n, error, slack = (x.flat[indices] for x in (self.analytic, self.value, self.error, self.slack))
+        with np.errstate(invalid="ignore"):
+            return ~(np.abs(a - n) <= error + slack)
+
+    def _measure_roughness(self) -> bool:
+        """Find out how accurate forward is, once, and allow for it; return whether it is less so than rounding.
+
+        An iteration that stops at 1e-11 is a smooth function but for jumps of such a size, and its derivative is not
+        that of what it approximates. A gradient that differs by a trifle may be the right one.
+        """
+        if math.isnan(self.rough):
+            leaf = self.function.leaf
+            rng = np.random.default_rng(5)
+            v = leaf.scale * rng.standard_normal(leaf.x.shape) / math.sqrt(leaf.x.size)
+            found = roughness(self.function.line(v))
+            self.rough = JUMPS * found / leaf.scale if found <= TRIFLE * self.function.problem.magnitude else 0.0
+        return self.rough > 0
+
     def check_directions(self, rng: np.random.Generator) -> None:
         """Differentiate along random directions through all elements; if one disagrees, bisect to an element.
 
         Every element has its share in a Gaussian direction, so an error in one of a million shows if it is larger than
-        the error bar. The precision of the derivative decides, not luck.
+        the error bar. The precision of the derivative decides, not luck. Small elements among large ones would have no
+        share worth the name, and get directions of their own.
         """
         leaf = self.function.leaf
-        for _ in range(DIRECTIONS):
-            mismatch, bar, size = self._check_direction(leaf.scale * rng.standard_normal(leaf.x.shape))
-            self.directions += 1
-            if size > 0:
-                self.mismatch = max(self.mismatch, mismatch / size)
-                # |<d, v>| < bar happens by chance for each direction with probability bar / |d v| * sqrt(2 / pi)
-                self.blind = max(self.blind, bar / size * math.sqrt(2 / math.pi) / ESCAPE ** (1 / DIRECTIONS))
-            if self.wrong.any():
-                return
+        steps = [np.full(leaf.x.shape, leaf.scale)]
+        if self.small.mean() > 2 * SMALL:  # more than there are by chance
+            steps.append(np.where(self.small, np.abs(leaf.x), 0.0))
+        for step in steps:
+            for _ in range(DIRECTIONS):
+                mismatch, bar, size = self._check_direction(step * rng.standard_normal(leaf.x.shape))
+                self.directions += 1
+                if size > 0:
+                    self.mismatch = max(self.mismatch, mismatch / size)
+                    # |<d, v>| < bar happens by chance for each direction with probability bar / |d v| * sqrt(2 / pi)
+                    blind = bar / size * math.sqrt(2 / math.pi) / ESCAPE ** (1 / DIRECTIONS)
+                    self.blind = max(self.blind, blind)
+                if self.wrong.any() or self.exhausted:
+                    return
 
     def check_together(self, rng: np.random.Generator) -> None:
         """Move many elements at once, by real differences: each may look right, and all together claim too much.
@@ -136,7 +203,7 @@ class Comparison:
             each = rng.standard_normal(leaf.x.shape) if attempt else np.ones(leaf.x.shape)
             v = np.where(mask, leaf.scale * each, 0.0)
             claimed, length = float(np.sum(self.analytic * v)), float(np.linalg.norm(v))
-            line, allowed = function.line(v), 4 * float(np.linalg.norm(self.allowance * v))
+            line, allowed = function.line(v), 4 * float(np.linalg.norm(self.slack * v))
             value, error = function.derivative(line, 1.0, length, real=True)
             if abs(claimed - value) <= error + allowed:
                 continue
@@ -146,26 +213,29 @@ class Comparison:
                 self._blame(mask)
                 return
 
-    def _derivative(self, index: int, real: bool = False) -> tuple[float, float]:
-        """Return the derivative by one element and its error bar."""
+    def _derivative(self, index: int, real: bool = False) -> tuple[float, float, float]:
+        """Return the derivative by one element, its error bar, and what rounding may hide of it."""
         function, leaf = self.function, self.function.leaf
         line = function.element_line(index)
-        value, error = function.derivative(line, leaf.scale, real=real)
         size = abs(float(leaf.x.flat[index]))
-        if not error <= 1e-6 * abs(value) and 0 < size < 1e-2 * leaf.scale:
-            # small among large ones: the function may bend over the element's own size
-            again = function.derivative(line, size, real=real)
-            value, error = again if not again[1] >= error else (value, error)
-        return value, error
+        small = self.small.flat[index]
+        value, error, moved = function.measure(line, size if small else leaf.scale, real=real)
+        if small and not error <= 1e-6 * abs(value):
+            # small among large ones: the function may bend over the element's own size, or over that of the others
+            again = function.measure(line, leaf.scale, real=real)
+            if again[1] < error:
+                value, error, moved = again
+        scale = min(leaf.scale, size) if size and not small else leaf.scale
+        return value, error, ROUNDING * EPS * float(np.sum(function.problem.sizes[moved])) / scale
 
     def _look_closer(self, index: int) -> None:
         """Decide on an element that looks wrong: by real differences too, and from both sides."""
-        claimed, allowed = float(self.analytic.flat[index]), float(self.allowance.flat[index])
+        claimed, allowed = float(self.analytic.flat[index]), float(self.slack.flat[index])
         if self.function.complex_safe:
-            value, error = self._derivative(index, real=True)
-            disagree = abs(value - self.value.flat[index]) > 4 * error + 1e-9 * abs(value)
-            if disagree and math.isfinite(value):  # complex arithmetic took another branch here
-                self.value.flat[index], self.error.flat[index] = value, error
+            value, error, floor = self._derivative(index, real=True)
+            if math.isfinite(value) and self._is_doubtful(index, value, error):
+                self.value.flat[index], self.error.flat[index], self.floor.flat[index] = value, error, floor
+                allowed = float(self.slack.flat[index])
                 if abs(claimed - value) <= error + allowed:
                     return
         low, high, bar = self._slopes(self.function.element_line(index), self.function.leaf.scale, allowed)
@@ -178,35 +248,61 @@ class Comparison:
         if math.isfinite(self.value.flat[index]):
             self.wrong.flat[index] = True
 
+    def _is_doubtful(self, index: int, value: float, error: float) -> bool:
+        """Return whether a complex step may be wrong for an element, given the derivative by real differences."""
+        step = float(self.value.flat[index])
+        if abs(value - step) > 4 * error + 1e-9 * abs(value):  # complex arithmetic took another branch here
+            return True
+        with np.errstate(all="ignore"):
+            parts = complex_parts(self.function.element_line(index), 1e5 * TINY)
+        # a root at 0 grows with the step, and abs leaves nothing of it
+        unseen = not np.any(parts)
+        self.unseen.flat[index] = unseen
+        return unseen or not abs(float(np.sum(parts)) - step) <= float(self.error.flat[index])
+
     def _slopes(self, line: Line, scale: float, allowed: float) -> tuple[float, float, float]:
         """Return the least and the greatest slope that may be claimed at a kink, and how far a claim may be off."""
         low, high, error = one_sided(line, scale, self.function.noise)
         return low, high, error + allowed + 1e-7 * max(abs(low), abs(high))
 
     def _check_direction(self, v: np.ndarray) -> tuple[float, float, float]:
-        """Compare along v, and mark the element to which a mismatch comes down; return what `_mismatch` does."""
-        for _ in range(MAX_REMOVED):
+        """Compare along v, and mark the element to which a mismatch comes down; return what `_mismatch` does.
+
+        Elements at kinks are taken out of v, and the rest is tried again.
+        """
+        v[self.kinks] = 0.0
+        while True:
             mismatch, bar, size = self._mismatch(v)
             if not (math.isfinite(mismatch) and mismatch > bar):
-                break
+                return mismatch, bar, size
             self.disagrees = True
             index = self._bisect(v)
-            if not self.looked_at.flat[index]:
-                self.check_elements(np.array([index]))
+            self._hunt(np.array([index]))
             if self.wrong.flat[index]:
-                break
+                return mismatch, bar, size
             if v.flat[index] == 0 or not self.kinks.flat[index]:
                 self.notes.append("a direction disagrees, but no element by itself")
                 self.wrong.flat[index] = True
-                break
-            v.flat[index] = 0.0  # the element is at a kink: without it the rest is tried again
-        return mismatch, bar, size
+                return mismatch, bar, size
+            # where one is, those of the same value are, too: the zeros under a relu
+            x = self.function.leaf.x.reshape(-1)
+            self._hunt(np.flatnonzero(x == x[index])[:MAX_KINKS])
+            v[self.kinks] = 0.0
+            self.exhausted = int(self.hunted.sum()) > MAX_KINKS
+            if self.wrong.any() or self.exhausted:
+                return mismatch, bar, size
+
+    def _hunt(self, indices: np.ndarray) -> None:
+        """Look at elements to which a direction led."""
+        new = indices[~self.looked_at.flat[indices]]
+        self.hunted.flat[new] = True
+        self.check_elements(new)
 
     def _mismatch(self, v: np.ndarray) -> tuple[float, float, float]:
         """Return how far <gradient, v> is from the derivative along v, the error bar, and the size of the terms."""
         value, error = self.function.derivative(self.function.line(v), 1.0, float(np.linalg.norm(v)))
         product = self.analytic * v
-        bar = error + 4 * float(np.linalg.norm(self.allowance * v))
+        bar = error + 4 * float(np.linalg.norm(self.slack * v))
         return abs(float(np.sum(product)) - value), bar, float(np.linalg.norm(product))
 
     def _bisect(self, v: np.ndarray) -> int:
@@ -226,8 +322,8 @@ class Comparison:
     def _blame(self, mask: np.ndarray) -> None:
         """Mark which of the elements that together claim too much are wrong; all of them if none is by itself."""
         for index in np.flatnonzero(mask):
-            value, error = self._derivative(int(index), real=True)
-            wrong = not abs(float(self.analytic.flat[index]) - value) <= error + float(self.allowance.flat[index])
+            value, error, _ = self._derivative(int(index), real=True)
+            wrong = not abs(float(self.analytic.flat[index]) - value) <= error + float(self.slack.flat[index])
             self.wrong.flat[index] = wrong
             self.value.flat[index] = value
         if not self.wrong.any():

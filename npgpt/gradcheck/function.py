@@ -10,17 +10,20 @@ import numpy as np
 from .numeric import (
     EPS,
     TINY,
+    Differences,
     Line,
     complex_parts,
     complex_step,
+    extrapolate,
     fourth_differences,
     largest,
     noise_level,
     norm,
-    richardson,
 )
-from .problem import Leaf, Problem, describe, weighted
+from .problem import Leaf, Problem, describe
 from .tree import copied, leaves, map_leaves
+
+UNDERFLOW = float(np.finfo(np.float64).tiny) / TINY  # a derivative that a complex step may not see
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +60,7 @@ class Function:
         args = [map_leaves(put, arg) for arg in self.problem.args]
         try:
             out, _ = self.problem.forward(*args)
-            found = weighted(out, self.problem.dout)
+            found = self.problem.weighted(out)
             if found.shape != self.problem.weights:
                 raise ValueError(f"out has {found.size} elements, and {self.problem.weights[0]} at the given arguments")
             return found
@@ -108,23 +111,30 @@ class Function:
         length  that of the line's direction
         real    whether to use real differences even where a complex step is safe
         """
-        if self.complex_safe and not real:
-            value, error = self._complex_derivative(line, scale, length)
-            if np.isfinite(value):
-                return value, error
-        return richardson(line, scale, self.noise)
+        return self.measure(line, scale, length, real)[:2]
 
-    def _complex_derivative(self, line: Line, scale: float, length: float) -> tuple[float, float]:
+    def measure(
+        self, line: Line, scale: float, length: float = 1.0, real: bool = False
+    ) -> tuple[float, float, np.ndarray]:
+        """Return the derivative along a line, its error bar, and which outputs move."""
+        if self.complex_safe and not real:
+            found = self._complex_derivative(line, scale, length)
+            if np.isfinite(found[0]):
+                return found
+        differences = Differences(line, self.noise)
+        return *extrapolate(differences, scale), differences.moved
+
+    def _complex_derivative(self, line: Line, scale: float, length: float) -> tuple[float, float, np.ndarray]:
         with np.errstate(all="ignore"):
             parts = complex_parts(line)
             value, moved = float(np.sum(parts)), parts != 0
-            rounding = 16 * EPS * float(np.sum(np.abs(parts)))
+            rounding = 16 * EPS * float(np.sum(np.abs(parts))) + UNDERFLOW
             error = rounding + 8 * norm(self.complex_noise[moved]) * length
             if error > 1e-6 * abs(value):
                 # the derivative is small beside its parts: see what rounding does to it a few last places away
                 nudges = [complex_step(_shifted(line, k * EPS * scale)) for k in (-24, 8, 24)]
                 error = min(error, rounding + 4 * max(abs(nudge - value) for nudge in nudges))
-            return value, error
+            return value, error, moved
 
 
 def functions_of(problem: Problem, writes: bool, rng: np.random.Generator) -> list[Function]:
@@ -151,6 +161,7 @@ def _measured(function: Function, try_complex: bool, rng: np.random.Generator) -
     with np.errstate(all="ignore"):
         noise = noise_level(line, last)
     noise = np.where(np.isfinite(noise), noise, EPS * function.problem.magnitude)
+    noise = np.where(function.problem.still, EPS * function.problem.sizes, noise)
     if not (try_complex and _is_analytic(function.problem, line, noise)):
         return replace(function, noise=noise)
     with np.errstate(all="ignore"):
@@ -175,14 +186,17 @@ def _is_analytic(problem: Problem, line: Line, noise: np.ndarray) -> bool:
         return False
     if moved.dtype.kind != "c" or not np.allclose(moved.real, still, rtol=1e-12, atol=1e-14, equal_nan=True):
         return False
-    value = float(np.sum(moved.imag)) / TINY
+    parts = moved.imag / TINY
+    value = float(np.sum(parts))
     if not np.isfinite(value):
         return False
-    real, error = richardson(line, 1.0, noise)
-    # a wide error bar proves nothing: then differences, which are no worse, are used throughout
+    real, error = extrapolate(Differences(line, noise), 1.0, good=1e-14)
+    # abs, real or a comparison may have lost a term, however small: what differences can see must be there.
+    # A wide error bar proves nothing: then differences, which are no worse, are used throughout
+    rounding = 16 * EPS * float(np.sum(np.abs(parts))) + UNDERFLOW
     weight = sum(float(np.sum(np.abs(part))) for _, part in leaves(problem.dout))
     floor = 1e3 * EPS * (problem.magnitude + weight)  # of a function that is flat but for rounding
-    close = abs(value - real) <= 4 * error + 1e-9 * abs(value) + floor
+    close = abs(value - real) <= 2 * error + rounding
     return bool(close and error <= 1e-4 * max(abs(value), abs(real)) + floor)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from .forms import cotangent, in_single, leaving, output_form, real_form, with_real_forms
 from .numeric import largest
+from .outputs import sizes, unmoved, weighted
 from .tree import (
     convert,
     copied,
@@ -23,6 +24,8 @@ from .tree import (
     map_leaves,
     same_structure,
 )
+
+ALIKE = 1e-10  # numbers whose spread is a smaller share of them are equal: a gain's, or a bias's at the start
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +69,11 @@ class Leaf:
 
         It is the spread of the array's numbers, or their size if they are all alike. An offset they share says nothing.
         """
-        spread = float(np.std(self.x)) if self.x.size > 1 else 0.0
-        if np.isfinite(spread) and spread > 1e-300:
-            return spread
         size = largest(self.x)
-        return size if np.isfinite(size) and size > 0 else 1.0
+        if not (np.isfinite(size) and size > 0):
+            return 1.0
+        spread = float(np.std(self.x)) if self.x.size > 1 else 0.0
+        return spread if spread > ALIKE * size else size
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +90,6 @@ class Problem:
     dout       a random cotangent, in the structure of out
     dtype      the dtype in which forward and backward are to run
     single     whether they compute in float32, because of dtype or of their own accord
-    magnitude  the size of the function: the sum of |dout * out|
     conjugate  how complex gradients are written
     source     forward as it was given
     takes      the dtype in which the differences are taken: float32 if forward takes nothing else
@@ -105,7 +107,6 @@ class Problem:
     dout: Any
     dtype: np.dtype
     single: bool
-    magnitude: float
     conjugate: bool
     source: Callable[..., tuple[Any, Any]]
     takes: np.dtype
@@ -164,7 +165,6 @@ class Problem:
             dout,
             dtype,
             single,
-            float(np.sum(np.abs(weighted(out, dout)))),
             conjugate,
             source,
             takes,
@@ -194,6 +194,49 @@ class Problem:
     def real(self) -> bool:
         """Return whether no complex number goes in or comes out, so that complex steps can be told from them."""
         return "complex" not in self.forms and not any(leaf.is_complex for leaf in self.leaves)
+
+    def weighted(self, out: Any) -> np.ndarray:
+        """Return dout * out, flat, and not summed: what does not move then adds no rounding to a difference.
+
+        An output that is infinite whatever the arguments are counts as 0.
+        """
+        with np.errstate(invalid="ignore"):
+            product = weighted(out, self.dout)
+        return np.where(self.silent, 0.0, product) if self.silent.any() and product.shape == self.weights else product
+
+    @cached_property
+    def start(self) -> np.ndarray:
+        """Return dout * out, flat, at the given arguments."""
+        with np.errstate(invalid="ignore"):
+            return weighted(self.out, self.dout)
+
+    @cached_property
+    def silent(self) -> np.ndarray:
+        """Return which outputs, flat, are infinite whatever the arguments are, as masked scores are."""
+        infinite = np.isinf(self.start)
+        return infinite & self.still if infinite.any() else infinite
+
+    @cached_property
+    def still(self) -> np.ndarray:
+        """Return which outputs, flat, no argument moves."""
+        rng = np.random.default_rng(4)
+
+        def at(size: float, share: float) -> np.ndarray:
+            args = self.moved(lambda leaf: share * leaf.x + size * leaf.scale * rng.standard_normal(leaf.x.shape))
+            return weighted(self.forward(*args)[0], self.dout)
+
+        return unmoved(self.start, at, self.smallest_scale)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Return |dout * out|, flat, as a measure of what rounding may hide."""
+        ones = weighted(map_leaves(np.ones_like, self.out), self.dout)
+        return sizes(np.where(self.silent, 0.0, self.start), self.still, ones)
+
+    @cached_property
+    def magnitude(self) -> float:
+        """Return the size of the function."""
+        return float(np.sum(self.sizes))
 
     @property
     def largest_dout(self) -> float:
@@ -286,13 +329,6 @@ def _given_cotangent(out: Any, dout: Any, forms: Sequence[str]) -> Any:
         return np.array(value, array.dtype if array.dtype.kind == "f" else None)[()]
 
     return map_leaves(put, out)
-
-
-def weighted(out: Any, dout: Any) -> np.ndarray:
-    """Return dout * out, flat, and not summed: an output that does not move then adds no rounding to a difference."""
-    pairs = zip(leaves(out), leaves(dout), strict=True)
-    parts = [np.ravel(np.asarray(weight) * np.asarray(part)) for (_, part), (_, weight) in pairs]
-    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def _leaves(args: list[Any], names: list[str], chosen: list[int], asked_for: bool) -> list[Leaf]:

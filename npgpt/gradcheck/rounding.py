@@ -9,7 +9,7 @@ from .function import Function
 from .gradients import Backward
 from .numeric import EPS, fourth_differences, largest, norm
 from .problem import Leaf, Problem
-from .tree import map_leaves
+from .tree import leaves, map_leaves
 
 STEPS = range(-4, 5)  # nine equally spaced values, as fourth_differences takes them
 
@@ -43,15 +43,21 @@ def allowances(
     exact = [np.asarray(g, dtype=np.float64) for g in gradients]
     sizes = _sizes(problem, backward, dout, exact, rng)
     signs = {leaf.number: rng.choice([-1.0, 1.0], leaf.x.shape) for leaf in problem.leaves}
+    dout_signs = map_leaves(lambda leaf: rng.choice([-1.0, 1.0], np.shape(leaf)), dout)
 
     def gradients_at(step: float) -> list[np.ndarray]:
-        """Return the gradients with every argument moved by step times its own size; NaN if that is refused."""
+        """Return the gradients with every argument moved by step times its own size, and dout; NaN if that is refused.
+
+        In dout a gradient is linear, and may be so in nothing else: then dout alone shows its rounding.
+        """
 
         def move(leaf: Leaf) -> np.ndarray:
             return np.array(leaf.x * (1 + step * signs[leaf.number]), dtype=problem.dtype)
 
+        other = iter([leaf for _, leaf in leaves(dout_signs)])
+        moved = map_leaves(lambda leaf: np.asarray(leaf * (1 + step * next(other)), np.asarray(leaf).dtype)[()], dout)
         with np.errstate(all="ignore"):
-            return backward.tried(problem.moved(move), dout)
+            return backward.tried(problem.moved(move), moved)
 
     # close by, and far enough that the rounding of a number near 1 shows in what it leaves when 1 is taken away
     near, far = ([gradients_at(k * step) for k in STEPS] for step in (64 * precision.unit, 2.0**-22))
@@ -67,7 +73,7 @@ def _precision(problem: Problem, functions: list[Function]) -> Precision:
         unit = float(np.finfo(np.float32).eps)
         return Precision(unit, 100 * unit, unit, False)
     noise = max(norm(function.noise) for function in functions)
-    return Precision(EPS, 1e-12, 1e-15, noise <= 1e-11 * (problem.magnitude + problem.largest_dout))
+    return Precision(EPS, 1e-12, 0.0, noise <= 1e-11 * (problem.magnitude + problem.largest_dout))
 
 
 def _sizes(
@@ -103,8 +109,7 @@ def _allowance(
         # double precision loses some last places of the largest number at hand, and not half of its digits
         noise = np.minimum(noise, 100 * EPS * (largest(size) + problem.largest_dout))
     # what is a good part of the gradient itself is no rounding: the step has jumped over a kink
-    whole = np.abs(exact) + size
-    noise = np.where(np.isfinite(noise) & (noise <= 1e-3 * whole), noise, 0.0)
-    move = np.where(np.isfinite(move) & (move <= 1e-3 * whole), move, 0.0)
-    floor = precision.floor * largest(size) + 16 * EPS * problem.natural(function.leaf)
-    return precision.limit * size + 20 * noise + 8 * move + floor
+    part = 1e-3 * (np.abs(exact) + size)
+    noise = np.where(np.isfinite(noise) & (precision.doubles | (noise <= part)), noise, 0.0)
+    move = np.where(np.isfinite(move) & (move <= part), move, 0.0)
+    return precision.limit * size + 20 * noise + 8 * move + precision.floor * largest(size)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from .elements import ESCAPE, Comparison
-from .numeric import EPS
 from .problem import Leaf
 from .report import ArgumentReport
 
@@ -69,9 +68,11 @@ def _errors(comparison: Comparison) -> Errors:
         size = float(max(np.linalg.norm(a), np.linalg.norm(n)))
         error = float(np.linalg.norm(a - n))
         bar = float(np.linalg.norm(comparison.error[counted]))
+        unsure = float(np.linalg.norm((comparison.error + comparison.slack)[counted]))
+        certain = float(np.linalg.norm(a)) > 10 * float(np.linalg.norm(comparison.allowance[counted]))
     # beside the function itself a gradient of this size would show, were it not zero
     natural = comparison.function.problem.natural(comparison.function.leaf)
-    zero = (size <= bar and bar <= 1e-6 * natural) or size <= 64 * EPS * natural
+    zero = size <= unsure and unsure <= 1e-6 * natural and not certain
     if not size > 0:
         return Errors(0.0, 0.0, zero)
     return Errors(max(error / size, comparison.mismatch), bar / size, zero)
@@ -79,18 +80,13 @@ def _errors(comparison: Comparison) -> Errors:
 
 def _verdict(comparison: Comparison, errors: Errors, tolerance: float | None) -> tuple[str, str]:
     """Return the verdict and, unless it is "pass", the reason."""
-    wrong, kinks, looked_at = (int(x.sum()) for x in (comparison.wrong, comparison.kinks, comparison.looked_at))
+    wrong, looked_at = int(comparison.wrong.sum()), int(comparison.looked_at.sum())
     if wrong and (tolerance is None or not errors.relative <= tolerance):
         notes = "".join(f"; {note}" for note in comparison.notes[:2])
         return "fail", f"{wrong} of {looked_at} elements are wrong{_undecided(comparison, wrong)}{notes}"
-    if comparison.time_up:
-        return "inconclusive", _time_up(comparison)
-    if not np.isfinite(comparison.value[comparison.counted]).all():
-        refused = comparison.function.refused
-        overflow = "overflow: the forward is infinite or NaN near these arguments"
-        return "inconclusive", refused[0][1] if refused else overflow
-    if kinks > MANY_KINKS * looked_at:
-        return "inconclusive", f"kinks: {kinks} of {looked_at} elements"
+    doubt = _doubt(comparison)
+    if doubt:
+        return "inconclusive", doubt
     if errors.zero:
         return "pass", ""
     if tolerance is not None:
@@ -99,6 +95,25 @@ def _verdict(comparison: Comparison, errors: Errors, tolerance: float | None) ->
     if not errors.bar <= (WIDE_SINGLE if single else WIDE):
         return "inconclusive", "noise: the numerical derivative is too uncertain"
     return "pass", ""
+
+
+def _doubt(comparison: Comparison) -> str:
+    """Return why what was looked at proves nothing, whatever the errors are; or nothing."""
+    kinks, looked_at = int(comparison.kinks.sum()), int(comparison.looked_at.sum())
+    if comparison.time_up:
+        return _time_up(comparison)
+    if not np.isfinite(comparison.value[comparison.counted]).all():
+        refused = comparison.function.refused
+        return refused[0][1] if refused else "overflow: the forward is infinite or NaN near these arguments"
+    drawn = int((comparison.looked_at & ~comparison.hunted).sum())
+    if int((comparison.kinks & ~comparison.hunted).sum()) > MANY_KINKS * drawn or comparison.exhausted:
+        return f"kinks: {kinks} of {looked_at} elements"
+    hidden = np.flatnonzero(comparison.hidden)
+    if hidden.size:
+        named = ", ".join(comparison.function.leaf.at(int(i)) for i in hidden[:4])
+        more = ", ..." if hidden.size > 4 else ""
+        return f"{hidden.size} of {looked_at} elements cannot be told from rounding: {named}{more}"
+    return ""
 
 
 def _undecided(comparison: Comparison, wrong: int) -> str:
