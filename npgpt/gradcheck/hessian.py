@@ -168,7 +168,7 @@ def check_gradient_penalty(
         ones = map_leaves(lambda leaf: np.ones_like(leaf)[()], out) if dout is None else copy_tree(dout)
         gradients = backward(ones, cache)
         found = penalty(*gradients) if isinstance(gradients, tuple) else penalty(gradients)
-        return np.reshape(found, ())[()], args
+        return _one_number("penalty", found), args
 
     own: dict[str, Any] = options | {"names": names, "dout": 1.0}
     parts["penalty"] = check_backward(value, lambda d, args: _times(d, gradient(*args)), *args, **own)
@@ -204,10 +204,7 @@ def _joined(parts: dict[str, Report], notes: Iterable[str] = (), unseen: Iterabl
 
 def _gradient_report(f: Callable, gradient: Callable, x: Any, args: tuple, options: dict[str, Any]) -> Report:
     def forward(x: Any) -> tuple[Any, Any]:
-        value = f(x, *args)
-        if np.size(value) != 1:
-            raise ValueError(f"f must return one number, but its value has the shape {np.shape(value)}")
-        return np.reshape(value, ())[()], x
+        return _one_number("f", f(x, *args)), x
 
     own: dict[str, Any] = {"dout": 1.0} | options
     return check_backward(forward, lambda dout, x: (_times(dout, gradient(x, *args)),), x, **own)
@@ -266,11 +263,13 @@ def _matrix_report(gradient: Callable, hessian: Callable, x: Any, args: tuple, o
 
 def _symmetry(matrix: np.ndarray, single: bool) -> ArgumentReport:
     """Compare a matrix with its transpose."""
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(matrix - matrix.T)
+    if not np.isfinite(matrix).all():
+        reason = "overflow: the Hessian is not finite"
+        return ArgumentReport("symmetry", matrix.shape, "inconclusive", np.nan, 0.0, None, np.nan, np.nan, reason)
+    difference = np.abs(matrix - matrix.T)
     size, worst = largest(matrix), np.unravel_index(np.argmax(difference), matrix.shape)
     i, j = (int(k) for k in worst)
-    wrong = not largest(difference) <= (CLOSE_SINGLE if single else CLOSE) * size
+    wrong = largest(difference) > (CLOSE_SINGLE if single else CLOSE) * size
     return ArgumentReport(
         "symmetry",
         matrix.shape,
@@ -293,6 +292,12 @@ def _fits(x: Any, gradient: Any) -> bool:
         return False
     pairs = zip((leaf for _, leaf in leaves(x)), leaf_at(x, gradient), strict=True)
     return all(np.shape(leaf) == np.shape(g) for leaf, g in pairs if is_floats(leaf))
+
+
+def _one_number(name: str, value: Any) -> Any:
+    if np.size(value) != 1:
+        raise ValueError(f"{name} must return one number, but its value has the shape {np.shape(value)}")
+    return np.reshape(value, ())[()]
 
 
 def _times(dout: Any, tree: Any) -> Any:

@@ -12,7 +12,7 @@ from .forms import leaving
 from .gradients import Backward
 from .paths import Path, path_of
 from .problem import Problem
-from .report import Report
+from .report import ArgumentReport, Report
 from .tangents import Product, moved_alone, products, put, tangent_contract, tangent_misfit, used_up
 from .tree import leaf_at, leaves
 from .verdict import without_numbers
@@ -76,7 +76,7 @@ def tangent_report(
     problem = moved_alone(Problem.pose(forward, args, names, wrt, own, np.dtype(dtype), conjugate=conjugate))
     product = Product(subject, problem, jvp)
     labels = (subject, "reference" if backward or symmetric else "numeric")
-    unfit = tangent_misfit(product) or used_up(product)
+    unfit = tangent_misfit(product, "x" if symmetric else "out") or used_up(product)
     if unfit:
         rows = [without_numbers(leaf, "fail", unfit) for leaf in problem.leaves]
         return Report(tuple(rows), labels=labels)
@@ -94,8 +94,7 @@ def tangent_report(
     )
     found = iter(report.arguments)
     rows = [row for path in paths for row in path.renamed(found)]
-    rows += dot_test(product, Backward(problem, backward), own) if backward else []
-    rows += [symmetry_test(product, own)] if symmetric else []
+    rows += _dot_tests(product, backward, symmetric, own)
     broken += [sentence.replace("backward", subject) for sentence in report.contract]
     return replace(
         report,
@@ -106,6 +105,13 @@ def tangent_report(
     )
 
 
+def _dot_tests(
+    product: Product, backward: Callable | None, symmetric: bool, rng: np.random.Generator
+) -> list[ArgumentReport]:
+    rows = dot_test(product, Backward(product.problem, backward), rng) if backward else []
+    return [*rows, symmetry_test(product, rng)] if symmetric else rows
+
+
 def _as_pair(forward: Callable, product: Product, paths: list[Path]) -> tuple[Callable, Callable]:
     """Return a forward of the paths' coordinates, and the backward that jvp makes for it.
 
@@ -113,13 +119,15 @@ def _as_pair(forward: Callable, product: Product, paths: list[Path]) -> tuple[Ca
     """
     problem = product.problem
     by_number = {path.leaf.number: path for path in paths}
+    moved = {path.leaf.position for path in paths}
 
     def forward_along(*args: Any) -> tuple[Any, Any]:
         points = [leaf for arg, structure in zip(args, problem.args, strict=True) for leaf in leaf_at(structure, arg)]
         kind = np.asarray(next(iter(leaves(points[paths[0].leaf.number])))[1]).real.dtype
         placed = {number: path.point(points[number]) for number, path in by_number.items()}
         every = put(problem.args, dict(enumerate(points)) | placed)
-        out, cache = forward(*every)
+        # the other arguments themselves, so that it shows if forward writes into them
+        out, cache = forward(*(every[i] if i in moved else arg for i, arg in enumerate(args)))
         return out, (kind, cache)
 
     def backward_along(dout: Any, cache: Any) -> list[Any]:

@@ -25,11 +25,12 @@ def gradcheck(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Return check_backward, made to fail the test unless the check passes; it returns the report.
 
     `gradcheck.layer`, `gradcheck.gradient`, `gradcheck.vjp` and `gradcheck.autograd_function` do the same for the other
-    checks of this package.
+    checks of this package, and so do `gradcheck.jvp`, `gradcheck.hessian`, `gradcheck.double_backward` and
+    `gradcheck.gradient_penalty`.
     """
     import numpy as np
 
-    from . import adapters, check, layer
+    from . import adapters, check, hessian, jvp, layer
 
     marker = request.node.get_closest_marker("gradcheck")
     marked = dict(marker.kwargs) if marker else {}
@@ -46,6 +47,13 @@ def gradcheck(request: pytest.FixtureRequest) -> Callable[..., Any]:
         return run
 
     checked = passing(check.check_backward)
-    for module, name in ((layer, "layer"), *((adapters, name) for name in ("gradient", "vjp", "autograd_function"))):
-        setattr(checked, name, passing(getattr(module, f"check_{name}")))
+    homes = {
+        layer: ("layer",),
+        adapters: ("gradient", "vjp", "autograd_function"),
+        hessian: ("hessian", "double_backward", "gradient_penalty"),
+        jvp: ("jvp",),
+    }
+    for home, names in homes.items():
+        for name in names:
+            setattr(checked, name, passing(getattr(home, f"check_{name}")))
     return checked

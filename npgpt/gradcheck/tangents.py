@@ -95,8 +95,8 @@ def products(dout: Any, parts: Sequence[Any]) -> np.ndarray:
     return np.concatenate(found)
 
 
-def tangent_misfit(product: Product) -> str:
-    """Return why what jvp returns cannot be compared with out, or nothing.
+def tangent_misfit(product: Product, whole: str) -> str:
+    """Return why what jvp returns cannot be compared with out, or nothing; whole is what messages call out.
 
     Raises ValueError if it is not even in the structure of out.
     """
@@ -106,15 +106,16 @@ def tangent_misfit(product: Product) -> str:
         return f"{subject} returned None"
     if not same_structure(out, tangent):
         got = f"a {type(tangent).__name__}" + (f" of {len(tangent)}" if isinstance(tangent, tuple | list) else "")
-        raise ValueError(f"{subject} must return the tangent of out, in the structure of out, but returned {got}")
-    for name, whole, part in _floats(out, product.parts(tangent)):
+        raise ValueError(f"{subject} must return a tangent in the structure of {whole}, alone, but returned {got}")
+    for name, leaf, part in _floats(out, product.parts(tangent)):
+        at = name.replace("out", whole, 1)
         if part is None:
-            return f"{subject} returned None for {name}"
+            return f"{subject} returned None for {at}"
         array = np.asarray(part)
-        if array.shape != np.shape(whole):
-            return f"the tangent's shape {array.shape} is not {np.shape(whole)}, that of {name}"
+        if array.shape != np.shape(leaf):
+            return f"{subject} returned the shape {array.shape} where {at} has {np.shape(leaf)}"
         if array.dtype.kind not in "fiu":
-            return f"the tangent of {name} is {array.dtype}, not floats"
+            return f"{subject} returned {array.dtype} for {at}, not floats"
     return ""
 
 

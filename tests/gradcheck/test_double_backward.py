@@ -206,3 +206,5 @@ def test_a_penalty_with_another_cotangent_and_a_single_gradient():
     assert check_gradient_penalty(forward, backward, squares, gradient, X, dout=dout)
     assert not check_gradient_penalty(forward, backward, squares, gradient, X)  # dout of ones
     assert check_gradient_penalty(forward, backward, squares, lambda x: 36 * x**3, X)
+    with pytest.raises(ValueError, match="penalty must return one number"):
+        check_gradient_penalty(forward, backward, lambda dx: dx, gradient, X)

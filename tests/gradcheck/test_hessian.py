@@ -274,6 +274,8 @@ def test_nothing_to_check_and_what_does_not_fit_are_errors():
         check_hessian(lambda w: w * w, loss_gradient, W, hessian=loss_hessian)
     with pytest.raises(TypeError, match="check the products of a tree with hvp="):
         check_hessian(network, network_gradient, PARAMS, hessian=lambda params: np.eye(15))
+    report = check_hessian(loss, loss_gradient, W, hvp=lambda w, v: w @ v)
+    assert report.arguments[1].reason == "hvp returned the shape () where x has (4,)"
     report = check_hessian(loss, lambda w: loss_gradient(w)[:3], W, hessian=loss_hessian)
     assert report.verdict == "fail"
     assert "(3,)" in report.arguments[0].reason
@@ -298,3 +300,10 @@ def test_functions_that_write_into_what_they_are_given_fail():
 def test_a_product_that_is_not_linear_fails():
     report = check_hessian(loss, loss_gradient, W, hvp=lambda w, v: loss_hessian(w) @ v * (1 + 1e-3 * v @ v))
     assert "hvp: hvp is not linear in the tangents" in report.contract
+
+
+def test_what_is_not_finite_is_not_called_lopsided():
+    with np.errstate(all="ignore"):
+        exp = lambda x: np.sum(np.exp(x)), np.exp
+        report = check_hessian(*exp, np.array([1.0, 800.0]), hessian=lambda x: np.diag(np.exp(x)))
+    assert report.verdict == "inconclusive"

@@ -352,8 +352,8 @@ def test_a_jvp_that_must_be_linear_in_all_tangents_together():
     ("jvp", "reason"),
     [
         (lambda v, x: None, "jvp returned None"),
-        (lambda v, x: (2 * x * v).sum(axis=0), "the tangent's shape (3,) is not (4, 3), that of out"),
-        (lambda v, x: 2j * x * v, "the tangent of out is complex128, not floats"),
+        (lambda v, x: (2 * x * v).sum(axis=0), "jvp returned the shape (3,) where out has (4, 3)"),
+        (lambda v, x: 2j * x * v, "jvp returned complex128 for out, not floats"),
         (lambda v, x: x.pop(), "a second jvp from the same cache raises IndexError"),
     ],
 )
@@ -372,7 +372,7 @@ def test_a_missing_tangent_of_one_output_fails():
 
 
 def test_a_pair_of_output_and_tangent_is_refused():
-    with pytest.raises(ValueError, match="the tangent of out, in the structure of out, but returned a tuple of 2"):
+    with pytest.raises(ValueError, match="a tangent in the structure of out, alone, but returned a tuple of 2"):
         check_jvp(square, lambda v, x: (x * x, 2 * x * v), X)
 
 

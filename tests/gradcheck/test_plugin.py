@@ -123,6 +123,13 @@ class Layer:
 def test_layer(gradcheck): gradcheck.layer(Layer(), X)
 def test_gradient(gradcheck): gradcheck.gradient(lambda x: np.sum(x**3), lambda x: 2 * x**2, X)
 def test_vjp(gradcheck): gradcheck.vjp(lambda x: (x * x, lambda dout: (3 * dout * x,)), X)
+def test_jvp(gradcheck): gradcheck.jvp(lambda x: (x * x, x), lambda v, x: v * x, X)
+def test_hessian(gradcheck): gradcheck.hessian(None, lambda x: 3 * x * x, X, hvp=lambda x, v: 3 * x * v)
+def test_double(gradcheck):
+    gradcheck.double_backward(lambda x: (x * x, x), lambda d, x: 2 * x * d, lambda dd, d, x: (x * dd, d * dd), X)
+def test_penalty(gradcheck):
+    square = lambda x: (x * x, x)
+    gradcheck.gradient_penalty(square, lambda d, x: 2 * x * d, lambda dx: np.sum(dx * dx), lambda x: 4 * x, X)
 def test_contract(gradcheck):
     def backward(dout, x):
         dx = 2 * dout * x
@@ -135,7 +142,7 @@ def test_inconclusive(gradcheck):
 """
     )
     assert code == 1
-    assert "5 failed" in out
+    assert "9 failed" in out
     assert "every element is 1.5 times what it should be" in out
     assert "contract: backward writes into dout" in out
     assert "two calls of forward differ: seed what is random in it" in out
