@@ -19,7 +19,9 @@ def in_complex_terms(report: ArgumentReport, leaf: Leaf) -> ArgumentReport:
     """Return the report on the pairs of a complex argument as one on its elements."""
     index, part = (None, "") if report.index is None else leaf.place_of(report.index)
     difference = None if report.difference is None else np.hypot(report.difference[..., 0], report.difference[..., 1])
-    return replace(report, shape=leaf.shape, index=index, part=part, difference=difference)
+    places = [leaf.place_of(element.index) for element in report.wrong]
+    wrong = tuple(replace(e, index=at, part=of) for e, (at, of) in zip(report.wrong, places, strict=True))
+    return replace(report, shape=leaf.shape, index=index, part=part, wrong=wrong, difference=difference)
 
 
 def complex_hint(analytic: np.ndarray, numeric: np.ndarray, wrong: np.ndarray) -> str:

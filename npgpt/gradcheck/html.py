@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from html import escape
 from typing import Any
 
@@ -11,8 +12,9 @@ from .table import header
 
 STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em; color: #222; max-width: 70em }
 table { border-collapse: collapse } th, td { text-align: left; padding: .3em 1em .3em 0; border-bottom: 1px solid #ddd }
-td { font-family: ui-monospace, monospace } .pass { color: #176d2c } .fail { color: #b3261e }
-.inconclusive { color: #8a5a00 } img { max-width: 100% }
+td { font-family: ui-monospace, monospace; white-space: nowrap } .pass { color: #176d2c } .fail { color: #b3261e }
+.inconclusive { color: #8a5a00 } img { max-width: 100% } h2 { font-size: 1.1em; margin-top: 2em }
+.hint { background: #fff4d6; border-left: 4px solid #d99a00; padding: .5em 1em; font-weight: 600 }
 .unchecked { border-left: 4px solid #8a5a00; padding-left: 1em } .unchecked h2 { font-size: 1em }"""
 
 
@@ -23,13 +25,28 @@ def page(report: Any) -> str:
         f'<tr class="{argument.verdict}">' + "".join(f"<td>{escape(cell)}</td>" for cell in argument.row()) + "</tr>"
         for argument in report.arguments
     )
-    remarks = "".join(f"<p>{escape(remark)}</p>" for remark in report.remarks() if remark != report.unseen())
-    pictures = "".join(_picture(report, a.name) for a in report.arguments if a.verdict == "fail" and _has_picture(a))
+    hints = [f"{a.name}: hint: {a.hint}" for a in report.arguments if a.hint]
+    remarks = "".join(
+        f'<p class="hint">{escape(remark)}</p>' if remark in hints else f"<p>{escape(remark)}</p>"
+        for remark in report.remarks()
+        if remark != report.unseen()
+    )
+    failed = "".join(_failed(report, a) for a in report.arguments if a.verdict == "fail")
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>gradient check: {report.verdict}</title>'
         f'<style>{STYLE}</style><h1 class="{report.verdict}">Gradient check: {report.verdict}</h1>'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{remarks}{_unchecked(report)}{pictures}</html>\n"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{remarks}{_unchecked(report)}{failed}</html>\n"
     )
+
+
+def _failed(report: Any, argument: Any) -> str:
+    """Return the wrong elements of an argument as a table, and its picture."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in ("wrong at", *report.labels, "ratio"))
+    lines = ("".join(f"<td>{escape(cell)}</td>" for cell in element.row()) for element in argument.wrong)
+    rows = "".join(f"<tr>{line}</tr>" for line in lines)
+    title = f"<h2>{escape(argument.name)}: the worst elements</h2>"
+    table = f"{title}<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return (table if rows else "") + (_picture(report, argument.name) if _has_picture(argument) else "")
 
 
 def _unchecked(report: Any) -> str:
@@ -63,10 +80,22 @@ def figure(report: Any, argument: str | None = None) -> Any:
     axes.set_title(f"{chosen.name} ({shape}): {chosen.verdict}" + (f"\n{chosen.hint}" if chosen.hint else ""))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))  # indices
-    two = len(chosen.shape) == 2
-    axes.set_xlabel("axis 1" if two else "last axis")
-    axes.set_ylabel("axis 0" if two else "all other axes")
+    _label(axes, chosen.shape)
     return fig
+
+
+def _label(axes: Any, shape: tuple[int, ...]) -> None:
+    """Name the axes of a picture, a row of which is an index of all axes but the last."""
+    last, others = len(shape) - 1, shape[:-1]
+    axes.set_xlabel(f"axis {last}")
+    axes.set_ylabel("" if last == 0 else "axis 0" if last == 1 else f"axes 0 to {last - 1}")
+
+    def place(row: float, _: object) -> str:
+        inside = 0 <= round(row) < math.prod(others)
+        return str(tuple(map(int, np.unravel_index(round(row), others)))) if inside else ""
+
+    if last > 1:
+        axes.yaxis.set_major_formatter(place)
 
 
 def _has_picture(argument: Any) -> bool:

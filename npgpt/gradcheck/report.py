@@ -16,6 +16,26 @@ def index_in_words(index: tuple[int, ...]) -> str:
     return str(index).replace(",)", ")")
 
 
+def quotient(analytic: float, numeric: float) -> float:
+    with np.errstate(all="ignore"):
+        return float(np.float64(analytic) / np.float64(numeric))
+
+
+@dataclass(frozen=True)
+class Element:
+    """An element of a gradient with its two values; of a complex one, the part that they are of."""
+
+    index: tuple[int, ...]
+    analytic: float
+    numeric: float
+    part: str = ""
+
+    def row(self) -> tuple[str, ...]:
+        """Return the cells of its line in a table: where it is, the two values, and their ratio."""
+        at = f"{index_in_words(self.index)} {self.part}".rstrip()
+        return at, f"{self.analytic:.9g}", f"{self.numeric:.9g}", f"{quotient(self.analytic, self.numeric):.6g}"
+
+
 @dataclass(frozen=True)
 class ArgumentReport:
     """The verdict on the gradient of one argument, with its worst element.
@@ -31,6 +51,7 @@ class ArgumentReport:
     escape          what could have escaped, if not every element was looked at
     method          "complex step" or "differences"
     part            "real" or "imag", the part of the worst element in which a complex gradient differs most
+    wrong           the wrong elements, at most ten of them, the most different first
     difference      |analytic - numeric| over the array, NaN where it was not looked at; None if nothing was compared
     """
 
@@ -50,22 +71,21 @@ class ArgumentReport:
     escape: str = ""
     method: str = ""
     part: str = ""
+    wrong: tuple[Element, ...] = ()
     difference: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def ratio(self) -> float:
         """Return analytic / numeric at the worst element."""
-        with np.errstate(all="ignore"):
-            return float(np.float64(self.analytic) / np.float64(self.numeric))
+        return quotient(self.analytic, self.numeric)
 
     def row(self) -> tuple[str, ...]:
         """Return the cells of its line in the table."""
         cells = (self.name, "x".join(map(str, self.shape)) or "scalar", self.verdict)
         if self.index is None:  # nothing was compared
             return (*cells, *"------")
-        at = f"{index_in_words(self.index)} {self.part}".rstrip()
-        numbers = f"{self.analytic:.9g}", f"{self.numeric:.9g}", f"{self.ratio:.6g}"
-        return (*cells, f"{self.relative_error:.1e}", f"{self.error_bar:.0e}", at, *numbers)
+        worst = Element(self.index, self.analytic, self.numeric, self.part)
+        return (*cells, f"{self.relative_error:.1e}", f"{self.error_bar:.0e}", *worst.row())
 
     def remarks(self) -> list[str]:
         """Return the lines below the table: hint, reason, kinks, and what could have escaped."""
@@ -81,8 +101,9 @@ class ArgumentReport:
         return [f"{self.name}: {remark}" for remark in found]
 
     def to_dict(self) -> dict[str, Any]:
-        names = [name for name in self.__dataclass_fields__ if name != "difference"]
-        return {name: getattr(self, name) for name in names} | {"ratio": self.ratio}
+        names = [name for name in self.__dataclass_fields__ if name not in ("wrong", "difference")]
+        wrong = [asdict(e) | {"ratio": quotient(e.analytic, e.numeric)} for e in self.wrong]
+        return {name: getattr(self, name) for name in names} | {"ratio": self.ratio, "wrong": wrong}
 
 
 @dataclass(frozen=True)

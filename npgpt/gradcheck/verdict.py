@@ -7,10 +7,11 @@ import numpy as np
 
 from .elements import ESCAPE, Comparison
 from .problem import Leaf
-from .report import ArgumentReport
+from .report import ArgumentReport, Element
 
 WIDE = 1e-4  # a relative error bar beyond which a wrong gradient could hide in it
 WIDE_SINGLE = 1e-2  # the same where the derivatives had to be taken in float32
+MOST_NAMED = 10  # so many wrong elements of an array are listed
 MANY_KINKS = 0.1  # the share of elements at kinks beyond which the rest proves little
 
 
@@ -57,6 +58,7 @@ def judge(comparison: Comparison, tolerance: float | None) -> ArgumentReport:
         kinks=int(comparison.kinks.sum()),
         escape=_escape(comparison) if verdict == "pass" else "",
         method="complex step" if comparison.function.complex_safe else "differences",
+        wrong=_wrong(comparison) if verdict == "fail" else (),
         difference=np.abs(comparison.analytic - comparison.value),
     )
 
@@ -140,11 +142,23 @@ def _verdict_within(tolerance: float, errors: Errors) -> tuple[str, str]:
     return "pass", ""
 
 
-def _worst(comparison: Comparison) -> tuple[int, ...]:
-    """Return the index of the element where the two differ most, among the wrong ones if there are any."""
+def _distance(comparison: Comparison) -> np.ndarray:
     with np.errstate(all="ignore"):
         distance = np.abs(comparison.analytic - comparison.value)
-    distance = np.where(np.isnan(distance), np.inf, distance)  # a NaN on either side is as far as can be
+    return np.where(np.isnan(distance), np.inf, distance)  # a NaN on either side is as far as can be
+
+
+def _wrong(comparison: Comparison) -> tuple[Element, ...]:
+    """Return the wrong elements that differ most."""
+    distance = np.where(comparison.wrong, _distance(comparison), -1.0)
+    order = np.argsort(-distance, axis=None, kind="stable")[: min(MOST_NAMED, int(comparison.wrong.sum()))]
+    places = [tuple(int(i) for i in np.unravel_index(flat, distance.shape)) for flat in order]
+    return tuple(Element(at, float(comparison.analytic[at]), float(comparison.value[at])) for at in places)
+
+
+def _worst(comparison: Comparison) -> tuple[int, ...]:
+    """Return the index of the element where the two differ most, among the wrong ones if there are any."""
+    distance = _distance(comparison)
     candidates = comparison.wrong if comparison.wrong.any() else comparison.counted
     distance = np.where(candidates, distance, -1.0)
     flat = int(np.argmax(distance >= (1 - 1e-9) * distance.max()))  # the first, if several differ by as much

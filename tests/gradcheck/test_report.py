@@ -275,13 +275,72 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("report", [RIGHT, WRONG, NAN], ids=["right", "wrong", "nan"])
-def test_html_is_one_table_with_all_arguments(report):
+def test_html_begins_with_a_table_of_all_arguments(report):
     page = Page(report.to_html())
-    assert page.tags.count("table") == 1
-    assert page.rows == [HEADER, *(list(a.row()) for a in report.arguments)]
+    assert page.tags.count("table") == 1 + sum(a.verdict == "fail" for a in report.arguments)
+    assert page.rows[: 1 + len(report.arguments)] == [HEADER, *(list(a.row()) for a in report.arguments)]
     assert f"Gradient check: {report.verdict}" in page.texts
     for remark in report.remarks():
         assert remark in page.texts
+
+
+def test_html_lists_the_wrong_elements_by_index_the_most_different_first():
+    page = Page(WRONG.to_html())
+    assert page.rows[3] == ["wrong at", "analytic", "numeric", "ratio"]
+    dx = WRONG.arguments[0].difference
+    columns = [int(column) for column in np.argsort(-dx[2])]
+    assert [row[0] for row in page.rows[4:]] == [f"(2, {column})" for column in columns]
+    assert {row[3] for row in page.rows[4:]} == {"1.5"}
+    assert page.rows[4][:2] == list(WRONG.arguments[0].row()[5:7])
+
+
+def test_the_wrong_elements_are_in_json_and_at_most_ten():
+    found = json.loads(WRONG.to_json())["arguments"]
+    assert [len(a["wrong"]) for a in found] == [5, 0]
+    assert found[0]["wrong"][0]["index"] == found[0]["index"]
+    assert found[0]["wrong"][0]["ratio"] == pytest.approx(1.5)
+    many = check_backward(lambda x: (x * x, x), lambda d, x: d * x, X)
+    assert len(many.arguments[0].wrong) == 10
+
+
+def test_a_wrong_element_of_several_axes_is_named_by_all_of_them():
+    def backward(dout, x):
+        dx = 2 * dout * x
+        dx[1, 2, 3] -= 1.5
+        dx[0, 1, 0] += 0.5
+        return dx
+
+    x = np.random.default_rng(0).standard_normal((2, 3, 4))
+    (found,) = check_backward(lambda x: (x * x, x), backward, x).arguments
+    assert [element.index for element in found.wrong] == [(1, 2, 3), (0, 1, 0)]
+    assert found.wrong[0].row()[0] == "(1, 2, 3)"
+
+
+def test_a_wrong_element_of_a_complex_array_has_its_part():
+    z = X[:2] + 1j * X[2:4]
+
+    def backward(dout, z):
+        dz = 2 * dout * z.conj()
+        dz[1, 3] += 0.5j
+        return dz
+
+    (found,) = check_backward(lambda z: (z * z, z), backward, z).arguments
+    assert [(element.index, element.part) for element in found.wrong] == [((1, 3), "imag")]
+
+
+def test_hints_stand_out_in_html():
+    text = WRONG.to_html()
+    assert text.count('<p class="hint">') == 1
+    assert f'<p class="hint">x: hint: {WRONG.arguments[0].hint}</p>' in text
+    assert text.index('class="hint"') < text.index("elements are wrong")
+    assert 'class="hint"' not in RIGHT.to_html().split("</style>")[1]
+
+
+def test_html_shows_notes_and_what_was_not_checked():
+    unseen = (Unchecked("ids", "int64", "integers", False),)
+    page = Page(Report((argument("pass"),), notes=("noise <1e-9",), not_checked=unseen).to_html())
+    assert "note: noise <1e-9" in page.texts
+    assert "ids (int64): integers" in page.texts
 
 
 def test_html_escapes_what_it_is_given():
@@ -308,7 +367,7 @@ def test_html_without_matplotlib_has_no_picture(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     page = Page(WRONG.to_html())
     assert page.images == []
-    assert len(page.rows) == 3
+    assert len(page.rows) == 3 + 1 + 5  # all arguments, and the wrong elements of one
 
 
 # --- the picture
