@@ -168,7 +168,8 @@ class Watch:
     def _differing(self, found: Conduct, calls: list[Call]) -> Conduct:
         """Tell noise, with its size, from a forward that is random or keeps state."""
         relative = _relative([call.out for call in calls])
-        drawn, kept = _random(self.first.outside), _kept(self.first.outside)
+        # a generator among the arguments differs only if it could not be copied
+        drawn, kept = _random(self.first.outside + self.first.inside), _kept(self.first.outside)
         if relative <= (NOISE_SINGLE if self.problem.single else NOISE):
             values = np.array([call.values for call in calls])
             steps = np.diff(np.sum(values, axis=1))

@@ -1,6 +1,7 @@
 """State and noise: what a forward keeps, draws or rounds anew is a remark; what changes its output never passes."""
 
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -85,6 +86,14 @@ def test_a_mark_that_is_compared_by_identity_stays_itself():
         return (x * x if mode is mark else x), x
 
     assert check_backward(forward, lambda d, x: (2 * d * x, None), X, mark)
+
+
+def test_a_generator_in_an_object_that_cannot_be_copied_is_named():
+    settings = Settings(np.random.default_rng(3))
+    settings.lock = threading.Lock()
+    report = check_backward(lambda x, s: dropout(x, s.rng), lambda d, mask: (2 * d * mask, None), X, settings)
+    assert report.verdict == "inconclusive"
+    assert report.arguments[0].reason.endswith("it draws from s.rng")
 
 
 # --- randomness that cannot be repeated
