@@ -3,7 +3,7 @@
 import copy
 from collections import deque
 from collections.abc import Iterator, Mapping
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,19 @@ def walk(layer: Any) -> list[tuple[Path, Any]]:
                 inside = _reached(value, (*path, ("attribute", name)), [], set())
                 found += [(place, leaf) for place, leaf in inside if id(leaf) in held]
     return found
+
+
+def closed_over(layer: Any) -> dict[str, np.ndarray]:
+    """Return the arrays of floats that an object's functions have from where they were defined: out of reach."""
+    objects: list[tuple[Path, Any]] = []
+    deque(_reached(layer, (), objects, set()), maxlen=0)
+    found: dict[str, Any] = {}
+    for _, value in objects:
+        for function in (value, *vars(type(value)).values()):
+            if isinstance(function, FunctionType):
+                cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+                found |= {name: cell.cell_contents for name, cell in cells if cell != CellType()}  # not if it is empty
+    return {name: held for name, held in found.items() if isinstance(held, np.ndarray) and held.dtype.kind in "fc"}
 
 
 def _reached(start: Any, path: Path, objects: list[tuple[Path, Any]], seen: set[int]) -> Iterator[tuple[Path, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .held import Held, held_by, number
-from .objects import at, duplicate, text, walk
+from .objects import at, closed_over, duplicate, text, walk
 from .report import ArgumentReport, Unchecked
 from .tree import convert, copy_tree, is_tree, leaves, map_leaves
 
@@ -62,7 +62,11 @@ def find_parameters(
         layer,
         [replace(one, value=at(layer, one.places[0])) for one in parameters],
         [_row(*entry) for entry in roles if entry[0] in missing or entry[1] == "overwritten"],
-        [Unchecked(one.name, one.kind, reason) for one, role, reason in roles if role == "unchecked"],
+        [Unchecked(one.name, one.kind, reason) for one, role, reason in roles if role == "unchecked"]
+        + [
+            Unchecked(name, str(array.dtype), "in a closure, out of reach")
+            for name, array in closed_over(layer).items()
+        ],
         _note(parameters, built),
     )
 

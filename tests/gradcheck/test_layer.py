@@ -160,6 +160,27 @@ def test_arrays_of_the_class_are_the_layers(slip, verdict):
     np.testing.assert_array_equal(Shared.W, WEIGHT)
 
 
+def test_arrays_in_closures_are_said_to_be_out_of_reach():
+    W = WEIGHT.copy()
+
+    class Closed:
+        def __init__(self):
+            self.product = lambda x: x @ W
+            self.later = lambda: late
+            if not self:
+                late = 1
+
+        def forward(self, x):
+            return self.product(x)
+
+        def backward(self, dout):
+            return dout @ W.T
+
+    report = check_layer(Closed(), X)
+    assert [str(unchecked) for unchecked in report.not_checked] == ["W (float64): in a closure, out of reach"]
+    assert check_layer(Closed(), X, strict=True).verdict == "inconclusive"
+
+
 # --- what kind of numbers
 
 
