@@ -17,7 +17,7 @@ from .tree import copy_tree, is_complex, is_floats, leaves, map_leaves
 def check_layer(
     layer: Any,
     *inputs: Any,
-    params: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | Iterable[str] | None = None,
     grads: Callable[[Any], Mapping[str, Any]] | None = None,
     buffers: Iterable[str] = (),
     accumulates: bool = False,
@@ -25,7 +25,8 @@ def check_layer(
 ) -> Report:
     """Check an object with `out = layer.forward(*inputs)` and `dinputs = layer.backward(dout)`, its cache inside.
 
-    params       {name: array}, the layer's own arrays; by default those for which there is a gradient after backward
+    params       {name: array}, the layer's own arrays, or their names as reports print them; by default those for
+                 which there is a gradient after backward
     grads        a function from the layer to {name: gradient} after backward, if they are kept elsewhere
     buffers      names of arrays that forward reads and that have no gradient on purpose, such as a mask
     accumulates  whether backward adds to the gradients that are there, as in PyTorch, or overwrites them; that it does
@@ -46,6 +47,8 @@ def check_layer(
     Raises TypeError for an object that cannot be run or copied, ValueError for a name in params, grads or buffers that
     is not the layer's.
     """
+    if isinstance(layer, type):
+        raise TypeError(f"check_layer needs an object, not the class {layer.__name__}")
     if not (hasattr(layer, "backward") and (hasattr(layer, "forward") or callable(layer))):
         raise TypeError(f"{type(layer).__name__} has no backward, or neither forward nor __call__")
     found = find_parameters(layer, inputs, options.get("dtype", np.float64), params, grads, buffers)

@@ -37,20 +37,15 @@ def find_parameters(
     layer: Any,
     inputs: tuple,
     dtype: Any,
-    params: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | Iterable[str] | None = None,
     grads: Callable[[Any], Mapping[str, Any]] | None = None,
     buffers: Iterable[str] = (),
 ) -> Found:
     """Run copies of a layer, and sort what it holds. The arguments are described at check_layer."""
     trial = Trial(layer, inputs, np.dtype(dtype))
-    held = held_by(trial.used)
-    if grads is not None:
-        held = _with_gradients(held, grads, trial.used)
-    aside = _called(buffers, held, "buffers")
-    held = [one for one in held if one not in aside]
-    if params is not None:
-        held = _renamed(held, params, layer)
-    held = _relevant(held, trial, params or ())
+    if params is not None and not isinstance(params, Mapping):
+        params = dict.fromkeys(params)
+    held = _relevant(_known(trial, layer, params, grads, buffers), trial, params or ())
     roles = [(one, *_role(one, trial, params)) for one in held]
     parameters = _apart([one for one, role, _ in roles if role == "parameter"])
     missing = [one for one, role, _ in roles if role in ("fail", "inconclusive") and not _covered(one, parameters)]
@@ -166,6 +161,18 @@ def distance(one: Any, other: Any) -> float:
 
 
 # --- sorting what it holds
+
+
+def _known(
+    trial: Trial, layer: Any, params: Mapping[str, Any] | None, grads: Callable | None, buffers: Iterable[str]
+) -> list[Held]:
+    """Return what a layer holds, sorted and named as the user has said."""
+    held = held_by(trial.used)
+    if grads is not None:
+        held = _with_gradients(held, grads, trial.used)
+    aside = _called([buffers] if isinstance(buffers, str) else buffers, held, "buffers")
+    held = [one for one in held if one not in aside]
+    return held if params is None else _renamed(held, params, layer)
 
 
 def _relevant(held: list[Held], trial: Trial, named: Container[str]) -> list[Held]:

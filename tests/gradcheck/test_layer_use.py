@@ -34,6 +34,14 @@ def test_params_and_grads_may_be_given():
     assert verdicts(report) == ALL_PASS | {"b": "inconclusive"}
 
 
+def test_params_may_be_names():
+    report = check_layer(Attributes("missing"), X, params=["W"])
+    assert verdicts(report) == {"input": "pass", "W": "pass"}
+    assert [str(unchecked) for unchecked in report.not_checked] == ["b (float64): not among the params"]
+    assert verdicts(check_layer(Attributes("missing"), X, params=["b"])) == {"input": "pass", "b": "inconclusive"}
+    assert verdicts(check_layer(Attributes("missing"), X, buffers="b")) == {"input": "pass", "W": "pass"}
+
+
 def test_a_name_that_the_layer_does_not_hold_is_an_error():
     for options in ({"params": {"V": WEIGHT}}, {"grads": lambda layer: {"V": WEIGHT}}, {"buffers": ["V"]}):
         with pytest.raises(ValueError, match="holds no 'V'; it holds W, b"):
@@ -53,6 +61,8 @@ def test_wrt_chooses_among_inputs_and_parameters():
 def test_what_is_no_layer_is_an_error():
     with pytest.raises(TypeError, match="int has no backward"):
         check_layer(3, X)
+    with pytest.raises(TypeError, match="an object, not the class Attributes"):
+        check_layer(Attributes, X)
     layer = Attributes()
     layer.lock = threading.Lock()
     with pytest.raises(TypeError, match=r"the layer cannot be copied: .*lock"):
