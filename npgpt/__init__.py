@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         check_gradient_penalty,
         check_hessian,
         check_jvp,
+        compare,
         numerical_gradient,
     )
     from npgpt.models.gpt2 import GPT
@@ -39,6 +40,7 @@ _HOME = {
     "check_gradient_penalty": "npgpt.gradcheck",
     "check_hessian": "npgpt.gradcheck",
     "check_jvp": "npgpt.gradcheck",
+    "compare": "npgpt.gradcheck",
     "generate": "npgpt.generation.engine",
     "numerical_gradient": "npgpt.gradcheck",
     "train": "npgpt.notebook.training",
@@ -59,6 +61,7 @@ __all__ = [
     "check_gradient_penalty",
     "check_hessian",
     "check_jvp",
+    "compare",
     "generate",
     "numerical_gradient",
     "train",

@@ -8,6 +8,7 @@ Imports: NumPy alone; matplotlib for pictures and pytest in its plugin, when the
 
 from .accumulation import check_accumulation
 from .adapters import check_autograd_function, check_gradient, check_vjp
+from .against import compare
 from .check import check_backward
 from .dependence import check_batch_independence, check_causality
 from .hessian import check_double_backward, check_gradient_penalty, check_hessian
@@ -35,6 +36,7 @@ __all__ = [
     "check_jvp",
     "check_layer",
     "check_vjp",
+    "compare",
     "numerical_gradient",
     "table",
 ]
