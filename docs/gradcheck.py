@@ -12,14 +12,19 @@ import numpy as np
 
 from npgpt.gradcheck import (
     Report,
+    check_accumulation,
     check_adjoint,
     check_backward,
+    check_batch_independence,
+    check_causality,
     check_float32,
     check_gradient,
     check_gradient_penalty,
     check_hessian,
     check_jvp,
     check_layer,
+    compare,
+    find_dead,
     table,
 )
 from npgpt.gradcheck.table import header
@@ -432,6 +437,72 @@ title("an object that was said to accumulate")
 show(check(Scale(3), X, accumulates=True, using=check_layer))
 title("scipy style")
 show(check(lambda x: np.sum(x**4), lambda x: 4 * x**2, X[0], using=check_gradient))
+
+# --- what training code breaks
+
+
+def head(x: np.ndarray) -> np.ndarray:
+    """Attention over time, of x (B, T, C) to itself."""
+    scores = x @ np.swapaxes(x, 1, 2) / np.sqrt(x.shape[-1])
+    return softmax(scores - 1e4 * np.triu(np.ones(scores.shape), 1))[0] @ x
+
+
+title("causality")
+sequences = rng.standard_normal((2, 5, 3))
+show(check(head, sequences, using=check_causality))
+
+
+def batch_norm(x: np.ndarray) -> np.ndarray:
+    return (x - x.mean(axis=0)) / x.std(axis=0)
+
+
+title("batch independence")
+show(check(batch_norm, X, using=check_batch_independence))
+
+
+def whole(weight: np.ndarray, batch: dict) -> tuple[float, np.ndarray]:
+    """Return the mean squared error over the targets that are not masked, and its gradient."""
+    real = batch["targets"] != -100
+    error = np.where(real, batch["x"] @ weight - batch["targets"], 0)
+    return (error**2).sum() / real.sum(), 2 * batch["x"].T @ error / real.sum()
+
+
+def accumulated(weight: np.ndarray, parts: list[dict]) -> tuple[float, np.ndarray]:
+    loss, gradient = 0.0, np.zeros_like(weight)
+    for part in parts:
+        own_loss, own_gradient = whole(weight, part)
+        loss += own_loss / len(parts)
+        gradient += own_gradient / len(parts)
+    return loss, gradient
+
+
+title("accumulation")
+masked_targets = {"x": X, "targets": np.array([[2, -100], [1, 3], [0, 5], [4, 4]])}
+show(check(whole, accumulated, WEIGHT[:, :2], masked_targets, using=check_accumulation))
+
+
+def mlp(x: np.ndarray, w1: np.ndarray, b1: np.ndarray, w2: np.ndarray) -> tuple[np.ndarray, tuple]:
+    hidden = np.maximum(x @ w1 + b1, 0)
+    return hidden @ w2, (x, w1, w2, hidden)
+
+
+def mlp_slip(dout: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
+    x, w1, w2, hidden = cache
+    dz = dout @ w2.T * (hidden > 0)
+    return dz @ w1.T, x.T @ dz, dz.sum(axis=0), np.zeros_like(w2)
+
+
+title("dead")
+print(check(mlp, mlp_slip, X, WEIGHT, np.array([9.0, -99.0, 9.0]), WEIGHT, using=find_dead))
+
+title("compare")
+kernels = {
+    "itself": np.exp,
+    "cut off": lambda x: np.where(x < np.log(1e-4), 0, np.exp(x)),
+    "a series": lambda x: 1 + x + x * x / 2,
+}
+for name, kernel in kernels.items():
+    print(f"{name}: {check(kernel, np.exp, 5 * X - 5, using=compare).verdict}")
 
 # --- what it cannot see
 

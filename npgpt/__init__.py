@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         check_hessian,
         check_jvp,
         compare,
+        find_dead,
         numerical_gradient,
     )
     from npgpt.models.gpt2 import GPT
@@ -41,6 +42,7 @@ _HOME = {
     "check_hessian": "npgpt.gradcheck",
     "check_jvp": "npgpt.gradcheck",
     "compare": "npgpt.gradcheck",
+    "find_dead": "npgpt.gradcheck",
     "generate": "npgpt.generation.engine",
     "numerical_gradient": "npgpt.gradcheck",
     "train": "npgpt.notebook.training",
@@ -62,6 +64,7 @@ __all__ = [
     "check_hessian",
     "check_jvp",
     "compare",
+    "find_dead",
     "generate",
     "numerical_gradient",
     "train",

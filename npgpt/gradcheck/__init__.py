@@ -10,6 +10,7 @@ from .accumulation import check_accumulation
 from .adapters import check_autograd_function, check_gradient, check_vjp
 from .against import compare
 from .check import check_backward
+from .dead import find_dead
 from .dependence import check_batch_independence, check_causality
 from .hessian import check_double_backward, check_gradient_penalty, check_hessian
 from .jvp import check_jvp
@@ -37,6 +38,7 @@ __all__ = [
     "check_layer",
     "check_vjp",
     "compare",
+    "find_dead",
     "numerical_gradient",
     "table",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .check import own_generator
-from .contract import UNSEEDED
+from .conduct import UNSEEDED
 from .gradients import matched
 from .moves import GRADIENT
 from .numeric import largest

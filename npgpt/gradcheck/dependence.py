@@ -1,5 +1,6 @@
 """What must not depend on what: an output on later inputs, a sample on the others of its batch."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from .numeric import largest
 from .report import ArgumentReport, Report, Unchecked
 
 MOVES = (1e-3, 1.0, 1e3, 1e6)
-DRAWS = 3  # of other values: for ids and masks there is no other move
+DRAWS = 3  # of each move
 PLACES = 16  # at most so many places in time are looked at
 UNFIT = "{} is infinite or NaN there, or rounding hides what it does"
 NOTHING = Change(0.0, 0.0, None, math.nan, math.nan, 0.0)
@@ -110,6 +111,7 @@ class Step:
     """One move of the inputs, from those of subject to targets."""
 
     move: float
+    draw: int
     targets: Targets
     subject: Subject
     rng: np.random.Generator
@@ -128,6 +130,8 @@ class Search:
     failures  the first change that is too large, and a sentence about it
     alive     the results that change at all
     tried     the moves that the inputs allow; unjudged says of some of them why they say nothing
+    rounding  the largest change of each result that was rounding
+    varying   where each result is not constant, and sizes how large it is there, at the inputs and at the far ones
     far       the subject with all its inputs moved, for the large moves
     """
 
@@ -142,23 +146,30 @@ class Search:
     alive: set[str] = field(default_factory=set)
     tried: set[float] = field(default_factory=set)
     unjudged: dict[float, str] = field(default_factory=dict)
-    far: dict[float, Subject] = field(default_factory=dict)
+    rounding: dict[str, float] = field(default_factory=dict)
+    varying: dict[str, np.ndarray] = field(default_factory=dict)
+    sizes: dict[tuple[float, int], dict[str, float]] = field(default_factory=dict)
+    far: dict[tuple[float, int], Subject] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.base, again = (self._results(np.arange(self.subject.length)) for _ in range(2))
         self.random = not all(map(_agree, self.base, again))
+        self.varying = self._varying()
+        self.sizes[OWN, 0] = self._sizes(self.base)
 
     def look(self, moved: np.ndarray, watched: np.ndarray) -> None:
         """Move the inputs at some places, and watch the results at others."""
         if self.random:
             return
+        named = {result.name: result for result in self.base}
         for name, change in reached(self._results(watched), moved).items():
             if self._note(name, change):
-                self._fail(name, moved, watched, None)
+                self._fail(named[name], moved, watched, None)
         for step, changes in self._steps(moved, watched):
-            for name, change in changes.items():
+            for result in self.base:
+                name, change = result.name, self._beyond_rounding(changes[result.name], result, step)
                 if self._note(name, change):
-                    self._fail(name, moved, watched, step)
+                    self._fail(result, moved, watched, step)
                 if not change.judged:
                     self.unjudged.setdefault(step.move, UNFIT.format(name))
 
@@ -171,31 +182,70 @@ class Search:
         return self.subject.results(self.subject.args, watched)
 
     def _steps(self, moved: np.ndarray, watched: np.ndarray) -> Iterator[tuple["Step", dict[str, Change]]]:
-        for move in (*[OWN] * DRAWS, *self.moves):
+        for draw, move in itertools.product(range(DRAWS), (OWN, *self.moves)):
             targets = self.subject.targets(move, self.rng)
             if not targets:
                 continue
             self.tried.add(move)
             try:
-                step = Step(move, targets, self._at(move), self.rng)
+                step = Step(move, draw, targets, self._at(move, draw), self.rng)
                 changes = step.changes(moved, watched)
             except Exception as error:  # whatever a forward may raise at inputs that it is not made for
                 self.unjudged.setdefault(move, f"{type(error).__name__}: {error}")
             else:
                 yield step, changes
 
-    def _at(self, move: float) -> Subject:
+    def _at(self, move: float, draw: int) -> Subject:
         """Return the subject with all inputs moved, if the move is a large one: a score is a product of two."""
         if move <= 1:
             return self.subject
-        if move not in self.far:
+        if (move, draw) not in self.far:
             every = np.arange(self.subject.length)
             args = self.subject.moved(self.subject.targets(move, self.rng), every)
-            self.far[move] = replace(self.subject, args=args)
-            for near, far in zip(self.base, self.far[move].results(args, every), strict=True):
+            subject = replace(self.subject, args=args)
+            results = subject.results(args, every)
+            self.sizes[move, draw] = self._sizes(results)
+            self.far[move, draw] = subject
+            for near, far in zip(self.base, results, strict=True):
                 if not np.array_equal(np.isfinite(near.array), np.isfinite(far.array)):
                     self.unjudged.setdefault(move, UNFIT.format(near.name))
-        return self.far[move]
+        return self.far[move, draw]
+
+    def _beyond_rounding(self, change: Change, result: Result, step: "Step") -> Change:
+        """Allow a change what rounding may be, where the change itself does not show it.
+
+        By a large move a masked score leaks in earnest. By a small one rounding is as large as by any other. And a
+        change as large as another that was rounding is rounding, too.
+        """
+        name = result.name
+        if change.shape is not None:
+            return change
+        if step.move > 1:
+            allowed = max(1e-9, 64 * result.unit) * self.sizes[step.move, step.draw][name]
+        else:
+            share = min(step.move, 1.0) if step.move != OWN else 1.0
+            allowed = max(64 * result.unit * change.scale / share, 4 * self.rounding.get(name, 0.0))
+            allowed = max(allowed, 1e-3 * result.unit * self.sizes[OWN, 0][name])
+        change = replace(change, allowed=max(change.allowed, allowed))
+        if step.move <= 1 and change.judged and not change.wrong:
+            self.rounding[name] = max(change.size, self.rounding.get(name, 0.0))
+        return change
+
+    def _varying(self) -> dict[str, np.ndarray]:
+        """Return where each result is not a constant, such as that of a mask, which may be of any size."""
+        every = np.arange(self.subject.length)
+        found = {result.name: np.full(result.array.shape, result.gradient) for result in self.base}
+        for move in (OWN, OWN, 1.0):
+            try:
+                after = self.subject.results(self.subject.moved(self.subject.targets(move, self.rng), every), every)
+                for old, new in zip(self.base, after, strict=True):
+                    found[old.name] |= old.array != new.array
+            except Exception:  # at inputs that forward is not made for, or with another shape
+                continue
+        return found
+
+    def _sizes(self, results: list[Result]) -> dict[str, float]:
+        return {r.name: largest(r.array[self.varying[r.name] & np.isfinite(r.array)]) for r in results}
 
     def _note(self, name: str, change: Change) -> bool:
         """Keep the worst change of a result; return whether it is the first that is too large."""
@@ -205,15 +255,16 @@ class Search:
             self.worst[name] = change
         return change.wrong and name not in self.failures
 
-    def _fail(self, name: str, moved: np.ndarray, watched: np.ndarray, step: "Step | None") -> None:
+    def _fail(self, result: Result, moved: np.ndarray, watched: np.ndarray, step: "Step | None") -> None:
         """Find the first output and the first input of a change that is too large, each as small a part as shows it."""
 
         def change(moved: np.ndarray, watched: np.ndarray) -> Change:
             try:
-                found = reached(self._results(watched), moved) if step is None else step.changes(moved, watched)
+                if step is None:
+                    return reached(self._results(watched), moved)[result.name]
+                return self._beyond_rounding(step.changes(moved, watched)[result.name], result, step)
             except Exception:  # at inputs of which only some have moved
                 return NOTHING
-            return found[name]
 
         t = _first(watched, lambda part: change(moved, part).wrong)
         s = _first(moved, lambda part: change(part, np.array([t])).wrong)
@@ -227,7 +278,7 @@ class Search:
         else:
             what = f"the gradient of {one}" if found.gradient else one
             reason = f"{what} depends on {other}: it changes by {found.size:.1e} if that {_how(step.move)}"
-        self.failures[name] = found, reason
+        self.failures[result.name] = found, reason
 
     def report(self, notes: Sequence[str] = (), none: str = "") -> Report:
         """Return the report; with `none`, a reason for which nothing was tested, it is inconclusive."""

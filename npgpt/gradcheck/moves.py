@@ -16,7 +16,7 @@ from .tree import convert, copied, copy_tree, is_floats, leaf_at, leaves, map_le
 GRADIENT = "gradient of "  # and the name of an array: the name of its gradient
 OWN = 0.0  # the move that gives each element another value of the same array: within the domain, and right for ids
 SURE = 20  # a change beyond so many times the measured rounding is no rounding
-LITTLE = 0.01  # a share of a move that changes rounding, and hardly what depends on the move
+LITTLE = 1e-3  # a share of a move that changes rounding, and hardly what depends on the move
 
 Targets = dict[int, np.ndarray]  # what the input leaves are moved to, by their number among all leaves
 
@@ -202,7 +202,7 @@ class Subject:
         return [map_leaves(put, arg) for arg in self.args]
 
     def nearby(self, targets: Targets, share: float, rng: np.random.Generator) -> Targets:
-        """Return what lies a share of the move from the inputs, but for a random hundredth of it."""
+        """Return what lies a share of the move from the inputs, but for a random thousandth of it."""
         own = dict(self._input_leaves())
 
         def between(number: int, target: np.ndarray) -> np.ndarray:
@@ -280,8 +280,9 @@ def _distance(one: Result, other: Result, places: np.ndarray) -> float:
 
 
 def _with_noise(change: Change, noise: float) -> Change:
+    found = replace(change, allowed=change.allowed + noise)
     # rounding that is a good part of the result would hide a true change
-    return replace(change, allowed=change.allowed + noise, judged=change.judged and noise <= 1e-3 * change.scale)
+    return found if found.wrong else replace(found, judged=found.judged and noise <= 1e-3 * found.scale)
 
 
 def _result(name: str, leaf: Any, axis: int | None, gradient: bool = False) -> Result:

@@ -94,6 +94,47 @@ def leak(size):
     return forward
 
 
+def flash(x):
+    """Attention in blocks of two, with a running maximum."""
+    out, (B, T, C) = np.zeros_like(x), x.shape
+    for i in range(0, T, 2):
+        q, m, total, acc = x[:, i : i + 2], np.full((B, 2, 1), -np.inf), np.zeros((B, 2, 1)), np.zeros((B, 2, C))
+        for j in range(0, i + 2, 2):
+            k = x[:, j : j + 2]
+            s = q @ np.swapaxes(k, 1, 2)
+            s = np.where(np.arange(i, i + 2)[:, None] >= np.arange(j, j + 2), s, -np.inf)
+            new = np.maximum(m, s.max(axis=-1, keepdims=True))
+            p, keep = np.exp(s - new), np.exp(m - new)
+            total, acc, m = total * keep + p.sum(axis=-1, keepdims=True), acc * keep + p @ k, new
+        out[:, i : i + 2] = acc / total
+    return out
+
+
+def log_cumulated(x):
+    """Log-sum-exp up to t, with the maximum over all time."""
+    m = x.max(axis=1, keepdims=True)
+    return m + np.log(np.cumsum(np.exp(x - m), axis=1))
+
+
+def doubling(x):
+    """A sum up to t in log T steps."""
+    step = 1
+    while step < x.shape[1]:
+        x = x + np.pad(x, ((0, 0), (step, 0), (0, 0)))[:, : x.shape[1]]
+        step *= 2
+    return x
+
+
+def chaotic(x):
+    h, hs = np.full(x[:, 0].shape, 0.3), []
+    for t in range(x.shape[1]):
+        h = np.clip(3.5 * h * (1 - h) + 0.05 * np.tanh(x[:, t]), 0, 1)
+        hs.append(h)
+    return np.stack(hs, axis=1)
+
+
+LOWER = np.tril(0.3 * np.ones((6, 6))) + np.eye(6)
+DECAY = 0.5 ** np.arange(6)[:, None]
 BLOCK = np.arange(6) // 3
 
 # which earlier places a place may look at, right and wrong
@@ -116,6 +157,17 @@ RIGHT = {
     "total less what is later": total_less_suffix,
     "running maximum": lambda x: np.maximum.accumulate(x, axis=1),
     "positions and scale": lambda x: 1e6 + np.cumsum(1e-3 * x, axis=1),
+    "attention in blocks": flash,
+    "linear attention": lambda x: np.einsum("btc,btcd->btd", x, np.cumsum(x[..., None] * x[:, :, None], axis=1)),
+    "decay by powers": lambda x: DECAY * np.cumsum(x / DECAY, axis=1),
+    "log of cumulated exponentials": log_cumulated,
+    "sums by doubling": doubling,
+    "triangular solve": lambda x: np.linalg.solve(LOWER, x),
+    "triangular inverse": lambda x: np.linalg.inv(LOWER) @ x,
+    "products": lambda x: np.cumprod(x, axis=1),
+    "differences": lambda x: np.diff(x, axis=1, prepend=0),
+    "chaotic": chaotic,
+    "less the mean, and it again": lambda x: np.cumsum(x - x.mean(), axis=1) + x.mean() * np.arange(1, 7)[:, None],
     "two outputs": lambda x: (recurrent(x), {"mean": np.cumsum(x, axis=1)}),
 }
 

@@ -29,6 +29,23 @@ def test_what_depends_on_the_past_alone_is_causal(name):
     assert report.verdict == "pass", report
 
 
+@pytest.mark.parametrize(("offset", "scale"), [(0, 1e-8), (1e4, 1), (0, 30), (0.3, 0)])
+def test_no_size_of_the_inputs_raises_a_false_alarm(offset, scale):
+    for name, forward in sequences.RIGHT.items():
+        report = check_causality(forward, offset + scale * SEQUENCES)
+        assert report.verdict != "fail", f"{name}\n{report}"
+    for name, forward in batches.RIGHT.items():
+        report = check_batch_independence(forward, offset + scale * BATCH)
+        assert report.verdict != "fail", f"{name}\n{report}"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_no_draw_raises_a_false_alarm(seed):
+    for name, forward in sequences.RIGHT.items():
+        report = check_causality(forward, SEQUENCES, rng=np.random.default_rng(seed))
+        assert report.verdict == "pass", f"{name}\n{report}"
+
+
 @pytest.mark.parametrize("name", sequences.WRONG)
 def test_what_depends_on_the_future_is_found(name):
     report = check_causality(sequences.WRONG[name], SEQUENCES)
