@@ -16,6 +16,7 @@ from .tree import convert, copied, copy_tree, is_floats, leaf_at, leaves, map_le
 GRADIENT = "gradient of "  # and the name of an array: the name of its gradient
 OWN = 0.0  # the move that gives each element another value of the same array: within the domain, and right for ids
 SURE = 20  # a change beyond so many times the measured rounding is no rounding
+WIGGLE = 1e7  # roundings of the largest change
 LITTLE = 1e-3  # a share of a move that changes rounding, and hardly what depends on the move
 
 Targets = dict[int, np.ndarray]  # what the input leaves are moved to, by their number among all leaves
@@ -83,6 +84,7 @@ class Subject:
     length    the size of both
     outputs   the names of the leaves of out that have this axis in this length
     dout      a random cotangent of out; None without a backward
+    unit      the rounding of a number near 1 in the precision of the arguments
     """
 
     forward: Callable
@@ -96,6 +98,7 @@ class Subject:
     outputs: frozenset[str] = frozenset()
     dout: Any = None
     unchecked: tuple[Unchecked, ...] = ()
+    unit: float = EPS
 
     @classmethod
     def pose(
@@ -122,7 +125,9 @@ class Subject:
         axis = axes[0]
         length, unchecked = _length(args, names, positions, axis)
         out_axis = axis if axes[1] is None else axes[1]
-        subject = cls(forward, backward, args, names, positions, axis, out_axis, length)
+        subject = cls(
+            forward, backward, args, names, positions, axis, out_axis, length, unit=float(np.finfo(dtype).eps)
+        )
         out, _ = subject.run(args)
         outputs = {name for name, leaf in leaves(out, "out") if _has_axis(leaf, out_axis, length)}
         reason = f"not watched, because it is no array of numbers of size {length} along axis {out_axis}"
@@ -144,7 +149,9 @@ class Subject:
     def results(self, args: list[Any], watched: np.ndarray) -> list[Result]:
         """Return the outputs, and with a backward the gradients for a dout that is zero but where it is watched."""
         out, cache = self.run(args)
-        found = [_result(name, leaf, self.out_axis) for name, leaf in leaves(out, "out") if name in self.outputs]
+        found = [
+            _result(name, leaf, self.out_axis, self.unit) for name, leaf in leaves(out, "out") if name in self.outputs
+        ]
         if self.backward is None:
             return found
         with np.errstate(all="ignore"):
@@ -156,7 +163,7 @@ class Subject:
                     if np.shape(gradient) != leaf.shape:
                         raise ValueError(f"the gradient of {name} is {np.shape(gradient)}, and {name} {leaf.shape}")
                     axis = self.axis if i in self.inputs else None
-                    found.append(_result(GRADIENT + name, gradient, axis, True))
+                    found.append(_result(GRADIENT + name, gradient, axis, self.unit, True))
         return found
 
     def float_names(self) -> list[str]:
@@ -231,12 +238,12 @@ class Subject:
         found = {old.name: _change(old, new, watched) for old, new in zip(base, after, strict=True)}
         if not any(change.wrong and change.shape is None for change in found.values()):
             return found
-        noise = dict.fromkeys(found, 0.0)
+        noise, units = dict.fromkeys(found, 0.0), {result.name: result.unit for result in base}
         for share, results in [(0.0, base), (1.0, after)] * 4:
             near = self.results(self.moved(self.nearby(targets, share, rng), moved), watched)
             for one, other in zip(results, near, strict=True):
                 noise[one.name] = max(noise[one.name], _distance(one, other, watched))
-        return {name: _with_noise(change, SURE * noise[name]) for name, change in found.items()}
+        return {name: _with_noise(change, SURE * noise[name], units[name]) for name, change in found.items()}
 
 
 def reached(base: list[Result], moved: np.ndarray) -> dict[str, Change]:
@@ -279,15 +286,15 @@ def _distance(one: Result, other: Result, places: np.ndarray) -> float:
         return largest(np.nan_to_num(one.at(places) - other.at(places), posinf=0.0, neginf=0.0))
 
 
-def _with_noise(change: Change, noise: float) -> Change:
+def _with_noise(change: Change, noise: float, unit: float) -> Change:
     found = replace(change, allowed=change.allowed + noise)
-    # rounding that is a good part of the result would hide a true change
-    return found if found.wrong else replace(found, judged=found.judged and noise <= 1e-3 * found.scale)
+    # rounding beyond half of the digits may be a true change that wiggles
+    return found if found.wrong else replace(found, judged=found.judged and noise <= WIGGLE * unit * found.scale)
 
 
-def _result(name: str, leaf: Any, axis: int | None, gradient: bool = False) -> Result:
+def _result(name: str, leaf: Any, axis: int | None, unit: float, gradient: bool = False) -> Result:
     array = np.asarray(leaf)
-    unit = max(float(np.finfo(array.dtype).eps), EPS) if array.dtype.kind in "fc" else EPS
+    unit = max(float(np.finfo(array.dtype).eps), unit) if array.dtype.kind in "fc" else unit
     if array.dtype.kind == "c":
         array = np.stack([array.real, array.imag], axis=-1)
     axis = axis if axis is None or axis >= 0 else axis + np.ndim(leaf)

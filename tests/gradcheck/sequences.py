@@ -191,5 +191,9 @@ WRONG = {
     "summed from the end": lambda x: np.cumsum(x[:, ::-1], axis=1)[:, ::-1],
     "a leak of 1e-9": leak(1e-9),
     "a leak of 1e-12": leak(1e-12),
+    "a leak that wiggles": lambda x: recurrent(x) + 1e-6 * np.sin(1e3 * x.sum(axis=1, keepdims=True)),
+    "a leak of a rounded sum": lambda x: recurrent(x) + 1e-6 * np.round(x.sum(axis=1, keepdims=True)),
+    "a leak of the largest": lambda x: recurrent(x) + 1e-8 * x.max(axis=1, keepdims=True),
+    "a leak of exp(-25)": lambda x: recurrent(x) + np.exp(x.sum(axis=1, keepdims=True) - 25),
     "a leak beside numbers of 1e20": lambda x: np.concatenate([np.full(x.shape, -1e20), leak(1e-9)(x)], axis=2),
 }
