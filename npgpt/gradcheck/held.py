@@ -13,7 +13,7 @@ from .objects import PARAMETERS, Path, at, text, walk
 GRADIENTS = ("grads", "grad", "gradients", "gradient")
 VALUES = ("data", "value", "values", "val", "array", "tensor", "param")  # what an object with a `grad` calls its array
 BEFORE = ("d", "g", "grad", "grads", "gradient", "gradients", "dl_d", "dloss_d", "nabla")
-AFTER = ("grad", "grads", "gradient", "gradients", "g", "bar")
+AFTER = ("grad", "grads", "gradient", "gradients", "bar")
 BUFFERS = ("running_", "moving_")
 
 
@@ -34,6 +34,10 @@ class Held:
     gradients: tuple[Path, ...]
     empty: tuple[Path, ...]
     read: Callable[[Any], Any] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return np.shape(self.value)
 
     @property
     def is_buffer(self) -> bool:

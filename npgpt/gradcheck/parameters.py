@@ -49,7 +49,7 @@ def find_parameters(
     roles = [(one, *_role(one, trial, params)) for one in held]
     parameters = _apart([one for one, role, _ in roles if role == "parameter"])
     missing = [one for one, role, _ in roles if role in ("fail", "inconclusive") and not _covered(one, parameters)]
-    built = all(np.shape(at(layer, one.places[0])) == np.shape(one.value) for one in parameters + missing)
+    built = all(np.shape(at(layer, one.places[0])) == one.shape for one in parameters + missing)
     layer = layer if built else trial.used
     # what is not in the layer that is checked was made by the trial
     roles = [entry for entry in roles if number(at(layer, entry[0].places[0])) is not None]
@@ -194,8 +194,10 @@ def _role(held: Held, trial: Trial, params: Mapping[str, Any] | None) -> tuple[s
 
 def _role_of_moved(held: Held, trial: Trial, moves: bool, kept: bool, named: bool) -> tuple[str, str]:
     """Return the same for what the user has named a parameter, or has not been asked about."""
-    has, single = held.gradient(trial.used) is not None, not isinstance(held.value, np.ndarray)
-    if has and kept and (named or trial.reaches(held) or (moves and not single)):
+    written, single = trial.reaches(held), not isinstance(held.value, np.ndarray)
+    # what is of another shape and not backward's is no gradient, such as the spacing dx of a grid x
+    has = written or (held.gradient(trial.used) is not None and np.shape(held.gradient(trial.used)) == held.shape)
+    if has and kept and (named or written or (moves and not single)):
         return "parameter", ""
     if not (moves or named):
         return ("unchecked", "the output does not move with it") if has and kept else ("", "")
@@ -224,7 +226,7 @@ def _blame(held: Held, single: bool, kept: bool) -> tuple[str, str]:
 
 def _row(held: Held, verdict: str, reason: str) -> ArgumentReport:
     verdict, error = ("fail", math.inf) if verdict == "fail" else ("inconclusive", math.nan)
-    return ArgumentReport(held.name, np.shape(held.value), verdict, error, 0.0, None, math.nan, math.nan, reason)
+    return ArgumentReport(held.name, held.shape, verdict, error, 0.0, None, math.nan, math.nan, reason)
 
 
 def _with_gradients(held: list[Held], grads: Callable[[Any], Mapping[str, Any]], layer: Any) -> list[Held]:

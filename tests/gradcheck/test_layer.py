@@ -412,6 +412,21 @@ def test_state_with_a_gradient_is_no_parameter():
     assert "h: inconclusive: forward overwrites it" in str(report)
 
 
+def test_the_spacing_of_a_grid_is_no_gradient():
+    class Gate(Attributes):
+        def __init__(self):
+            super().__init__()
+            self.t, self.dt, self.bg, self.b_grade = np.array([0.1, 0.2, 0.3, 0.4]), 0.1, np.ones(4), 3
+
+        def forward(self, x):
+            return super().forward(x) + self.t * self.dt
+
+    report = check_layer(Gate(), X)
+    assert verdicts(report) == ALL_PASS | {"t": "inconclusive"}
+    assert "buffers=['t']" in str(report)
+    assert verdicts(check_layer(Gate(), X, buffers=["t", "dt"])) == ALL_PASS
+
+
 def test_a_weight_that_forward_normalises_is_no_pass():
     class Normalised(Attributes):
         def forward(self, x):
