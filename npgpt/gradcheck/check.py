@@ -8,19 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from .complex_report import complex_hint, convention_hint, in_complex_terms
+from .complex_report import convention_hint, in_complex_terms
 from .conduct import Conduct, Watch, known_noise, refused_again, widened, with_state, without_settings
 from .contract import check_contract
 from .elements import Comparison, sample
 from .function import Function, functions_of
 from .gradients import Backward, Misfit, dtype_errors, misfit
-from .hints import hint
+from .hints import hints
 from .options import Options
-from .problem import Leaf, Problem
+from .problem import Leaf, Problem, argument_names
 from .progress import Clock, TimeUp
 from .report import ArgumentReport, Report
 from .rounding import allowances
 from .second import taylor_test
+from .symmetric import reading_symmetric
 from .unchecked import unchecked
 from .verdict import judge, without_numbers
 
@@ -44,6 +45,7 @@ def check_backward(
     progress: bool | None = None,
     max_seconds: float | None = None,
     noise: float = 0.0,
+    symmetric: Sequence[str] = (),
 ) -> Report:
     """Compare a backward pass with numerical derivatives of its forward, each with an error bar of its own.
 
@@ -69,6 +71,8 @@ def check_backward(
                at, and the report says what could have escaped; if even those take longer, it is inconclusive
     noise      how far forward's outputs may be off, relative to their size, such as 1e-8 for a solver that stops there;
                what the check measures itself is allowed for anyway
+    symmetric  the names of arguments that are symmetric matrices. forward may then read one triangle of A alone, and
+               the gradient be by that triangle, by both or symmetric: each is made symmetric, (g + g.T) / 2, at A
 
     The function differentiated is `sum(dout * out)`. The verdict is "fail" if an element is further from its
     numerical derivative than the error bar, if a gradient has the wrong shape or is missing, or if the backward breaks
@@ -77,7 +81,7 @@ def check_backward(
 
     Raises ValueError or TypeError for a wrt that names nothing, or a backward whose results are not gradients.
     """
-    options = Options(mode, dtype, tolerance, dout, strict, conjugate, progress, max_seconds, noise)
+    options = Options(mode, dtype, tolerance, dout, strict, conjugate, progress, max_seconds, noise, symmetric)
     return _check(forward, backward, args, options, wrt, names, own_generator(rng))
 
 
@@ -92,6 +96,9 @@ def _check(
 ) -> Report:
     with Clock(options.progress, options.max_seconds) as clock:
         dtype = np.dtype(options.dtype)
+        if options.symmetric:
+            known = argument_names(forward, len(args)) if names is None else names
+            forward = reading_symmetric(forward, args, known, options.symmetric)
         problem = Problem.pose(forward, args, names, wrt, rng, dtype, options.dout, options.conjugate)
         try:
             first = Watch(problem).first
@@ -99,6 +106,7 @@ def _check(
             found = refused_again(error)
             return Report(_without_numbers(problem, found.obstacle), found.broken, tolerance=options.tolerance)
         problem = with_state(problem, first) if wrt is None else problem
+        problem = replace(problem, symmetric=tuple(options.symmetric))
         trees = Backward(problem, backward).trees(problem.copies(dtype), problem.given_dout())
         problem = without_settings(problem, trees)
         problem = problem.settled(Backward(problem, backward).of_leaves(trees))
@@ -149,7 +157,8 @@ def _judged(
     if later:
         return about(_without_numbers(problem, later), broken, notes=notes)
     reports = [_report(*pair, options.tolerance) for pair in zip(problem.leaves, found, strict=True)]
-    reports = [_with_hint(*pair) for pair in zip(reports, found, strict=True)]
+    if any(report.verdict == "fail" for report in reports):
+        reports = _with_hints(reports, found, matched, dout, apart=options.max_seconds is None)
     if not problem.real and all_fit:
         reports = _with_convention(reports, found, matched, dout)
     if not (all_fit and _taylor_can_be_tried(problem, gradients)):
@@ -227,14 +236,14 @@ def _report(leaf: Leaf, found: Comparison | Misfit, tolerance: float | None) -> 
     return in_complex_terms(report, leaf) if leaf.is_complex else report
 
 
-def _with_hint(report: ArgumentReport, found: Comparison | Misfit) -> ArgumentReport:
-    """Return the report with the slip that its numbers suggest, if they fail."""
-    if isinstance(found, Misfit) or report.verdict != "fail" or found.time_up:
-        return report
-    numeric = np.where(found.kinks, np.nan, found.value)
-    if found.function.leaf.is_complex:
-        return replace(report, hint=complex_hint(found.analytic, numeric, found.wrong))
-    return replace(report, hint=hint(found.analytic, numeric, found.wrong, found.function.problem.args))
+def _with_hints(
+    reports: list[ArgumentReport], found: list[Comparison | Misfit], matched: Backward, dout: Any, apart: bool
+) -> list[ArgumentReport]:
+    """Return the reports with the slips that wrong gradients suggest."""
+    compared = [c if isinstance(c, Comparison) else None for c in found]
+    suggested = hints(matched.problem, matched, dout, compared, apart)
+    pairs = zip(reports, suggested, strict=True)
+    return [replace(r, hint=r.hint or hint) if r.verdict == "fail" else r for r, hint in pairs]
 
 
 def _with_convention(

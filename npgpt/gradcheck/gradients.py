@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from .forms import split
-from .hints import shape_hint
+from .hints_shape import shape_hint
 from .problem import Leaf, Problem
+from .symmetric import symmetrised
 from .tree import copied, is_number, is_tree, leaf_at, map_leaves, same_structure
 
 
@@ -39,6 +40,9 @@ class Backward:
         flat = {i: list(leaf_at(problem.args[i], trees[i])) for i in {leaf.position for leaf in problem.leaves}}
         # copies, because a backward may return the same array each time
         found = [copied(flat[leaf.position][leaf.place]) for leaf in problem.leaves]
+        if problem.symmetric:
+            pairs = zip(problem.leaves, found, strict=True)
+            found = [symmetrised(g) if leaf.name in problem.symmetric else g for leaf, g in pairs]
         pairs = zip(problem.leaves, found, strict=True)
         return [_parts(g, problem.conjugate) if leaf.is_complex else g for leaf, g in pairs]
 

@@ -1,152 +1,120 @@
-"""Name the slip that the pattern of a wrong gradient suggests."""
+"""Name the slip that explains a wrong gradient: the most specific of those that do, within the error bars."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
-from .tree import ids_among
+from .complex_report import complex_hint
+from .elements import Comparison
+from .gradients import Backward
+from .hints_factors import factor_by_element, factor_by_index, one_factor, product_with_dout
+from .hints_finding import Finding, Paths
+from .hints_order import arrangement
+from .hints_paths import (
+    MOST,
+    axes_that_go_together,
+    begins,
+    claimed_paths,
+    factor_by_output,
+    factor_elsewhere,
+    in_part,
+    lost_outputs,
+    own_path,
+    shuffled_paths,
+    taken_apart,
+    transposed_map,
+    wrong_paths,
+)
+from .hints_paths import factor_by_element as factor_of_paths
+from .hints_places import lost_elements, named_places, not_finite, one_element, other_mask, places, zero
+from .hints_terms import constant_terms, copies, digits, multiples, terms_along_axis
+from .problem import Problem
+from .progress import TimeUp
+from .tree import leaves
 
-CLOSE = 1e-5  # relative, by norm: how well a pattern must explain the gradient to be named
+# The first pattern that explains the numbers is shown: what has fewer other explanations stands before.
+PATTERNS = (
+    *(not_finite, zero, one_element, digits, one_factor, constant_terms, copies),
+    *(arrangement, multiples, factor_by_element, other_mask, named_places),
+    *(lost_outputs, factor_elsewhere, transposed_map, lost_elements),
+    *(factor_by_index, factor_by_output, terms_along_axis, axes_that_go_together),
+    *(factor_of_paths, product_with_dout, own_path, shuffled_paths, wrong_paths, places, begins),
+)
 
 
-def shape_hint(analytic: np.ndarray, shape: tuple[int, ...]) -> str:
-    """Return what a gradient of a wrong shape suggests, or nothing."""
-    if analytic.ndim == len(shape) and analytic.shape == shape[::-1] and analytic.ndim > 1:
-        return "it has the transposed shape"
-    if analytic.ndim > len(shape) and (not shape or analytic.shape[analytic.ndim - len(shape) :] == shape):
-        axes = tuple(range(analytic.ndim - len(shape)))
-        return f"sum it over the leading {'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}"
-    if analytic.size == math.prod(shape):
-        return "it has the right number of elements in another shape"
-    return ""
+def hint(f: Finding) -> str:
+    """Return the slip that explains a wrong gradient, or nothing."""
+    with np.errstate(all="ignore"):  # an output may be infinite, a factor divide by zero: what follows explains nothing
+        return next(_patterns(f), "")
 
 
-def hint(analytic: np.ndarray, numeric: np.ndarray, wrong: np.ndarray, args: Sequence[Any]) -> str:
-    """Return the first pattern that explains a wrong gradient, or nothing.
+def _patterns(f: Finding) -> Iterator[str]:
+    for pattern in PATTERNS:
+        yield from pattern(f)
+    yield from in_part(f, hint)
+    if f.right:
+        those, they = ("is the gradient", "it does") if len(f.right) == 1 else ("are the gradients", "they do")
+        yield f"right {those} of {', '.join(f.right)}: look at what {f.name} goes through and {they} not"
 
-    analytic, numeric  (...) the whole gradient, or NaN in numeric where it was not looked at
-    wrong              (...) where the two differ
-    args               the arguments of forward, among which ids may be
+
+def hints(problem: Problem, backward: Backward, dout: Any, found: list[Comparison | None], apart: bool) -> list[str]:
+    """Return for each gradient the slip that its numbers suggest; nothing for one that is right, or has no pattern.
+
+    dout   as backward got it
+    found  the comparison of each leaf; None for a gradient that could not be compared
+    apart  whether there is time to take gradients apart by outputs
     """
-    return next(_patterns(analytic, numeric, wrong, args), "")
+    outputs = [(name, np.shape(leaf)) for name, leaf in leaves(problem.out, "out")]
+    can = apart and problem.real and 1 < sum(math.prod(shape) for _, shape in outputs) <= MOST
+    compared = [c for c in found if c is not None and not c.function.leaf.is_complex]
+
+    @cache
+    def claimed() -> list[np.ndarray]:
+        return claimed_paths(problem, backward, dout, [c is not None for c in found])
+
+    def paths(f: Finding, i: int, c: Comparison) -> Paths | None:
+        if f.analytic.size > MOST or not f.whole:
+            return None
+        try:
+            with np.errstate(all="ignore"):
+                return taken_apart(c.function, claimed()[i], f, outputs)
+        except (Exception, TimeUp):  # a backward may refuse a dout of zeros: then a hint with less to go on
+            return None
+
+    def of(i: int, c: Comparison) -> str:
+        if c.function.leaf.is_complex:
+            return complex_hint(c.analytic, np.where(c.kinks, np.nan, c.value), c.wrong)
+        f = _finding(problem, c, dout, compared)
+        return hint(replace(f, paths=partial(paths, f, i, c)) if can else f)
+
+    return [of(i, c) if c is not None and _says_something(c) else "" for i, c in enumerate(found)]
 
 
-def _patterns(analytic: np.ndarray, numeric: np.ndarray, wrong: np.ndarray, args: Sequence[Any]) -> Iterator[str]:
-    known = np.isfinite(numeric)
-    if not np.isfinite(analytic).all():
-        yield "the gradient is not finite"
-        return
-    a, n = analytic[known], numeric[known]
-    if not np.any(a):
-        yield "the gradient is zero where it should not be"
-        return
-    if not np.any(np.abs(n) > 1e-12 * np.abs(a).max()):
-        yield "the gradient should be zero"
-        return
-    ratio = _ratio(a, n)
-    if _explains(a, ratio * n, n):
-        yield f"every element is {_factor(ratio, analytic.shape)} times what it should be"
-        return
-    if known.all():
-        yield from _arrangement(analytic, numeric)
-        yield from _constant_along(analytic, numeric)
-    yield from _repeats(wrong, known, args)
-    yield from _places(wrong, known)
-    if wrong.any():
-        a, n = analytic[wrong & known], numeric[wrong & known]
-        ratio = _ratio(a, n) if a.size > 1 and np.any(n) else 1.0
-        if _explains(a, ratio * n, n) and abs(ratio - 1) > CLOSE:
-            yield f"the wrong elements are {_factor(ratio, analytic.shape)} times what they should be"
+def _says_something(c: Comparison) -> bool:
+    return bool(c.wrong.any()) and not c.time_up
 
 
-def _ratio(a: np.ndarray, n: np.ndarray) -> float:
-    """Return the factor that brings n closest to a."""
-    return float(a @ n / (n @ n))
-
-
-def _explains(a: np.ndarray, model: np.ndarray, n: np.ndarray) -> bool:
-    """Return whether the model explains a. The closer a is to the right n, the better the model must fit."""
-    limit = CLOSE * min(1.0, float(np.linalg.norm(a - n)) / max(float(np.linalg.norm(n)), 1e-300) * 100)
-    return float(np.linalg.norm(a - model)) <= max(limit, 1e-9) * float(np.linalg.norm(a))
-
-
-def _factor(ratio: float, shape: tuple[int, ...]) -> str:
-    """Name a factor: the sign, the size of an axis, a small number, one over it or its root; else by its digits.
-
-    >>> _factor(1 / 7, (5, 7))
-    '1/7 (7 is the size of an axis, or of the array)'
-    """
-    if abs(ratio + 1) < CLOSE:
-        return "-1 (the sign)"
-    sizes = {n for n in (*shape, math.prod(shape)) if n > 2}
-    forms = [(lambda n: n, "{}"), (lambda n: 1 / n, "1/{}"), (math.sqrt, "sqrt({})"), (lambda n: n**-0.5, "1/sqrt({})")]
-    for form, text in forms:
-        for n in sorted(sizes | set(range(2, 65))):
-            if abs(abs(ratio) / form(n) - 1) < 1e-9:
-                where = f" ({n} is the size of an axis, or of the array)" if n in sizes else ""
-                return f"{'-' if ratio < 0 else ''}{text.format(n)}{where}"
-    return f"{ratio:.9g}"
-
-
-def _arrangement(analytic: np.ndarray, numeric: np.ndarray) -> Iterator[str]:
-    if numeric.ndim >= 2:
-        turned = numeric.swapaxes(-1, -2)
-        for name, other in (("transposed", turned), ("transposed and reshaped", turned.reshape(numeric.shape))):
-            if other.shape == analytic.shape and _explains(analytic, other, numeric):
-                yield f"it is {name}: the right numbers in the wrong places"
-                return
-    for axis in range(numeric.ndim):
-        if _explains(analytic, np.flip(numeric, axis), numeric):
-            yield f"it is reversed along axis {axis}"
-            return
-    a, n = np.sort(analytic, axis=None), np.sort(numeric, axis=None)
-    if a.size > 2 and _explains(a, n, n) and not _explains(analytic, numeric, numeric):
-        yield "the right numbers in the wrong places"
-
-
-def _constant_along(analytic: np.ndarray, numeric: np.ndarray) -> Iterator[str]:
-    difference = analytic - numeric
-    size = float(np.linalg.norm(difference))
-    for axis in range(difference.ndim):
-        if difference.shape[axis] > 1 and size > 0:
-            spread = float(np.linalg.norm(difference - difference.mean(axis=axis, keepdims=True)))
-            if spread <= 1e-6 * size:
-                yield f"a term is missing or too many that is constant along axis {axis}: a mean or sum over that axis?"
-                return
-
-
-def _repeats(wrong: np.ndarray, known: np.ndarray, args: Sequence[Any]) -> Iterator[str]:
-    for ids in ids_among(args) if wrong.ndim else ():
-        rows, counts = np.unique(ids, return_counts=True)
-        if rows[0] < 0 or rows[-1] >= wrong.shape[0] or not (counts > 1).any():
-            continue
-        bad: np.ndarray = wrong.reshape(wrong.shape[0], -1).max(axis=1)
-        if bad.any() and not bad[~np.isin(np.arange(len(bad)), rows[counts > 1])].any():
-            yield "only rows that several ids name are wrong: add up repeats, as np.add.at does"
-            return
-
-
-def _places(wrong: np.ndarray, known: np.ndarray) -> Iterator[str]:
-    if not wrong.any() or wrong[known].all():
-        return
-    if wrong.ndim >= 2 and wrong.shape[-1] == wrong.shape[-2] and wrong.shape[-1] > 1:
-        eye = np.broadcast_to(np.eye(wrong.shape[-1], dtype=bool), wrong.shape)
-        if not (wrong & eye).any():
-            yield "only the diagonal is right"
-            return
-        if not (wrong & ~eye).any():
-            yield "only the diagonal is wrong"
-            return
-    where = np.argwhere(wrong)
-    if len(where) == 1:
-        yield f"one element is wrong, at {tuple(int(i) for i in where[0])}"
-        return
-    for axis in range(wrong.ndim):
-        places = np.unique(where[:, axis])
-        if wrong.shape[axis] > 1 and len(places) == 1:
-            last = wrong.shape[axis] - 1
-            name = {0: "the first", last: "the last"}.get(int(places[0]), "one")
-            yield f"all wrong elements are at index {places[0]} of axis {axis} ({name} of {wrong.shape[axis]})"
-            return
+def _finding(problem: Problem, c: Comparison, dout: Any, compared: list[Comparison]) -> Finding:
+    pairs = zip(problem.args, problem.names, strict=False)
+    every = [(name, np.asarray(leaf)) for arg, start in pairs for name, leaf in leaves(arg, start)]
+    outputs = [(name, np.asarray(leaf)) for name, leaf in leaves(problem.out, "out")]
+    others = [other for other in compared if other is not c]
+    bars = [np.where(np.isfinite(part), part, 0.0) for part in (c.error, c.allowance)]
+    return Finding(
+        c.function.leaf.name,
+        c.analytic,
+        np.where(c.kinks, np.nan, c.value),
+        bars[0] + bars[1],
+        c.wrong,
+        arguments=[(name, array) for name, array in every if array.dtype.kind == "f"],
+        integers=[(name, array) for name, array in every if array.ndim and array.dtype.kind in "iub"],
+        out=[(name, array) for name, array in outputs if array.dtype.kind == "f"],
+        dout=[(name, np.asarray(leaf, dtype=np.float64)) for name, leaf in leaves(dout, "dout")],
+        others=[(o.function.leaf.name, o.value) for o in others if np.isfinite(o.value).all()],
+        right=[o.function.leaf.name for o in others if not o.wrong.any()],
+        single=problem.single,
+    )

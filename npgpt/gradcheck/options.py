@@ -1,5 +1,6 @@
 """What a user may ask of a check."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ class Options:
     progress: bool | None = None
     max_seconds: float | None = None
     noise: float = 0.0
+    symmetric: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.mode not in ("auto", "elements", "directions"):
@@ -32,6 +34,8 @@ class Options:
             raise ValueError(f"tolerance={self.tolerance} must be at least 0")
         if self.progress not in (None, True, False):
             raise ValueError(f"progress={self.progress!r} is not None, True or False")
+        if isinstance(self.symmetric, str):
+            raise TypeError(f"symmetric={self.symmetric!r} is not a list of names")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"max_seconds={self.max_seconds} must be above 0")
         if not 0 <= self.noise < 1:

@@ -93,6 +93,7 @@ class Problem:
     conjugate  how complex gradients are written
     source     forward as it was given
     takes      the dtype in which the differences are taken: float32 if forward takes nothing else
+    symmetric  the names of the leaves whose gradients are made symmetric before they are compared
     """
 
     forward: Callable[..., tuple[Any, Any]]
@@ -110,6 +111,7 @@ class Problem:
     conjugate: bool
     source: Callable[..., tuple[Any, Any]]
     takes: np.dtype
+    symmetric: tuple[str, ...] = ()
 
     @classmethod
     def pose(

@@ -7,6 +7,7 @@ from tests.gradcheck.bugs import BUGS
 from tests.gradcheck.bugs import big as big_bugs
 from tests.gradcheck.nasty import NASTY
 from tests.gradcheck.nasty import big as big_nasty
+from tests.gradcheck.slips import complaint
 
 BIG = {example.name for example in (*big_bugs.BUGS, *big_nasty.NASTY)}
 
@@ -71,6 +72,7 @@ def check(example):
 def test_planted_bug_fails(example):
     report = check(example)
     assert report.verdict == "fail", str(report)
+    assert complaint(example, report) == ""  # a right hint, and none that misleads
 
 
 @pytest.mark.parametrize("example", named(NASTY))

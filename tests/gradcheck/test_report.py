@@ -103,7 +103,7 @@ def test_text_has_a_line_for_each_argument_and_the_verdict_at_the_end():
     assert places == sorted(places)
     assert lines[1].split()[:3] == ["x", "6x5", "fail"]
     assert lines[2].split()[:3] == ["weight", "5", "pass"]
-    assert lines[3] == "x: hint: all wrong elements are at index 2 of axis 0 (one of 6)"
+    assert lines[3] == "x: hint: wrong only at index 2 of axis 0 (one of 6): 1.5 times what it should be"
     assert lines[4] == "x: fail: 5 of 30 elements are wrong"
     assert lines[-1] == "fail (relative error at most 1e-06 allowed)"
     assert str(RIGHT).splitlines()[-1] == "pass"
@@ -477,5 +477,5 @@ def test_the_example_is_a_target_of_the_command():
 def test_the_example_finds_its_two_slips():
     parts = printed_by("examples/check_your_own.py").strip().split("\n\n")
     assert [part.splitlines()[-1] for part in parts] == ["pass", "fail", "pass", "fail"]
-    assert "every element is 1/7 times what it should be" in parts[1]
+    assert "every element is 1/7 (7 is the size of an axis) times what it should be" in parts[1]
     assert "one element is wrong, at (123, 45)" in parts[3]
