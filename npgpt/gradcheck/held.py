@@ -40,6 +40,10 @@ class Held:
         return np.shape(self.value)
 
     @property
+    def is_float(self) -> bool:
+        return np.asarray(self.value).dtype.kind in "fc"
+
+    @property
     def is_buffer(self) -> bool:
         return str(self.places[0][-1][1]).startswith(BUFFERS)
 
@@ -79,9 +83,8 @@ def held_by(layer: Any) -> list[Held]:
     for key, value in values.items():
         gradients, empty = _gradients(layer, places[key])
         one = Held(names[key], tuple(places[key]), value, gradients, empty)
-        floats, fits = np.asarray(value).dtype.kind in "fc", np.shape(one.gradient(layer)) == np.shape(value)
-        # other integers are sizes, strides and ids
-        if floats or (gradients and fits) or (isinstance(value, np.ndarray) and one.is_declared):
+        fits = bool(gradients) and np.shape(one.gradient(layer)) == one.shape
+        if one.is_float or fits or (isinstance(value, np.ndarray) and one.is_declared):
             found.append(one)
     return found
 

@@ -177,6 +177,8 @@ def _known(
 
 def _relevant(held: list[Held], trial: Trial, named: Container[str]) -> list[Held]:
     """Return what has a gradient or a name that the user has given, and what else moves the output."""
+    # an integer is a size, a stride or an id, unless backward writes a gradient for it, or it is among the params
+    held = [one for one in held if one.is_float or one.is_declared or one.name in named or trial.reaches(one)]
     has = [one for one in held if one.name in named or one.gradient(trial.used) is not None]
     movers = trial.movers([one for one in held if one not in has])
     return [one for one in held if one in has or one in movers]

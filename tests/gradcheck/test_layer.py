@@ -213,7 +213,7 @@ def test_complex_parameters_are_checked(slip, verdict):
 
 def test_integers_without_a_gradient_among_the_params_are_no_pass():
     layer = Dicts("missing")
-    layer.params["b"] = np.arange(4)
+    layer.params |= {"b": np.arange(4), "stride": 1}
     assert verdicts(check_layer(layer, X)) == ALL_PASS | {"b": "fail"}
 
 
@@ -416,12 +416,14 @@ def test_the_spacing_of_a_grid_is_no_gradient():
     class Gate(Attributes):
         def __init__(self):
             super().__init__()
+            self.h, self.dh, self.table_grad = 6, 3, 1
             self.t, self.dt, self.bg, self.b_grade = np.array([0.1, 0.2, 0.3, 0.4]), 0.1, np.ones(4), 3
 
         def forward(self, x):
-            return super().forward(x) + self.t * self.dt
+            return super().forward(x) + self.t * self.dt * self.h
 
     report = check_layer(Gate(), X)
+    assert [unchecked.name for unchecked in report.not_checked] == ["dt"]
     assert verdicts(report) == ALL_PASS | {"t": "inconclusive"}
     assert "buffers=['t']" in str(report)
     assert verdicts(check_layer(Gate(), X, buffers=["t", "dt"])) == ALL_PASS
