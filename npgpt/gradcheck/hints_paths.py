@@ -5,6 +5,7 @@ that output, and differences of that output give the part that is right. Where i
 two differ says what a sum over the outputs hides.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count, pairwise, product
@@ -236,7 +237,7 @@ def _fits(value: np.ndarray, shape: tuple[int, ...]) -> bool:
 
 def _pairs(p: Paths) -> Iterator[tuple[int, str, np.ndarray]]:
     """Yield an axis of the argument, one of an output of the same size, and where (outputs, elements) they agree."""
-    inside = np.indices(p.shape).reshape(len(p.shape), -1)
+    inside = np.indices(p.shape).reshape(len(p.shape), math.prod(p.shape))  # also of a single number
     for axis, (name, size, index) in product(range(len(p.shape)), p.axes()):
         if p.shape[axis] == size > 1:
             yield axis, name, (index[:, None] == inside[axis]) | (index < 0)[:, None]

@@ -395,6 +395,12 @@ def test_a_slip_is_hinted_at_in_the_report(name):
     assert (f"{failed.name}: hint: {expected}" in str(report)) == bool(expected)
 
 
+def test_a_wrong_gradient_of_a_number_that_moves_an_array_fails_in_a_report():
+    """Looking at which outputs it counts for raised, since an array of no axes has no indices."""
+    report = check_backward(lambda a: (a * A, None), lambda dout, _: 1.01 * np.sum(dout * A), np.array(0.25))
+    assert report.verdict == "fail"
+
+
 def test_no_hint_where_all_is_right():
     report = check_backward(linear, linear_slip(), A, B, C)
     assert [a.hint for a in report.arguments] == ["", "", ""]
