@@ -402,42 +402,6 @@ show(
     )
 )
 
-# --- other styles
-
-
-class Scale:
-    def __init__(self, size: int) -> None:
-        self.weight = np.linspace(0.5, 1.5, size)
-
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        self.x = x
-        return x * self.weight
-
-    def backward(self, dout: np.ndarray) -> np.ndarray:
-        self.dweight = (dout * self.x).sum(axis=0)
-        return dout * self.weight
-
-
-title("an object")
-show(check(Scale(3), X, using=check_layer))
-
-
-class Forgetful(Scale):
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
-        self.bias = np.linspace(-1, 1, size)
-
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        return super().forward(x) + self.bias
-
-
-title("an object that forgets a gradient")
-show(check(Forgetful(3), X, using=check_layer))
-title("an object that was said to accumulate")
-show(check(Scale(3), X, accumulates=True, using=check_layer))
-title("scipy style")
-show(check(lambda x: np.sum(x**4), lambda x: 4 * x**2, X[0], using=check_gradient))
-
 # --- what training code breaks
 
 
@@ -503,6 +467,42 @@ kernels = {
 }
 for name, kernel in kernels.items():
     print(f"{name}: {check(kernel, np.exp, 5 * X - 5, using=compare).verdict}")
+
+# --- other styles
+
+
+class Scale:
+    def __init__(self, size: int) -> None:
+        self.weight = np.linspace(0.5, 1.5, size)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        self.x = x
+        return x * self.weight
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        self.dweight = (dout * self.x).sum(axis=0)
+        return dout * self.weight
+
+
+title("an object")
+show(check(Scale(3), X, using=check_layer))
+
+
+class Forgetful(Scale):
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.bias = np.linspace(-1, 1, size)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        return super().forward(x) + self.bias
+
+
+title("an object that forgets a gradient")
+show(check(Forgetful(3), X, using=check_layer))
+title("an object that was said to accumulate")
+show(check(Scale(3), X, accumulates=True, using=check_layer))
+title("scipy style")
+show(check(lambda x: np.sum(x**4), lambda x: 4 * x**2, X[0], using=check_gradient))
 
 # --- what it cannot see
 
