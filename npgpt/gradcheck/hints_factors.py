@@ -40,9 +40,7 @@ def factor(ratio: float, off: float, sizes: set[int], few: bool = False) -> str:
     for value, text in ((2.0, "2"), (0.5, "1/2")):
         if abs(abs(ratio) - value) <= near * value:
             return f"{'-' if ratio < 0 else ''}{text}"
-    if few:
-        return among(sorted(sizes))
-    return among(sorted(sizes)) or _share(ratio, near, sizes) or among(range(2, 65))
+    return among(sorted(sizes)) or ("" if few else among(range(2, 65)))
 
 
 def _forms(n: int, few: bool, is_size: bool) -> Iterator[tuple[float, str]]:
@@ -55,12 +53,13 @@ def _forms(n: int, few: bool, is_size: bool) -> Iterator[tuple[float, str]]:
         yield from ((float(n * n), f"{n}^2"), (1 / (n * n), f"1/{n}^2"))
 
 
-def _share(ratio: float, near: float, sizes: set[int]) -> str:
-    """Name a share of an axis, such as that of the rows that count."""
-    for n in sorted(size for size in sizes if size <= 1000):
-        part = round(ratio * n)
-        if 1 < part < n and abs(ratio / (part / n) - 1) <= near:
-            return f"{part}/{n} ({n} is the size of an axis)"
+def _share(f: Finding, ratio: float, off: float) -> str:
+    """Name the share of the rows that count: of ids those that are not negative, of a mask those that are true."""
+    for name, array in f.integers:
+        count = int(np.sum(array if array.dtype.kind == "b" else array >= 0))
+        if 0 < count < array.size and abs(ratio * array.size / count - 1) <= max(8 * off, 16 * EPS):
+            which = "true" if array.dtype.kind == "b" else "not negative"
+            return f"{count}/{array.size} (of {array.size} in {name} {count} are {which})"
     return ""
 
 
@@ -95,7 +94,9 @@ def times(f: Finding, where: np.ndarray) -> str:
     name = factor(ratio, off, sizes_of(f), few=count < 2)
     if count < 2:
         return f"may be {name}" if name else ""
-    return name or (f"{ratio:.9g}" if off < 1e-6 else "")
+    if name in ("2", "1/2"):
+        return name
+    return _share(f, ratio, off) or name or (f"{ratio:.9g}" if off < 1e-6 and count > 2 else "")
 
 
 BEYOND = 100  # a number that counts as evidence is this many bars from zero
@@ -182,7 +183,8 @@ def factor_by_element(f: Finding) -> Iterator[str]:
                 models = (("missing", f.numeric / g), ("too many", f.numeric * g))
             for what, model in models:
                 telling = f.wrong & f.known & (np.abs(model) > BEYOND * f.limit)
-                if np.isfinite(model[f.known]).all() and telling.sum() > 2 and f.explained(model):
+                varies = telling.sum() > 2 and np.ptp(g[telling]) > 1e-3 * np.max(np.abs(g[telling]))
+                if varies and np.isfinite(model[f.known]).all() and f.explained(model):
                     yield f"the factor {text.format(v=name)} is {what}"
                     return
 

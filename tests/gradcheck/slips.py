@@ -154,7 +154,7 @@ SLIPS: dict[str, dict[str, str | None]] = {
         "mask read off output and input": "where x = 0",
     },
     "cross entropy": {
-        "divided by all targets, ignored ones too": "4/6 (6 is the size",
+        "divided by all targets, ignored ones too": "4/6 (of 6 in targets 4 are not negative)",
         "ignored rows have a gradient": "targets is negative: rows to be ignored: not zero",
         "not divided by N": "4 times",
         "onehot forgotten": "that targets picks",

@@ -43,7 +43,7 @@ FACTORS = {
     1 / np.sqrt(35): "1/sqrt(35) (35 is the size of an axis) times",
     4 / 5: "(5 - 1)/5 (5 is the size of an axis) times",
     49.0: "7^2 (7 is the size of an axis) times",
-    3 / 5: "3/5 (5 is the size of an axis) times",
+    3 / 5: "0.6 times",
     1 / np.sqrt(2): "1/sqrt(2) times",
     1 / 12: "1/12 times",
     1.001: "1.001 times",
@@ -54,6 +54,14 @@ FACTORS = {
 @pytest.mark.parametrize("factor", FACTORS)
 def test_a_factor_is_named(factor):
     assert of(factor * X) == f"every element is {FACTORS[factor]} what it should be"
+
+
+def test_a_factor_is_the_share_that_counts():
+    assert "4/5 (of 5 in y 4 are not negative) times" in of(
+        X[:, :6] * 0.8, X[:, :6], integers=[("y", np.arange(-1, 4))]
+    )
+    mask = np.array([True, False, True, False, True])
+    assert "3/5 (of 5 in mask 3 are true) times" in of(X * 0.6, integers=[("mask", mask)])
 
 
 def test_a_factor_is_the_size_of_another_argument_too():
@@ -252,15 +260,25 @@ def _scatter(dout, ids):
     ("analytic", "shape", "expected"),
     [
         ((4, 3), (3, 4), "it has the transposed shape"),
-        ((5, 3), (3,), "sum it over the leading axis 0"),
-        ((2, 5, 3), (3,), "sum it over the leading axes 0, 1"),
-        ((2, 5), (), "sum it over the leading axes 0, 1"),
+        ((3, 2, 4), (2, 3, 4), "its axes are in another order"),
+        ((5, 3), (3,), "sum it over axis 0"),
+        ((3, 5), (3,), "sum it over axis 1"),
+        ((2, 5, 3), (3,), "sum it over axes 0, 1"),
+        ((2, 5, 3), (5,), "sum it over axes 0, 2"),
+        ((2, 5), (), "sum it over axes 0, 1"),
+        ((1,), (), "sum it over axis 0"),
+        ((2, 3, 4), (3, 4), "sum it over axis 0"),
+        ((5, 3), (1, 3), "sum it over axis 0, with keepdims=True"),
+        ((5, 3), (5, 1), "sum it over axis 1, with keepdims=True"),
+        ((1, 3), (3,), "an axis of size 1 is left over: drop it, or sum without keepdims=True"),
+        ((3, 1), (3,), "an axis of size 1 is left over: drop it, or sum without keepdims=True"),
+        ((3,), (3, 1), "an axis of size 1 is missing: sum with keepdims=True"),
+        ((), (3,), "it is summed over axis 0 of the argument, and should not be"),
+        ((4,), (3, 4), "it is summed over axis 0 of the argument, and should not be"),
         ((12,), (3, 4), "it has the right number of elements in another shape"),
         ((2, 3, 2), (3, 4), "it has the right number of elements in another shape"),
-        ((3, 1), (3,), "it has the right number of elements in another shape"),
-        ((1,), (), "sum it over the leading axis 0"),
         ((5, 4), (3,), ""),
-        ((), (3,), ""),
+        ((2, 2), (3, 3), ""),
     ],
 )
 def test_a_shape_is_explained(analytic, shape, expected):
@@ -328,7 +346,7 @@ REPORTED = {
         (A, B, C),
         "it is transposed: the right numbers in the wrong places",
     ),
-    "bias not summed": (linear, linear_slip(bias=lambda d, x, w: d), (A, B, C), "sum it over the leading axis 0"),
+    "bias not summed": (linear, linear_slip(bias=lambda d, x, w: d), (A, B, C), "sum it over axis 0"),
     "weight of another shape": (
         linear,
         linear_slip(weight=lambda d, x, w: d.T @ x),
