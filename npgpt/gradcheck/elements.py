@@ -17,7 +17,6 @@ DIRECTIONS = 4
 ROUNDING = 16  # last places of an output that may be lost before it is one
 TRIFLE = 1e-6  # a relative difference that the forward's own inaccuracy may explain
 JUMPS = 64  # jumps of the forward that such a difference may amount to, over the array's scale
-SMALL = 1e-2  # the share of an array's scale below which an element is one of another kind, such as another unit
 HIDDEN = 1e-3  # an uncertainty of so large a share of an element's gradient could hide a slip
 ESCAPE = 0.05  # the bounds that are printed hold with a probability of 95%
 
@@ -75,8 +74,7 @@ class Comparison:
     @property
     def small(self) -> np.ndarray:
         """Return which elements are small among large ones."""
-        size = np.abs(self.function.leaf.x)
-        return (size > 0) & (size < SMALL * self.function.leaf.scale)
+        return self.function.leaf.small
 
     @property
     def hidden(self) -> np.ndarray:
@@ -163,7 +161,7 @@ class Comparison:
         if math.isnan(self.rough):
             leaf = self.function.leaf
             rng = np.random.default_rng(5)
-            v = leaf.scale * rng.standard_normal(leaf.x.shape) / math.sqrt(leaf.x.size)
+            v = leaf.steps * rng.standard_normal(leaf.x.shape) / math.sqrt(leaf.x.size)
             found = roughness(self.function.line(v))
             self.rough = JUMPS * found / leaf.scale if found <= TRIFLE * self.function.problem.magnitude else 0.0
         return self.rough > 0
@@ -176,8 +174,8 @@ class Comparison:
         share worth the name, and get directions of their own.
         """
         leaf = self.function.leaf
-        steps = [np.full(leaf.x.shape, leaf.scale)]
-        if self.small.mean() > 2 * SMALL:  # more than there are by chance
+        steps = [leaf.steps]
+        if self.small.mean() > 0.02:  # more than there are by chance
             steps.append(np.where(self.small, np.abs(leaf.x), 0.0))
         for step in steps:
             for _ in range(DIRECTIONS):
@@ -201,7 +199,7 @@ class Comparison:
         for attempt in range(8 if self.kinks.any() else 3):
             # first all by the same: those that tie go on doing so, and along that direction there is no kink
             each = rng.standard_normal(leaf.x.shape) if attempt else np.ones(leaf.x.shape)
-            v = np.where(mask, leaf.scale * each, 0.0)
+            v = np.where(mask, leaf.steps * each, 0.0)
             claimed, length = float(np.sum(self.analytic * v)), float(np.linalg.norm(v))
             line, allowed = function.line(v), 4 * float(np.linalg.norm(self.slack * v))
             value, error = function.derivative(line, 1.0, length, real=True)
@@ -219,10 +217,10 @@ class Comparison:
         line = function.element_line(index)
         size = abs(float(leaf.x.flat[index]))
         small = self.small.flat[index]
-        value, error, moved = function.measure(line, size if small else leaf.scale, real=real)
+        value, error, moved = function.measure(line, size if small else leaf.scale, real=real, position=size)
         if small and not error <= 1e-6 * abs(value):
             # small among large ones: the function may bend over the element's own size, or over that of the others
-            again = function.measure(line, leaf.scale, real=real)
+            again = function.measure(line, leaf.scale, real=real, position=size)
             if again[1] < error:
                 value, error, moved = again
         scale = min(leaf.scale, size) if size and not small else leaf.scale

@@ -114,14 +114,17 @@ class Function:
         return self.measure(line, scale, length, real)[:2]
 
     def measure(
-        self, line: Line, scale: float, length: float = 1.0, real: bool = False
+        self, line: Line, scale: float, length: float = 1.0, real: bool = False, position: float = 0.0
     ) -> tuple[float, float, np.ndarray]:
-        """Return the derivative along a line, its error bar, and which outputs move."""
+        """Return the derivative along a line, its error bar, and which outputs move.
+
+        position  the size of the element that moves, if it is one
+        """
         if self.complex_safe and not real:
             found = self._complex_derivative(line, scale, length)
             if np.isfinite(found[0]):
                 return found
-        differences = Differences(line, self.noise)
+        differences = Differences(line, self.noise, position)
         return *extrapolate(differences, scale), differences.moved
 
     def _complex_derivative(self, line: Line, scale: float, length: float) -> tuple[float, float, np.ndarray]:

@@ -65,13 +65,14 @@ PROBES = 4  # steps that hold an estimate to its error bar, each a 64th of the o
 class Differences:
     """Central differences of `sum(line(t))` at 0, and how far noise may put each of them off.
 
-    noise  the standard error of each output, as `noise_level` finds it, or one for all of them
+    noise     the standard error of each output, as `noise_level` finds it, or one for all of them
+    position  the size of the number that moves, if it is one: x + h and x - h are rounded, too
 
     Only the outputs that have moved so far count: what no step moves adds no noise to a difference.
     """
 
-    def __init__(self, line: Line, noise: np.ndarray | float) -> None:
-        self.line, self.noise = line, noise
+    def __init__(self, line: Line, noise: np.ndarray | float, position: float = 0.0) -> None:
+        self.line, self.noise, self.position = line, noise, position
         self.moved = np.zeros(0, dtype=bool)
 
     def at(self, h: float) -> tuple[float, float]:
@@ -84,7 +85,8 @@ class Differences:
             here = norm(ahead[self.moved]) + norm(behind[self.moved])
             # far from 0 the outputs may be larger, and so is their rounding
             noise = norm(np.broadcast_to(self.noise, change.shape)[counted])
-            return float(np.sum(change) / (2 * h)), (4 * noise + EPS * here) / h
+            difference = float(np.sum(change) / (2 * h))
+            return difference, (4 * noise + EPS * (here + abs(difference) * self.position / 2)) / h
 
 
 def richardson(line: Line, scale: float, noise: np.ndarray | float) -> tuple[float, float]:
@@ -224,16 +226,26 @@ def noise_level(line: Line, smallest: float = 0.0) -> np.ndarray:
     """
     start = line(0.0)
     found = np.zeros(start.shape)
+    # outputs that are rounded by float32 move over this, while few are so close to a kink
+    open_ = _moved(line, start, max(2.0**-22, smallest))
+    if not open_.any():
+        open_ = _moved(line, start, 4 * max(DELTAS[-1], smallest))
     for delta in DELTAS:
         values = np.array([line(k * max(delta, smallest)) - start for k in range(-4, 5)])
-        found = fourth_differences(values)
-        total, apart = float(fourth_differences(values.sum(axis=1))), norm(found)
-        if total > apart > 0:
-            found *= total / apart
         distinct = 1 + np.count_nonzero(np.diff(np.sort(values, axis=0), axis=0), axis=0)
-        if np.any(distinct >= 5):
+        settled = open_ & (distinct >= 5) if delta < DELTAS[-1] else open_
+        found[settled] = fourth_differences(values[:, settled])
+        total, apart = float(fourth_differences(values[:, settled].sum(axis=1))), norm(found[settled])
+        if total > apart > 0:
+            found[settled] *= total / apart
+        open_ &= ~settled
+        if not open_.any():
             break
     return np.maximum(found, EPS * np.abs(start))
+
+
+def _moved(line: Line, start: np.ndarray, distance: float) -> np.ndarray:
+    return (line(distance) != start) | (line(-distance) != start)
 
 
 def roughness(line: Line) -> float:

@@ -25,6 +25,7 @@ from .tree import (
     same_structure,
 )
 
+SMALL = 1e-2  # the share of an array's scale below which an element is one of another kind, such as another unit
 ALIKE = 1e-10  # numbers whose spread is a smaller share of them are equal: a gain's, or a bias's at the start
 
 
@@ -74,6 +75,17 @@ class Leaf:
             return 1.0
         spread = float(np.std(self.x)) if self.x.size > 1 else 0.0
         return spread if spread > ALIKE * size else size
+
+    @cached_property
+    def small(self) -> np.ndarray:
+        """Return which elements are small among large ones."""
+        size = np.abs(self.x)
+        return (size > 0) & (size < SMALL * self.scale)
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Return the scale of each element: its own size if it is small among large ones."""
+        return np.where(self.small, np.abs(self.x), self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +236,7 @@ class Problem:
         rng = np.random.default_rng(4)
 
         def at(size: float, share: float) -> np.ndarray:
-            args = self.moved(lambda leaf: share * leaf.x + size * leaf.scale * rng.standard_normal(leaf.x.shape))
+            args = self.moved(lambda leaf: share * leaf.x + size * leaf.steps * rng.standard_normal(leaf.x.shape))
             return weighted(self.forward(*args)[0], self.dout)
 
         return unmoved(self.start, at, self.smallest_scale)

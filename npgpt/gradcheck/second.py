@@ -43,7 +43,7 @@ def taylor_test(functions: list[Function], gradients: list[np.ndarray], rng: np.
         leaf = function.leaf
         if leaf.x.size == 0:
             continue
-        direction = leaf.scale * rng.standard_normal(leaf.x.shape)
+        direction = leaf.steps * rng.standard_normal(leaf.x.shape)
         found = _slopes(function.line(direction), float(np.sum(gradient * direction)), norm(function.noise))
         if found and (not slopes or np.median(found) < np.median(slopes)):
             slopes = found
