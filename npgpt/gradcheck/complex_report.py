@@ -8,7 +8,8 @@ import numpy as np
 
 from .forms import joined
 from .gradients import Backward
-from .problem import Leaf, Problem
+from .leaf import Leaf
+from .problem import Problem
 from .report import ArgumentReport
 from .tree import map_leaves
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from .function import Function
+from .leaf import Leaf
 from .numeric import largest
 from .outputs import weighted
-from .problem import Leaf, Problem, describe
+from .problem import Problem, describe
 from .progress import TimeUp
 from .state import Change, arrays, changes, generators, global_generators, held_by, same, snapshot, some
 from .tree import fresh, is_floats, leaves, map_leaves

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from .gradients import Backward, misfit
+from .leaf import Leaf
 from .numeric import EPS, fourth_differences
-from .problem import Leaf
 from .report import ArgumentReport
 from .tangents import CLOSE, CLOSE_SINGLE, Product, Tangents, products, put
 from .verdict import WIDE, without_numbers

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .leaf import Leaf
 from .numeric import (
     EPS,
     TINY,
@@ -20,7 +21,7 @@ from .numeric import (
     noise_level,
     norm,
 )
-from .problem import Leaf, Problem, describe
+from .problem import Problem, describe
 from .tree import copied, leaves, map_leaves
 
 UNDERFLOW = float(np.finfo(np.float64).tiny) / TINY  # a derivative that a complex step may not see

@@ -8,7 +8,8 @@ import numpy as np
 
 from .forms import split
 from .hints_shape import shape_hint
-from .problem import Leaf, Problem
+from .leaf import Leaf
+from .problem import Problem
 from .symmetric import symmetrised
 from .tree import copied, is_number, is_tree, leaf_at, map_leaves, same_structure
 

@@ -225,7 +225,7 @@ def noise_level(line: Line, smallest: float = 0.0) -> np.ndarray:
     Source: More, Wild, "Estimating computational noise", SIAM J. Sci. Comput. 33 (2011).
     """
     start = line(0.0)
-    found = np.zeros(start.shape)
+    found, settled = np.zeros(start.shape), np.zeros(start.shape, dtype=bool)
     # outputs that are rounded by float32 move over this, while few are so close to a kink
     open_ = _moved(line, start, max(2.0**-22, smallest))
     if not open_.any():
@@ -233,15 +233,17 @@ def noise_level(line: Line, smallest: float = 0.0) -> np.ndarray:
     for delta in DELTAS:
         values = np.array([line(k * max(delta, smallest)) - start for k in range(-4, 5)])
         distinct = 1 + np.count_nonzero(np.diff(np.sort(values, axis=0), axis=0), axis=0)
-        settled = open_ & (distinct >= 5) if delta < DELTAS[-1] else open_
-        found[settled] = fourth_differences(values[:, settled])
-        total, apart = float(fourth_differences(values[:, settled].sum(axis=1))), norm(found[settled])
+        new = open_ & (distinct >= 5) if delta < DELTAS[-1] else open_
+        found[new] = fourth_differences(values[:, new])
+        total, apart = float(fourth_differences(values[:, new].sum(axis=1))), norm(found[new])
         if total > apart > 0:
-            found[settled] *= total / apart
-        open_ &= ~settled
+            found[new] *= total / apart
+        settled, open_ = settled | new, open_ & ~new
         if not open_.any():
             break
-    return np.maximum(found, EPS * np.abs(start))
+    size = norm(start[settled])
+    usual = norm(found[settled]) / size if size > 0 else 0.0  # for outputs that are too steady to show theirs
+    return np.maximum(found, max(EPS, min(usual, 1.0)) * np.abs(start) * ~settled + EPS * np.abs(start) * settled)
 
 
 def _moved(line: Line, start: np.ndarray, distance: float) -> np.ndarray:

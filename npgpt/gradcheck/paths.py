@@ -8,7 +8,7 @@ import numpy as np
 
 from .elements import sample
 from .forms import as_given, joined
-from .problem import Leaf
+from .leaf import Leaf
 from .report import ArgumentReport
 
 FEW = 64  # an array of at most so many elements is moved along each of them

@@ -7,8 +7,9 @@ import numpy as np
 
 from .function import Function
 from .gradients import Backward
+from .leaf import Leaf
 from .numeric import EPS, fourth_differences, largest, norm
-from .problem import Leaf, Problem
+from .problem import Problem
 from .tree import leaves, map_leaves
 
 STEPS = range(-4, 5)  # nine equally spaced values, as fourth_differences takes them

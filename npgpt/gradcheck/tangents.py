@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from .forms import as_given, split
+from .leaf import Leaf
 from .numeric import EPS, largest
-from .problem import Leaf, Problem, describe
+from .problem import Problem, describe
 from .tree import leaf_at, leaves, map_leaves, same_structure
 
 Tangents = dict[int, np.ndarray]  # by the numbers of the leaves

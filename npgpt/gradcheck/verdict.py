@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .elements import ESCAPE, Comparison
-from .problem import Leaf
+from .leaf import Leaf
 from .report import ArgumentReport, Element
 
 WIDE = 1e-4  # a relative error bar beyond which a wrong gradient could hide in it
