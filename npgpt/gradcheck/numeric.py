@@ -241,9 +241,12 @@ def noise_level(line: Line, smallest: float = 0.0) -> np.ndarray:
         settled, open_ = settled | new, open_ & ~new
         if not open_.any():
             break
-    size = norm(start[settled])
-    usual = norm(found[settled]) / size if size > 0 else 0.0  # for outputs that are too steady to show theirs
-    return np.maximum(found, max(EPS, min(usual, 1.0)) * np.abs(start) * ~settled + EPS * np.abs(start) * settled)
+    last_place = EPS * np.abs(start)
+    known = settled & (start != 0)
+    if known.any():  # those that are too steady to show their rounding have the usual one
+        usual = float(np.median(found[known] / np.abs(start[known])))
+        found = np.where(settled, found, usual * np.abs(start))
+    return np.maximum(found, last_place)
 
 
 def _moved(line: Line, start: np.ndarray, distance: float) -> np.ndarray:
