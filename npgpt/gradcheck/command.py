@@ -1,4 +1,4 @@
-"""The command `npgpt-gradcheck module:forward,backward`, which `npgpt gradcheck` uses for a user's own pair.
+"""The command `npgpt-gradcheck module:forward,backward`.
 
 The module runs in a process of its own, which tells its parent what it found. So a module that ends the program, even
 with exit code 0, has not passed, and what it prints does not mix with the report: it goes to standard error.

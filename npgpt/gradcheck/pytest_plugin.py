@@ -5,7 +5,7 @@
         gradcheck(forward, backward, x, weight)
 
 A check that does not pass fails the test, with the report as the failure's text and the slip in pytest's summary.
-Installing npgpt is enough: pytest finds the plugin by its entry point.
+Installing this package is enough: pytest finds the plugin by its entry point.
 """
 
 from collections.abc import Callable
