@@ -7,6 +7,7 @@ with exit code 0, has not passed, and what it prints does not mix with the repor
 import argparse
 import difflib
 import importlib
+import io
 import json
 import os
 import signal
@@ -91,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("npgpt-gradcheck", description=check_own.__doc__, allow_abbrev=False)
     add_flags(parser)
     args = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that its encoding lacks must not turn a report into an error
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         report = check_own(args)
         print(report.to_json() if args.json else report, flush=True)

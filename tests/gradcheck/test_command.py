@@ -145,6 +145,15 @@ time.sleep(60)
         os.kill(int((here / "id").read_text()), 0)
 
 
+def test_a_name_that_the_encoding_lacks_is_escaped(here):
+    (here / "mine.py").write_text(MINE.replace("weight", "θ"), encoding="utf-8")
+    code = "import sys; from npgpt.gradcheck.command import main; sys.exit(main(['mine:forward,wrong']))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=environment)
+    assert found.returncode == 1
+    assert "\\u03b8: hint: every element is 1.001 times what it should be" in found.stdout.splitlines()
+
+
 def test_npgpts_command_has_the_same_flags():
     """It cannot use add_flags itself: a page of help must not import NumPy."""
 
