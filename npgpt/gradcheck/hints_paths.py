@@ -257,8 +257,10 @@ def axes_that_go_together(f: Finding, p: Paths) -> Iterator[str]:
         (axis, wrong), (right_axis, right) = more[0], less[0]
         if axis == right_axis:
             yield f"axis {axis} goes with {wrong}, and should with {right}: transposed, or summed over the wrong axis"
-        else:
+        elif wrong != right:
             yield f"it is summed over {right}, and should be over {wrong}"
+        else:
+            yield f"axis {axis} goes with {wrong}, and axis {right_axis} should: transposed?"
     elif more:
         axis, name = more[0]
         yield (f"each element gets dout of its own index of axis {axis} alone, but other outputs depend on it, too")

@@ -346,6 +346,12 @@ REPORTED = {
         (A, B, C),
         "it is transposed: the right numbers in the wrong places",
     ),
+    "transposed, and rows left out": (
+        linear,
+        linear_slip(weight=lambda d, x, w: d[1:].T @ x[1:]),
+        (A, B, C),
+        "axis 0 goes with axis 1 of out, and axis 1 should: transposed?",
+    ),
     "bias not summed": (linear, linear_slip(bias=lambda d, x, w: d), (A, B, C), "sum it over axis 0"),
     "weight of another shape": (
         linear,
