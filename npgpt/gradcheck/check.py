@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 
 from .complex_report import convention_hint, in_complex_terms
-from .conduct import Conduct, Watch, known_noise, refused_again, widened, with_state, without_settings
+from .conduct import Call, Conduct, Watch, known_noise, refused_again, widened, with_state
 from .contract import check_contract
 from .elements import Comparison, sample
 from .function import Function, functions_of
 from .gradients import Backward, Misfit, dtype_errors, misfit
 from .hints import hints
+from .missing import find_missing
 from .options import Options
 from .problem import Leaf, Problem, argument_names
 from .progress import Clock, TimeUp
+from .quiet import quiet, quietly
 from .report import ArgumentReport, Report
 from .rounding import allowances
 from .second import taylor_test
@@ -100,26 +102,45 @@ def _check(
             known = argument_names(forward, len(args)) if names is None else names
             forward = reading_symmetric(forward, args, known, options.symmetric)
         problem = Problem.pose(forward, args, names, wrt, rng, dtype, options.dout, options.conjugate)
-        try:
-            first = Watch(problem).first
-        except Exception as error:  # whatever the user's code raises
-            found = refused_again(error)
-            return Report(_without_numbers(problem, found.obstacle), found.broken, tolerance=options.tolerance)
-        problem = with_state(problem, first) if wrt is None else problem
-        problem = replace(problem, symmetric=tuple(options.symmetric))
-        trees = Backward(problem, backward).trees(problem.copies(dtype), problem.given_dout())
-        problem = without_settings(problem, trees)
-        problem = problem.settled(Backward(problem, backward).of_leaves(trees))
-        unseen = unchecked(problem, trees, wrt is not None)
-        about = partial(Report, tolerance=options.tolerance, not_checked=unseen, strict=options.strict)
-        problem = replace(problem, forward=clock.watch(problem.forward))
-        clock.plan([leaf.x.size if _whole(leaf, options) else SAMPLED for leaf in problem.leaves])
-        matched = Backward(problem, backward)
-        try:
-            return _judged(Watch(problem, first), matched, matched.of_leaves(trees), about, options, rng, clock)
-        except TimeUp:
-            reason = f"time: max_seconds={options.max_seconds:g} was over before any element could be looked at"
-            return about(_without_numbers(problem, reason))
+        posed = replace(problem, symmetric=tuple(options.symmetric))
+        with quiet():  # forward has run at the given arguments, and has warned
+            try:
+                first = Watch(posed).first
+            except Exception as error:  # whatever the user's code raises
+                found = refused_again(error)
+                return Report(_without_numbers(posed, found.obstacle), found.broken, tolerance=options.tolerance)
+        posed = with_state(posed, first) if wrt is None else posed
+        once = replace(posed, forward=quietly(posed.forward))  # and backward may warn
+        trees = Backward(once, backward).trees(posed.copies(dtype), posed.given_dout())
+        with quiet():
+            return _of_trees(posed, first, trees, backward, options, wrt is not None, rng, clock)
+
+
+def _of_trees(
+    problem: Problem,
+    first: Call,
+    trees: dict[int, Any],
+    backward: Callable[[Any, Any], Any],
+    options: Options,
+    asked_for: bool,
+    rng: np.random.Generator,
+    clock: Clock,
+) -> Report:
+    """Return the report on what backward has returned for each argument."""
+    missing = find_missing(problem, first, trees, Backward(problem, backward).of_leaves(trees), asked_for)
+    problem = missing.problem.settled(Backward(missing.problem, backward).of_leaves(trees))
+    unseen = unchecked(problem, trees, asked_for, missing.excused)
+    about = partial(Report, tolerance=options.tolerance, not_checked=unseen, strict=options.strict)
+    problem = missing.without_rows(problem)
+    problem = replace(problem, forward=clock.watch(problem.forward))
+    clock.plan([leaf.x.size if _whole(leaf, options) else SAMPLED for leaf in problem.leaves])
+    matched = Backward(problem, backward)
+    try:
+        report = _judged(Watch(problem, first), matched, matched.of_leaves(trees), about, options, rng, clock)
+    except TimeUp:
+        reason = f"time: max_seconds={options.max_seconds:g} was over before any element could be looked at"
+        report = about(_without_numbers(problem, reason))
+    return replace(report, arguments=(*report.arguments, *missing.rows))
 
 
 def _judged(

@@ -1,14 +1,12 @@
 """What forward does besides returning its output: it may draw random numbers, update statistics, or be noisy."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .function import Function
-from .leaf import Leaf
 from .numeric import largest
 from .outputs import weighted
 from .problem import Problem, describe
@@ -117,7 +115,7 @@ class Watch:
             return ""
         except Exception as error:  # whatever the user's code raises
             return f"forward raises {describe(error)} after many calls: it keeps state"
-        if _relative([self.first.out, last.out]) <= max(1e-5 if self.problem.single else 1e-12, 10 * conduct.relative):
+        if distance([self.first.out, last.out]) <= max(1e-5 if self.problem.single else 1e-12, 10 * conduct.relative):
             return ""
         kept = _kept(changes(self.first.held, self._elsewhere()))
         return f"after many calls forward gives another output: it keeps {some(kept) if kept else 'state'}"
@@ -168,7 +166,7 @@ class Watch:
 
     def _differing(self, found: Conduct, calls: list[Call]) -> Conduct:
         """Tell noise, with its size, from a forward that is random or keeps state."""
-        relative = _relative([call.out for call in calls])
+        relative = distance([call.out for call in calls])
         # a generator among the arguments differs only if it could not be copied
         drawn, kept = _random(self.first.outside + self.first.inside), _kept(self.first.outside)
         if relative <= (NOISE_SINGLE if self.problem.single else NOISE):
@@ -212,22 +210,13 @@ def refused_again(error: Exception) -> Conduct:
 def with_state(problem: Problem, call: Call) -> Problem:
     """Return the problem with those leaves optional that forward updates, for they may be running statistics.
 
-    Nor need there be a gradient of an argument that holds a setting such as "train".
+    Backward may leave out an argument that holds a setting such as "train".
     """
     updated = {change.name for change in call.inside}
     settings = {i for i, arg in enumerate(problem.args) if any(isinstance(leaf, str) for _, leaf in leaves(arg))}
     found = [replace(leaf, optional=leaf.optional or leaf.name in updated) for leaf in problem.leaves]
     due = {leaf.position for leaf in found if not leaf.optional} - settings
     return replace(problem, leaves=found, required=[i for i in problem.required if i in due])
-
-
-def without_settings(problem: Problem, trees: Sequence[Any]) -> Problem:
-    """Return the problem with all leaves optional of an argument that needs no gradient and has none."""
-
-    def spared(leaf: Leaf) -> bool:
-        return leaf.position not in problem.required and trees[leaf.position] is None
-
-    return replace(problem, leaves=[replace(leaf, optional=leaf.optional or spared(leaf)) for leaf in problem.leaves])
 
 
 def widened(function: Function, measured: np.ndarray | None, known: np.ndarray | None) -> Function:
@@ -266,7 +255,7 @@ def _kept(found: list[Change]) -> list[Change]:
     return [change for change in found if not change.random]
 
 
-def _relative(outs: list[list[np.ndarray]]) -> float:
+def distance(outs: list[list[np.ndarray]]) -> float:
     """Return how far outputs of equal arguments differ, each array relative to its largest element."""
     worst = 0.0
     for parts in zip(*outs, strict=True):

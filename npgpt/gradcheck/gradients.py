@@ -24,10 +24,10 @@ class Backward:
     def __call__(self, dout: Any, cache: Any) -> list[Any]:
         """Return one tree for each argument that may be checked."""
         trees = self._trees(dout, cache)
-        return [trees[position] for position in self.problem.chosen]
+        return [trees.get(position) for position in self.problem.chosen]
 
-    def trees(self, args: list[Any], dout: Any) -> list[Any]:
-        """Run forward and backward, and return what came back for each argument; None for nothing."""
+    def trees(self, args: list[Any], dout: Any) -> dict[int, Any]:
+        """Run forward and backward, and return what came back for each argument; those left out are not there."""
         own = map_leaves(lambda leaf: np.array(leaf)[()], dout)  # because backward may write into it
         return self._trees(own, self.problem.forward(*args)[1])
 
@@ -35,10 +35,10 @@ class Backward:
         """Run forward and backward, and return one gradient for each checked leaf, as pairs if that is complex."""
         return self.of_leaves(self.trees(args, dout))
 
-    def of_leaves(self, trees: list[Any]) -> list[Any]:
+    def of_leaves(self, trees: dict[int, Any]) -> list[Any]:
         """Return the gradient of each checked leaf among those of the arguments."""
         problem = self.problem
-        flat = {i: list(leaf_at(problem.args[i], trees[i])) for i in {leaf.position for leaf in problem.leaves}}
+        flat = {i: list(leaf_at(problem.args[i], trees.get(i))) for i in {leaf.position for leaf in problem.leaves}}
         # copies, because a backward may return the same array each time
         found = [copied(flat[leaf.position][leaf.place]) for leaf in problem.leaves]
         if problem.symmetric:
@@ -58,7 +58,7 @@ class Backward:
             return [np.full(leaf.x.shape, np.nan) for leaf in leaves]
         return found
 
-    def _trees(self, dout: Any, cache: Any) -> list[Any]:
+    def _trees(self, dout: Any, cache: Any) -> dict[int, Any]:
         problem = self.problem
         result = self.function(problem.for_backward(dout), cache)
         return by_argument(result, problem.args, problem.names, problem.chosen, problem.required)
@@ -106,17 +106,18 @@ def dtype_errors(problem: Problem, gradients: list[Any]) -> list[str]:
 def matched(result: Any, args: Sequence[Any], names: Sequence[str], chosen: Sequence[int]) -> list[Any]:
     """Return one gradient tree for each chosen argument, whether backward returned one for each or only for those."""
     trees = by_argument(result, args, names, chosen, chosen)
-    return [trees[position] for position in chosen]
+    return [trees.get(position) for position in chosen]
 
 
 def by_argument(
     result: Any, args: Sequence[Any], names: Sequence[str], chosen: Sequence[int], required: Sequence[int]
-) -> list[Any]:
-    """Return one gradient tree for each argument, None where backward returned nothing for it.
+) -> dict[int, Any]:
+    """Return the gradient tree of each argument, by position, for which backward returned one or None.
 
     Backward may have returned one for each argument, for each that is chosen, or for each that is required.
     """
-    first = args[required[0]] if len(required) == 1 else None
+    only = required or chosen
+    first = args[only[0]] if len(only) == 1 else None
     if first is not None and is_tree(first) and same_structure(first, result) and result is not None:
         results = [result]
     else:
@@ -134,7 +135,7 @@ def by_argument(
     for position in chosen:
         if not same_structure(args[position], trees.get(position)):
             raise ValueError(f"the gradient of {names[position]} does not have the structure of its argument")
-    return [trees.get(position) for position in range(len(args))]
+    return trees
 
 
 def _parts(gradient: Any, conjugate: bool) -> Any:

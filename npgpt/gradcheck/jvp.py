@@ -12,6 +12,7 @@ from .forms import leaving
 from .gradients import Backward
 from .paths import Path, path_of
 from .problem import Problem
+from .quiet import quiet
 from .report import ArgumentReport, Report
 from .tangents import Product, moved_alone, products, put, tangent_contract, tangent_misfit, used_up
 from .tree import leaf_at, leaves
@@ -80,7 +81,8 @@ def tangent_report(
     if unfit:
         rows = [without_numbers(leaf, "fail", unfit) for leaf in problem.leaves]
         return Report(tuple(rows), labels=labels)
-    broken = list(tangent_contract(product, own))
+    with quiet():
+        broken = list(tangent_contract(product, own))
     paths = [path_of(leaf, problem.args, mode, own, problem.dtype) for leaf in problem.leaves]
     report = check_backward(
         *_as_pair(forward, product, paths),
@@ -94,7 +96,8 @@ def tangent_report(
     )
     found = iter(report.arguments)
     rows = [row for path in paths for row in path.renamed(found)]
-    rows += _dot_tests(product, backward, symmetric, own)
+    with quiet():
+        rows += _dot_tests(product, backward, symmetric, own)
     broken += [sentence.replace("backward", subject) for sentence in report.contract]
     return replace(
         report,

@@ -10,6 +10,7 @@ from .check import check_backward
 from .held import Held
 from .objects import at, duplicate, walk
 from .parameters import Found, distance, find_parameters, run_backward, run_forward
+from .quiet import quiet
 from .report import ArgumentReport, Report
 from .tree import copy_tree, is_complex, is_floats, leaves, map_leaves
 
@@ -51,7 +52,8 @@ def check_layer(
         raise TypeError(f"check_layer needs an object, not the class {layer.__name__}")
     if not (hasattr(layer, "backward") and (hasattr(layer, "forward") or callable(layer))):
         raise TypeError(f"{type(layer).__name__} has no backward, or neither forward nor __call__")
-    found = find_parameters(layer, inputs, options.get("dtype", np.float64), params, grads, buffers)
+    with quiet():  # check_backward runs the layer at the given inputs, and that may warn
+        found = find_parameters(layer, inputs, options.get("dtype", np.float64), params, grads, buffers)
     rows, options = _asked_for(found.rows, options)
     values = [held.value for held in found.parameters]
     values = [value if is_floats(value) or is_complex(value) else np.asarray(value, np.float64) for value in values]
@@ -62,7 +64,8 @@ def check_layer(
         names = ["input"] if len(inputs) == 1 else [f"input {i}" for i in range(len(inputs))]
         names += [held.name for held in found.parameters]
         report = check_backward(*_pair(found, inputs, accumulates), *inputs, *values, names=names, **options)
-    contract, notes = _accumulation(found, inputs, accumulates)
+    with quiet():
+        contract, notes = _accumulation(found, inputs, accumulates)
     return replace(
         report,
         arguments=(*report.arguments, *rows),

@@ -102,6 +102,7 @@ def _allowance(
     far: list[np.ndarray],
 ) -> np.ndarray:
     problem = function.problem
+    size = np.where(np.isfinite(size), size, 0.0)  # one NaN says nothing of the other elements
     with np.errstate(all="ignore"):
         noise = np.maximum(fourth_differences(near), fourth_differences(far))
         # near[5] is 64 units away; 8 sixteenths of what that changes allow for arguments that are off by 32

@@ -2,11 +2,15 @@
 
 import functools
 import inspect
+import io
 import itertools
+import logging
 import random
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,17 @@ import numpy as np
 DEPTH = 5  # of containers, objects and functions inside one another
 MOST = 10_000  # things looked at
 GENERATORS = (np.random.Generator, np.random.RandomState, np.random.BitGenerator, random.Random)
+# what holds numbers of its own that are not the user's: a logger counts its levels, a file its lines
+FOREIGN = (
+    type,
+    ModuleType,
+    FunctionType,
+    logging.Logger,
+    logging.Handler,
+    io.IOBase,
+    threading.Thread,
+    threading.local,
+)
 PLAIN = (np.ndarray, np.generic, float, int, complex, str, bytes)
 
 
@@ -98,7 +113,7 @@ class _Taken:
 def _reachable(value: Any, name: str, seen: set[int], depth: int) -> Iterator[tuple[str, Any]]:
     if isinstance(value, (*GENERATORS, *PLAIN)):
         yield name, value
-    elif depth and id(value) not in seen and not isinstance(value, type) and not inspect.ismodule(value):
+    elif depth and id(value) not in seen and (inspect.isfunction(value) or not isinstance(value, FOREIGN)):
         seen.add(id(value))
         for part_name, part in _parts(value, name):
             yield from _reachable(part, part_name, seen, depth - 1)
@@ -195,7 +210,7 @@ def _arrays_in(value: Any, seen: set[int]) -> Iterator[np.ndarray]:
     elif isinstance(value, np.number | float | complex | int | bool):
         yield np.asarray(value)
     elif isinstance(value, dict | tuple | list) or hasattr(value, "__dict__"):
-        if id(value) in seen or isinstance(value, type) or callable(value):
+        if id(value) in seen or callable(value) or isinstance(value, (*FOREIGN, *GENERATORS)):
             return
         seen.add(id(value))
         for part in _members(value):

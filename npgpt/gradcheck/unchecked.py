@@ -3,7 +3,7 @@
 import enum
 import types
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,23 +22,28 @@ WITHOUT_FLOATS = (
 )
 
 
-def unchecked(problem: Problem, trees: Sequence[Any], asked_for: bool) -> tuple[Unchecked, ...]:
+def unchecked(
+    problem: Problem, trees: Mapping[int, Any], asked_for: bool, excused: Mapping[str, str]
+) -> tuple[Unchecked, ...]:
     """Return the arguments and outputs that are not looked at.
 
-    trees      what backward returned for each argument
+    trees      what backward returned, by the argument's position
+    excused    why no gradient is due, by the name of what needs none
     asked_for  whether the user named the arguments to check
     """
     checked = {leaf.number: leaf for leaf in problem.leaves}
     found: list[Unchecked] = []
     number = 0
     for position, arg in enumerate(problem.args):
-        returned = trees[position] if same_structure(arg, trees[position]) else None
+        returned = trees.get(position)
+        returned = returned if same_structure(arg, returned) else None
         named = leaves(arg, problem.names[position])
         group = []
         for (name, leaf), gradient in zip(named, leaf_at(arg, returned), strict=True):
             if number not in checked:
                 left_out = asked_for and position not in problem.chosen
-                group.append(Unchecked(name, _kind(leaf), *_why(leaf, gradient, left_out)))
+                why = (excused[name], False) if name in excused else _why(leaf, gradient, left_out)
+                group.append(Unchecked(name, _kind(leaf), *why))
             elif checked[number].x.size == 0:
                 group.append(Unchecked(name, _kind(leaf), "it has no elements", False))
             number += 1

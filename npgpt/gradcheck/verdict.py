@@ -7,6 +7,7 @@ import numpy as np
 
 from .elements import ESCAPE, Comparison
 from .leaf import Leaf
+from .numeric import norm
 from .report import ArgumentReport, Element
 
 WIDE = 1e-4  # a relative error bar beyond which a wrong gradient could hide in it
@@ -75,6 +76,8 @@ def _errors(comparison: Comparison) -> Errors:
     # beside the function itself a gradient of this size would show, were it not zero
     natural = comparison.function.problem.natural(comparison.function.leaf)
     zero = size <= unsure and unsure <= 1e-6 * natural and not certain
+    if not math.isfinite(size):  # a NaN in the gradient is no small error
+        return Errors(math.inf, bar / norm(n) if np.any(n) else 0.0, False)
     if not size > 0:
         return Errors(0.0, 0.0, zero)
     return Errors(max(error / size, comparison.mismatch), bar / size, zero)

@@ -208,14 +208,14 @@ def parameters(mode, statistics=True):
     return {"mode": mode, "eps": 1e-5} | averages
 
 
-@pytest.mark.parametrize("p", [parameters("train"), parameters("train", False), parameters("test")])
+@pytest.mark.parametrize("p", [parameters("train"), parameters("train", False)])
 @pytest.mark.parametrize("more", [(), (None,)], ids=["3 gradients", "and None"])
 def test_running_statistics_in_a_dict(p, more):
     given = {key: np.array(value) for key, value in p.items()}
     report = check_backward(batch_norm, lambda d, c: (*batch_norm_backward(d, c), *more), X, GAIN, SHIFT, p)
     assert report.verdict == "pass", str(report)
     assert [argument.name for argument in report.arguments] == ["x", "gain", "shift"]
-    assert ("p['mean']" in notes(report)) == (p["mode"] == "train")
+    assert "p['mean']" in notes(report)
     assert p.keys() == given.keys()
     assert all(np.array_equal(p[key], given[key]) for key in p)
 
