@@ -13,7 +13,7 @@ from .elements import Comparison
 from .gradients import Backward
 from .hints_factors import factor_by_element, factor_by_index, one_factor, product_with_dout
 from .hints_finding import Finding, Paths
-from .hints_order import arrangement
+from .hints_order import arrangement, arrangement_by_sample
 from .hints_paths import (
     MOST,
     axes_that_go_together,
@@ -31,15 +31,15 @@ from .hints_paths import (
 )
 from .hints_paths import factor_by_element as factor_of_paths
 from .hints_places import lost_elements, named_places, not_finite, one_element, other_mask, places, zero
-from .hints_terms import constant_terms, copies, digits, multiples, terms_along_axis
+from .hints_terms import clipped, constant_terms, copies, digits, matrix_product, multiples, terms_along_axis
 from .problem import Problem
 from .progress import TimeUp
 from .tree import leaves
 
 # The first pattern that explains the numbers is shown: what has fewer other explanations stands before.
 PATTERNS = (
-    *(not_finite, zero, one_element, digits, one_factor, constant_terms, copies),
-    *(arrangement, multiples, factor_by_element, other_mask, named_places),
+    *(not_finite, zero, one_element, clipped, digits, one_factor, constant_terms, copies),
+    *(arrangement, arrangement_by_sample, matrix_product, multiples, factor_by_element, other_mask, named_places),
     *(lost_outputs, factor_elsewhere, transposed_map, lost_elements),
     *(factor_by_index, factor_by_output, terms_along_axis, axes_that_go_together),
     *(factor_of_paths, product_with_dout, own_path, shuffled_paths, wrong_paths, places, begins),
@@ -115,6 +115,7 @@ def _finding(problem: Problem, c: Comparison, dout: Any, compared: list[Comparis
         out=[(name, array) for name, array in outputs if array.dtype.kind == "f"],
         dout=[(name, np.asarray(leaf, dtype=np.float64)) for name, leaf in leaves(dout, "dout")],
         others=[(o.function.leaf.name, o.value) for o in others if np.isfinite(o.value).all()],
+        sampled=[(o.function.leaf.name, o.value) for o in others if not np.isfinite(o.value).all()],
         right=[o.function.leaf.name for o in others if not o.wrong.any()],
         single=problem.single,
     )

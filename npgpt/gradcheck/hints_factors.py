@@ -92,11 +92,23 @@ def times(f: Finding, where: np.ndarray) -> str:
     ratio, off = found
     count = int(np.sum(where & (np.abs(np.where(f.known, f.numeric, 0.0)) > BEYOND * f.bars)))
     name = factor(ratio, off, sizes_of(f), few=count < 2)
+    name = name or _number(f, ratio, off)
     if count < 2:
         return f"may be {name}" if name else ""
     if name in ("2", "1/2"):
         return name
     return _share(f, ratio, off) or name or (f"{ratio:.9g}" if off < 1e-6 and count > 2 else "")
+
+
+def _number(f: Finding, ratio: float, off: float) -> str:
+    """Name a factor that is a power of an argument that is a single number, such as a temperature."""
+    near = max(8 * off, 16 * EPS)
+    numbers = [(name, abs(value.item())) for name, value in f.arguments if value.size == 1] if near < 1e-8 else []
+    for name, v in numbers:
+        for power, text in ((1, "{}"), (-1, "1/{}"), (2, "{}^2"), (-2, "1/{}^2")):
+            if abs(v - 1) > 1e-3 and v > 0 and abs(abs(ratio) / v**power - 1) <= near:
+                return f"{'-' if ratio < 0 else ''}{text.format(name)} ({ratio:.6g})"
+    return ""
 
 
 BEYOND = 100  # a number that counts as evidence is this many bars from zero
@@ -193,7 +205,18 @@ def product_with_dout(f: Finding) -> Iterator[str]:
     """It is dout times a function of an argument or output, whatever it should be: a = dout g(v)."""
     claimed = _as_product(f, f.analytic)
     if claimed:
-        yield f"it is dout times {claimed}"
+        yield f"it is dout times {claimed}{other_axes(f, f.dout[0][1], claimed)}"
+
+
+def other_axes(f: Finding, dout: np.ndarray, name: str) -> str:
+    """Say along which axes of dout a factor should lie, if it lies along the wrong ones."""
+    value = dict((*f.arguments, *f.out)).get(name, np.zeros(()))
+    for axes in itertools.combinations(range(dout.ndim), value.ndim) if 0 < value.ndim < dout.ndim else ():
+        if value.shape == tuple(dout.shape[k] for k in axes):
+            turned = np.expand_dims(value, tuple(k for k in range(dout.ndim) if k not in axes))
+            if dout.shape == f.numeric.shape and (np.abs(dout * turned - f.numeric) <= f.limit).all():
+                return f" along the wrong axes: {name} should lie along axes {', '.join(map(str, axes))}"
+    return ""
 
 
 def _as_product(f: Finding, gradient: np.ndarray) -> str:

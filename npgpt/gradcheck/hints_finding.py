@@ -13,6 +13,7 @@ Arrays = Sequence[tuple[str, np.ndarray]]
 
 SHARP = 1e-4  # bars wider than this share of what is wrong let too many patterns explain it
 MOST_SHARP = 0.7  # the share of wrong elements whose bars must be small
+SAMPLE = 16  # so many different numbers in their places prove what holds for all of an array
 BARS = 8  # how many of its bars a number may be off where a pattern with a fitted factor explains it
 
 
@@ -91,6 +92,7 @@ class Finding:
     integers           those that hold integers or booleans: ids, masks
     out, dout          the outputs, and the cotangent
     others             the numerical gradients of the other arguments, where they were looked at as a whole
+    sampled            those of which a part was looked at, NaN in the rest
     right              the names of the arguments whose gradients pass
     single             whether the code computes in float32
     paths              returns the gradient taken apart by outputs, None if that cannot be done
@@ -106,6 +108,7 @@ class Finding:
     out: Arrays = ()
     dout: Arrays = ()
     others: Arrays = ()
+    sampled: Arrays = ()
     right: Sequence[str] = ()
     single: bool = False
     paths: Callable[[], Paths | None] = lambda: None
@@ -155,6 +158,18 @@ class Finding:
         with np.errstate(all="ignore"):
             near = np.abs(np.where(self.known, self.difference - model, 0.0)) <= self.limit
         return self.sharp and bool(near.all())
+
+    def fits_sample(self, gradient: np.ndarray, numeric: np.ndarray) -> bool:
+        """Return whether a gradient has the numbers that were looked at, if enough of them differ to prove it."""
+        at = np.isfinite(numeric)
+        numbers = numeric[at & (numeric != 0)]
+        limit = 2 * float(np.max(self.limit[self.known], initial=0.0))
+        return (
+            self.sharp
+            and len(np.unique(numbers)) >= SAMPLE
+            and float(np.median(np.abs(numbers))) > limit / SHARP
+            and bool((np.abs(gradient - numeric)[at] <= limit).all())
+        )
 
     @cached_property
     def candidates(self) -> Arrays:

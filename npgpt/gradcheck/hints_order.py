@@ -22,6 +22,10 @@ def arrangement(f: Finding) -> Iterator[str]:
             yield "made symmetric, (g + g.T) / 2, it is right"
             return
         yield from _one_triangle(f)
+        for share, text in ((0.5, "made symmetric, (g + g.T) / 2"), (1.0, "g + g.T")):
+            if _moved(f, lambda g, share=share: share * (g + g.swapaxes(-1, -2))):  # type: ignore[misc]
+                yield f"it is {text}, and should be g: its transpose is mixed in"
+                return
     for axis in range(f.analytic.ndim):
         order = _order(f, axis)
         if order:
@@ -36,6 +40,34 @@ def arrangement(f: Finding) -> Iterator[str]:
     limit = f.limit.ravel()[a] + f.limit.ravel()[n]
     if np.all(np.abs(f.analytic.ravel()[a] - f.numeric.ravel()[n]) <= limit):
         yield PLACES
+
+
+def arrangement_by_sample(f: Finding) -> Iterator[str]:
+    """As arrangement, of an array of which a sample was looked at: moved back, the gradient has those numbers."""
+    ndim = f.analytic.ndim
+    if f.whole:
+        return
+    for one, other in itertools.combinations(range(ndim), 2) if ndim <= 4 else ():
+        if f.analytic.shape[one] == f.analytic.shape[other] and f.fits_sample(
+            f.analytic.swapaxes(one, other), f.numeric
+        ):
+            yield f"it is transposed{'' if ndim == 2 else f' in axes {one}, {other}'}: {PLACES}"
+            return
+    for axis in range(ndim):
+        if f.fits_sample(np.flip(f.analytic, axis), f.numeric):
+            yield f"reversed along axis {axis}: {PLACES}"
+            return
+        for step in (1, -1):
+            if _without_end(f, np.roll(f.analytic, -step, axis), axis, -step):
+                yield f"shifted by {step} along axis {axis}: {PLACES}"
+                return
+
+
+def _without_end(f: Finding, gradient: np.ndarray, axis: int, end: int) -> bool:
+    """Return whether a gradient that was rolled has the right numbers, but for what went over the end."""
+    numeric = np.moveaxis(f.numeric.copy(), axis, 0)
+    numeric[-1 if end < 0 else 0] = np.nan
+    return f.fits_sample(gradient, np.moveaxis(numeric, 0, axis))
 
 
 def _moved(f: Finding, move: Callable[[np.ndarray], np.ndarray]) -> bool:

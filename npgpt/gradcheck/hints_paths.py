@@ -15,7 +15,7 @@ import numpy as np
 
 from .function import Function
 from .gradients import Backward
-from .hints_factors import FUNCTIONS
+from .hints_factors import BEYOND, FUNCTIONS
 from .hints_finding import BARS, Finding, Paths, at, fit
 from .hints_places import indices
 from .numeric import EPS, TINY
@@ -303,13 +303,17 @@ def shuffled_paths(f: Finding, p: Paths) -> Iterator[str]:
 @on_paths
 def wrong_paths(f: Finding, p: Paths) -> Iterator[str]:
     """Elements get dout from outputs that do not depend on them, or none from some that do."""
-    extra, missing = p.claimed & p.wrong & ~p.real, p.real & p.wrong & ~p.claimed
-    only = not (p.wrong & ~extra & ~missing).any()
+    clear = BEYOND * p.bars  # what is nearly zero on one side may be so on the other, too
+    extra, missing = ~p.real & (np.abs(p.analytic) > clear), ~p.claimed & (np.abs(p.numeric) > clear)
+    only = not (p.wrong & (np.abs(p.analytic) > clear)).any()
     if extra.any() and missing.any():
         yield f"it takes dout from the wrong outputs ({_pair(f, p, extra)}): an index, order, axis or offset is wrong"
     elif extra.any():
         pair = _pair(f, p, extra)
-        yield f"it takes dout from outputs that do not depend on the element ({pair}): a mask, limit or index is wrong"
+        yield (
+            f"it takes dout from outputs that do not depend on the element ({pair}): a mask, limit or index is wrong, "
+            "or a term that cancels it is missing"
+        )
     elif missing.any() and only:
         yield f"it takes no dout from some outputs that depend on the element ({_pair(f, p, missing)}): a path is lost"
 
@@ -343,7 +347,9 @@ def begins(f: Finding, p: Paths) -> Iterator[str]:
     for name, size, index in p.axes():
         bad = np.array([p.wrong[index == k].any() for k in range(size)])
         turns = np.flatnonzero(np.diff(bad.astype(int)))
-        if size > 2 and len(turns) == 1 and bad[-1] and name not in beside:
+        if size > 2 and len(turns) == 1 and name not in beside:
             k = int(turns[0])
-            yield f"what comes through {name} is right up to index {k}, and wrong from index {k + 1} on"
-            return
+            first, then = ("right", "wrong") if bad[-1] else ("wrong", "right")
+            if bad[-1] or p.real[index > k].any():
+                yield f"what comes through {name} is {first} up to index {k}, and {then} from index {k + 1} on"
+                return

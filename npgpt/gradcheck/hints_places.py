@@ -51,7 +51,11 @@ def other_mask(f: Finding) -> Iterator[str]:
     limit = f.limit[f.wrong & f.known]
     lost, extra = (a == 0) & (np.abs(n) > limit), (a != 0) & (np.abs(n) <= limit)
     right = _could(f) & ~f.wrong
-    if f.whole and lost.any() and extra.any() and (lost | extra).all() and right.sum() > 1:
+    if not (f.whole and lost.any() and extra.any() and (lost | extra).all()):
+        return
+    if f.wrong.all() and min(lost.sum(), extra.sum()) > 1:
+        yield "it is zero where it should not be, and not zero where it should be: a mask is inverted"
+    elif right.sum() > 1:
         yield "some elements are zero and should not be, others should be zero: another mask or index than forward's"
 
 
@@ -71,6 +75,13 @@ def lost_elements(f: Finding) -> Iterator[str]:
             return
     if alone and f.whole:
         yield f"lost: {int(lost.sum())} elements are zero and should not be"
+    rest = f.wrong & f.known & ~lost
+    factor = times(f, rest) if f.whole and min(lost.sum(), rest.sum()) > 2 else ""
+    if factor:
+        yield (
+            f"lost: {int(lost.sum())} elements are zero and should not be, and the others are {factor} times what they "
+            "should be"
+        )
 
 
 def _lost_along(f: Finding, lost: np.ndarray, axis: int, alone: bool) -> str:

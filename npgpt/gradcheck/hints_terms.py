@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .hints_factors import factor, sizes_of
+from .hints_factors import factor, other_axes, sizes_of
 from .hints_finding import Finding, fit
 
 # --- terms: the difference of the two gradients
@@ -13,6 +13,10 @@ from .hints_finding import Finding, fit
 
 def copies(f: Finding) -> Iterator[str]:
     """It is another argument's gradient, or dout, alone or times an argument, as it came or summed."""
+    for name, other in () if f.whole else f.sampled:
+        if other.shape == f.analytic.shape and f.fits_sample(f.analytic, other):
+            yield f"it is the gradient of {name}: the two are swapped, or one is returned twice"
+            return
     if f.whole and f.analytic.size > 1:
         yield from _another(f)
         if f.wrong[np.abs(f.numeric) > f.limit].all():
@@ -32,9 +36,19 @@ def _dout(f: Finding) -> Iterator[str]:
         for times, product in _products(f, dout):
             for axes, value in _sums(product):
                 if dout.size > 1 and value.shape == f.analytic.shape and f.explained(value):
-                    over = f", summed over {axes}" if axes else "" if times else ": handed on as it came"
-                    yield f"it is {name}{times}{over}"
+                    where = f", summed over {axes}" if axes else other_axes(f, dout, times.removeprefix(" times "))
+                    yield f"it is {name}{times}{where if axes or times else ': handed on as it came'}"
                     return
+
+
+def matrix_product(f: Finding) -> Iterator[str]:
+    """It is dout @ w where it should be dout @ w.T, or the other way round: told by the numbers that were looked at."""
+    for (name, dout), (called, w) in itertools.product(f.dout, f.arguments):
+        square = w.ndim == 2 and dout.ndim > 1 and w.shape == (dout.shape[-1],) * 2 and dout.shape == f.analytic.shape
+        for one, other, t, should in ((w, w.T, "", ".T"), (w.T, w, ".T", "")) if square else ():
+            if f.explained(dout @ one, f.limit) and f.fits_sample(dout @ other, f.numeric):
+                yield f"it is {name} @ {called}{t}, and should be {name} @ {called}{should}: transposed"
+                return
 
 
 def _products(f: Finding, dout: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -67,7 +81,11 @@ def multiples(f: Finding) -> Iterator[str]:
             k = float(np.sum(f.difference * v) / np.sum(v * v))
             if k and f.explained_difference(k * v):
                 called = f"the gradient of {name}" if kind == "gradient" else name
-                size = factor(abs(k), 1e-12, sizes_of(f)) or f"{abs(k):.6g}"
+                if kind == "argument" and len(f.dout) == 1 and f.dout[0][1].size == 1:  # a loss: of it, not of dout
+                    k, called = k / f.dout[0][1].item(), f"{name} times {f.dout[0][0]}"
+                    size = f"{abs(k):.6g}"
+                else:
+                    size = factor(abs(k), 1e-12, sizes_of(f)) or f"{abs(k):.6g}"
                 many = f"{called} is" if abs(abs(k) - 1) < 1e-9 else f"{size} times {called} is"
                 path = ": a skip connection, or another path that hands it on" if kind == "dout" else ""
                 yield f"{many} {'missing' if k < 0 else 'too many'}{path}"
@@ -146,6 +164,14 @@ def digits(f: Finding) -> Iterator[str]:
     wrong = f.analytic[f.wrong & f.known]
     for kind in (np.float16,) if f.single else (np.float16, np.float32):
         with np.errstate(over="ignore"):
-            if wrong.size > 2 and np.ptp(wrong) > 0 and (wrong == wrong.astype(kind)).all():
+            if len(np.unique(np.abs(wrong))) > 2 and (wrong == wrong.astype(kind)).all():
                 yield f"the wrong elements are numbers of {np.dtype(kind)}: rounded on the way"
                 return
+
+
+def clipped(f: Finding) -> Iterator[str]:
+    """The wrong elements are all as large as the largest, and should be larger."""
+    top = np.max(np.abs(f.analytic), initial=0.0)
+    a, n = f.analytic[f.wrong & f.known], f.numeric[f.wrong & f.known]
+    if len(a) > 1 and top > 0 and np.ptp(n) > 0 and ((np.abs(a) == top) & (n * np.sign(a) > top)).all():
+        yield f"no element is larger than {top:.6g}, and the wrong ones should be: clipped"
