@@ -235,7 +235,7 @@ def test_what_was_not_looked_at_proves_nothing():
     wrong = np.isfinite(numeric)
     bars = np.full(X.shape, 1e-13)
     assert hint(Finding("x", 2 * X, numeric, bars, wrong)) == "every element is 2 times what it should be"
-    # a transposed array cannot be known from a part of it
+    # an order of all elements cannot be known from a part of them
     assert hint(Finding("x", np.roll(X, 2), numeric, bars, wrong)) == ""
 
 

@@ -13,6 +13,9 @@ The misleading ones: a mask inverted read as a wrong offset, a clipped gradient 
 in time as a wrong index for two of five arguments, one step's dout in all of dh0 as an error at its first index, and
 softmax's sum forgotten as a wrong mask. Most that were no help: arrays of more than 1000 elements, of which the hints
 saw a sample, and another smooth function in the place of the right one.
+
+Since then the five have been corrected, and large arrays are explained from their samples: 176 are right, none is
+misleading, as judged.py records. That score is no longer blind.
 """
 
 from tests.gradcheck.blind.dense import DENSE
