@@ -80,16 +80,21 @@ def multiples(f: Finding) -> Iterator[str]:
                 continue
             k = float(np.sum(f.difference * v) / np.sum(v * v))
             if k and f.explained_difference(k * v):
-                called = f"the gradient of {name}" if kind == "gradient" else name
-                if kind == "argument" and len(f.dout) == 1 and f.dout[0][1].size == 1:  # a loss: of it, not of dout
-                    k, called = k / f.dout[0][1].item(), f"{name} times {f.dout[0][0]}"
-                    size = f"{abs(k):.6g}"
-                else:
-                    size = factor(abs(k), 1e-12, sizes_of(f)) or f"{abs(k):.6g}"
-                many = f"{called} is" if abs(abs(k) - 1) < 1e-9 else f"{size} times {called} is"
-                path = ": a skip connection, or another path that hands it on" if kind == "dout" else ""
-                yield f"{many} {'missing' if k < 0 else 'too many'}{path}"
+                yield _multiple(f, kind, name, k)
                 return
+
+
+def _multiple(f: Finding, kind: str, name: str, k: float) -> str:
+    """Say that k times an array is missing or too many."""
+    called = f"the gradient of {name}" if kind == "gradient" else name
+    if kind == "argument" and len(f.dout) == 1 and f.dout[0][1].size == 1:  # a loss: k is a coefficient of it
+        k, called = k / f.dout[0][1].item(), f"{name} times {f.dout[0][0]}"
+        size = f"{abs(k):.6g}"
+    else:
+        size = factor(abs(k), 1e-12, sizes_of(f)) or f"{abs(k):.6g}"
+    many = f"{called} is" if abs(abs(k) - 1) < 1e-9 else f"{size} times {called} is"
+    path = ": a skip connection, or another path that hands it on" if kind == "dout" else ""
+    return f"{many} {'missing' if k < 0 else 'too many'}{path}"
 
 
 def constant_terms(f: Finding) -> Iterator[str]:
