@@ -8,9 +8,10 @@ import numpy as np
 
 from .check import check_backward
 from .held import Held
+from .layer_state import kept_by
 from .objects import at, duplicate, walk
 from .parameters import Found, distance, find_parameters, run_backward, run_forward
-from .quiet import quiet
+from .quiet import quiet, quietly
 from .report import ArgumentReport, Report
 from .tree import copy_tree, is_complex, is_floats, leaves, map_leaves
 
@@ -29,7 +30,8 @@ def check_layer(
     params       {name: array}, the layer's own arrays, or their names as reports print them; by default those for
                  which there is a gradient after backward
     grads        a function from the layer to {name: gradient} after backward, if they are kept elsewhere
-    buffers      names of arrays that forward reads and that have no gradient on purpose, such as a mask
+    buffers      names of arrays that forward reads and that have no gradient on purpose, such as a mask or the memory
+                 of a recurrent layer, which may change from call to call
     accumulates  whether backward adds to the gradients that are there, as in PyTorch, or overwrites them; that it does
                  what is said here is checked
     options      those of check_backward
@@ -41,17 +43,17 @@ def check_layer(
     and such a backward its gradient in `layer.dinputs`.
 
     An array that moves the output and has no gradient makes a pass inconclusive; it fails if there is a place for its
-    gradient that backward leaves empty. Names that begin with `running_` or `moving_` are buffers.
+    gradient that backward leaves empty. State that changes the next output is inconclusive unless it is among buffers.
+    Names that begin with `running_` or `moving_` are buffers.
 
-    A copy of the layer is checked; the given one is left as it is.
-
-    Raises TypeError for an object that cannot be run or copied, ValueError for a name in params, grads or buffers that
-    is not the layer's.
+    A copy of the layer is checked. Raises TypeError for an object that cannot be run or copied, ValueError for a name
+    in params, grads or buffers that is not the layer's.
     """
     if isinstance(layer, type):
         raise TypeError(f"check_layer needs an object, not the class {layer.__name__}")
     if not (hasattr(layer, "backward") and (hasattr(layer, "forward") or callable(layer))):
         raise TypeError(f"{type(layer).__name__} has no backward, or neither forward nor __call__")
+    buffers = _listed(buffers)
     with quiet():  # check_backward runs the layer at the given inputs, and that may warn
         found = find_parameters(layer, inputs, options.get("dtype", np.float64), params, grads, buffers)
     rows, options = _asked_for(found.rows, options)
@@ -64,14 +66,34 @@ def check_layer(
         names = ["input"] if len(inputs) == 1 else [f"input {i}" for i in range(len(inputs))]
         names += [held.name for held in found.parameters]
         report = check_backward(*_pair(found, inputs, accumulates), *inputs, *values, names=names, **options)
-    with quiet():
-        contract, notes = _accumulation(found, inputs, accumulates)
+    state, contract, notes = _called_again(found, inputs, buffers, accumulates)
     return replace(
         report,
-        arguments=(*report.arguments, *rows),
+        arguments=_with_state((*report.arguments, *rows), state),
         contract=(*report.contract, *contract),
         notes=(found.note, *report.notes, *notes),
         not_checked=(*report.not_checked, *found.not_checked),
+    )
+
+
+def _listed(names: Iterable[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+@quietly
+def _called_again(
+    found: Found, inputs: tuple, buffers: list[str], accumulates: bool
+) -> tuple[str, list[str], list[str]]:
+    """Return what makes the layer's next output another one, or what is wrong with its second gradients, and a note."""
+    state = kept_by(found.layer, inputs, buffers)
+    contract, notes = ([], []) if state else _accumulation(found, inputs, accumulates)
+    return state, contract, notes
+
+
+def _with_state(rows: Iterable[ArgumentReport], state: str) -> tuple[ArgumentReport, ...]:
+    """Return the verdicts, none of them a pass if the layer keeps state."""
+    return tuple(
+        replace(row, verdict="inconclusive", reason=state) if state and row.verdict == "pass" else row for row in rows
     )
 
 

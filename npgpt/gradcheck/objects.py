@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .state import GENERATORS
+
 Path = tuple[tuple[str, Any], ...]  # steps: ("attribute", name) or ("item", key)
 CODE = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
 LEAVES = (np.ndarray, np.number, float, int, ModuleType)
@@ -34,6 +36,13 @@ def walk(layer: Any) -> list[tuple[Path, Any]]:
                 inside = _reached(value, (*path, ("attribute", name)), [], set())
                 found += [(place, leaf) for place, leaf in inside if id(leaf) in held]
     return found
+
+
+def generators_in(layer: Any) -> list[Any]:
+    """Return the generators of random numbers that an object reaches."""
+    objects: list[tuple[Path, Any]] = []
+    deque(_reached(layer, (), objects, set()), maxlen=0)
+    return [value for _, value in objects if isinstance(value, GENERATORS)]
 
 
 def closed_over(layer: Any) -> dict[str, np.ndarray]:
@@ -110,18 +119,25 @@ def text(path: Path) -> str:
 
 
 def duplicate(
-    layer: Any, leaves: list[tuple[Path, Any]], values: Mapping[Path, Any] | None = None, dtype: Any = None
+    layer: Any,
+    leaves: list[tuple[Path, Any]],
+    values: Mapping[Path, Any] | None = None,
+    dtype: Any = None,
+    others: Mapping[int, Any] | None = None,
+    put: Mapping[Path, Any] | None = None,
 ) -> Any:
     """Return a deep copy of an object with other values at some paths.
 
     leaves  what `walk` says of it
     dtype   that of all its floats; by default each keeps its own. An array with a new value takes the value's
+    others  what takes the place of other objects, by the id of those
+    put     what the copy is to hold at other paths, as it is
 
     Arrays that are shared stay shared, and so do those that share memory: whoever holds one sees the new value.
     Raises TypeError if the object cannot be copied.
     """
     values = values or {}
-    memo = _arrays(leaves, values, dtype)
+    memo = _arrays(leaves, values, dtype) | dict(others or {})
     memo |= {id(leaf): leaf for _, leaf in leaves if isinstance(leaf, ModuleType)}  # modules cannot be copied
     try:
         fresh = copy.deepcopy(layer, memo)
@@ -130,6 +146,8 @@ def duplicate(
     for path, value in values.items():
         if not isinstance(at(layer, path), np.ndarray) or at(fresh, path) is at(layer, path):  # that is its class's
             _put(fresh, path, np.asarray(value)[()])
+    for path, value in (put or {}).items():
+        _put(fresh, path, value)
     return fresh
 
 

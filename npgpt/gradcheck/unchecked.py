@@ -42,7 +42,8 @@ def unchecked(
         for (name, leaf), gradient in zip(named, leaf_at(arg, returned), strict=True):
             if number not in checked:
                 left_out = asked_for and position not in problem.chosen
-                why = (excused[name], False) if name in excused else _why(leaf, gradient, left_out)
+                due = is_floats(leaf) or is_complex(leaf) or is_number(leaf)
+                why = (excused[name], False) if due and name in excused else _why(leaf, gradient, left_out)
                 group.append(Unchecked(name, _kind(leaf), *why))
             elif checked[number].x.size == 0:
                 group.append(Unchecked(name, _kind(leaf), "it has no elements", False))

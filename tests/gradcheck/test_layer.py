@@ -384,7 +384,9 @@ def test_state_that_forward_overwrites_is_said():
             return self.h
 
     report = check_layer(Stateful(), X)
-    assert verdicts(report) == ALL_PASS
+    assert set(verdicts(report).values()) == {"inconclusive"}
+    assert "the layer keeps state that changes its next output: self.h (changed)" in str(report)
+    assert check_layer(Stateful(), X, buffers=["h"]).verdict == "pass"
     assert [str(unchecked) for unchecked in report.not_checked] == ["h (float64): state: forward overwrites it"]
 
 
@@ -406,9 +408,11 @@ class Memory(Attributes):
 
 def test_state_with_a_gradient_is_no_parameter():
     report = check_layer(Memory(None), X)
-    assert (verdicts(report), report.not_checked) == (ALL_PASS, ())
+    assert (verdicts(report).keys(), report.not_checked) == (ALL_PASS.keys(), ())
+    assert "changes its next output: self.h (new)" in report.arguments[0].reason
+    assert verdicts(check_layer(Memory(None), X, buffers=["h"])) == ALL_PASS
     report = check_layer(Memory(np.zeros((5, 4))), X)
-    assert verdicts(report) == ALL_PASS | {"h": "inconclusive"}
+    assert report.verdict == "inconclusive"
     assert "h: inconclusive: forward overwrites it" in str(report)
 
 

@@ -121,16 +121,21 @@ def test_an_accumulating_layer_that_holds_gradients_already():
     assert check_layer(tied, IDS).verdict == "pass"
 
 
-def test_whether_a_layer_with_state_accumulates_is_not_known():
-    class Stateful(Attributes):
+def test_whether_a_layer_that_draws_accumulates_is_not_known():
+    class Dropout(Attributes):
+        def __init__(self):
+            super().__init__()
+            self.rng = np.random.default_rng(0)
+
         def forward(self, x):
-            self.h = np.tanh(getattr(self, "h", 0.0) + super().forward(x))
-            return self.h
+            out = super().forward(x)
+            self.kept = self.rng.random(out.shape) < 0.5
+            return out * self.kept
 
         def backward(self, dout):
-            return super().backward(dout * (1 - self.h**2))
+            return super().backward(dout * self.kept)
 
-    report = check_layer(Stateful(), X)
+    report = check_layer(Dropout(), X)
     assert report.verdict == "pass"
     assert report.notes[1].startswith("a second forward gives another output")
 
