@@ -32,6 +32,7 @@ class Comparison:
     floor       (...) what rounding of the outputs that an element moves may hide of its derivative
     wrong       (...) where the two differ by more than error and allowance
     kinks       (...) where the slopes of the two sides differ and the gradient lies between them
+    gap         (...) how far apart those slopes are
     looked_at   (...) which elements were looked at one by one
     hunted      (...) which of them because a direction led there: they say nothing of the share of those at kinks
     unseen      (...) of which a complex step sees nothing, though they have a gradient by backward
@@ -57,6 +58,7 @@ class Comparison:
         self.wrong, self.kinks, self.looked_at, self.hunted, self.unseen = (
             np.zeros(analytic.shape, dtype=bool) for _ in range(5)
         )
+        self.gap = np.zeros(analytic.shape)
         self.rough = math.nan
         self.directions, self.mismatch, self.blind = 0, 0.0, 0.0
         self.exhausted = False
@@ -240,6 +242,7 @@ class Comparison:
         if high - low > 4 * bar:
             if low - bar <= claimed <= high + bar:
                 self.kinks.flat[index] = True
+                self.gap.flat[index] = high - low
                 return
             at = self.function.leaf.at(index)
             self.notes.append(f"at {at} the slopes of the two sides are {low:.6g} and {high:.6g}")
@@ -278,6 +281,8 @@ class Comparison:
             self._hunt(np.array([index]))
             if self.wrong.flat[index]:
                 return mismatch, bar, size
+            if not self.kinks.flat[index]:
+                self._look_closer(index)  # a complex step meets one side of a kink alone, and may agree with it
             if v.flat[index] == 0 or not self.kinks.flat[index]:
                 self.notes.append("a direction disagrees, but no element by itself")
                 self.wrong.flat[index] = True

@@ -105,8 +105,9 @@ def _allowance(
     size = np.where(np.isfinite(size), size, 0.0)  # one NaN says nothing of the other elements
     with np.errstate(all="ignore"):
         noise = np.maximum(fourth_differences(near), fourth_differences(far))
-        # near[5] is 64 units away; 8 sixteenths of what that changes allow for arguments that are off by 32
-        move = np.abs(near[5] - exact) / 16
+        # they are 64 units apart; 8 sixteenths of what that changes allow for arguments that are off by 32. By the
+        # median, because one of them may jump over a kink
+        move = np.median(np.abs(np.diff(near, axis=0)), axis=0) / 16
     if precision.doubles:
         # double precision loses some last places of the largest number at hand, and not half of its digits
         noise = np.minimum(noise, 100 * EPS * (largest(size) + problem.largest_dout))

@@ -13,7 +13,7 @@ from .report import ArgumentReport, Element
 WIDE = 1e-4  # a relative error bar beyond which a wrong gradient could hide in it
 WIDE_SINGLE = 1e-2  # the same where the derivatives had to be taken in float32
 MOST_NAMED = 10  # so many wrong elements of an array are listed
-MANY_KINKS = 0.1  # the share of elements at kinks beyond which the rest proves little
+MANY_KINKS = 0.1  # the share of a gradient that may be open because of kinks
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,7 @@ def _doubt(comparison: Comparison) -> str:
     if not np.isfinite(comparison.value[comparison.counted]).all():
         refused = comparison.function.refused
         return refused[0][1] if refused else "overflow: the forward is infinite or NaN near these arguments"
-    drawn = int((comparison.looked_at & ~comparison.hunted).sum())
-    if int((comparison.kinks & ~comparison.hunted).sum()) > MANY_KINKS * drawn or comparison.exhausted:
+    if _open(comparison) > MANY_KINKS or comparison.exhausted:
         return f"kinks: {kinks} of {looked_at} elements"
     hidden = np.flatnonzero(comparison.hidden)
     if hidden.size:
@@ -119,6 +118,19 @@ def _doubt(comparison: Comparison) -> str:
         more = ", ..." if hidden.size > 4 else ""
         return f"{hidden.size} of {looked_at} elements cannot be told from rounding: {named}{more}"
     return ""
+
+
+def _open(comparison: Comparison) -> float:
+    """Return the share of the gradient, by its square, that kinks leave open; what a direction led to left out.
+
+    An element that is at a kink of one of its outputs is known but for that output's share.
+    """
+    drawn = comparison.looked_at & ~comparison.hunted
+    gap = np.where(comparison.kinks, comparison.gap, 0.0)[drawn]
+    with np.errstate(invalid="ignore"):
+        size = np.fmax(np.fmax(np.abs(comparison.analytic), np.abs(comparison.value))[drawn], gap)
+    whole = norm(size[np.isfinite(size)])
+    return (norm(gap) / whole) ** 2 if whole > 0 else 0.0
 
 
 def _undecided(comparison: Comparison, wrong: int) -> str:
