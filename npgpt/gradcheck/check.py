@@ -1,7 +1,7 @@
 """check_backward: compare a backward pass with the numerical gradient of its forward."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -170,11 +170,13 @@ def _judged(
     else:  # the other gradients are held to their error bars alone
         allowed = [np.zeros(leaf.x.shape) for leaf in problem.leaves]
     parts = zip(functions, gradients, allowed, strict=True)
-    found = [_compare(*part, options, rng, clock.turn(i)) for i, part in enumerate(parts)]
+    found = [
+        _compare(*part, partial(matched.at, dout=dout), options, rng, clock.turn(i)) for i, part in enumerate(parts)
+    ]
     clock.finish()
     later = watch.later(conduct)
     broken = (*conduct.broken, *contract.broken, *dtype_errors(problem, gradients))
-    notes = conduct.notes + contract.notes
+    notes = conduct.notes + contract.notes + tuple(_inexact(found))
     if later:
         return about(_without_numbers(problem, later), broken, notes=notes)
     reports = [_report(*pair, options.tolerance) for pair in zip(problem.leaves, found, strict=True)]
@@ -222,6 +224,7 @@ def _compare(
     function: Function,
     gradient: Any,
     allowance: np.ndarray,
+    again: Callable[[Leaf, np.ndarray], np.ndarray],
     options: Options,
     rng: np.random.Generator,
     clock: Clock,
@@ -232,7 +235,7 @@ def _compare(
     if unfit:
         return unfit
     analytic = np.asarray(gradient).astype(np.float64)
-    comparison = Comparison(function, analytic, allowance, clock)
+    comparison = Comparison(function, analytic, allowance, clock, partial(again, leaf))
     if leaf.x.size == 0:
         return comparison
     whole = _whole(leaf, options)
@@ -243,6 +246,16 @@ def _compare(
         others = rng.permutation(others)
     comparison.check(np.concatenate([unbound, others]), whole, rng)
     return comparison
+
+
+def _inexact(found: list[Comparison | Misfit]) -> Iterator[str]:
+    for comparison in found:
+        if isinstance(comparison, Comparison) and comparison.inexact:
+            allowed = float(np.max(comparison.rough))
+            yield (
+                "forward jumps where an iteration of it stops later or earlier: derivatives by "
+                f"{comparison.function.leaf.name} are known to {allowed:.0e} at best"
+            )
 
 
 def _whole(leaf: Leaf, options: Options) -> bool:

@@ -1,13 +1,14 @@
 """Compare a gradient with the numerical one: element by element, and along random directions."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
+from .accuracy import allowed_for
 from .function import Function
-from .numeric import EPS, TINY, Line, complex_parts, one_sided, roughness
+from .numeric import EPS, TINY, Line, complex_parts, one_sided
 from .progress import Clock, TimeUp
 from .tree import ids_among
 
@@ -15,8 +16,6 @@ MAX_KINKS = 300  # at most so many suspect elements of an array are looked at fr
 CLEARLY_WRONG = 16  # if none of so many is at a kink, the other suspects are wrong without a closer look
 DIRECTIONS = 4
 ROUNDING = 16  # last places of an output that may be lost before it is one
-TRIFLE = 1e-6  # a relative difference that the forward's own inaccuracy may explain
-JUMPS = 64  # jumps of the forward that such a difference may amount to, over the array's scale
 HIDDEN = 1e-3  # an uncertainty of so large a share of an element's gradient could hide a slip
 ESCAPE = 0.05  # the bounds that are printed hold with a probability of 95%
 
@@ -26,6 +25,7 @@ class Comparison:
 
     function    the function of the leaf
     analytic    (...) the gradient that backward returned, float64
+    gradient_at what backward returns with other numbers in the leaf's place
     allowance   (...) how far rounding may put a right gradient from the exact one
     value       (...) the numerical gradient, NaN where an element was not looked at
     error       (...) its error bar
@@ -36,7 +36,8 @@ class Comparison:
     looked_at   (...) which elements were looked at one by one
     hunted      (...) which of them because a direction led there: they say nothing of the share of those at kinks
     unseen      (...) of which a complex step sees nothing, though they have a gradient by backward
-    rough       what the forward's own inaccuracy may do to an element; NaN as long as nobody asked
+    rough       (...) how far off a right gradient may be because forward is inexact
+    inexact     whether forward is inexact; None as long as nobody asked
     directions  how many directions through all elements were tried
     mismatch    the largest difference along one, relative to the gradient along it
     blind       an error whose norm is below this share of the gradient's could have escaped the directions
@@ -49,9 +50,15 @@ class Comparison:
     """
 
     def __init__(
-        self, function: Function, analytic: np.ndarray, allowance: np.ndarray, clock: Clock | None = None
+        self,
+        function: Function,
+        analytic: np.ndarray,
+        allowance: np.ndarray,
+        clock: Clock | None = None,
+        gradient_at: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         self.function, self.analytic, self.allowance = function, analytic, allowance
+        self.gradient_at = gradient_at
         self.clock, self.hurried, self.time_up = clock or Clock(False, None), False, False
         self.disagrees = False
         self.value, self.error, self.floor = (np.full(analytic.shape, np.nan) for _ in range(3))
@@ -59,7 +66,8 @@ class Comparison:
             np.zeros(analytic.shape, dtype=bool) for _ in range(5)
         )
         self.gap = np.zeros(analytic.shape)
-        self.rough = math.nan
+        self.rough: np.ndarray | float = 0.0
+        self.inexact: bool | None = None
         self.directions, self.mismatch, self.blind = 0, 0.0, 0.0
         self.exhausted = False
         self.notes: list[str] = []
@@ -71,7 +79,7 @@ class Comparison:
         """
         problem, leaf = self.function.problem, self.function.leaf
         floor = np.where(np.isnan(self.floor), ROUNDING * EPS * problem.natural(leaf), self.floor)
-        return self.allowance + floor + (0.0 if math.isnan(self.rough) else self.rough)
+        return self.allowance + floor + self.rough
 
     @property
     def small(self) -> np.ndarray:
@@ -127,18 +135,16 @@ class Comparison:
 
     def check_elements(self, indices: np.ndarray) -> None:
         """Differentiate by the elements at these flat indices, and mark those that are wrong or at a kink."""
-        value, error, floor = self.value.reshape(-1), self.error.reshape(-1), self.floor.reshape(-1)
-        flat = self.analytic.reshape(-1)
+        value, flat = self.value.reshape(-1), self.analytic.reshape(-1)
         for index in self.clock.spend(indices, DIRECTIONS):
-            value[index], error[index], floor[index] = self._derivative(int(index))
+            self._measure(int(index))
             self.looked_at.flat[index] = True
         indices = indices[self.looked_at.reshape(-1)[indices]]
         suspects = indices[self._differ(indices)]
+        if len(suspects) and self._allow_for_jumps(suspects):
+            suspects = indices[self._differ(indices)]
         # the most different first; a NaN before all
         distance = np.abs(flat[suspects] - value[suspects])
-        if len(suspects) and np.any(distance <= TRIFLE * np.abs(flat[suspects])) and self._measure_roughness():
-            suspects = indices[self._differ(indices)]
-            distance = np.abs(flat[suspects] - value[suspects])
         order = np.argsort(-np.where(np.isnan(distance), np.inf, distance), kind="stable")
         for count, index in enumerate(suspects[order]):
             if not np.isfinite(flat[index]):  # where the derivative is not finite either, it has overflowed
@@ -154,19 +160,26 @@ class Comparison:
         with np.errstate(invalid="ignore"):
             return ~(np.abs(a - n) <= error + slack)
 
-    def _measure_roughness(self) -> bool:
-        """Find out how accurate forward is, once, and allow for it; return whether it is less so than rounding.
+    def _allow_for_jumps(self, suspects: np.ndarray) -> bool:
+        """Find out, once, whether forward is inexact; if so, allow for it, and look at the suspects again."""
+        if self.inexact is None and self.gradient_at and self._may_be_right(int(suspects[0])):
+            found = allowed_for(self.function, self.gradient_at)
+            self.inexact = found is not None
+            if found:
+                self.rough, self.function = found
+                for index in suspects:
+                    if self._differ(np.array([index])):
+                        self._measure(int(index))
+        return bool(self.inexact)
 
-        An iteration that stops at 1e-11 is a smooth function but for jumps of such a size, and its derivative is not
-        that of what it approximates. A gradient that differs by a trifle may be the right one.
-        """
-        if math.isnan(self.rough):
-            leaf = self.function.leaf
-            rng = np.random.default_rng(5)
-            v = leaf.steps * rng.standard_normal(leaf.x.shape) / math.sqrt(leaf.x.size)
-            found = roughness(self.function.line(v))
-            self.rough = JUMPS * found / leaf.scale if found <= TRIFLE * self.function.problem.magnitude else 0.0
-        return self.rough > 0
+    def _may_be_right(self, index: int) -> bool:
+        """Return whether an element that differs does so by little, or looks right from afar."""
+        claimed, value, step = (float(x.flat[index]) for x in (self.analytic, self.value, self.function.leaf.steps))
+        line, h = self.function.element_line(index), step / 32
+        with np.errstate(all="ignore"):
+            from_afar = float(np.sum(line(h) - line(-h))) / (2 * h)
+        distance = abs(claimed - value)
+        return distance <= 1e-4 * abs(value) or abs(claimed - from_afar) < 0.1 * distance
 
     def check_directions(self, rng: np.random.Generator) -> None:
         """Differentiate along random directions through all elements; if one disagrees, bisect to an element.
@@ -212,6 +225,9 @@ class Comparison:
                 self.notes.append(f"together they claim a slope of {claimed:.6g}, not in {low:.6g} to {high:.6g}")
                 self._blame(mask)
                 return
+
+    def _measure(self, index: int) -> None:
+        self.value.flat[index], self.error.flat[index], self.floor.flat[index] = self._derivative(index)
 
     def _derivative(self, index: int, real: bool = False) -> tuple[float, float, float]:
         """Return the derivative by one element, its error bar, and what rounding may hide of it."""

@@ -58,6 +58,11 @@ class Backward:
             return [np.full(leaf.x.shape, np.nan) for leaf in leaves]
         return found
 
+    def at(self, leaf: Leaf, x: np.ndarray, dout: Any) -> np.ndarray:
+        """Return the gradient of a leaf with x in its place; NaN if forward or backward raises there."""
+        moved = self.problem.moved(lambda other: np.array(x if other is leaf else other.x, dtype=self.problem.dtype))
+        return self.tried(moved, dout)[self.problem.leaves.index(leaf)]
+
     def _trees(self, dout: Any, cache: Any) -> dict[int, Any]:
         problem = self.problem
         result = self.function(problem.for_backward(dout), cache)

@@ -253,19 +253,6 @@ def _moved(line: Line, start: np.ndarray, distance: float) -> np.ndarray:
     return (line(distance) != start) | (line(-distance) != start)
 
 
-def roughness(line: Line) -> float:
-    """Return the size of the jumps that `sum(line(t))` makes for t from -1 to 1.
-
-    They show in the eighth differences over steps of 1/64, in which little is left of a smooth function: of exp some
-    3e-15. A jump of 1 contributes 35 to the largest of them. Of a function that bends over less than some tenths, the
-    figure measures the bend.
-    """
-    with np.errstate(all="ignore"):
-        values = np.array([line(k / 64) - line(0.0) for k in range(-64, 65)])
-        jumps = np.max(np.abs(np.diff(values, 8, axis=0)), axis=0) / 35
-    return norm(jumps) if np.isfinite(jumps).all() else math.inf
-
-
 def fourth_differences(values: Any) -> np.ndarray:
     """Return the standard error of each element of nine equally spaced values of a smooth function."""
     fourth = np.diff(np.array(values), 4, axis=0)

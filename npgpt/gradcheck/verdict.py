@@ -70,7 +70,7 @@ def _errors(comparison: Comparison) -> Errors:
     with np.errstate(all="ignore"):
         size = float(max(np.linalg.norm(a), np.linalg.norm(n)))
         error = float(np.linalg.norm(a - n))
-        bar = float(np.linalg.norm(comparison.error[counted]))
+        bar = float(np.linalg.norm((comparison.error + comparison.rough)[counted]))
         unsure = float(np.linalg.norm((comparison.error + comparison.slack)[counted]))
         certain = float(np.linalg.norm(a)) > 10 * float(np.linalg.norm(comparison.allowance[counted]))
     # beside the function itself a gradient of this size would show, were it not zero

@@ -1,0 +1,66 @@
+"""How accurate a forward is that stops when it is near enough: it jumps where it takes one step more."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from .function import Function
+from .numeric import Line, norm
+
+POINTS = 129  # over the scale of the array
+NEXT = 17  # over an eighth of what was looked at before, until a jump is pinned down
+CLOSE = 2.0**-36
+TRIFLE = 1e-6  # a jump of a larger share of the function is part of it, and no inaccuracy
+# shares of the array's scale: over the whole a bend may hide a jump, over a part there may be none
+REACHES = (1.0, 0.25, 1.0, 0.25, 0.0625)
+JUMPS = 64  # by how many jumps over the array's scale a gradient may be off, and by how many of its own
+
+
+def allowed_for(
+    function: Function, gradient_at: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, Function] | None:
+    """Return how far off a right gradient may be because forward is inexact, and the function with its noise.
+
+    An iteration that stops at 1e-11 is smooth but for jumps of about that size, where it takes one step more or less.
+    Between them its derivative is not that of what it approximates, and its backward's, which takes the result for
+    exact, is neither. The jump of the gradient at the same place shows by how much.
+
+    function     the function of one leaf
+    gradient_at  the gradient of the leaf that backward returns with other numbers in its place
+    Returns None if the function does not jump, or by so much that the jump is not an inaccuracy.
+    """
+    leaf = function.leaf
+    rng = np.random.default_rng(5)
+    for reach in REACHES:
+        v = reach * leaf.steps * rng.standard_normal(leaf.x.shape) / math.sqrt(leaf.x.size)
+        found = find_jump(function.line(v))
+        size = found[2] if found else 0.0
+        if found and 30 * norm(function.noise) < size <= TRIFLE * function.problem.magnitude:
+            before, after = (gradient_at(leaf.x + t * v) for t in found[:2])
+            own = np.abs(after - before)
+            noise = np.maximum(function.noise, np.where(function.problem.still, 0.0, size))
+            own = np.where(np.isfinite(own), own, 0.0)
+            return JUMPS * (size / leaf.steps + own), replace(function, noise=noise, complex_safe=False)
+    return None
+
+
+def find_jump(line: Line) -> tuple[float, float, float] | None:
+    """Return two points close by, around a jump of line(t) for t from -1 to 1, and the size of the jump.
+
+    A jump of 1 contributes 35 to the largest eighth difference of equally spaced values, and goes on doing so as the
+    spacing shrinks, while little is left of a smooth function. None if no eighth difference is finite.
+    """
+    low, high, points = -1.0, 1.0, POINTS
+    while True:
+        times = np.linspace(low, high, points)
+        with np.errstate(all="ignore"):
+            eighth = np.abs(np.diff(np.array([line(float(t)) for t in times]), 8, axis=0)) / 35
+            sizes = np.linalg.norm(eighth, axis=1)
+        if not np.isfinite(sizes).any():
+            return None
+        first = int(np.nanargmax(np.where(np.isfinite(sizes), sizes, -1.0)))
+        low, high, points = float(times[first]), float(times[first + 8]), NEXT
+        if high - low < CLOSE:
+            return low, high, float(sizes[first])
