@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from .function import Function
-from .numeric import Line, norm
+from .function import Function, shifted
+from .leaf import Leaf
+from .numeric import EPS, Line, complex_step, norm
 
 POINTS = 129  # over the scale of the array
 NEXT = 17  # over an eighth of what was looked at before, until a jump is pinned down
@@ -15,7 +16,7 @@ CLOSE = 2.0**-36
 TRIFLE = 1e-6  # a jump of a larger share of the function is part of it, and no inaccuracy
 # shares of the array's scale: over the whole a bend may hide a jump, over a part there may be none
 REACHES = (1.0, 0.25, 1.0, 0.25, 0.0625)
-JUMPS = 64  # by how many jumps over the array's scale a gradient may be off, and by how many of its own
+JUMPS = 16  # by how many jumps over the array's scale a gradient may be off, and by how many of its own
 
 
 def allowed_for(
@@ -37,13 +38,45 @@ def allowed_for(
         v = reach * leaf.steps * rng.standard_normal(leaf.x.shape) / math.sqrt(leaf.x.size)
         found = find_jump(function.line(v))
         size = found[2] if found else 0.0
-        if found and 30 * norm(function.noise) < size <= TRIFLE * function.problem.magnitude:
+        if found and 30 * norm(function.noise) < size and _is_between(size, function.problem.magnitude):
             before, after = (gradient_at(leaf.x + t * v) for t in found[:2])
             own = np.abs(after - before)
             noise = np.maximum(function.noise, np.where(function.problem.still, 0.0, size))
             own = np.where(np.isfinite(own), own, 0.0)
             return JUMPS * (size / leaf.steps + own), replace(function, noise=noise, complex_safe=False)
+    own_jump = _of_backward(function, gradient_at, rng) if function.complex_safe else None
+    return None if own_jump is None else (JUMPS * own_jump, function)
+
+
+def _of_backward(
+    function: Function, gradient_at: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator
+) -> np.ndarray | None:
+    """Return by how much the gradient jumps where the slope of the function does not.
+
+    An eigenvalue is as exact as the square of its eigenvector: the function may be smooth to the last place, and the
+    gradient, which holds the vector, not.
+    """
+    leaf = function.leaf
+    for reach in REACHES[:2]:
+        v = reach * leaf.steps * rng.standard_normal(leaf.x.shape) / math.sqrt(leaf.x.size)
+        found = find_jump(_gradient_line(leaf, v, gradient_at))
+        if found and _is_between(found[2], function.problem.magnitude):
+            change = gradient_at(leaf.x + found[1] * v) - gradient_at(leaf.x + found[0] * v)
+            slopes = [complex_step(shifted(function.line(v), t)) for t in found[:2]]
+            along = float(np.sum(change * v))
+            if abs(along - (slopes[1] - slopes[0])) > abs(along) / 2:
+                return np.abs(change)
     return None
+
+
+def _gradient_line(leaf: Leaf, v: np.ndarray, gradient_at: Callable[[np.ndarray], np.ndarray]) -> Line:
+    """Return the gradient along v, flat, each element times its scale: what it would change of the function."""
+    return lambda t: (leaf.steps * gradient_at(leaf.x + t * v)).reshape(-1)
+
+
+def _is_between(jump: float, magnitude: float) -> bool:
+    """Return whether a jump is more than rounding, and no part of the function."""
+    return 1e3 * EPS * magnitude < jump <= TRIFLE * magnitude
 
 
 def find_jump(line: Line) -> tuple[float, float, float] | None:

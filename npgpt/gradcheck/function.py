@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from .analytic import watched
 from .leaf import Leaf
 from .numeric import (
     EPS,
+    GOOD,
     TINY,
     Differences,
     Line,
@@ -24,6 +26,7 @@ from .numeric import (
 from .problem import Problem, describe
 from .tree import copied, leaves, map_leaves
 
+FINE = 1e-13  # a relative error bar that is worth more steps where another derivative is to be held against it
 UNDERFLOW = float(np.finfo(np.float64).tiny) / TINY  # a derivative that a complex step may not see
 
 
@@ -33,6 +36,7 @@ class Function:
 
     writes         whether forward writes into its arguments; then each call gets copies
     complex_safe   whether forward is analytic and takes complex numbers, for this leaf and all others
+    loses          whether abs, real or the like is applied to complex numbers, so that terms may be lost on the way
     noise          the standard error of each output when the leaf moves a little
     complex_noise  that of each output's derivative by a complex step, along a direction of length 1
     refused        of the moved points at which forward raised the nearest: its distance, and what was raised there
@@ -42,6 +46,7 @@ class Function:
     leaf: Leaf
     writes: bool
     complex_safe: bool = False
+    loses: bool = False
     noise: np.ndarray = field(default_factory=lambda: np.zeros(0))
     complex_noise: np.ndarray = field(default_factory=lambda: np.zeros(0))
     refused: list[tuple[float, str]] = field(default_factory=list)
@@ -121,12 +126,14 @@ class Function:
 
         position  the size of the element that moves, if it is one
         """
-        if self.complex_safe and not real:
-            found = self._complex_derivative(line, scale, length)
-            if np.isfinite(found[0]):
-                return found
+        found = None if real or not self.complex_safe else self._complex_derivative(line, scale, length)
+        if found and np.isfinite(found[0]) and not self.loses:
+            return found
         differences = Differences(line, self.noise, position)
-        return *extrapolate(differences, scale), differences.moved
+        value, error = extrapolate(differences, scale, good=FINE if real or found else GOOD)
+        if found and abs(value - found[0]) <= 2 * (error + found[1]):  # nothing is lost that differences can see
+            return found[0], max(error, found[1]), found[2]
+        return value, error, differences.moved
 
     def _complex_derivative(self, line: Line, scale: float, length: float) -> tuple[float, float, np.ndarray]:
         with np.errstate(all="ignore"):
@@ -136,7 +143,7 @@ class Function:
             error = rounding + 8 * norm(self.complex_noise[moved]) * length
             if error > 1e-6 * abs(value):
                 # the derivative is small beside its parts: see what rounding does to it a few last places away
-                nudges = [complex_step(_shifted(line, k * EPS * scale)) for k in (-24, 8, 24)]
+                nudges = [complex_step(shifted(line, k * EPS * scale)) for k in (-24, 8, 24)]
                 error = min(error, rounding + 4 * max(abs(nudge - value) for nudge in nudges))
             return value, error, moved
 
@@ -169,11 +176,14 @@ def _measured(function: Function, try_complex: bool, rng: np.random.Generator) -
     if not (try_complex and _is_analytic(function.problem, line, noise)):
         return replace(function, noise=noise)
     with np.errstate(all="ignore"):
-        steps = [complex_parts(_shifted(line, k * last)) for k in range(-4, 5)]
+        steps = [complex_parts(shifted(line, k * last)) for k in range(-4, 5)]
         complex_noise = fourth_differences(steps) / norm(direction)
+    moved, seen = watched(x + 1j * TINY * direction)
+    function.outputs(moved)
     return replace(
         function,
         complex_safe=True,
+        loses=bool(seen),
         noise=noise,
         complex_noise=np.where(np.isfinite(complex_noise), complex_noise, 0.0),
     )
@@ -204,5 +214,5 @@ def _is_analytic(problem: Problem, line: Line, noise: np.ndarray) -> bool:
     return bool(close and error <= 1e-4 * max(abs(value), abs(real)) + floor)
 
 
-def _shifted(line: Line, offset: float) -> Line:
+def shifted(line: Line, offset: float) -> Line:
     return lambda t: line(t + offset)

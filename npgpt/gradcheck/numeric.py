@@ -59,7 +59,7 @@ Line = Callable[[Any], np.ndarray]
 LEVELS = 34  # halvings: down to 2^-40 of the scale, for kinks that are close and functions that bend sharply
 WINDOW = 4  # central differences in one extrapolation, so that all error terms below h^8 drop out
 GOOD = 1e-9  # a relative error bar that needs no further halving
-PROBES = 4  # steps that hold an estimate to its error bar, each a 64th of the one before
+PROBES = (4, 4, 4, 64, 64)  # by how much smaller than the one before are the steps that hold a bar to its word
 
 
 class Differences:
@@ -86,7 +86,7 @@ class Differences:
             # far from 0 the outputs may be larger, and so is their rounding
             noise = norm(np.broadcast_to(self.noise, change.shape)[counted])
             difference = float(np.sum(change) / (2 * h))
-            return difference, (4 * noise + EPS * (here + abs(difference) * self.position / 2)) / h
+            return difference, (4 * noise + EPS * (4 * here + abs(difference) * self.position / 2)) / h
 
 
 def richardson(line: Line, scale: float, noise: np.ndarray | float) -> tuple[float, float]:
@@ -110,8 +110,8 @@ def extrapolate(differences: Differences, scale: float, good: float = GOOD) -> t
 
     good  a relative error bar that needs no further halving
     """
-    # 0.83: in step with no period of the function
-    first = 0.83 * scale * (2.0**-3 if norm(differences.noise) > 1e-11 else 2.0**-6)
+    # 0.83: in step with no period of the function. Where there is noise, long steps may be the best
+    first = 0.83 * scale * (1.0 if norm(differences.noise) > 1e-11 else 2.0**-6)
     last = first * 2.0**-LEVELS
     best, error, h = math.nan, math.inf, first
     while True:
@@ -158,14 +158,31 @@ def _contradiction(
     differences: Differences, best: float, error: float, h: float, curvature: float, last: float
 ) -> float:
     """Return a step below h at which the difference is not what the estimate and its bar allow; 0 if there is none."""
-    for _ in range(PROBES):
-        h /= 64
+    for share in PROBES:
+        h /= share
         if h <= last or not math.isfinite(best):
             return 0.0
         difference, noise = differences.at(h)
         if abs(difference - best) > error + 2 * noise + 2 * curvature * h**2:
             return h
     return 0.0
+
+
+def seen_nearby(differences: Differences, scale: float, claimed: float, value: float, error: float) -> bool:
+    """Return whether the finest differences that can tell a claim from an estimate speak for the claim.
+
+    Where noise leaves no fine steps, all that are left may reach over a kink. The two finest that could still show the
+    distance between claim and estimate must then decide: both nearer to the claim, and off the estimate.
+    """
+    h, votes = 0.83 * scale * 2.0**-6, [False, False]
+    for _ in range(LEVELS):
+        difference, noise = differences.at(h)
+        if not noise < abs(claimed - value):
+            break
+        off = abs(difference - value)
+        votes = [votes[1], abs(difference - claimed) < min(noise, off) and off > error + noise / 2]
+        h /= 2
+    return all(votes)
 
 
 TINY = 1e-25  # the complex step: its square is lost beside any number, so it costs no accuracy

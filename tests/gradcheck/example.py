@@ -19,7 +19,8 @@ SLIP = "typical slip"
 class Example:
     """A forward, a backward, arguments, and whether the backward is wrong.
 
-    options  "inconclusive_ok": True where no tool could decide; "violates": the part of the contract that a bug breaks;
+    options  "inconclusive_ok": True where no tool could decide; "hidden": True for a bug that
+             rounding hides; "violates": the part of the contract that a bug breaks;
              "exact": the forward without the rounding that makes it nasty; "step" and "rtol": what the difference
              that stands for the truth in test_suite.py needs; "each": True where every element is held to its own size,
              for small ones beside large; "check": keywords for check_backward; "slip": the name of the slip, for hints

@@ -39,12 +39,12 @@ def term(x, slip):
 
 
 def lasso_terms(x, w):
-    return np.concatenate(((x @ (loud(len(w)) * w)) ** 2, 1e-3 * np.abs(w)))
+    return np.concatenate(((x @ (1e-4 * loud(len(w)) * w)) ** 2, 1e-3 * np.abs(w)))
 
 
 def lasso_backward(dout, cache, slip=""):
     x, w = cache
-    gain = loud(len(w))
+    gain = 1e-4 * loud(len(w))
     d = 2 * dout * (x @ (gain * w))
     return np.outer(d, gain * w), gain * (x.T @ d) + term(1e-3 * dout * np.sign(w), slip)
 

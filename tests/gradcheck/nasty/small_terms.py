@@ -47,6 +47,7 @@ NASTY = [
         each=True,
         exact=bugs.FORWARDS[name][1],
         size=1e-4,
+        inconclusive_ok=name == "waves and a robust loss",
     )
     for name, (_, backward, *_) in bugs.SUMS.items()
 ] + [
@@ -58,6 +59,7 @@ NASTY = [
         "quiet channels beside loud ones",
         each=True,
         rtol=1e-5,
+        inconclusive_ok=True,
     ),
     correct(
         "cosine and barrier",
