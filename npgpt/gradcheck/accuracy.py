@@ -13,6 +13,7 @@ from .numeric import EPS, Line, complex_step, norm
 POINTS = 129  # over the scale of the array
 NEXT = 17  # over an eighth of what was looked at before, until a jump is pinned down
 CLOSE = 2.0**-36
+LEAST = 1e3 * EPS  # a jump of a smaller share of the function is rounding
 TRIFLE = 1e-6  # a jump of a larger share of the function is part of it, and no inaccuracy
 # shares of the array's scale: over the whole a bend may hide a jump, over a part there may be none
 REACHES = (1.0, 0.25, 1.0, 0.25, 0.0625)
@@ -34,11 +35,12 @@ def allowed_for(
     """
     leaf = function.leaf
     rng = np.random.default_rng(5)
+    least = max(30 * norm(function.noise), LEAST * function.problem.magnitude)
     for reach in REACHES:
         v = reach * leaf.steps * rng.standard_normal(leaf.x.shape) / math.sqrt(leaf.x.size)
-        found = find_jump(function.line(v))
+        found = find_jump(function.line(v), least)
         size = found[2] if found else 0.0
-        if found and 30 * norm(function.noise) < size and _is_between(size, function.problem.magnitude):
+        if found and size <= TRIFLE * function.problem.magnitude:
             before, after = (gradient_at(leaf.x + t * v) for t in found[:2])
             own = np.abs(after - before)
             noise = np.maximum(function.noise, np.where(function.problem.still, 0.0, size))
@@ -59,8 +61,8 @@ def _of_backward(
     leaf = function.leaf
     for reach in REACHES[:2]:
         v = reach * leaf.steps * rng.standard_normal(leaf.x.shape) / math.sqrt(leaf.x.size)
-        found = find_jump(_gradient_line(leaf, v, gradient_at))
-        if found and _is_between(found[2], function.problem.magnitude):
+        found = find_jump(_gradient_line(leaf, v, gradient_at), LEAST * function.problem.magnitude)
+        if found and found[2] <= TRIFLE * function.problem.magnitude:
             change = gradient_at(leaf.x + found[1] * v) - gradient_at(leaf.x + found[0] * v)
             slopes = [complex_step(shifted(function.line(v), t)) for t in found[:2]]
             along = float(np.sum(change * v))
@@ -74,16 +76,11 @@ def _gradient_line(leaf: Leaf, v: np.ndarray, gradient_at: Callable[[np.ndarray]
     return lambda t: (leaf.steps * gradient_at(leaf.x + t * v)).reshape(-1)
 
 
-def _is_between(jump: float, magnitude: float) -> bool:
-    """Return whether a jump is more than rounding, and no part of the function."""
-    return 1e3 * EPS * magnitude < jump <= TRIFLE * magnitude
-
-
-def find_jump(line: Line) -> tuple[float, float, float] | None:
+def find_jump(line: Line, least: float) -> tuple[float, float, float] | None:
     """Return two points close by, around a jump of line(t) for t from -1 to 1, and the size of the jump.
 
     A jump of 1 contributes 35 to the largest eighth difference of equally spaced values, and goes on doing so as the
-    spacing shrinks, while little is left of a smooth function. None if no eighth difference is finite.
+    spacing shrinks, while little is left of a smooth function. None if no jump is larger than `least`.
     """
     low, high, points = -1.0, 1.0, POINTS
     while True:
@@ -91,7 +88,7 @@ def find_jump(line: Line) -> tuple[float, float, float] | None:
         with np.errstate(all="ignore"):
             eighth = np.abs(np.diff(np.array([line(float(t)) for t in times]), 8, axis=0)) / 35
             sizes = np.linalg.norm(eighth, axis=1)
-        if not np.isfinite(sizes).any():
+        if not np.any(sizes[np.isfinite(sizes)] > least):
             return None
         first = int(np.nanargmax(np.where(np.isfinite(sizes), sizes, -1.0)))
         low, high, points = float(times[first]), float(times[first + 8]), NEXT

@@ -121,16 +121,18 @@ def _doubt(comparison: Comparison) -> str:
 
 
 def _open(comparison: Comparison) -> float:
-    """Return the share of the gradient, by its square, that kinks leave open; what a direction led to left out.
+    """Return the share of a gradient that kinks leave open, by elements or by square, whichever is less.
 
-    An element that is at a kink of one of its outputs is known but for that output's share.
+    An element that is at a kink of one of its outputs is known but for that output's share. Those that a direction led
+    to say nothing of the share.
     """
     drawn = comparison.looked_at & ~comparison.hunted
     gap = np.where(comparison.kinks, comparison.gap, 0.0)[drawn]
     with np.errstate(invalid="ignore"):
         size = np.fmax(np.fmax(np.abs(comparison.analytic), np.abs(comparison.value))[drawn], gap)
     whole = norm(size[np.isfinite(size)])
-    return (norm(gap) / whole) ** 2 if whole > 0 else 0.0
+    by_square = (norm(gap) / whole) ** 2 if whole > 0 else 0.0
+    return min(by_square, float(np.mean(gap > 0)) if gap.size else 0.0)
 
 
 def _undecided(comparison: Comparison, wrong: int) -> str:

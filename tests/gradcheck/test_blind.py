@@ -6,6 +6,7 @@ from npgpt.gradcheck import check_backward
 from tests.gradcheck.blind import BLIND
 from tests.gradcheck.blind.judged import RIGHT, VAGUE
 
+pytestmark = pytest.mark.big  # 15 seconds
 LAYERS = {slip.name.split(":")[0]: slip.example for slip in BLIND}
 
 
