@@ -79,7 +79,8 @@ def check_backward(
     The function differentiated is `sum(dout * out)`. The verdict is "fail" if an element is further from its
     numerical derivative than the error bar, if a gradient has the wrong shape or is missing, or if the backward breaks
     its contract (writes into what it is given, keeps state, is not linear in dout); "inconclusive" if noise, overflow
-    or kinks leave the error bar too wide, or max_seconds too little time; else "pass".
+    or kinks leave the error bar too wide, or max_seconds too little time, or if backward leaves out an array that moves
+    the output; else "pass".
 
     Raises ValueError or TypeError for a wrt that names nothing, or a backward whose results are not gradients.
     """

@@ -14,6 +14,7 @@ from .state import arrays
 from .tree import is_number
 from .verdict import without_numbers
 
+PARTS = 16  # of more leaves than that, those of one part are taken for alike: forward may be slow
 UPDATED = "forward updates it"
 STILL = "the output does not move with it"
 
@@ -52,7 +53,7 @@ def find_missing(
         leaf for leaf, g in zip(problem.leaves, gradients, strict=True) if g is None and leaf.name not in excused
     ]
     missing = [leaf for leaf in missing if is_number(leaf.given) or not asked_for]
-    moving = {leaf.number for leaf in _movers(problem, call, missing)}
+    moving = {leaf.number for leaf in _movers(problem, call, missing, -(-len(missing) // PARTS))}
     excused |= {leaf.name: STILL for leaf in missing if leaf.number not in moving}
     silent = [leaf for leaf in missing if leaf.number in moving and not (leaf.optional or leaf.position in trees)]
     due = ", ".join(repr(problem.names[i]) for i in problem.required)
@@ -62,14 +63,14 @@ def find_missing(
     return Missing(replace(problem, leaves=found), excused, rows)
 
 
-def _movers(problem: Problem, call: Call, found: list[Leaf]) -> list[Leaf]:
+def _movers(problem: Problem, call: Call, found: list[Leaf], least: int) -> list[Leaf]:
     """Return those with which the output moves, by halves: of many settings most do nothing."""
     if not found or not _moves(problem, call, found):
         return []
-    if len(found) == 1:
+    if len(found) <= least:
         return found
     middle = len(found) // 2
-    return _movers(problem, call, found[:middle]) + _movers(problem, call, found[middle:])
+    return _movers(problem, call, found[:middle], least) + _movers(problem, call, found[middle:], least)
 
 
 def _moves(problem: Problem, call: Call, found: list[Leaf]) -> bool:

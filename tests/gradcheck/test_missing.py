@@ -124,6 +124,20 @@ def test_an_array_that_moves_the_output_where_forward_raises_is_not_passed_over(
     assert [a.verdict for a in report.arguments] == ["pass", "inconclusive"]
 
 
+def test_many_numbers_cost_few_calls_of_forward():
+    calls = []
+
+    def forward(x, numbers):
+        calls.append(numbers)
+        return x * sum(numbers), sum(numbers)
+
+    few = check_backward(forward, lambda d, total: (d * total, None), X, [0.5, 0.25])
+    once, calls[:] = len(calls), []
+    many = check_backward(forward, lambda d, total: (d * total, None), X, [0.5] * 500)
+    assert few.verdict == many.verdict == "pass"
+    assert len(calls) <= once + 100
+
+
 # --- strict=True
 
 
