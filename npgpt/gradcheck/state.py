@@ -6,6 +6,7 @@ import io
 import itertools
 import logging
 import random
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -140,8 +141,8 @@ def _parts(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value.func
         yield from _parts(value.args, name)
         yield from _parts(value.keywords, name)
-    elif isinstance(getattr(value, "__dict__", None), dict):
-        for key, part in list(vars(value).items()):
+    else:
+        for key, part in _attributes(value).items():
             yield f"{name}.{key}", part
 
 
@@ -209,7 +210,7 @@ def _arrays_in(value: Any, seen: set[int]) -> Iterator[np.ndarray]:
             yield value
     elif isinstance(value, np.number | float | complex | int | bool):
         yield np.asarray(value)
-    elif isinstance(value, dict | tuple | list) or hasattr(value, "__dict__"):
+    elif isinstance(value, dict | tuple | list | deque) or _attributes(value):
         if id(value) in seen or callable(value) or isinstance(value, (*FOREIGN, *GENERATORS)):
             return
         seen.add(id(value))
@@ -219,6 +220,18 @@ def _arrays_in(value: Any, seen: set[int]) -> Iterator[np.ndarray]:
 
 def _members(value: Any) -> Iterable[Any]:
     """Return what a sequence, a dict or an object holds."""
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple | list | deque):
         return value
-    return (value if isinstance(value, dict) else vars(value)).values()
+    return (value if isinstance(value, dict) else _attributes(value)).values()
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """Return what an object holds by name, in its __dict__ and in its __slots__."""
+    held = getattr(value, "__dict__", None)
+    found = dict(held) if isinstance(held, dict) else {}
+    for kind in type(value).__mro__:
+        foreign = kind.__module__.partition(".")[0] in sys.stdlib_module_names  # a path keeps its text there when asked
+        slots = () if foreign else vars(kind).get("__slots__", ())
+        names = [slots] if isinstance(slots, str) else list(slots)
+        found |= {name: getattr(value, name) for name in names if name != "__dict__" and hasattr(value, name)}
+    return found

@@ -378,6 +378,22 @@ def test_statistics_that_an_object_keeps_are_a_note_with_their_size():
     assert not check_backward(layer.statistics, twice(2.001), X)
 
 
+def test_state_in_slots_is_seen():
+    class Slotted:
+        __slots__ = ("count",)
+
+        def __init__(self):
+            self.count = 0
+
+        def forward(self, x):
+            self.count += 1
+            return x * x, x
+
+    report = check_backward(Slotted().forward, twice(), X)
+    assert report.verdict == "pass"
+    assert "self.count (from 1 to 2)" in notes(report)
+
+
 def test_an_output_in_one_buffer_is_a_note():
     report = check_backward(Layer().one_buffer, twice(), X)
     assert report.verdict == "pass"
