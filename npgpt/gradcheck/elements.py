@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from .accuracy import allowed_for
-from .function import Function
-from .numeric import EPS, TINY, Differences, Line, complex_parts, one_sided, seen_nearby
+from .function import FINE, Function
+from .numeric import EPS, GOOD, TINY, Differences, Line, complex_parts, one_sided, seen_nearby
 from .progress import Clock, TimeUp
 from .tree import ids_among
 
@@ -212,7 +212,7 @@ class Comparison:
         """
         function, leaf = self.function, self.function.leaf
         mask = self.kinks if self.kinks.sum() > 1 else np.ones(leaf.x.shape, dtype=bool)
-        for attempt in range(8 if self.kinks.any() else 3):
+        for attempt in range(8 if self.kinks.any() else 2):
             # first all by the same: those that tie go on doing so, and along that direction there is no kink
             each = rng.standard_normal(leaf.x.shape) if attempt else np.ones(leaf.x.shape)
             v = np.where(mask, leaf.steps * each, 0.0)
@@ -233,14 +233,14 @@ class Comparison:
     def _derivative(self, index: int, real: bool = False) -> tuple[float, float, float]:
         """Return the derivative by one element, its error bar, and what rounding may hide of it."""
         function, leaf = self.function, self.function.leaf
-        line = function.element_line(index)
+        line, good = function.element_line(index), FINE if real else GOOD
         size = abs(float(leaf.x.flat[index]))
         small = self.small.flat[index]
-        value, error, moved = function.measure(line, size if small else leaf.scale, real=real, position=size)
+        value, error, moved = function.measure(line, size if small else leaf.scale, real=real, position=size, good=good)
         self.unseen.flat[index] |= function.loses and not moved.any()
         if small and not error <= 1e-6 * abs(value):
             # small among large ones: the function may bend over the element's own size, or over that of the others
-            again = function.measure(line, leaf.scale, real=real, position=size)
+            again = function.measure(line, leaf.scale, real=real, position=size, good=good)
             if again[1] < error:
                 value, error, moved = again
         scale = min(leaf.scale, size) if size and not small else leaf.scale

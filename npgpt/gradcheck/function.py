@@ -24,7 +24,7 @@ from .numeric import (
     norm,
 )
 from .problem import Problem, describe
-from .tree import copied, leaves, map_leaves
+from .tree import copied, is_tree, leaves, map_leaves
 
 FINE = 1e-13  # a relative error bar that is worth more steps where another derivative is to be held against it
 UNDERFLOW = float(np.finfo(np.float64).tiny) / TINY  # a derivative that a complex step may not see
@@ -56,14 +56,7 @@ class Function:
 
         A forward may refuse a point that a coarse step leads to, and take the finer ones.
         """
-        numbers = itertools.count()
-        memo: dict[int, Any] = {}
-
-        def put(other: Any) -> Any:
-            value = x if next(numbers) == self.leaf.number else other
-            return copied(value, memo) if self.writes else value
-
-        args = [map_leaves(put, arg) for arg in self.problem.args]
+        args = self._args(x)
         try:
             out, _ = self.problem.forward(*args)
             found = self.problem.weighted(out)
@@ -75,6 +68,20 @@ class Function:
                 return np.full(self.problem.weights, complex(np.nan, np.nan))
             self._note(x, error)
             return np.full(self.problem.weights, np.nan)
+
+    def _args(self, x: np.ndarray) -> list[Any]:
+        """Return forward's arguments with x in the place of the leaf; copies if forward writes into them."""
+        args, position = self.problem.args, self.leaf.position
+        if not self.writes and not is_tree(args[position]):
+            return [*args[:position], x, *args[position + 1 :]]
+        numbers = itertools.count()
+        memo: dict[int, Any] = {}
+
+        def put(other: Any) -> Any:
+            value = x if next(numbers) == self.leaf.number else other
+            return copied(value, memo) if self.writes else value
+
+        return [map_leaves(put, arg) for arg in args]
 
     def _note(self, x: np.ndarray, error: Exception) -> None:
         """Keep what was raised at the point that is nearest to the given arguments."""
@@ -120,17 +127,24 @@ class Function:
         return self.measure(line, scale, length, real)[:2]
 
     def measure(
-        self, line: Line, scale: float, length: float = 1.0, real: bool = False, position: float = 0.0
+        self,
+        line: Line,
+        scale: float,
+        length: float = 1.0,
+        real: bool = False,
+        position: float = 0.0,
+        good: float = GOOD,
     ) -> tuple[float, float, np.ndarray]:
         """Return the derivative along a line, its error bar, and which outputs move.
 
         position  the size of the element that moves, if it is one
+        good      a relative error bar that is good enough
         """
         found = None if real or not self.complex_safe else self._complex_derivative(line, scale, length)
         if found and np.isfinite(found[0]) and not self.loses:
             return found
         differences = Differences(line, self.noise, position)
-        value, error = extrapolate(differences, scale, good=FINE if real or found else GOOD)
+        value, error = extrapolate(differences, scale, good=FINE if found else good)
         if found and abs(value - found[0]) <= 2 * (error + found[1]):  # nothing is lost that differences can see
             return found[0], max(error, found[1]), found[2]
         return value, error, differences.moved
@@ -204,7 +218,7 @@ def _is_analytic(problem: Problem, line: Line, noise: np.ndarray) -> bool:
     value = float(np.sum(parts))
     if not np.isfinite(value):
         return False
-    real, error = extrapolate(Differences(line, noise), 1.0, good=1e-14)
+    real, error = extrapolate(Differences(line, noise), 1.0, good=1e-12)
     # abs, real or a comparison may have lost a term, however small: what differences can see must be there.
     # A wide error bar proves nothing: then differences, which are no worse, are used throughout
     rounding = 16 * EPS * float(np.sum(np.abs(parts))) + UNDERFLOW

@@ -16,8 +16,12 @@ def largest(x: np.ndarray) -> float:
 
 def norm(x: np.ndarray | float) -> float:
     """Return the Euclidean norm of all numbers in an array, without overflow on the way."""
-    top = largest(np.asarray(x))
-    return top * float(np.linalg.norm(np.asarray(x) / top)) if 0 < top < math.inf else top
+    flat = np.ravel(x)
+    square = float(np.dot(flat, flat))
+    if 1e-200 < square < 1e200:
+        return math.sqrt(square)
+    top = largest(flat)
+    return top * float(np.linalg.norm(flat / top)) if 0 < top < math.inf else top
 
 
 # --- the plain numerical gradient
@@ -59,7 +63,8 @@ Line = Callable[[Any], np.ndarray]
 LEVELS = 34  # halvings: down to 2^-40 of the scale, for kinks that are close and functions that bend sharply
 WINDOW = 4  # central differences in one extrapolation, so that all error terms below h^8 drop out
 GOOD = 1e-9  # a relative error bar that needs no further halving
-PROBES = (4, 4, 4, 64, 64)  # by how much smaller than the one before are the steps that hold a bar to its word
+# by how much smaller than the one before are the steps that hold a bar to its word; noise leaves little room for them
+PROBES, PROBES_IN_NOISE = (64, 4096), (4, 4, 4, 64, 64)
 
 
 class Differences:
@@ -81,10 +86,10 @@ class Differences:
             ahead, behind = self.line(h), self.line(-h)
             change = ahead - behind
             self.moved = (change != 0) | (self.moved if self.moved.size else False)
-            counted = self.moved if self.moved.any() else ~self.moved
-            here = norm(ahead[self.moved]) + norm(behind[self.moved])
+            any_moved = self.moved.any()
             # far from 0 the outputs may be larger, and so is their rounding
-            noise = norm(np.broadcast_to(self.noise, change.shape)[counted])
+            here = norm(np.where(self.moved, np.abs(ahead) + np.abs(behind), 0.0)) if any_moved else 0.0
+            noise = norm(np.where(self.moved, self.noise, 0.0) if any_moved else self.noise + np.zeros(change.shape))
             difference = float(np.sum(change) / (2 * h))
             return difference, (4 * noise + EPS * (4 * here + abs(difference) * self.position / 2)) / h
 
@@ -158,7 +163,7 @@ def _contradiction(
     differences: Differences, best: float, error: float, h: float, curvature: float, last: float
 ) -> float:
     """Return a step below h at which the difference is not what the estimate and its bar allow; 0 if there is none."""
-    for share in PROBES:
+    for share in PROBES if error <= 1e-6 * abs(best) else PROBES_IN_NOISE:
         h /= share
         if h <= last or not math.isfinite(best):
             return 0.0

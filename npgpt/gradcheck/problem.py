@@ -155,7 +155,7 @@ class Problem:
         """
         with np.errstate(invalid="ignore"):
             product = weighted(out, self.dout)
-        return np.where(self.silent, 0.0, product) if self.silent.any() and product.shape == self.weights else product
+        return np.where(self.silent, 0.0, product) if self.has_silent and product.shape == self.weights else product
 
     @cached_property
     def start(self) -> np.ndarray:
@@ -168,6 +168,10 @@ class Problem:
         """Return which outputs, flat, are infinite whatever the arguments are, as masked scores are."""
         infinite = np.isinf(self.start)
         return infinite & self.still if infinite.any() else infinite
+
+    @cached_property
+    def has_silent(self) -> bool:
+        return bool(self.silent.any())
 
     @cached_property
     def still(self) -> np.ndarray:

@@ -58,7 +58,7 @@ def global_generators() -> dict[str, Any]:
     numpy_state, python_state = np.random.get_state(legacy=False), random.getstate()  # noqa: NPY002 (it is watched)
     return {
         "NumPy's global generator (np.random)": _Taken(_frozen(numpy_state)),
-        "Python's global generator (random)": _Taken(_frozen(python_state)),
+        "Python's global generator (random)": _Taken(python_state),
     }
 
 
@@ -169,7 +169,7 @@ def _taken(value: Any) -> Any:
     if isinstance(value, np.random.RandomState):
         return _Taken(_frozen(value.get_state(legacy=False)))
     if isinstance(value, random.Random):
-        return _Taken(_frozen(value.getstate()))
+        return _Taken(value.getstate())
     return value.copy() if isinstance(value, np.ndarray) else value
 
 
