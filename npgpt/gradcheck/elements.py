@@ -1,7 +1,7 @@
 """Compare a gradient with the numerical one: element by element, and along random directions."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -190,10 +190,7 @@ class Comparison:
         share worth the name, and get directions of their own.
         """
         leaf = self.function.leaf
-        steps = [leaf.steps]
-        if self.small.mean() > 0.02:  # more than there are by chance
-            steps.append(np.where(self.small, np.abs(leaf.x), 0.0))
-        for step in steps:
+        for step in (leaf.steps, *self._small_steps()):
             for _ in range(DIRECTIONS):
                 mismatch, bar, size = self._check_direction(step * rng.standard_normal(leaf.x.shape))
                 self.directions += 1
@@ -204,6 +201,15 @@ class Comparison:
                     self.blind = max(self.blind, blind)
                 if self.wrong.any() or self.exhausted:
                     return
+
+    def _small_steps(self) -> Iterator[np.ndarray]:
+        """Yield the steps of small elements, those of like size together, where there are more than by chance."""
+        leaf = self.function.leaf
+        size = np.where(self.small, np.abs(leaf.x), np.nan)
+        level = np.floor(np.log10(size / leaf.scale) / 2)  # each spans a factor of 100
+        for one in np.unique(level[np.isfinite(level)]):
+            if np.mean(level == one) > 0.02:
+                yield np.where(level == one, size, 0.0)
 
     def check_together(self, rng: np.random.Generator) -> None:
         """Move many elements at once, by real differences: each may look right, and all together claim too much.
@@ -328,9 +334,10 @@ class Comparison:
 
     def _mismatch(self, v: np.ndarray) -> tuple[float, float, float]:
         """Return how far <gradient, v> is from the derivative along v, the error bar, and the size of the terms."""
-        value, error = self.function.derivative(self.function.line(v), 1.0, float(np.linalg.norm(v)))
+        value, error, moved = self.function.measure(self.function.line(v), 1.0, float(np.linalg.norm(v)))
         product = self.analytic * v
-        bar = error + 4 * float(np.linalg.norm(self.slack * v))
+        hidden = ROUNDING * EPS * float(np.sum(self.function.problem.sizes[moved]))
+        bar = error + 4 * float(np.linalg.norm((self.allowance + self.rough) * v)) + hidden
         return abs(float(np.sum(product)) - value), bar, float(np.linalg.norm(product))
 
     def _bisect(self, v: np.ndarray) -> int:
