@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.peers import PEERS, RECIPE_LIMIT, Answer
-from benchmarks.suite import LAYER, Task, controls, tasks, timings
+from benchmarks.suite import LAYER, Task, controls, set_of, tasks, timings
 from benchmarks.timing import machine, table
 from benchmarks.worker import MEMORY, Worker
 
@@ -118,6 +118,7 @@ def _lines(results: list[Result], names: list[str], skipped: list[str], options:
     for part, title in PARTS.items():
         header = [title, *next(iter(rows.values()))[part]]
         lines += ["", *table(header, [[PEERS[n].title, *map(str, row[part].values())] for n, row in rows.items()])]
+    lines += ["", *table(*_by_set(results, names))]
     header = ["seconds of single cases", *(task.name for task in timings())]
     lines += ["", *table(header, [_timed(results, name) for name in names])]
     if "cs231n" in names:
@@ -125,6 +126,26 @@ def _lines(results: list[Result], names: list[str], skipped: list[str], options:
     for name in names if options.verbose else [name for name in names if name == OWN]:
         lines += _named(results, name)
     return lines
+
+
+def _by_set(results: list[Result], names: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Return the table of what was known of the pairs when the checker was last changed.
+
+    first  the suite that the checker was made on; aimed: pairs aimed at its weak places, which it was then mended for;
+    blind  slips by someone who had not seen it, and for which nothing was changed
+    """
+    kinds = [("bug", "fail", "bugs caught"), ("nasty", "fail", "false alarms"), ("nasty", "pass", "correct passed")]
+    sets = ("first", "aimed", "blind")
+    rows = []
+    for name in names:
+        mine = [r for r in results if r.peer == name and r.task.kind in ("bug", "nasty")]
+        cells = [PEERS[name].title]
+        for kind, verdict, _ in kinds:
+            for one in sets:
+                those = [r for r in mine if r.task.kind == kind and set_of(r.task) == one]
+                cells.append(f"{sum(r.answer.verdict == verdict for r in those)} of {len(those)}")
+        rows.append(cells)
+    return ["by set", *(f"{title}, {one}" for _, _, title in kinds for one in sets)], rows
 
 
 def _recipe(results: list[Result]) -> str:
@@ -179,7 +200,13 @@ def _as_json(
         "sample": options.sample,
         "table": {name: summary(results, name) for name in names},
         "results": [
-            {"peer": r.peer, **r.task._asdict(), "verdict": r.answer.verdict, "seconds": r.seconds}
+            {
+                "peer": r.peer,
+                "set": set_of(r.task),
+                **r.task._asdict(),
+                "verdict": r.answer.verdict,
+                "seconds": r.seconds,
+            }
             | {"detail": r.answer.detail}
             for r in results
         ],

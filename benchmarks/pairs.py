@@ -5,6 +5,7 @@ None are handed on behind its back. Nothing is copied that a user's own wrapper 
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,22 @@ class Pair:
     xs    the arrays that are differentiated, copies of the example's, in their order in memory
     outs  what forward makes of them
 
-    raw_forward, raw_backward and args are the example's own, for npgpt.
+    raw_forward, raw_backward and args are the example's own, for npgpt, and options are what it is told besides.
     """
 
-    def __init__(self, forward: Callable, backward: Callable, args: tuple) -> None:
-        self.raw_forward, self.raw_backward, self.args = forward, backward, args
+    def __init__(self, forward: Callable, backward: Callable, args: tuple, options: dict[str, Any]) -> None:
+        self.raw_forward, self.raw_backward, self.args, self.options = forward, backward, args, options
         found = [leaf for arg in args for _, leaf in leaves(arg) if is_floats(leaf)]
         self.xs: Arrays = [np.array(leaf, dtype=np.float64, order="K") for leaf in found]
         self.wanted = [i for i, arg in enumerate(args) if any(is_floats(leaf) for _, leaf in leaves(arg))]
-        self.out_tree = forward(*self._rebuild(self.xs))[0]
-        self.outs: Arrays = [np.asarray(leaf) for _, leaf in leaves(self.out_tree)]
+
+    @cached_property
+    def out_tree(self) -> Any:
+        return self.raw_forward(*self._rebuild(self.xs))[0]
+
+    @property
+    def outs(self) -> Arrays:
+        return [np.asarray(leaf) for _, leaf in leaves(self.out_tree)]
 
     def _rebuild(self, xs: Sequence[np.ndarray]) -> list[Any]:
         """Put arrays in the places of the arguments' own, in the same order in memory (some peers keep none)."""

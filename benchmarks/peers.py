@@ -31,7 +31,7 @@ class Answer:
 
 
 def check_npgpt(pair: Pair) -> Answer:
-    report = check_backward(pair.raw_forward, pair.raw_backward, *pair.args)
+    report = check_backward(pair.raw_forward, pair.raw_backward, *pair.args, **pair.options)
     return Answer(report.verdict, "" if report.verdict == "pass" else str(report))
 
 
