@@ -320,7 +320,8 @@ def test_report_as_text():
         ["weight", "3x4", "pass"],
         ["bias", "4", "fail"],
     ]
-    assert lines[4].startswith("bias: fail: 4 of 4 elements are wrong")
+    assert lines[4] == "bias: hint: it is dout, summed over axis 1"
+    assert lines[5].startswith("bias: fail: 4 of 4 elements are wrong")
     assert lines[-1].startswith("fail")
 
 

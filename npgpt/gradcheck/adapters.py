@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .check import check_backward
+from .problem import argument_names
 from .report import Report
 from .tree import copied, leaves, map_leaves
 
@@ -22,13 +23,13 @@ def check_gradient(f: Callable, *point: Any, jac: Callable | bool | None = None,
         check_gradient(f, x, *args, jac=gradient)   the same
         check_gradient(f, x, *args, jac=True)       f(x, *args) returns the pair (value, gradient)
 
-    x        the array to differentiate by; args may be of any kind, and are not differentiated
+    x        the array to differentiate by, or a list of numbers; args may be of any kind, and are not differentiated
     options  those of check_backward
 
     The report's numbers are those of the gradient itself: dout is 1.
 
-    Raises ValueError if f's value is more than one number, TypeError for a gradient that is neither a function nor
-    True, for an x that is missing, and with jac=True for an f that returns no pair.
+    Raises ValueError if f's value is more than one number, TypeError for a gradient that is given twice or is neither a
+    function nor True, for an x that is missing, and with jac=True for an f that returns no pair.
     """
     given = point if jac is None else (jac, *point)
     if len(given) < 2:
@@ -36,6 +37,10 @@ def check_gradient(f: Callable, *point: Any, jac: Callable | bool | None = None,
     gradient, x, *args = given
     if not (callable(gradient) or gradient is True):
         raise TypeError(f"the gradient must be a function, or jac=True if f returns it too, not {gradient!r}")
+    if callable(x):
+        raise TypeError("the gradient is given twice: leave out jac=, or the function before x")
+    if isinstance(x, list | tuple | int | np.integer) or getattr(x, "dtype", np.dtype(float)).kind in "iu":
+        x = np.asarray(x, np.float64)  # as scipy.optimize does
 
     def forward(x: Any) -> tuple[Any, Any]:
         value, slope = f(x, *args), None
@@ -65,10 +70,13 @@ def check_vjp(vjp: Callable, *args: Any, **options: Any) -> Report:
     """
 
     def forward(*arrays: Any) -> tuple[Any, Any]:
-        out, pull = vjp(*arrays)
-        return _to_numpy(out), pull
+        result = vjp(*arrays)
+        if not (isinstance(result, tuple | list) and len(result) == 2 and callable(result[1])):
+            raise TypeError(f"vjp must return a pair, (out, pull), with a function pull, not {type(result).__name__}")
+        return _to_numpy(result[0]), result[1]
 
-    return check_backward(forward, lambda dout, pull: _to_numpy(pull(dout)), *args, **_named(options, len(args)))
+    names = {"names": argument_names(vjp, len(args))}
+    return check_backward(forward, lambda dout, pull: _to_numpy(pull(dout)), *args, **(names | options))
 
 
 def check_autograd_function(function: Any, *args: Any, **options: Any) -> Report:

@@ -97,7 +97,7 @@ def _points(
         points.append([_run(one, near, names, dout, own) for one, own in runs])
     first, truth = points[0][0], points[0][2]
     if first.keys() != truth.keys():
-        raise ValueError(f"f returns {', '.join(first)}, but g {', '.join(truth)}")
+        raise ValueError(f"f returns {', '.join(first) or 'nothing'}, but g {', '.join(truth) or 'nothing'}")
     return points, _run(f, given, names, dout, kind)
 
 

@@ -82,7 +82,8 @@ def check_backward(
     or kinks leave the error bar too wide, or max_seconds too little time, or if backward leaves out an array that moves
     the output; else "pass".
 
-    Raises ValueError or TypeError for a wrt that names nothing, or a backward whose results are not gradients.
+    Raises ValueError or TypeError for a wrt that names nothing, a dout that is zero or not finite, or a backward whose
+    results are not gradients.
     """
     options = Options(mode, dtype, tolerance, dout, strict, conjugate, progress, max_seconds, noise, symmetric)
     return _check(forward, backward, args, options, wrt, names, own_generator(rng))
@@ -217,6 +218,9 @@ def _without_numbers(problem: Problem, reason: str) -> tuple[ArgumentReport, ...
 def _obstacle(problem: Problem, conduct: Conduct) -> str:
     """Return why nothing can be said of the gradients, least of all that they are wrong; or nothing."""
     if not math.isfinite(problem.magnitude):
+        given = [leaf.name for leaf in problem.leaves if not np.isfinite(leaf.x).all()]
+        if given:
+            return f"overflow: {', '.join(given)} is infinite or NaN, and so is what forward returns"
         return "overflow: the forward is infinite or NaN at these arguments"
     return conduct.obstacle
 

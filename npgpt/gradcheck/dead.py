@@ -45,14 +45,15 @@ def find_dead(
 
     All is "inconclusive" if two calls of forward differ, or if an output is NaN. The relative error of the table
     is the share of dead elements, and the index is that of the first.
+
+    Raises ValueError if no argument or no output holds floats, or for a gradient of the wrong shape.
     """
     rng = own_generator(rng)
     names = argument_names(forward, len(args))
     subject = Subject(
         forward, backward, [map_leaves(lambda leaf: convert(leaf, np.float64), arg) for arg in args], names
     )
-    if not subject.arrays():
-        raise ValueError("no argument is an array of floats: there is nothing that could be dead")
+    subject.refuse_no_floats()
     arrays, outs, again = subject.arrays(), subject.outs({}), subject.outs({})
     gradients = subject.gradients(rng)
     obstacle = "" if _close(outs, again) else UNSEEDED
@@ -62,7 +63,8 @@ def find_dead(
         every = {**arrays, **outs}
         rows = [_row(name, np.zeros(array.shape, bool), "inconclusive", obstacle) for name, array in every.items()]
         return Report(tuple(rows), not_checked=subject.unchecked(), labels=LABELS)
-    found = [_argument(subject, name, gradients[name] == 0, outs, rng) for name, array in arrays.items() if array.size]
+    arrays, outs = _with_elements(arrays), _with_elements(outs)
+    found = [_argument(subject, name, gradients[name] == 0, outs, rng) for name in arrays]
     moved = [subject.outs({name: _moved(array, SMALL, rng) for name, array in arrays.items()}) for _ in range(2)]
     found += [_output(name, np.all([other[name] == out for other in moved], axis=0)) for name, out in outs.items()]
     notes = tuple(note for _, note in found if note)
@@ -77,6 +79,12 @@ class Subject:
     backward: Callable
     args: list[Any]
     names: list[str]
+
+    def refuse_no_floats(self) -> None:
+        if not self.arrays():
+            raise ValueError("no argument is an array of floats: there is nothing that could be dead")
+        if not _with_elements(self.outs({})):
+            raise ValueError("out holds no floats: there is nothing that an argument could move")
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays of floats among the arguments, by their names."""
@@ -109,7 +117,11 @@ class Subject:
     def unchecked(self) -> tuple[Unchecked, ...]:
         out = self._run({})[0]
         others = [(name, leaf) for name, leaf in leaves(out, "out") if not _is_float(leaf)]
-        return tuple(Unchecked(name, kind_of(leaf), "not watched, because it is not floats") for name, leaf in others)
+        empty = [(name, array) for name, array in {**self.arrays(), **self.outs({})}.items() if not array.size]
+        return (
+            *(Unchecked(name, kind_of(leaf), "not watched, because it is not floats") for name, leaf in others),
+            *(Unchecked(name, kind_of(array), "it has no elements") for name, array in empty),
+        )
 
     def _run(self, replaced: dict[str, np.ndarray]) -> tuple[Any, Any]:
         args = []
@@ -191,9 +203,13 @@ def _change(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _moved(array: np.ndarray, move: float, rng: np.random.Generator) -> np.ndarray:
-    spread, size = float(np.std(array)), largest(array)
+    spread, size = float(np.std(array)) if array.size else 0.0, largest(array)
     scale = spread if spread > 1e-6 * size else size or 1.0
     return np.asarray(array + move * scale * rng.standard_normal(array.shape), array.dtype)
+
+
+def _with_elements(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array for name, array in arrays.items() if array.size}
 
 
 def which(dead: np.ndarray) -> str:

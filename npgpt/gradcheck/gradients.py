@@ -131,16 +131,25 @@ def by_argument(
         if len(results) == len(positions) and results:
             break
     else:
-        wanted = ", ".join(names[i] for i in required or chosen)
-        raise ValueError(
-            f"backward returned {len(results)} gradients; expected {len(args)}, one for each argument of forward, "
-            f"or {len(required or chosen)}, for {wanted}"
-        )
+        got = "None" if result is None else f"{len(results)} gradient{'s' * (len(results) != 1)}"
+        raise ValueError(f"backward returned {got}; expected {_expected(len(args), [names[i] for i in only])}")
     trees = dict(zip(positions, results, strict=True))
     for position in chosen:
         if not same_structure(args[position], trees.get(position)):
-            raise ValueError(f"the gradient of {names[position]} does not have the structure of its argument")
+            told = _kinds(trees.get(position), args[position])
+            raise ValueError(f"the gradient of {names[position]} does not have the structure of its argument{told}")
     return trees
+
+
+def _kinds(gradient: Any, arg: Any) -> str:
+    kinds = type(gradient).__name__, type(arg).__name__
+    return f": {kinds[0]} for {kinds[1]}" if kinds[0] != kinds[1] else ""
+
+
+def _expected(count: int, only: Sequence[str]) -> str:
+    """Return how many gradients backward may return: one for each argument, or for some by name."""
+    every = f"{count}, one for each argument of forward"
+    return every if len(only) == count else f"{every}, or {len(only)}, for {', '.join(only)}"
 
 
 def _parts(gradient: Any, conjugate: bool) -> Any:

@@ -166,6 +166,8 @@ def check_gradient_penalty(
     def value(*args: Any) -> tuple[Any, Any]:
         out, cache = forward(*args)
         ones = map_leaves(lambda leaf: np.ones_like(leaf)[()], out) if dout is None else copy_tree(dout)
+        if not _fits(out, ones):
+            raise ValueError("dout is not in the structure and shapes of out")
         gradients = backward(ones, cache)
         found = penalty(*gradients) if isinstance(gradients, tuple) else penalty(gradients)
         return _one_number("penalty", found), args

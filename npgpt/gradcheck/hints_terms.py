@@ -166,10 +166,14 @@ def _along(f: Finding, value: np.ndarray, axis: int, constant: bool) -> bool:
 
 def digits(f: Finding) -> Iterator[str]:
     """The wrong elements are numbers of less precision than the code computes in."""
-    wrong = f.analytic[f.wrong & f.known]
+    wrong, right = f.analytic[f.wrong & f.known], f.numeric[f.wrong & f.known]
     for kind in (np.float16,) if f.single else (np.float16, np.float32):
+        close = (
+            30 * np.finfo(kind).eps * np.max(np.abs(right), initial=0.0)
+        )  # some tens of roundings; 2 and 3 are short
         with np.errstate(over="ignore"):
-            if len(np.unique(np.abs(wrong))) > 2 and (wrong == wrong.astype(kind)).all():
+            few = len(np.unique(np.abs(wrong))) <= 2
+            if not few and (wrong == wrong.astype(kind)).all() and (np.abs(wrong - right) <= close).all():
                 yield f"the wrong elements are numbers of {np.dtype(kind)}: rounded on the way"
                 return
 

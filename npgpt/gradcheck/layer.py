@@ -46,8 +46,8 @@ def check_layer(
     gradient that backward leaves empty. State that changes the next output is inconclusive unless it is among buffers.
     Names that begin with `running_` or `moving_` are buffers.
 
-    A copy of the layer is checked. Raises TypeError for an object that cannot be run or copied, ValueError for a name
-    in params, grads or buffers that is not the layer's.
+    A copy of the layer is checked. Raises TypeError for an object that cannot be run or copied and for names=,
+    ValueError for a name in params, grads or buffers that is not the layer's.
     """
     if isinstance(layer, type):
         raise TypeError(f"check_layer needs an object, not the class {layer.__name__}")
@@ -99,6 +99,8 @@ def _with_state(rows: Iterable[ArgumentReport], state: str) -> tuple[ArgumentRep
 
 def _asked_for(rows: list[ArgumentReport], options: dict[str, Any]) -> tuple[list[ArgumentReport], dict[str, Any]]:
     """Return the verdicts among those that wrt asks for, and the options with what is left of wrt."""
+    if "names" in options:
+        raise TypeError("check_layer names the parameters as the layer does: leave out names=")
     wrt = options.get("wrt")
     if wrt is None:
         return rows, {key: value for key, value in options.items() if key != "wrt"}

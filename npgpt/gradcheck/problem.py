@@ -80,9 +80,7 @@ class Problem:
 
         The arguments are described at check_backward.
         """
-        names = argument_names(forward, len(args)) if names is None else list(names)
-        if len(names) < len(args):
-            raise ValueError(f"{len(names)} names for {len(args)} arguments")
+        names = argument_names(forward, len(args)) if names is None else _own_names(names, len(args))
         for position, arg in enumerate(args):
             _refuse_other_arrays(arg, names[position])
         # rounded to dtype first, so that the derivatives in float64 are taken at the very same numbers
@@ -232,6 +230,14 @@ class Problem:
         return [map_leaves(put, arg) for arg in self.args]
 
 
+def _own_names(names: Sequence[str], count: int) -> list[str]:
+    if len(names) < count:
+        raise ValueError(f"{len(names)} names for {count} arguments")
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"names={names!r} is not a list of strings")
+    return list(names)
+
+
 def _refuse_other_arrays(arg: Any, name: str) -> None:
     """Raise TypeError for arrays whose numbers alone would be another argument."""
     for full_name, leaf in leaves(arg, name):
@@ -276,7 +282,7 @@ def describe(error: BaseException) -> str:
 def _given_cotangent(out: Any, dout: Any, forms: Sequence[str]) -> Any:
     """Return a given dout in the dtypes of out, a complex one as pairs."""
     if not same_structure(out, dout):
-        raise ValueError("dout does not have the structure of out")
+        raise ValueError("dout does not have the structure of out, with arrays where out has arrays")
     given = zip([leaf for _, leaf in leaves(leaving(dout, forms))], forms, strict=True)
 
     def put(leaf: Any) -> Any:
@@ -286,7 +292,13 @@ def _given_cotangent(out: Any, dout: Any, forms: Sequence[str]) -> Any:
             raise ValueError(f"dout has the shape {shapes[0]} where out has {shapes[1]}")
         return np.array(value, array.dtype if array.dtype.kind == "f" else None)[()]
 
-    return map_leaves(put, out)
+    put_in = map_leaves(put, out)
+    parts = [part for (_, part), form in zip(leaves(put_in), forms, strict=True) if form != "none"]
+    if not all(np.isfinite(part).all() for part in parts):
+        raise ValueError("dout is infinite or NaN")
+    if not any(np.any(part) for part in parts):
+        raise ValueError("dout is zero: every gradient would be zero")
+    return put_in
 
 
 def _leaves(args: list[Any], names: list[str], chosen: list[int], asked_for: bool) -> list[Leaf]:
@@ -325,12 +337,22 @@ def argument_names(forward: Callable, count: int) -> list[str]:
     return [names[i] if i < len(names) else f"args[{i}]" for i in range(count)]
 
 
+def _without_floats(args: list[Any], names: Sequence[str]) -> str:
+    """Return what kinds of things the arguments are, none of which holds floats; and what to do about integers."""
+    every = [pair for arg, name in zip(args, names, strict=False) for pair in leaves(arg, name)]
+    kinds = ", ".join(f"{name} is {getattr(leaf, 'dtype', type(leaf).__name__)}" for name, leaf in every[:4])
+    integers = any(isinstance(leaf, np.ndarray | np.generic | int) for _, leaf in every)
+    return f" ({kinds}{': make it floats' if integers else ''})" if kinds else ""
+
+
 def _chosen(args: list[Any], wrt: Sequence[int | str] | None, names: Sequence[str]) -> tuple[list[int], list[int]]:
     """Return the positions of the arguments that may be checked, and of those that must have a gradient."""
     floats = [i for i, arg in enumerate(args) if any(_has_derivative(leaf) for _, leaf in leaves(arg))]
     if wrt is None:
         if not floats:
-            raise ValueError("no argument is an array of floats: there is nothing to differentiate")
+            raise ValueError(
+                f"no argument is an array of floats: there is nothing to differentiate{_without_floats(args, names)}"
+            )
         arrays = [i for i in floats if any(_has_derivative(x) and not is_number(x) for _, x in leaves(args[i]))]
         return floats, arrays
     chosen = []

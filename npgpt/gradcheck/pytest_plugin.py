@@ -34,6 +34,8 @@ def gradcheck(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
     marker = request.node.get_closest_marker("gradcheck")
     marked = dict(marker.kwargs) if marker else {}
+    if marker and marker.args:
+        raise TypeError(f"the marker gradcheck takes keywords alone, such as seed={marker.args[0]!r}")
     seed = marked.pop("seed", 0)
 
     def passing(check: Callable) -> Callable:

@@ -76,17 +76,25 @@ def check_adjoint(
 ) -> float:
     """Return the relative error of `<forward(v), w> = <v, adjoint(w)>` for a linear function and its adjoint.
 
-    forward, adjoint  functions of one array; the adjoint is the backward of a linear layer
+    forward, adjoint  functions of one array of real numbers; the adjoint is the backward of a linear layer
     x                 gives the shape of v
     returns           |left - right| / (|forward(v)| |w|): some 1e-16 for a right adjoint in float64, else of order 1
 
+    Raises ValueError if what adjoint returns has not the shape of x, TypeError for complex numbers.
+
     Source: Claerbout, "Earth Soundings Analysis" (1992), the dot-product test.
     """
-    rng = np.random.default_rng(0) if rng is None else rng
+    rng = np.random.default_rng(0 if rng is None else rng)
     v = rng.standard_normal(np.shape(x))
     out = np.asarray(forward(v))
     w = rng.standard_normal(out.shape)
-    left, right = float(np.sum(out * w)), float(np.sum(v * np.asarray(adjoint(w))))
+    back = np.asarray(adjoint(w))
+    for name, array in (("x", np.asarray(x)), ("forward", out), ("adjoint", back)):
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{name} gives {array.dtype}, not real numbers; check_backward takes complex ones")
+    if back.shape != v.shape:
+        raise ValueError(f"adjoint returned the shape {back.shape}, where x has {v.shape}")
+    left, right = float(np.sum(out * w)), float(np.sum(v * back))
     scale = float(np.linalg.norm(out) * np.linalg.norm(w))
     return abs(left - right) / scale if scale else abs(left - right)
 
@@ -103,6 +111,7 @@ def check_float32(
     reference  another pair to run in float64; by default the same one
 
     Good float32 code is within some tens of 6e-8. A larger error says that it loses digits, and where.
+    Raises ValueError if the two results differ in shape, or if only one of them is None.
     """
     rng = np.random.default_rng(seed)
     true_forward, true_backward = reference or (forward, backward)
@@ -116,8 +125,14 @@ def check_float32(
     found = {}
     for name, got, want in (("out", out, true_out), ("gradients", grads, true_grads)):
         for (leaf_name, a), (_, b) in zip(leaves(got, name), leaves(want, name), strict=True):
+            if (a is None) != (b is None) or np.shape(a) != np.shape(b):
+                raise ValueError(f"{leaf_name} has the shape {_shape(a)}, and in float64 {_shape(b)}")
             if a is not None:
                 norm = float(np.linalg.norm(np.asarray(b)))
                 error = float(np.linalg.norm(np.asarray(a) - np.asarray(b)))  # in float64, as b is
                 found[leaf_name] = error / norm if norm else error
     return found
+
+
+def _shape(leaf: Any) -> str:
+    return "None" if leaf is None else str(np.shape(leaf))

@@ -235,3 +235,14 @@ def test_the_entry_point_is_the_plugin():
 
     points = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]["pytest11"]
     assert points == {"pytest-npgpt": "npgpt.gradcheck.pytest_plugin"}
+
+
+def test_a_marker_without_keywords_is_refused(run):
+    code, out = run(
+        """
+@pytest.mark.gradcheck(3)
+def test_pair(gradcheck): gradcheck(forward, right, X, W)
+"""
+    )
+    assert code == 1
+    assert "the marker gradcheck takes keywords alone, such as seed=3" in out
