@@ -25,12 +25,12 @@ def gradcheck(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Return check_backward, made to fail the test unless the check passes; it returns the report.
 
     `gradcheck.layer`, `gradcheck.gradient`, `gradcheck.vjp` and `gradcheck.autograd_function` do the same for the other
-    checks of this package, and so do `gradcheck.jvp`, `gradcheck.hessian`, `gradcheck.double_backward` and
-    `gradcheck.gradient_penalty`.
+    checks of this package, and so do `gradcheck.jvp`, `gradcheck.hessian`, `gradcheck.double_backward`,
+    `gradcheck.gradient_penalty`, `gradcheck.accumulation`, `gradcheck.batch_independence` and `gradcheck.causality`.
     """
     import numpy as np
 
-    from . import adapters, check, hessian, jvp, layer
+    from . import accumulation, adapters, check, dependence, hessian, jvp, layer
 
     marker = request.node.get_closest_marker("gradcheck")
     marked = dict(marker.kwargs) if marker else {}
@@ -54,6 +54,8 @@ def gradcheck(request: pytest.FixtureRequest) -> Callable[..., Any]:
         adapters: ("gradient", "vjp", "autograd_function"),
         hessian: ("hessian", "double_backward", "gradient_penalty"),
         jvp: ("jvp",),
+        accumulation: ("accumulation",),
+        dependence: ("batch_independence", "causality"),
     }
     for home, names in homes.items():
         for name in names:

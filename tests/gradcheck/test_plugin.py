@@ -246,3 +246,24 @@ def test_pair(gradcheck): gradcheck(forward, right, X, W)
     )
     assert code == 1
     assert "the marker gradcheck takes keywords alone, such as seed=3" in out
+
+
+def test_equivalences_are_parts_of_the_fixture(run):
+    code, out = run(
+        """
+def whole(params, x): return np.mean(x @ params), np.mean(x, axis=0)
+
+def summed(params, parts): return tuple(map(sum, zip(*(whole(params, part) for part in parts))))
+
+def test_independent(gradcheck): gradcheck.batch_independence(np.sin, X)
+def test_causal(gradcheck): gradcheck.causality(lambda x: np.cumsum(x, axis=1), X)
+def test_centred(gradcheck): gradcheck.batch_independence(lambda x: x - x.mean(axis=0), X)
+def test_leak(gradcheck): gradcheck.causality(lambda x: x - x.mean(axis=1, keepdims=True), X)
+def test_summed(gradcheck): gradcheck.accumulation(whole, summed, W, X)
+"""
+    )
+    assert code == 1
+    assert "3 failed, 2 passed" in out
+    assert "sample 0 depends on sample 1" in out
+    assert "output 0 depends on input 1" in out
+    assert "in 2 parts it is not that of the whole batch" in out
