@@ -235,6 +235,10 @@ def one_sided(line: Line, scale: float, noise: np.ndarray | float) -> tuple[floa
 
 
 DELTAS = (2.0**-36, 2.0**-28, 2.0**-20, 2.0**-12)
+EQUAL = np.arange(-4, 5)
+UNEQUAL = EQUAL + np.random.default_rng(1).uniform(-0.5, 0.5, 9)
+# what it leaves of nine values at these distances is their distance from the quintic that fits them best
+OFF_QUINTIC = np.eye(9) - np.vander(UNEQUAL, 6) @ np.linalg.pinv(np.vander(UNEQUAL, 6))
 
 
 def noise_level(line: Line, smallest: float = 0.0) -> np.ndarray:
@@ -242,21 +246,31 @@ def noise_level(line: Line, smallest: float = 0.0) -> np.ndarray:
 
     It is read from the fourth differences of nine values so close together that the function is a straight line there.
     A function that rounds to float32 or to eight digits may not move at all over so little; then a larger distance is
-    tried. Where the outputs' errors are alike, so that those of their sum are larger, all are scaled up to it.
+    tried, and unequal ones: nine values at equal distances may all hit the grid that a function is rounded to, and look
+    exact. Where the outputs' errors are alike, so that those of their sum are larger, all are scaled up to it.
 
     Source: More, Wild, "Estimating computational noise", SIAM J. Sci. Comput. 33 (2011).
     """
     start = line(0.0)
-    found, settled = np.zeros(start.shape), np.zeros(start.shape, dtype=bool)
+
+    def near(distance: float, multiples: np.ndarray = EQUAL) -> np.ndarray:
+        return np.array([line(float(k) * distance) - start for k in multiples])
+
+    found = np.zeros(start.shape)
+    settled, late = np.zeros(start.shape, dtype=bool), np.zeros(start.shape, dtype=bool)
     # outputs that are rounded by float32 move over this, while few are so close to a kink
     open_ = _moved(line, start, max(2.0**-22, smallest))
     if not open_.any():
         open_ = _moved(line, start, 4 * max(DELTAS[-1], smallest))
     for delta in DELTAS:
-        values = np.array([line(k * max(delta, smallest)) - start for k in range(-4, 5)])
+        values = near(max(delta, smallest))
         distinct = 1 + np.count_nonzero(np.diff(np.sort(values, axis=0), axis=0), axis=0)
         new = open_ & (distinct >= 5) if delta < DELTAS[-1] else open_
         found[new] = fourth_differences(values[:, new])
+        if new.any() and delta > DELTAS[0]:
+            rest = OFF_QUINTIC @ near(max(delta, smallest), UNEQUAL)[:, new]
+            found[new] = np.maximum(found[new], np.sqrt(np.sum(rest * rest, axis=0) / (len(UNEQUAL) - 6)))
+            late |= new
         total, apart = float(fourth_differences(values[:, new].sum(axis=1))), norm(found[new])
         if total > apart > 0:
             found[new] *= total / apart
@@ -267,7 +281,9 @@ def noise_level(line: Line, smallest: float = 0.0) -> np.ndarray:
     known = settled & (start != 0)
     if known.any():  # those that are too steady to show their rounding have the usual one
         usual = float(np.median(found[known] / np.abs(start[known])))
-        found = np.where(settled, found, usual * np.abs(start))
+        # where most lie on a grid, and not a few at a kink, those that do not move at all may do so, too
+        grid = float(np.median(found[late])) if late.sum() > settled.sum() / 2 else 0.0
+        found = np.where(settled, found, np.maximum(usual * np.abs(start), grid))
     return np.maximum(found, last_place)
 
 

@@ -169,6 +169,19 @@ def test_noise_level_finds_rounding_to_digits(step, digits):
     assert 0.1 * step < found < 10 * step
 
 
+@pytest.mark.parametrize("multiple", [2.0, 2.1, 3.0, 3.15, 5.0])
+def test_noise_level_finds_a_grid_that_nine_equal_distances_hit(multiple):
+    step = multiple * 1e-9 * 2.0**28  # so many multiples of 1e-9 over the second distance
+    found = noise_level(line_of(lambda t: np.round(0.3 + step * t, 9)))
+    assert 1e-10 < found < 1e-9
+
+
+def test_noise_level_finds_a_grid_under_a_small_output():
+    # the second output does not move over 2^-22, and lies on the grid of the first
+    found = noise_level(line_of(lambda t: np.round([0.3 + 3.7 * t, 2e-8 + 1e-3 * t], 9)))
+    assert 1e-10 < found[1] < 1e-9
+
+
 def test_noise_level_of_exact_arithmetic_is_a_last_place():
     assert noise_level(line_of(lambda t: 5.0 + 0 * t)) == 5 * EPS
     assert noise_level(line_of(lambda t: 2 * t)) < 1e-20
