@@ -129,6 +129,8 @@ class Comparison:
                 return
             if not (whole and self.looked_at.all()):
                 self.check_directions(rng)
+                if self.kinks.sum() > 1 and not (self.wrong.any() or self.exhausted):
+                    self.check_together(rng)
             elif self.function.complex_safe or self.kinks.sum() > 1:
                 self.check_together(rng)
         except TimeUp:

@@ -307,3 +307,16 @@ def test_no_nonsense_is_printed_of_a_failed_sample():
     found = check(change, 2000)
     assert found.escape == ""
     assert "every element is 1.5 times" in found.hint
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_ties_that_together_claim_too_much_fail_for_each_seed(seed):
+    # each of four that tie for a maximum may claim all of it, but not all of them at once
+    x = np.abs(array(600, 4, seed=422))
+    x[::60] = 0
+
+    def forward(x):
+        return x.max(axis=1), x == x.max(axis=1, keepdims=True)
+
+    report = check_backward(forward, lambda dout, ties: dout[:, None] * ties, x, rng=np.random.default_rng(seed))
+    assert report.verdict == "fail"
