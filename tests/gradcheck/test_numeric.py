@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from npgpt.gradcheck import numerical_gradient
@@ -89,6 +89,7 @@ def test_error_bar_holds_under_noise(name):
     size=st.sampled_from([1e-6, 1e-2, 1.0, 1e4]),
     offset=st.sampled_from([0.0, 1.0, 1e6]),
 )
+@example([0.0, 0.0, 0.0, 0.0, 1.0], 1e-6, 1.0)
 def test_error_bar_holds_for_polynomials(coefficients, size, offset):
     # a polynomial of x / size, with the scale that goes with it; the derivative at 0 is the linear coefficient's
     terms = list(enumerate(coefficients))
@@ -97,8 +98,9 @@ def test_error_bar_holds_for_polynomials(coefficients, size, offset):
     # what is below the rounding of the other terms over the first step is lost without a trace
     lost = EPS * max(map(abs, coefficients)) / size
     assert abs(found - true) <= bar + last_places(true) + lost
-    # 1e-9 is where the ladder stops; 1e4 roundings of the function are far below any slip
-    assert bar <= 1e-8 * abs(true) + (1e-8 * max(map(abs, coefficients)) + 1e4 * EPS * offset) / size
+    # 1e-9 is where the ladder stops; 1e4 roundings of the function are far below any slip. A flat t^4 beside 1
+    # moves only where its own bend is in the fourth differences: 2e-8 is what that comes to
+    assert bar <= 1e-8 * abs(true) + (2e-8 * max(map(abs, coefficients)) + 1e4 * EPS * offset) / size
 
 
 @given(st.floats(-1.5, 1.5), st.floats(0.1, 300), st.integers(0, 2**32 - 1))
