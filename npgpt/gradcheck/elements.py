@@ -246,10 +246,10 @@ class Comparison:
         small = self.small.flat[index]
         value, error, moved = function.measure(line, size if small else leaf.scale, real=real, position=size, good=good)
         self.unseen.flat[index] |= function.loses and not moved.any()
-        if small and not error <= 1e-6 * abs(value):
+        if small and not error <= 2 * GOOD * abs(value):
             # small among large ones: the function may bend over the element's own size, or over that of the others
             again = function.measure(line, leaf.scale, real=real, position=size, good=good)
-            if again[1] < error:
+            if again[1] < error and abs(again[0] - value) <= error + again[1]:
                 value, error, moved = again
         scale = min(leaf.scale, size) if size and not small else leaf.scale
         return value, error, ROUNDING * EPS * float(np.sum(function.problem.sizes[moved])) / scale

@@ -91,7 +91,7 @@ class Differences:
             here = norm(np.where(self.moved, np.abs(ahead) + np.abs(behind), 0.0)) if any_moved else 0.0
             noise = norm(np.where(self.moved, self.noise, 0.0) if any_moved else self.noise + np.zeros(change.shape))
             difference = float(np.sum(change) / (2 * h))
-            return difference, (4 * noise + EPS * (4 * here + abs(difference) * self.position / 2)) / h
+            return difference, (4 * noise + EPS * (2 * here + abs(difference) * self.position / 2)) / h
 
 
 def richardson(line: Line, scale: float, noise: np.ndarray | float) -> tuple[float, float]:
@@ -275,6 +275,13 @@ def noise_level(line: Line, smallest: float = 0.0) -> np.ndarray:
         if total > apart > 0:
             found[new] *= total / apart
         settled, open_ = settled | new, open_ & ~new
+        bent = new & (
+            delta > DELTAS[0]
+        )  # over so long a distance a bend may look like noise: it falls, and noise stays
+        if bent.any():
+            nearer = np.array([line(k * max(delta / 4, smallest))[bent] - start[bent] for k in range(-4, 5)])
+            jumps = np.count_nonzero(np.diff(np.sort(nearer, axis=0), axis=0), axis=0)
+            found[bent] = np.where(jumps >= 2, np.minimum(found[bent], fourth_differences(nearer)), found[bent])
         if not open_.any():
             break
     last_place = EPS * np.abs(start)
