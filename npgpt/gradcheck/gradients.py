@@ -82,12 +82,13 @@ def misfit(leaf: Leaf, gradient: Any) -> Misfit | None:
     if gradient is None:
         return Misfit("backward returned None")
     array, shape = np.asarray(gradient), leaf.shape
+    if array.dtype.kind not in "fiuc":  # the shape of strings, booleans or objects says nothing
+        return Misfit(f"the gradient is {array.dtype}, not floats")
     if array.shape != leaf.x.shape:
         array = array[..., 0] if leaf.is_complex and array.ndim else array
         return Misfit(f"the gradient's shape {array.shape} is not the argument's {shape}", shape_hint(array, shape))
-    if array.dtype.kind not in "fiu":
-        real_part = "take its real part: the argument is real" if array.dtype.kind == "c" else ""
-        return Misfit(f"the gradient is {array.dtype}, not floats", real_part)
+    if array.dtype.kind == "c":
+        return Misfit(f"the gradient is {array.dtype}, not floats", "take its real part: the argument is real")
     return None
 
 

@@ -123,6 +123,13 @@ def test_a_backward_without_its_return_is_told_so():
         check_backward(lambda x, w, ids: forward(x, w), lambda d, c: (d,), X, W, np.array([1]))
 
 
+def test_strings_for_gradients_get_no_hint_about_their_shape():
+    report = check_backward(forward, lambda d, c: ("ab", None), X, W)
+    assert report.arguments[0].reason == "the gradient is <U2, not floats"
+    assert report.arguments[0].hint == ""
+    assert report.verdict == "fail"
+
+
 def test_a_gradient_that_is_given_twice():
     with pytest.raises(TypeError, match="the gradient is given twice"):
         check_gradient(square, slope, X, jac=True)
