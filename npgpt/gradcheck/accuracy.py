@@ -94,3 +94,18 @@ def find_jump(line: Line, least: float) -> tuple[float, float, float] | None:
         low, high, points = float(times[first]), float(times[first + 8]), NEXT
         if high - low < CLOSE:
             return low, high, float(sizes[first])
+
+
+def saturates(leaf: Leaf, gradient_at: Callable[[np.ndarray], np.ndarray], index: int, value: float) -> bool:
+    """Return whether a gradient of 0 is what rounding leaves of `value`: an element moved towards 0 must show it.
+
+    sigmoid(z) - 1 is -1e-22 at 50, and computed as 0. Nearer to 0 it is as small as a last place of its largest, and
+    grows from there. One that a slip has lost does not, or begins with more.
+    """
+    claims = []
+    for k in range(32, -1, -1):
+        x = leaf.x.copy()
+        x.reshape(-1)[index] *= k / 32
+        claims.append(abs(float(gradient_at(x).flat[index])))
+    first = next((claim for claim in claims if claim > 0), 0.0)
+    return abs(value) <= first <= LEAST * max(claims)

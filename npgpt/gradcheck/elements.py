@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .accuracy import allowed_for
+from .accuracy import allowed_for, saturates
 from .function import FINE, Function
 from .numeric import EPS, GOOD, TINY, Differences, Line, complex_parts, one_sided, seen_nearby
 from .progress import Clock, TimeUp
@@ -273,6 +273,9 @@ class Comparison:
             at = self.function.leaf.at(index)
             self.notes.append(f"at {at} the slopes of the two sides are {low:.6g} and {high:.6g}")
         value, error = float(self.value.flat[index]), float(self.error.flat[index])
+        if claimed == 0 and self.gradient_at and saturates(self.function.leaf, self.gradient_at, index, value):
+            self.floor.flat[index] = abs(value)
+            return
         if not self.function.complex_safe or self.function.loses:
             step, distance = float(self.function.leaf.steps.flat[index]), abs(claimed - value)
             differences = Differences(self.function.element_line(index), self.function.noise)

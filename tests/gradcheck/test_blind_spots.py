@@ -78,6 +78,19 @@ def test_a_saturated_sigmoid_has_a_slope(x):
     assert verdict(lambda x: (sigmoid(x), x), rounded, np.array(x)) == "pass"
 
 
+def test_a_slope_that_backward_rounds_to_zero_is_no_slip():
+    """PyTorch's formula for a loss by logits gives exactly 0 where the slope is 1e-22."""
+    y = np.array([1.0, 0.0])
+    loss = lambda z: (np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z))), z)  # noqa: E731
+    right = lambda d, z: d * (1 / (1 + np.exp(-z)) - y)  # noqa: E731
+    assert verdict(loss, right, np.array([50.0, 0.3])) == "pass"
+    assert verdict(loss, lambda d, z: right(d, z) * (z > 1), np.array([50.0, 0.3])) == "fail"
+    assert verdict(loss, right, np.array([20.0, 0.3])) == "pass"
+    assert verdict(loss, lambda d, z: right(d, z) * (z < 1), np.array([20.0, 0.3])) == "fail"
+    weights = np.array([1.0, 1e-20])  # no saturation: the element has another size
+    assert verdict(lambda x: (weights * x, None), lambda d, _: d * np.array([1.0, 0.0]), np.ones(2)) == "fail"
+
+
 def test_outputs_that_overflow_are_not_taken_for_a_mask():
     assert verdict(lambda x: (np.exp(x), x), lambda d, x: d * np.exp(x), np.array([1000.0, 1001.0])) == "inconclusive"
     assert verdict(lambda x: (np.exp(x), x), lambda d, x: d * np.exp(x), np.array([1.0, 800.0])) == "inconclusive"
