@@ -39,7 +39,10 @@ def numerical_gradient(f: Callable[[np.ndarray], float], x: np.ndarray, step: fl
     f  takes a float64 array in the shape of x and returns a number; it is called four times per element
     x  (...) floats; it is copied, and left as it is
     Returns the gradient in the shape of x, float64; infinity or NaN where f overflows.
+    Raises TypeError for complex x, and if f returns no number.
     """
+    if np.iscomplexobj(x):
+        raise TypeError("x is complex: numerical_gradient takes real numbers")
     x = np.array(x, dtype=np.float64, order="C")  # a copy, in an order whose flat view writes into it
     gradient = np.empty_like(x)
     elements, out = x.reshape(-1), gradient.reshape(-1)
@@ -47,10 +50,16 @@ def numerical_gradient(f: Callable[[np.ndarray], float], x: np.ndarray, step: fl
         h, values = step * max(1.0, abs(centre)), []
         for multiple in (-2, -1, 1, 2):
             elements[i] = centre + multiple * h
-            values.append(float(f(x)))
+            values.append(_number(f(x)))
         elements[i] = centre
         out[i] = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
     return gradient
+
+
+def _number(value: Any) -> float:
+    if np.size(value) != 1 or np.asarray(value).dtype.kind not in "biuf":
+        raise TypeError(f"f must return a number, but returned {type(value).__name__} of shape {np.shape(value)}")
+    return float(np.asarray(value).reshape(()))
 
 
 # --- derivatives along a line, with an error bar

@@ -322,3 +322,11 @@ def test_an_error_bar_is_held_against_finer_steps(name):
         found, bar = richardson(line, scale, noise_level(line, 1e-30))
     assert abs(found - true) <= bar + last_places(true)
     assert bar <= 1e-4 * abs(true)
+
+
+@pytest.mark.parametrize(
+    ("f", "x"), [(lambda x: 1.0, np.ones(2, complex)), (lambda x: x, np.ones(2)), (lambda x: None, np.ones(2))]
+)
+def test_the_plain_gradient_takes_real_numbers_to_one(f, x):
+    with pytest.raises(TypeError, match=r"complex|must return a number"):
+        numerical_gradient(f, x)
