@@ -21,7 +21,7 @@ JUMPS = 16  # by how many jumps over the array's scale a gradient may be off, an
 
 
 def allowed_for(
-    function: Function, gradient_at: Callable[[np.ndarray], np.ndarray]
+    function: Function, gradient_at: Callable[[np.ndarray], np.ndarray], trifle: bool
 ) -> tuple[np.ndarray, Function] | None:
     """Return how far off a right gradient may be because forward is inexact, and the function with its noise.
 
@@ -31,6 +31,7 @@ def allowed_for(
 
     function     the function of one leaf
     gradient_at  the gradient of the leaf that backward returns with other numbers in its place
+    trifle       whether so little is at stake that the gradient's own jumps, where forward has none, may explain it
     Returns None if the function does not jump, or by so much that the jump is not an inaccuracy.
     """
     leaf = function.leaf
@@ -46,7 +47,7 @@ def allowed_for(
             noise = np.maximum(function.noise, np.where(function.problem.still, 0.0, size))
             own = np.where(np.isfinite(own), own, 0.0)
             return JUMPS * (size / leaf.steps + own), replace(function, noise=noise, complex_safe=False)
-    own_jump = _of_backward(function, gradient_at, rng) if function.complex_safe else None
+    own_jump = _of_backward(function, gradient_at, rng) if trifle and function.complex_safe else None
     return None if own_jump is None else (JUMPS * own_jump, function)
 
 
@@ -102,7 +103,7 @@ def saturates(leaf: Leaf, gradient_at: Callable[[np.ndarray], np.ndarray], index
     sigmoid(z) - 1 is -1e-22 at 50, and computed as 0. Nearer to 0 it is as small as a last place of its largest, and
     grows from there. One that a slip has lost does not, or begins with more.
     """
-    claims = []
+    claims: list[float] = []
     for k in range(32, -1, -1):
         x = leaf.x.copy()
         x.reshape(-1)[index] *= k / 32

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .accuracy import allowed_for, saturates
+from .accuracy import LEAST, allowed_for, saturates
 from .function import FINE, Function
 from .numeric import EPS, GOOD, TINY, Differences, Line, complex_parts, one_sided, seen_nearby
 from .progress import Clock, TimeUp
@@ -165,8 +165,10 @@ class Comparison:
 
     def _allow_for_jumps(self, suspects: np.ndarray) -> bool:
         """Find out, once, whether forward is inexact; if so, allow for it, and look at the suspects again."""
-        if self.inexact is None and self.gradient_at and self._may_be_right(int(suspects[0])):
-            found = allowed_for(self.function, self.gradient_at)
+        first = int(suspects[0])
+        if self.inexact is None and self.gradient_at and self._may_be_right(first):
+            trifle = abs(self.analytic.flat[first] - self.value.flat[first]) <= 1e-4 * abs(self.value.flat[first])
+            found = allowed_for(self.function, self.gradient_at, bool(trifle))
             self.inexact = found is not None
             if found:
                 self.rough, self.function = found
@@ -273,7 +275,8 @@ class Comparison:
             at = self.function.leaf.at(index)
             self.notes.append(f"at {at} the slopes of the two sides are {low:.6g} and {high:.6g}")
         value, error = float(self.value.flat[index]), float(self.error.flat[index])
-        if claimed == 0 and self.gradient_at and saturates(self.function.leaf, self.gradient_at, index, value):
+        tiny = claimed == 0 and abs(value) <= LEAST * self.function.problem.natural(self.function.leaf)
+        if tiny and self.gradient_at and saturates(self.function.leaf, self.gradient_at, index, value):
             self.floor.flat[index] = abs(value)
             return
         if not self.function.complex_safe or self.function.loses:

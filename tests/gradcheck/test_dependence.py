@@ -29,6 +29,7 @@ def test_what_depends_on_the_past_alone_is_causal(name):
     assert report.verdict == "pass", report
 
 
+@pytest.mark.big
 @pytest.mark.parametrize(("offset", "scale"), [(0, 1e-8), (1e4, 1), (0, 30), (0.3, 0)])
 def test_no_size_of_the_inputs_raises_a_false_alarm(offset, scale):
     for name, forward in sequences.RIGHT.items():

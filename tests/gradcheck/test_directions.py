@@ -57,6 +57,7 @@ def test_one_wrong_element_is_found_and_named(index, factor):
     assert found.analytic / found.numeric == pytest.approx(factor, abs=1e-6)
 
 
+@pytest.mark.big
 def test_one_small_error_in_one_element_of_a_matrix_is_found():
     """1e-6 of one gradient of order one, beside 50,000 others: their roundings together are some 1e-11."""
 
@@ -198,6 +199,7 @@ def test_the_share_holds_where_the_wrong_ones_lie_in_one_stretch():
     assert missed == 0
 
 
+@pytest.mark.big
 def test_the_error_that_is_printed_holds_for_the_directions():
     """Errors of the printed size and above are seen in 95 of 100 checks, whatever their pattern."""
     shape = (30, 20)
