@@ -233,6 +233,7 @@ def test_a_right_jvp_passes_in_float32(name):
     assert report, report
 
 
+@pytest.mark.big
 @pytest.mark.parametrize(("name", "slip"), SLIPS)
 def test_a_slip_fails_against_differences_and_against_the_backward(name, slip):
     forward, jvp, backward, args = LAYERS[name]

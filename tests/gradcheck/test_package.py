@@ -176,6 +176,7 @@ def test_its_readme_shows_what_it_prints(place, here):
     assert unrounded(place.python("-c", code, cwd=here)) == unrounded(shown)
 
 
+@pytest.mark.big
 @pytest.mark.parametrize("order", [("npgpt", "npgpt_gradcheck"), ("npgpt_gradcheck", "npgpt")])
 def test_beside_npgpt_the_second_plugin_stands_back(tmp_path, order):
     """Where both are installed there is one fixture and one marker, from whichever pytest finds first."""
