@@ -243,10 +243,10 @@ def one_sided(line: Line, scale: float, noise: np.ndarray | float) -> tuple[floa
     return low, high, left_error + right_error
 
 
-DELTAS = (2.0**-36, 2.0**-28, 2.0**-20, 2.0**-12)
+DELTAS = tuple(2.0**-k for k in range(36, 11, -4))
 EQUAL = np.arange(-4, 5)
 UNEQUAL = EQUAL + np.random.default_rng(1).uniform(-0.5, 0.5, 9)
-# what it leaves of nine values at these distances is their distance from the quintic that fits them best
+# times nine values at these distances: how far they are from the quintic that fits them best
 OFF_QUINTIC = np.eye(9) - np.vander(UNEQUAL, 6) @ np.linalg.pinv(np.vander(UNEQUAL, 6))
 
 
@@ -261,10 +261,6 @@ def noise_level(line: Line, smallest: float = 0.0) -> np.ndarray:
     Source: More, Wild, "Estimating computational noise", SIAM J. Sci. Comput. 33 (2011).
     """
     start = line(0.0)
-
-    def near(distance: float, multiples: np.ndarray = EQUAL) -> np.ndarray:
-        return np.array([line(float(k) * distance) - start for k in multiples])
-
     found = np.zeros(start.shape)
     settled, late = np.zeros(start.shape, dtype=bool), np.zeros(start.shape, dtype=bool)
     # outputs that are rounded by float32 move over this, while few are so close to a kink
@@ -272,25 +268,16 @@ def noise_level(line: Line, smallest: float = 0.0) -> np.ndarray:
     if not open_.any():
         open_ = _moved(line, start, 4 * max(DELTAS[-1], smallest))
     for delta in DELTAS:
-        values = near(max(delta, smallest))
+        multiples, spread = (EQUAL, fourth_differences) if delta == DELTAS[0] else (UNEQUAL, _off_quintic)
+        values = np.array([line(float(k) * max(delta, smallest)) - start for k in multiples])
         distinct = 1 + np.count_nonzero(np.diff(np.sort(values, axis=0), axis=0), axis=0)
         new = open_ & (distinct >= 5) if delta < DELTAS[-1] else open_
-        found[new] = fourth_differences(values[:, new])
-        if new.any() and delta > DELTAS[0]:
-            rest = OFF_QUINTIC @ near(max(delta, smallest), UNEQUAL)[:, new]
-            found[new] = np.maximum(found[new], np.sqrt(np.sum(rest * rest, axis=0) / (len(UNEQUAL) - 6)))
-            late |= new
-        total, apart = float(fourth_differences(values[:, new].sum(axis=1))), norm(found[new])
+        found[new] = spread(values[:, new])
+        total, apart = float(spread(values[:, new].sum(axis=1))), norm(found[new])
         if total > apart > 0:
             found[new] *= total / apart
         settled, open_ = settled | new, open_ & ~new
-        bent = new & (
-            delta > DELTAS[0]
-        )  # over so long a distance a bend may look like noise: it falls, and noise stays
-        if bent.any():
-            nearer = np.array([line(k * max(delta / 4, smallest))[bent] - start[bent] for k in range(-4, 5)])
-            jumps = np.count_nonzero(np.diff(np.sort(nearer, axis=0), axis=0), axis=0)
-            found[bent] = np.where(jumps >= 2, np.minimum(found[bent], fourth_differences(nearer)), found[bent])
+        late |= new if delta > DELTAS[0] else False
         if not open_.any():
             break
     last_place = EPS * np.abs(start)
@@ -301,6 +288,12 @@ def noise_level(line: Line, smallest: float = 0.0) -> np.ndarray:
         grid = float(np.median(found[late])) if late.sum() > settled.sum() / 2 else 0.0
         found = np.where(settled, found, np.maximum(usual * np.abs(start), grid))
     return np.maximum(found, last_place)
+
+
+def _off_quintic(values: np.ndarray) -> np.ndarray:
+    """Return the standard error of each element of nine values at the distances UNEQUAL, a bend left out."""
+    rest = OFF_QUINTIC @ values
+    return np.sqrt(np.sum(rest * rest, axis=0) / (len(UNEQUAL) - 6))
 
 
 def _moved(line: Line, start: np.ndarray, distance: float) -> np.ndarray:
