@@ -9,8 +9,9 @@ import numpy as np
 
 from .check import own_generator
 from .conduct import UNSEEDED
+from .moves import agree
 from .numeric import EPS, largest
-from .report import ArgumentReport, Report
+from .report import ArgumentReport, Report, without_numbers
 from .tree import convert, copy_tree, is_floats, leaves, map_leaves
 
 SURE = 20  # a difference beyond so many times the measured rounding is no rounding
@@ -59,7 +60,7 @@ def check_accumulation(
     results = trial.whole_of(batch)
     if length < 2:
         return _nothing(results, f"there is {length} sample: it has no parts")
-    if not all(map(_agree, results, trial.whole_of(batch))):
+    if not all(map(agree, results, trial.whole_of(batch))):
         return _nothing(results, UNSEEDED)
     rows, tested = trial.worst(batch, length, parts, rng)
     passed = all(row.verdict == "pass" for row in rows)
@@ -152,9 +153,11 @@ def _compare(want: Result, got: Result, noise: float, parts: list[np.ndarray]) -
     name, shape, count = want.name, want.array.shape, len(parts)
     if any(array.shape != shape for array in (got.array, *parts)):
         shapes = ", ".join(str(array.shape) for array in (want.array, got.array, *parts))
-        return _row(name, shape, "fail", f"its shapes in the whole, accumulated and in {count} parts: {shapes}"), False
+        return without_numbers(
+            name, shape, "fail", f"its shapes in the whole, accumulated and in {count} parts: {shapes}"
+        ), False
     if not np.isfinite(want.array).all():
-        return _row(name, shape, "inconclusive", "it is infinite or NaN for the whole batch"), True
+        return without_numbers(name, shape, "inconclusive", "it is infinite or NaN for the whole batch"), True
     scale = max(largest(array) for array in (want.array, *parts) if np.isfinite(array).all())
     allowed = 256 * max(want.unit, got.unit) * scale + SURE * noise
     with np.errstate(all="ignore"):
@@ -162,7 +165,7 @@ def _compare(want: Result, got: Result, noise: float, parts: list[np.ndarray]) -
         difference = np.abs(got.array - want.array)
     plain = _distance(want.array, total / count) <= allowed
     if want.array.size == 0:
-        return _row(name, shape, "pass", ""), plain
+        return without_numbers(name, shape, "pass", ""), plain
     difference = np.where(np.isfinite(difference), difference, np.inf)
     at = tuple(int(i) for i in np.unravel_index(int(np.argmax(difference)), shape))
     wrong = bool(difference[at] > allowed)
@@ -215,13 +218,6 @@ def _results(result: Any) -> list[Result]:
             unit = float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else EPS
             found.append(Result(name, array.astype(np.float64), unit))
     return found
-
-
-def _agree(one: Result, other: Result) -> bool:
-    if one.array.shape != other.array.shape:
-        return False
-    limit = 1e4 * one.unit * largest(one.array[np.isfinite(one.array)])
-    return bool(np.allclose(one.array, other.array, rtol=0.0, atol=limit, equal_nan=True))
 
 
 def _jiggled(tree: Any, rng: np.random.Generator) -> Any:
@@ -292,11 +288,6 @@ def _rank(row: ArgumentReport) -> tuple[int, float]:
     return ("pass", "inconclusive", "fail").index(row.verdict), row.relative_error
 
 
-def _row(name: str, shape: tuple[int, ...], verdict: str, reason: str) -> ArgumentReport:
-    error = math.inf if verdict == "fail" else math.nan
-    return ArgumentReport(name, shape, verdict, error, 0.0, None, math.nan, math.nan, reason)
-
-
 def _nothing(results: list[Result], reason: str) -> Report:
-    rows = tuple(_row(result.name, result.array.shape, "inconclusive", reason) for result in results)
+    rows = tuple(without_numbers(result.name, result.array.shape, "inconclusive", reason) for result in results)
     return Report(rows, labels=LABELS)

@@ -1,6 +1,5 @@
 """A kernel against its definition: how far each is from the definition in twice the precision."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from .gradients import matched
 from .moves import GRADIENT
 from .numeric import largest
 from .problem import argument_names, random_cotangent
-from .report import ArgumentReport, Report, Unchecked
+from .report import ArgumentReport, Report, Unchecked, without_numbers
 from .tree import convert, copy_tree, is_floats, leaf_at, leaves, map_leaves
 
 POINTS = 9  # the arguments and eight points close by: errors are random, and at one point g may have none by luck
@@ -78,7 +77,7 @@ def _report(
             continue
         row, note = _judge(name, found, kind, times)
         if not _same(again[name], points[0][0][name]):
-            row = _row(name, row.shape, "inconclusive", UNSEEDED)
+            row = without_numbers(name, row.shape, "inconclusive", UNSEEDED)
         rows.append(row)
         notes += [note] if note else []
     return Report(tuple(rows), notes=tuple(notes), not_checked=tuple(unchecked), labels=LABELS)
@@ -158,15 +157,17 @@ def _judge(name: str, points: list[list[np.ndarray]], dtype: np.dtype, times: fl
     """Return the row of one result, and a note on its errors; each point holds f's value, g's and the truth."""
     own, _, truth = points[0]
     if any(array.shape != truth.shape for point in points for array in point):
-        return _row(name, truth.shape, "fail", f"f gives the shape {own.shape}, and g {truth.shape}"), ""
+        return without_numbers(name, truth.shape, "fail", f"f gives the shape {own.shape}, and g {truth.shape}"), ""
     if truth.dtype.kind != "f":
         alike = all(np.array_equal(mine, plain) for mine, plain, _ in points)
-        return _row(name, truth.shape, "pass" if alike else "fail", "" if alike else "f gives other values than g"), ""
+        return without_numbers(
+            name, truth.shape, "pass" if alike else "fail", "" if alike else "f gives other values than g"
+        ), ""
     if not np.finfo(truth.dtype).eps < np.finfo(dtype).eps:
-        return _row(name, truth.shape, "inconclusive", f"g gives {truth.dtype} for finer arguments, too"), ""
+        return without_numbers(name, truth.shape, "inconclusive", f"g gives {truth.dtype} for finer arguments, too"), ""
     errors = Errors.of([np.stack([point[i] for point in points]) for i in range(3)], dtype)
     if not (errors.size or errors.f.any()):
-        return _row(name, truth.shape, "inconclusive", "it is zero, infinite or NaN throughout"), ""
+        return without_numbers(name, truth.shape, "inconclusive", "it is zero, infinite or NaN throughout"), ""
     at, reason = errors.judged(times)
     norms, ulps = errors.norms(), errors.ulps()
     values = float(points[at[0]][0][at[1:]]), float(points[at[0]][2][at[1:]])
@@ -238,8 +239,3 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
         return False
     a, b = (np.where(np.isfinite(x), x, 0.0).astype(np.float64) for x in (one, other))
     return bool(np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(a))
-
-
-def _row(name: str, shape: tuple[int, ...], verdict: str, reason: str) -> ArgumentReport:
-    error = {"pass": 0.0, "fail": math.inf}.get(verdict, math.nan)
-    return ArgumentReport(name, shape, verdict, error, 0.0, None, math.nan, math.nan, reason)

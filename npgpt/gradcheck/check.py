@@ -20,12 +20,12 @@ from .options import Options
 from .problem import Leaf, Problem, argument_names
 from .progress import Clock, TimeUp
 from .quiet import quiet, quietly
-from .report import ArgumentReport, Report
+from .report import ArgumentReport, Report, without_numbers
 from .rounding import allowances
 from .second import taylor_test
 from .symmetric import reading_symmetric
 from .unchecked import unchecked
-from .verdict import judge, without_numbers
+from .verdict import judge
 
 SMALL = 1000  # an array of at most so many elements is looked at as a whole
 SAMPLED = 64  # so many elements of a larger one are looked at one by one, besides its edges
@@ -212,7 +212,7 @@ def own_generator(rng: np.random.Generator | None) -> np.random.Generator:
 
 def _without_numbers(problem: Problem, reason: str) -> tuple[ArgumentReport, ...]:
     """Return the reports of a check that had to stop before the gradients were compared."""
-    return tuple(without_numbers(leaf, "inconclusive", reason) for leaf in problem.leaves)
+    return tuple(without_numbers(leaf.name, leaf.shape, "inconclusive", reason) for leaf in problem.leaves)
 
 
 def _obstacle(problem: Problem, conduct: Conduct) -> str:
@@ -270,7 +270,7 @@ def _whole(leaf: Leaf, options: Options) -> bool:
 
 def _report(leaf: Leaf, found: Comparison | Misfit, tolerance: float | None) -> ArgumentReport:
     if isinstance(found, Misfit):
-        return without_numbers(leaf, "fail", found.reason, found.hint)
+        return without_numbers(leaf.name, leaf.shape, "fail", found.reason, found.hint)
     report = judge(found, tolerance)
     return in_complex_terms(report, leaf) if leaf.is_complex else report
 

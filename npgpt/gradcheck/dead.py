@@ -9,11 +9,10 @@ import numpy as np
 from .check import own_generator
 from .conduct import UNSEEDED
 from .gradients import matched
-from .moves import kind_of
 from .numeric import EPS, largest
 from .problem import argument_names, random_cotangent
 from .report import ArgumentReport, Report, Unchecked
-from .tree import convert, copied, is_floats, leaf_at, leaves, map_leaves
+from .tree import convert, copied, is_floats, kind_of, leaf_at, leaves, map_leaves
 
 DOUTS = 3  # a gradient that is zero for so many random douts is zero
 SMALL, MOVES = 1e-4, (1e-4, 1.0, 100.0)  # in multiples of an array's spread

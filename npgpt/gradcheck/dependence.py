@@ -10,9 +10,9 @@ import numpy as np
 
 from .check import own_generator
 from .conduct import UNSEEDED
-from .moves import GRADIENT, OWN, Change, Result, Subject, Targets, reached
+from .moves import GRADIENT, OWN, Change, Result, Subject, Targets, agree, reached
 from .numeric import largest
-from .report import ArgumentReport, Report, Unchecked
+from .report import ArgumentReport, Report, Unchecked, without_numbers
 
 MOVES = (1e-3, 1.0, 1e3, 1e6)
 DRAWS = 3  # of each move
@@ -153,7 +153,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self.base, again = (self._results(np.arange(self.subject.length)) for _ in range(2))
-        self.random = not all(map(_agree, self.base, again))
+        self.random = not all(map(agree, self.base, again))
         self.varying = self._varying()
         self.sizes[OWN, 0] = self._sizes(self.base)
 
@@ -300,9 +300,11 @@ class Search:
             else:
                 rows.append(_row(result, "pass", worst, ""))
         if not self.subject.outputs:
-            rows.append(_empty("out", "no output has the axis along which it would be watched"))
+            rows.append(
+                without_numbers("out", (), "inconclusive", "no output has the axis along which it would be watched")
+            )
         if self.subject.backward is not None and not any(row.name.startswith(GRADIENT) for row in rows):
-            rows.append(_empty("gradients", "all gradients are zero or None"))
+            rows.append(without_numbers("gradients", (), "inconclusive", "all gradients are zero or None"))
         passed = {} if obstacle else self.unjudged
         skipped = (f"not judged where an input {_how(move)}: {passed[move]}" for move in sorted(passed))
         return Report(tuple(rows), notes=(*notes, *skipped), not_checked=tuple(unchecked), labels=LABELS)
@@ -343,15 +345,6 @@ def _how(move: float) -> str:
     return f"moves{', as all inputs have,' if move > 1 else ''} by {move:g} times the spread of its array"
 
 
-def _agree(one: Result, other: Result) -> bool:
-    """Return whether two runs gave the same but for sums in another order."""
-    if one.array.shape != other.array.shape:
-        return False
-    finite = one.array[np.isfinite(one.array)]
-    limit = 1e4 * one.unit * largest(finite)
-    return bool(np.allclose(one.array, other.array, rtol=0.0, atol=limit, equal_nan=True))
-
-
 def _row(result: Result, verdict: str, change: Change | None, reason: str) -> ArgumentReport:
     size, shape = result.array.size, result.array.shape
     if change is None:
@@ -360,10 +353,10 @@ def _row(result: Result, verdict: str, change: Change | None, reason: str) -> Ar
     return ArgumentReport(result.name, shape, verdict, *numbers, reason, checked=size, size=size)
 
 
-def _empty(name: str, reason: str) -> ArgumentReport:
-    return ArgumentReport(name, (), "inconclusive", math.nan, 0.0, None, math.nan, math.nan, reason)
-
-
 def _nothing(subject: Subject, reason: str) -> Report:
     names = sorted(subject.outputs) or ["out"]
-    return Report(tuple(_empty(name, reason) for name in names), not_checked=subject.unchecked, labels=LABELS)
+    return Report(
+        tuple(without_numbers(name, (), "inconclusive", reason) for name in names),
+        not_checked=subject.unchecked,
+        labels=LABELS,
+    )

@@ -9,9 +9,9 @@ import numpy as np
 from .gradients import Backward, misfit
 from .leaf import Leaf
 from .numeric import EPS, fourth_differences
-from .report import ArgumentReport
+from .report import ArgumentReport, without_numbers
 from .tangents import CLOSE, CLOSE_SINGLE, Product, Tangents, products, put
-from .verdict import WIDE, without_numbers
+from .verdict import WIDE
 
 Terms = tuple[np.ndarray, np.ndarray]  # those of the one inner product, and those of the other
 
@@ -35,7 +35,7 @@ def dot_test(product: Product, backward: Backward, rng: np.random.Generator) -> 
         name = f"{leaf.name} against backward"
         unfit = misfit(leaf, gradient)
         if unfit:
-            row = without_numbers(leaf, "fail", unfit.reason, unfit.hint)
+            row = without_numbers(leaf.name, leaf.shape, "fail", unfit.reason, unfit.hint)
         else:
             row = dot_row(product, name, [terms(leaf, place, points) for points in nearby(product)])
         found.append(replace(row, name=name))

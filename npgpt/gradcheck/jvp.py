@@ -13,10 +13,9 @@ from .gradients import Backward
 from .paths import Path, path_of
 from .problem import Problem
 from .quiet import quiet
-from .report import ArgumentReport, Report
+from .report import ArgumentReport, Report, without_numbers
 from .tangents import Product, moved_alone, products, put, tangent_contract, tangent_misfit, used_up
 from .tree import leaf_at, leaves
-from .verdict import without_numbers
 
 CONSTANT = ("no gradient came back for it", "numbers are constants here; make it an array to have it checked")
 
@@ -79,7 +78,7 @@ def tangent_report(
     labels = (subject, "reference" if backward or symmetric else "numeric")
     unfit = tangent_misfit(product, "x" if symmetric else "out") or used_up(product)
     if unfit:
-        rows = [without_numbers(leaf, "fail", unfit) for leaf in problem.leaves]
+        rows = [without_numbers(leaf.name, leaf.shape, "fail", unfit) for leaf in problem.leaves]
         return Report(tuple(rows), labels=labels)
     with quiet():
         broken = list(tangent_contract(product, own))

@@ -9,10 +9,9 @@ import numpy as np
 from .conduct import Call, distance
 from .leaf import Leaf
 from .problem import Problem
-from .report import ArgumentReport
+from .report import ArgumentReport, without_numbers
 from .state import arrays
 from .tree import is_number
-from .verdict import without_numbers
 
 PARTS = 16  # of more leaves than that, those of one part are taken for alike: forward may be slow
 UPDATED = "forward updates it"
@@ -58,7 +57,7 @@ def find_missing(
     silent = [leaf for leaf in missing if leaf.number in moving and not (leaf.optional or leaf.position in trees)]
     due = ", ".join(repr(problem.names[i]) for i in problem.required)
     reason = f"the output moves with it, but no gradient came back for it; wrt=[{due}] leaves it out"
-    rows = tuple(without_numbers(leaf, "inconclusive", reason) for leaf in silent)
+    rows = tuple(without_numbers(leaf.name, leaf.shape, "inconclusive", reason) for leaf in silent)
     found = [replace(leaf, optional=leaf.optional or leaf.name in excused) for leaf in problem.leaves]
     return Missing(replace(problem, leaves=found), excused, rows)
 

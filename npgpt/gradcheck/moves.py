@@ -11,7 +11,7 @@ from .gradients import matched
 from .numeric import EPS, largest
 from .problem import argument_names, random_cotangent
 from .report import Unchecked
-from .tree import convert, copied, copy_tree, is_floats, leaf_at, leaves, map_leaves
+from .tree import convert, copied, copy_tree, is_floats, kind_of, leaf_at, leaves, map_leaves
 
 GRADIENT = "gradient of "  # and the name of an array: the name of its gradient
 OWN = 0.0  # the move that gives each element another value of the same array: within the domain, and right for ids
@@ -279,6 +279,18 @@ def _change(old: Result, new: Result, places: np.ndarray) -> Change:
     return Change(float(change[at]), float(allowed[at]), index, *values, scale, judged, alive, gradient=old.gradient)
 
 
+def agree(one: Any, other: Any) -> bool:
+    """Return whether two results, each an `array` and the `unit` of its rounding, are those of one run.
+
+    A sum may have been taken in another order.
+    """
+    a, b = one.array, other.array
+    if a.shape != b.shape:
+        return False
+    limit = 1e4 * one.unit * largest(a[np.isfinite(a)])
+    return bool(np.allclose(a, b, rtol=0.0, atol=limit, equal_nan=True))
+
+
 def _distance(one: Result, other: Result, places: np.ndarray) -> float:
     if one.array.shape != other.array.shape:
         return 0.0
@@ -308,11 +320,6 @@ def _can_move(leaf: Any) -> bool:
 def _has_axis(leaf: Any, axis: int, length: int) -> bool:
     array = np.asarray(leaf)
     return array.dtype.kind in "fciub" and -array.ndim <= axis < array.ndim and array.shape[axis] == length
-
-
-def kind_of(leaf: Any) -> str:
-    """Return the dtype of an array, and the type of anything else."""
-    return str(leaf.dtype) if isinstance(leaf, np.ndarray | np.generic) else type(leaf).__name__
 
 
 def _position(key: int | str, names: list[str]) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .held import Held, held_by, number
 from .objects import at, closed_over, duplicate, text, walk
-from .report import ArgumentReport, Unchecked
+from .report import ArgumentReport, Unchecked, without_numbers
 from .tree import convert, copy_tree, is_tree, leaves, map_leaves
 
 SHOWN = 12  # so many parameters are named in the note
@@ -226,9 +226,8 @@ def _blame(held: Held, single: bool, kept: bool) -> tuple[str, str]:
     return "inconclusive", f"the output moves with it, but no gradient was found; {hint}"
 
 
-def _row(held: Held, verdict: str, reason: str) -> ArgumentReport:
-    verdict, error = ("fail", math.inf) if verdict == "fail" else ("inconclusive", math.nan)
-    return ArgumentReport(held.name, held.shape, verdict, error, 0.0, None, math.nan, math.nan, reason)
+def _row(held: Held, role: str, reason: str) -> ArgumentReport:
+    return without_numbers(held.name, held.shape, role if role == "fail" else "inconclusive", reason)
 
 
 def _with_gradients(held: list[Held], grads: Callable[[Any], Mapping[str, Any]], layer: Any) -> list[Held]:

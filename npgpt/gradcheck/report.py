@@ -106,6 +106,14 @@ class ArgumentReport:
         return {name: getattr(self, name) for name in names} | {"ratio": self.ratio, "wrong": wrong}
 
 
+def without_numbers(
+    name: str, shape: tuple[int, ...], verdict: str, reason: str, suggestion: str = ""
+) -> ArgumentReport:
+    """Return the report on something of which no two numbers were compared."""
+    error = {"pass": 0.0, "fail": math.inf}.get(verdict, math.nan)
+    return ArgumentReport(name, shape, verdict, error, 0.0, None, math.nan, math.nan, reason, suggestion)
+
+
 @dataclass(frozen=True)
 class Unchecked:
     """An argument or output that was not looked at: its name, what it is (a dtype or a type), and why.

@@ -161,3 +161,10 @@ def fresh(args: Iterable[Any], memo: dict[int, Any] | None = None) -> list[Any]:
 def ids_among(args: Iterable[Any]) -> Iterator[np.ndarray]:
     """Yield the arguments that are arrays of integers and not empty: they may name rows of another argument."""
     return (arg for arg in args if isinstance(arg, np.ndarray) and arg.dtype.kind in "iu" and arg.size)
+
+
+def kind_of(leaf: Any) -> str:
+    """Return the dtype of an array, and the type of anything else, as reports name it."""
+    if leaf is None:
+        return "None"
+    return str(leaf.dtype) if isinstance(leaf, np.ndarray | np.generic) else type(leaf).__name__

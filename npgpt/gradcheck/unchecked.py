@@ -10,7 +10,7 @@ import numpy as np
 
 from .problem import Problem
 from .report import Unchecked
-from .tree import is_complex, is_floats, is_number, leaf_at, leaves, same_structure
+from .tree import is_complex, is_floats, is_number, kind_of, leaf_at, leaves, same_structure
 
 LISTED = 3  # of more leaves that are alike, the first and the last are named
 
@@ -44,9 +44,9 @@ def unchecked(
                 left_out = asked_for and position not in problem.chosen
                 due = is_floats(leaf) or is_complex(leaf) or is_number(leaf)
                 why = (excused[name], False) if due and name in excused else _why(leaf, gradient, left_out)
-                group.append(Unchecked(name, _kind(leaf), *why))
+                group.append(Unchecked(name, kind_of(leaf), *why))
             elif checked[number].x.size == 0:
-                group.append(Unchecked(name, _kind(leaf), "it has no elements", False))
+                group.append(Unchecked(name, kind_of(leaf), "it has no elements", False))
             number += 1
         found += _grouped(group)
     return (*found, *_grouped([_output(name, leaf) for name, leaf in problem.others]))
@@ -54,7 +54,7 @@ def unchecked(
 
 def _output(name: str, leaf: Any) -> Unchecked:
     empty = np.asarray(leaf).dtype.kind in "fc"
-    return Unchecked(name, _kind(leaf), *(("it has no elements", False) if empty else _why(leaf)))
+    return Unchecked(name, kind_of(leaf), *(("it has no elements", False) if empty else _why(leaf)))
 
 
 def _why(leaf: Any, gradient: Any = None, left_out: bool = False) -> tuple[str, bool]:
@@ -78,12 +78,6 @@ def _is_gradient(gradient: Any, leaf: Any) -> bool:
     """Return whether something came back for an integer that is neither zero nor the integer itself."""
     array = np.asarray(gradient)
     return array.dtype.kind in "fiuc" and bool(np.any(array)) and not np.array_equal(array, leaf)
-
-
-def _kind(leaf: Any) -> str:
-    if leaf is None:
-        return "None"
-    return str(leaf.dtype) if isinstance(leaf, np.ndarray | np.generic) else type(leaf).__name__
 
 
 def _grouped(found: Sequence[Unchecked]) -> Iterator[Unchecked]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from .elements import ESCAPE, Comparison
-from .leaf import Leaf
 from .numeric import norm
 from .report import ArgumentReport, Element
 
@@ -26,12 +25,6 @@ class Errors:
     relative: float
     bar: float
     zero: bool
-
-
-def without_numbers(leaf: Leaf, verdict: str, reason: str, suggestion: str = "") -> ArgumentReport:
-    """Return the report on a gradient that was not compared with a numerical one."""
-    error = math.inf if verdict == "fail" else math.nan
-    return ArgumentReport(leaf.name, leaf.shape, verdict, error, 0.0, None, math.nan, math.nan, reason, suggestion)
 
 
 def judge(comparison: Comparison, tolerance: float | None) -> ArgumentReport:
