@@ -312,6 +312,7 @@ def test_gradcheck_of_a_layer_prints_every_argument(capsys):
     assert "4 of 4 pass" in out
 
 
+@pytest.mark.big
 def test_gradcheck_without_a_target_checks_every_layer(capsys, monkeypatch):
     monkeypatch.setattr("npgpt.cases.CASES", LAYERS)  # the whole GPTs, which take longer, are in test_gradcheck.py
     code, out, err = command(capsys, "gradcheck")

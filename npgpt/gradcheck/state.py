@@ -137,6 +137,8 @@ def _parts(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     elif inspect.ismethod(value):
         yield "self", value.__self__
         yield from _variables(value.__func__)
+    elif callable(getattr(value, "__wrapped__", None)):
+        yield name, value.__wrapped__  # a compiled or cached function: what it is made of is not the user's
     elif isinstance(value, functools.partial):
         yield name, value.func
         yield from _parts(value.args, name)

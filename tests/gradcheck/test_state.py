@@ -476,3 +476,31 @@ def test_noise_widens_the_error_bars_by_hand():
 def test_a_noise_that_is_none(noise):
     with pytest.raises(ValueError, match="noise="):
         check_backward(lambda x: (x, None), lambda d, _: d, X, noise=noise)
+
+
+class Compiled:
+    """A function as a compiler makes it: the user's own inside, among tables of the compiler's."""
+
+    def __init__(self, function):
+        self.__wrapped__ = function
+        self.tables = {Untouched(): 1.0}
+
+    def __call__(self, *args):
+        return self.__wrapped__(*args)
+
+
+class Untouched:
+    def __repr__(self):
+        raise AssertionError("its words take seconds")
+
+
+def test_a_compiled_function_is_looked_into_no_further_than_its_own():
+    calls = [0]
+
+    def counted(x):
+        calls[0] += 1
+        return x * x, x
+
+    report = check_backward(Compiled(counted), lambda d, x: 2 * d * x, np.ones(3))
+    assert report
+    assert any("calls[0]" in note for note in report.notes)
