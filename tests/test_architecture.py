@@ -21,7 +21,7 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "support": ({"numpy", "numba", "llvmlite"}, set()),  # llvmlite comes with numba, and knows the CPU
     "config": (set(), {"support"}),
     "layers": ({"numpy"}, set()),
-    "kernels": ({"numpy", "numba"}, {"support"}),
+    "kernels": ({"numpy", "numba", "llvmlite"}, {"support"}),  # llvmlite tells compiled code where BLAS is
     # matplotlib for pictures, pytest in the plugin: both only where they are asked for, as a test below holds
     "gradcheck": ({"numpy", "matplotlib", "pytest"}, set()),
     "tokenizer": ({"numpy", "numba", "regex"}, {"config", "support"}),
