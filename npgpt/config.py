@@ -222,7 +222,7 @@ class TrainConfig:
         "length of the sample printed at the end, in tokens; 0 prints none; after tales, a report is printed instead",
     )
     seed: int = option(1337, "seed of the initial weights, the batches and dropout")
-    threads: int = option(0, "number of CPU threads; 0 uses as many as cores, quotas and OMP_NUM_THREADS allow")
+    threads: int = option(0, "number of CPU threads; 0 uses as many as help, within cores, quotas and OMP_NUM_THREADS")
     dtype: str = option("float32", "precision of weights and arithmetic", DTYPES)
     ops: str = option("fast", "fast runs compiled code, reference the plain NumPy definitions", OPS)
 
