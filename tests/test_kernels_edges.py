@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from npgpt.kernels import attention, cross_entropy, exp
+from npgpt.kernels import attention, cross_entropy, exp, gelu, gelu_new, layernorm, mlp
 from npgpt.ops import FAST, REFERENCE
 from tests.test_twins import COMPILED, assert_as_exact, normal, run
 
@@ -109,6 +109,20 @@ def test_the_constants_of_exp_are_float32():
     floats = [exp.LOG2E, exp.LN2_HIGH, exp.LN2_LOW, exp.ROUNDER, exp.LOWEST, exp.HIGHEST]
     floats += [exp.P0, exp.P1, exp.P2, exp.P3, exp.P4, exp.P5]
     assert {type(value) for value in floats} == {np.float32}
+
+
+@pytest.mark.skipif(not COMPILED, reason="nothing is compiled")
+def test_nothing_is_compiled_anew_where_there_is_no_bias():
+    norm = (layernorm.normalize_rows, layernorm.normalize_rows_backward)
+    loops = (*norm, gelu.bend, gelu_new.bend, mlp.multiply_and_sum)
+    counts = []
+    for bias in (normal(4), None):
+        run(FAST, "layernorm", (normal(3, 4), normal(4), bias), dict, np.float32)
+        for activation in ("gelu", "gelu_new"):
+            args = (normal(3, 5), normal(5, 4), bias, normal(4, 5), None)
+            run(FAST, "mlp", args, lambda: {"activation": activation}, np.float32)  # noqa: B023, called at once
+        counts.append([len(loop.signatures) for loop in loops])
+    assert counts[0] == counts[1]
 
 
 FAR = np.linspace(-9, 9, 300, dtype=np.float32).reshape(3, 2, 50)  # where 1 + erf and 1 + tanh lose all their digits

@@ -24,12 +24,13 @@ def embedding_backward(dout: np.ndarray, cache: tuple, dweight: np.ndarray | Non
     if dweight is None:
         dweight = empty(shape, dout.dtype)
         dweight[...] = 0
-    _backward(np.ascontiguousarray(ids.reshape(-1), np.int64), as_rows(dout), dweight)
+    add_rows(np.ascontiguousarray(ids.reshape(-1), np.int64), as_rows(dout), dweight)
     return dweight
 
 
 @jit
-def _backward(ids: np.ndarray, dout: np.ndarray, dweight: np.ndarray) -> None:
+def add_rows(ids: np.ndarray, dout: np.ndarray, dweight: np.ndarray) -> None:
+    """Add each row of dout (N, C) to the row of dweight (V, C) that ids (N,) names, in order."""
     for n in range(ids.size):
         for c in range(dout.shape[1]):
             dweight[ids[n], c] += dout[n, c]

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from npgpt.kernels.rows import as_rows
+from npgpt.kernels.rows import as_rows, or_empty
 from npgpt.support.buffers import empty
 from npgpt.support.jit import jit
 
@@ -14,7 +14,7 @@ def gelu_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
     rows = as_rows(x)
     slope, out = empty(rows.shape, x.dtype), empty(rows.shape, x.dtype)
     slope[...] = rows
-    bend(slope, None, out)
+    bend(slope, or_empty(None, x.dtype), out)
     return out.reshape(x.shape), (slope,)
 
 
@@ -25,10 +25,14 @@ def gelu_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
 
 
 @jit
-def bend(x: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
-    """Put GELU of x + bias into out and its derivative into x, whose values are not needed afterwards."""
+def bend(x: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+    """Put GELU of x + bias into out and its derivative into x, whose values are not needed afterwards.
+
+    x, out  (N, C)
+    bias    (C,), or of size 0 if there is none
+    """
     for n in range(x.shape[0]):
-        if bias is not None:
+        if bias.size:
             for c in range(x.shape[1]):
                 x[n, c] += bias[c]
         for c in range(x.shape[1]):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from npgpt.kernels.rows import as_rows
+from npgpt.kernels.rows import as_rows, or_empty
 from npgpt.support.buffers import empty
 from npgpt.support.jit import FASTMATH, jit
 
@@ -13,7 +13,7 @@ def layernorm_forward(
     """Do what npgpt.layers.layernorm_forward does, but keep x, mean and rstd instead of xhat."""
     rows = as_rows(x)
     out, mean, rstd = (empty(shape, x.dtype) for shape in (rows.shape, rows.shape[:1], rows.shape[:1]))
-    _forward(rows, weight, bias, x.dtype.type(eps), out, mean, rstd)
+    normalize_rows(rows, weight, or_empty(bias, x.dtype), x.dtype.type(eps), out, mean, rstd)
     return out.reshape(x.shape), (rows, mean, rstd, weight, bias is not None)
 
 
@@ -24,21 +24,27 @@ def layernorm_backward(
     rows, mean, rstd, weight, has_bias = cache
     dx = empty(rows.shape, rows.dtype)
     dweight = empty(weight.shape, weight.dtype) if dweight is None else dweight
-    dshift = dbias if dbias is not None else empty(weight.shape, weight.dtype)
-    _backward(as_rows(dout), rows, mean, rstd, weight, dx, dweight, dshift)
-    return dx.reshape(dout.shape), dweight, dshift if has_bias else None
+    if has_bias and dbias is None:
+        dbias = empty(weight.shape, weight.dtype)
+    dshift = or_empty(dbias if has_bias else None, weight.dtype)
+    normalize_rows_backward(as_rows(dout), rows, mean, rstd, weight, dx, dweight, dshift)
+    return dx.reshape(dout.shape), dweight, dbias if has_bias else None
 
 
 @jit
-def _forward(
+def normalize_rows(
     x: np.ndarray,
     weight: np.ndarray,
-    bias: np.ndarray | None,
+    bias: np.ndarray,
     eps: float,
     out: np.ndarray,
     mean: np.ndarray,
     rstd: np.ndarray,
 ) -> None:
+    """Put the layer norm of the rows of x (N, C) into out, and what the backward needs into mean and rstd (N,).
+
+    bias  (C,), or of size 0 if there is none
+    """
     C = x.dtype.type(x.shape[1])
     one = x.dtype.type(1)
     for n in range(x.shape[0]):
@@ -53,7 +59,7 @@ def _forward(
         r = one / np.sqrt(square / C + eps)
         for c in range(x.shape[1]):
             out[n, c] = (x[n, c] - m) * r * weight[c]
-        if bias is not None:
+        if bias.size:
             for c in range(x.shape[1]):
                 out[n, c] += bias[c]
         mean[n], rstd[n] = m, r
@@ -62,7 +68,7 @@ def _forward(
 # Not "contract": it would round some products together with their sum and others before it. Differences that are
 # exactly 0, as for C = 1, would become rounding errors, which rstd can multiply by a hundred.
 @jit(fastmath=FASTMATH - {"contract"})
-def _backward(
+def normalize_rows_backward(
     dout: np.ndarray,
     x: np.ndarray,
     mean: np.ndarray,
@@ -72,6 +78,7 @@ def _backward(
     dweight: np.ndarray,
     dbias: np.ndarray,
 ) -> None:
+    """Put the gradients of normalize_rows into dx (N, C), dweight (C,) and, unless it is of size 0, dbias (C,)."""
     C = x.dtype.type(x.shape[1])
     dweight[:] = 0
     dbias[:] = 0
@@ -84,7 +91,8 @@ def _backward(
             through_mean += dxhat
             through_rstd += dxhat * xhat
             dweight[c] += dout[n, c] * xhat
-            dbias[c] += dout[n, c]
+            if dbias.size:
+                dbias[c] += dout[n, c]
         through_mean /= C
         through_rstd /= C
         for c in range(x.shape[1]):

@@ -25,7 +25,7 @@ def linear_cross_entropy_forward(
     buffer = empty((len(rows), len(weight)), rows.dtype)  # the same shape at every step, so its memory is reused
     rows = rows[kept]
     logits = np.dot(rows, weight.T, out=buffer[: len(kept)])
-    loss = rows.dtype.type(_forward(logits, ids[kept], rows.dtype.type(1 / count)) / count)
+    loss = rows.dtype.type(loss_and_dlogits(logits, ids[kept], rows.dtype.type(1 / count)) / count)
     dlogits = logits
     return loss, (rows, weight, dlogits, kept, x.shape)
 
@@ -45,7 +45,8 @@ def linear_cross_entropy_backward(
 
 
 @jit
-def _forward(logits: np.ndarray, ids: np.ndarray, scale: float) -> float:
+def loss_and_dlogits(logits: np.ndarray, ids: np.ndarray, scale: float) -> float:
+    """Return the sum of the rows' cross-entropies, and put scale times its gradient in the place of logits (N, V)."""
     V = logits.shape[1]
     loss = np.float64(0)
     for n in range(logits.shape[0]):

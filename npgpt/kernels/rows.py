@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from npgpt.support.buffers import empty
 from npgpt.support.jit import jit
 
 
@@ -13,6 +14,11 @@ def as_rows(x: np.ndarray) -> np.ndarray:
     if x.dtype.char not in "fd":
         raise TypeError(f"the compiled ops take float32 or float64, got {x.dtype}")
     return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+
+
+def or_empty(array: np.ndarray | None, dtype: np.dtype) -> np.ndarray:
+    """Return the array, or one of size 0 for None: a loop is compiled anew for None, but not for another size."""
+    return empty((0,), dtype) if array is None else array
 
 
 @jit

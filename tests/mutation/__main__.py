@@ -31,7 +31,7 @@ NPGPT = Project(
     forwards=(
         # the gradient of the logits is made of the loss's own exponentials, and put in the place of the logits
         "npgpt/kernels/linear_cross_entropy.py:linear_cross_entropy_forward",
-        "npgpt/kernels/linear_cross_entropy.py:_forward",
+        "npgpt/kernels/linear_cross_entropy.py:loss_and_dlogits",
         # what the backward multiplies by is made beside the activation
         "npgpt/kernels/gelu.py:bend",
         "npgpt/kernels/gelu_new.py:bend",
