@@ -37,7 +37,11 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
         {"config", "data", "hub", "models", "ops", "optim", "support", "tokenizer"},
     ),
     "generation": ({"numpy"}, {"models", "support", "tokenizer", "training"}),
-    "inspection": ({"numpy", "matplotlib"}, {"config", "models", "support"}),  # matplotlib where a picture is drawn
+    # matplotlib where a picture is drawn; of kernels, the clock; training, data and optim for the step to profile
+    "inspection": (
+        {"numpy", "matplotlib", "threadpoolctl"},
+        {"config", "data", "kernels", "models", "ops", "optim", "support", "training"},
+    ),
     # npgpt.train brings these together, so that none of them imports another; tqdm because its bar replaces the CLI's
     "notebook": (
         {"tqdm"},

@@ -35,6 +35,7 @@ SHORT = ["--max-steps", "2", "--batch-size", "2", "--eval-batches", "1", "--thre
 QUICKLY = {
     "train": [*SHORT, "--sample-tokens", "5"],
     "finetune": SHORT,
+    "profile": ["--steps", "1", "--batch-size", "2", "--threads", "1"],
     "demo": ["--base-steps", "1", "--tune-steps", "1", "--tests", "1", "--tasks", "translate"],
 }
 TALES = SMALL | {"tokenizer": "bpe:600", "n_positions": 1024, "batch_size": 2, "eval_batches": 1}
@@ -86,6 +87,8 @@ def small():
         for name in "TALES", "TALES_IN_TWO":
             patch.setattr(recipes, name, getattr(recipes, name) | TALES)
         patch.setitem(recipes.PRESETS, "tiny", SMALL)
+        for name in "SIDE", "COPIED", "COPIED_BY_EACH":
+            patch.setattr(f"npgpt.inspection.peaks.{name}", 64)
         yield
 
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "gradcheck": "check backward passes against numerical derivatives",
     "plot": "draw a run's losses",
     "info": "show a model's parameters, memory and FLOPs",
+    "profile": "show where the time of a training step goes",
 }
 MODULES = {"eval": "evaluate"}  # a module called eval would hide the built-in
 

@@ -1,4 +1,4 @@
-"""Inspection: looking into models. Their sizes, and the operations they take.
+"""Inspection: looking into models. Their sizes and operations, the losses of a run, and where a step's time goes.
 
-Imports of npgpt: config, models, support.
+Imports of npgpt: config, data, kernels, models, ops, optim, support, training.
 """

@@ -1,0 +1,199 @@
+"""Where the time of a training step goes: by op, and beside what the machine can do."""
+
+import copy
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npgpt.config import TrainConfig
+from npgpt.data.batch import Text
+from npgpt.inspection.costs import Cost, cost_of_adding, cost_of_update, costs_of_ops
+from npgpt.kernels.clock import (
+    ACTIVATION,
+    ADD,
+    ATTENTION,
+    BACKWARD,
+    DROPOUT,
+    EMBED,
+    HEAD,
+    LINEAR,
+    LOSS,
+    MLP,
+    NORM,
+    SIZE,
+    WAIT,
+)
+from npgpt.models.base import Model
+from npgpt.ops import NAMES, Ops
+from npgpt.optim import Optimizer
+from npgpt.optim.schedule import clip_scale
+from npgpt.training.loop import make_optimizer
+from npgpt.training.workers import Workers
+
+SECONDS, FEWEST, MOST = 3.0, 4, 1000  # how long to measure, and the fewest and the most steps of that time
+WARM = 3  # steps before: they compile, and get memory from the system
+IDS = 2**20  # random tokens from which batches are drawn
+
+# what a step's seconds are of, besides the laps of clock.py
+DRAWING, UPDATE, REST, STEP = range(SIZE, SIZE + 4)
+# the rows of the table
+NAMES_OF_ROWS = {
+    EMBED: "embedding",
+    NORM: "layer norm, residual",
+    LINEAR: "linear: qkv and output",
+    ATTENTION: "attention",
+    MLP: "mlp: products",
+    ACTIVATION: "mlp: activation",
+    DROPOUT: "dropout",
+    HEAD: "head",
+    LOSS: "loss",
+}
+NAMES_OF_ROWS = {op + there: name for op, name in NAMES_OF_ROWS.items() for there in (0, BACKWARD)}
+NAMES_OF_ROWS |= {
+    ADD: "adding up gradients",
+    UPDATE: "optimizer",
+    DRAWING: "drawing the batch",
+    WAIT: "waiting in compiled code",
+    REST: "Python, and waiting there",
+}
+# of which row the ops of a table are that Python calls one by one
+OPS_OF_TABLE = {
+    "embedding": EMBED,
+    "layernorm": NORM,
+    "linear": LINEAR,
+    "attention": ATTENTION,
+    "mlp": MLP,
+    "dropout": DROPOUT,
+    "linear_cross_entropy": HEAD,
+}
+
+
+class Row(NamedTuple):
+    """An op's part of a step: its seconds, averaged over the threads, and its cost, summed over them."""
+
+    op: str
+    direction: str
+    seconds: float
+    cost: Cost
+
+
+class Profile(NamedTuple):
+    """Where the time of a step goes. The seconds of the rows add up to those of the step."""
+
+    rows: list[Row]
+    seconds: float
+    tokens: int
+    steps: int
+    threads: int
+    workers: int
+
+
+def profile(model: Any, config: TrainConfig, steps: int | None = None) -> Profile:
+    """Take training steps on random tokens, and return where the time of a step went. The weights do not change.
+
+    steps  how many to measure; None for as many as fit into SECONDS. Those slower than the median do not count,
+           because another program may have held them up
+
+    The model is a GPT.
+    """
+    sizes, gpt = model.config, copy.copy(model)
+    timed = TimedOps(gpt.ops)
+    gpt.ops = timed.table
+    ids = np.random.default_rng(0).integers(0, sizes.vocab_size, max(IDS, 2 * sizes.n_positions))
+    data, optimizer = Text(ids, sizes.n_positions), make_optimizer(gpt, config, None)
+    found: list[np.ndarray] = []
+    workers = TimedWorkers(gpt, config.batch_size, config.threads)
+    with workers:
+        for step in range(WARM + (steps or MOST)):
+            if step == WARM:
+                start = time.perf_counter()
+            found.append(timed_step(workers, timed, data, optimizer, config, step))
+            if steps is None and step >= WARM + FEWEST and time.perf_counter() > start + SECONDS:
+                break
+    counted = np.array(found[WARM:])
+    counted = counted[counted[:, STEP] <= np.median(counted[:, STEP])]
+    taken = counted.mean(axis=0)
+    tokens = config.batch_size * config.gradient_accumulation_steps * sizes.n_positions
+    trained = {name: gpt.params.shapes[name] for name in optimizer.trained}
+    costs = costs_of_ops(sizes, tokens) | {
+        ADD: cost_of_adding(gpt.size, workers.n),
+        UPDATE: cost_of_update(trained, gpt.matrices if config.optimizer == "muon" else {}),
+    }
+    rows = [
+        Row(name, direction(op), float(taken[op]), costs.get(op, Cost()))
+        for op, name in NAMES_OF_ROWS.items()
+        if taken[op] > 0
+    ]
+    return Profile(rows, float(taken[STEP]), tokens, len(found) - WARM, workers.threads, workers.n)
+
+
+def direction(op: int) -> str:
+    """Return in which pass an op is, or "" for what is in neither."""
+    return "" if op >= ADD else "backward" if op >= BACKWARD else "forward"
+
+
+def timed_step(
+    workers: "TimedWorkers", timed: "TimedOps", data: Text, optimizer: Optimizer, config: TrainConfig, step: int
+) -> np.ndarray:
+    """Take a step as training does, but with a learning rate of 0, and return the seconds of each part."""
+    moments = [time.perf_counter()]
+    batches = data.draw(step, config)
+    moments.append(time.perf_counter())
+    _, _, norm = workers.loss_and_grads(batches, (config.seed, step))
+    moments.append(time.perf_counter())
+    workers.update(optimizer, 0.0, clip_scale(norm, config.grad_clip))
+    moments.append(time.perf_counter())
+    taken = np.zeros(STEP + 1)
+    taken[:SIZE] = timed.taken() / workers.n
+    taken[ADD] = sum(workers.adding) / len(workers.parts)
+    workers.adding.clear()
+    taken[DRAWING], gradients, taken[UPDATE] = np.diff(moments)
+    taken[REST] = gradients - taken[:SIZE].sum()
+    taken[STEP] = moments[-1] - moments[0]
+    return taken
+
+
+class TimedWorkers(Workers):
+    """Workers that note how long adding up takes each thread."""
+
+    def __init__(self, model: Model, batch_size: int, threads: int) -> None:
+        super().__init__(model, batch_size, threads)
+        self.adding: list[float] = []
+
+    def _add_up(self, part: slice) -> float:
+        start = time.perf_counter()
+        square = super()._add_up(part)
+        self.adding.append(time.perf_counter() - start)
+        return square
+
+
+class TimedOps:
+    """A table of ops that notes how long its calls take, for each thread apart."""
+
+    def __init__(self, ops: Ops) -> None:
+        self.table = copy.copy(ops)
+        self.laps: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(SIZE))
+        for name in NAMES:
+            layer, _, direction = name.rpartition("_")
+            if layer in OPS_OF_TABLE:
+                op = OPS_OF_TABLE[layer] + (BACKWARD if direction == "backward" else 0)
+                setattr(self.table, name, self.timed(getattr(ops, name), op))
+
+    def timed(self, function: Callable, op: int) -> Callable:
+        def call(*args: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*args, **options)
+            self.laps[get_ident()][op] += time.perf_counter() - start
+            return result
+
+        return call
+
+    def taken(self) -> np.ndarray:
+        """Return the seconds of each op since the last call, of all threads together."""
+        total = np.sum([*self.laps.values()], axis=0)
+        self.laps.clear()
+        return total
