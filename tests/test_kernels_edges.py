@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from npgpt.kernels import attention, cross_entropy, exp, gelu, gelu_new, layernorm, mlp
+from npgpt.kernels import normal as normal_distribution
+from npgpt.kernels.normal import LAST, bell, bell32, tail, tail32
 from npgpt.ops import FAST, REFERENCE
 from tests.test_twins import COMPILED, assert_as_exact, normal, run
 
@@ -125,6 +127,45 @@ def test_nothing_is_compiled_anew_where_there_is_no_bias():
     assert counts[0] == counts[1]
 
 
+def test_the_normal_distribution_is_right_to_its_ends():
+    for t in np.linspace(0, 13.2, 4001, dtype=np.float32).tolist():
+        exact = math.exp(-0.5 * t * t)
+        assert abs(float(bell32(np.float32(t))) / exact - 1) < 3 * 2.0**-24
+        if t < 12.8:  # beyond, the tail is subnormal
+            found = float(tail32(np.float32(t), np.float32(exact)))
+            assert abs(found / (0.5 * math.erfc(t / math.sqrt(2))) - 1) < 7 * 2.0**-24
+    assert bell32(np.float32(0)) == 1
+    assert tail32(np.float32(0), np.float32(1)) == 0.5
+    for t in (LAST, np.float32(1e30), np.float32(np.inf)):
+        assert bell32(t) == tail32(t, np.float32(0)) == 0
+    assert np.isnan(bell32(np.float32(np.nan)))
+    assert np.isnan(tail32(np.float32(np.nan), np.float32(1)))
+
+
+@pytest.mark.parametrize("end", [0.0, 12.5])
+def test_the_tail_errs_to_no_side_where_its_polynomial_is_at_its_ends(end):
+    # as for exp
+    t = np.linspace(end, end + 0.2, 200, dtype=np.float32).tolist()
+    exact = [0.5 * math.erfc(value / math.sqrt(2)) * math.exp(0.5 * value * value) for value in t]
+    found = [float(tail32(np.float32(value), np.float32(1))) for value in t]
+    assert abs(np.mean(np.divide(found, exact) - 1)) < 2.0**-25
+
+
+def test_the_normal_distribution_stays_in_the_precision_of_its_argument():
+    for t in (0.5, 20.0):
+        assert bell(np.float64(t)) == math.exp(-0.5 * t * t)
+        assert tail(np.float64(t), np.float64(0)) == 0.5 * math.erfc(t * math.sqrt(0.5))
+        assert bell(np.float32(t)) == bell32(np.float32(t))
+        assert tail(np.float32(t), np.float32(1)) == tail32(np.float32(t), np.float32(1))
+        assert type(bell(np.float64(t))) is type(tail(np.float64(t), np.float64(0))) is np.float64
+
+
+def test_the_constants_of_the_normal_distribution_are_float32():
+    floats = [normal_distribution.LAST, normal_distribution.CENTRE]
+    floats += [getattr(normal_distribution, f"Q{i}") for i in range(10)]
+    assert {type(value) for value in floats} == {np.float32}
+
+
 FAR = np.linspace(-9, 9, 300, dtype=np.float32).reshape(3, 2, 50)  # where 1 + erf and 1 + tanh lose all their digits
 
 
@@ -135,11 +176,13 @@ def run_gelu(name):
     return out, dx, FAR.astype(np.float64)
 
 
-def test_gelu_is_the_exact_number_rounded_once_in_each_element():
+def test_gelu_is_right_in_each_element():
     out, dx, z = run_gelu("gelu")
     Phi = 0.5 * np.vectorize(math.erfc)(-z / math.sqrt(2))
-    np.testing.assert_allclose(out, z * Phi, rtol=1.001 * 2.0**-24)
-    np.testing.assert_allclose(dx, Phi + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi), rtol=1.001 * 2.0**-24)
+    rest = z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    # three units of 2^-24 for exp(-z^2 / 2), six for the tail, three for what follows
+    assert (np.abs(out - z * Phi) <= 12 * 2.0**-24 * np.abs(z * Phi)).all()
+    assert (np.abs(dx - Phi - rest) <= 12 * 2.0**-24 * (Phi + np.abs(rest))).all()
 
 
 def test_gelu_new_is_right_in_each_element():

@@ -1,12 +1,15 @@
-"""GELU in the exact form, with the C library's erfc and exp, one element at a time. The forward keeps the slope."""
+"""GELU in the exact form: one exponential serves the distribution and its density. The forward keeps the slope."""
 
 import math
 
 import numpy as np
 
+from npgpt.kernels.normal import bell, tail
 from npgpt.kernels.rows import as_rows, or_empty
 from npgpt.support.buffers import empty
 from npgpt.support.jit import jit
+
+PEAK = math.sqrt(0.5 / math.pi)  # of the density
 
 
 def gelu_forward(x: np.ndarray) -> tuple[np.ndarray, tuple]:
@@ -31,14 +34,17 @@ def bend(x: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
     x, out  (N, C)
     bias    (C,), or of size 0 if there is none
     """
+    one, peak = x.dtype.type(1), x.dtype.type(PEAK)
     for n in range(x.shape[0]):
         if bias.size:
             for c in range(x.shape[1]):
                 x[n, c] += bias[c]
+        # in two loops: the constants of exp leave too few registers for those of the rest
         for c in range(x.shape[1]):
-            # float64 also for a float32 array: the C library's functions use it, and calls are not vectorised anyway
-            z = np.float64(x[n, c])
-            Phi = 0.5 * math.erfc(-z * math.sqrt(0.5))
-            phi = math.exp(-0.5 * z * z) * math.sqrt(0.5 / math.pi)
+            out[n, c] = bell(abs(x[n, c]))
+        for c in range(x.shape[1]):
+            z, e = x[n, c], out[n, c]
+            low = tail(abs(z), e)
+            Phi = low if z < 0 else one - low
             out[n, c] = z * Phi
-            x[n, c] = Phi + z * phi
+            x[n, c] = Phi + z * (peak * e)
