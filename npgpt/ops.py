@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from npgpt import layers
 from npgpt.config import OPS
+from npgpt.layers import bf16
 from npgpt.optim import adamw
 from npgpt.support.hints import nearest
 
@@ -83,3 +84,12 @@ def get_ops(ops: str | Ops) -> Ops:
     if ops not in OPS:
         raise ValueError(f"ops={ops!r} is unknown{nearest(str(ops), OPS)}")
     return REFERENCE if ops == "reference" else _fast()
+
+
+def bf16_ops(table: Ops) -> Ops:
+    """Return a copy of a table in which the operands of the large products are rounded to bfloat16 (layers/bf16.py)."""
+    table = copy.copy(table)
+    for layer in ("linear", "mlp", "linear_cross_entropy"):
+        for name in (f"{layer}_forward", f"{layer}_backward"):
+            setattr(table, name, getattr(bf16, name))
+    return table

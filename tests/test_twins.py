@@ -16,7 +16,7 @@ from npgpt.ops import FAST, NAMES, REFERENCE
 from npgpt.support.buffers import Buffers, empty
 
 FOLDER = Path(kernels.__file__).parent
-SHARED = {"__init__", "clock", "exp", "normal", "products", "rows"}  # what kernels are made of
+SHARED = {"__init__", "bf16", "clock", "exp", "normal", "products", "rows"}  # what kernels are made of
 FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in SHARED)
 COMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 

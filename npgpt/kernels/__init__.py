@@ -4,7 +4,7 @@ Where a twin computes differently from its layer, a comment says why. Inside a `
 the thread's pool. Arrays are float32 or float64. Dropout has no twin, because most of its time is spent on random
 numbers.
 
-Imports of npgpt: support.
+Imports of npgpt: layers, support.
 """
 
 from npgpt.kernels.adamw import adamw_update
