@@ -2,7 +2,9 @@
 
 All start from the same parameters and are first held against each other: loss, every gradient, and the loss after some
 steps. "Its products" are the matrix products of the step alone: once as BLAS runs them with all threads, once as the
-workers do, each its half of the batch with one thread.
+workers do, each its part of the batch with one thread. Attention's are those of blocks of queries with the keys up to
+each block's end. Two lines below each table compare the step with what the processor can do: the least products, with
+only the keys that each query sees, at the rate that BLAS reaches in large ones.
 """
 
 import argparse
@@ -16,10 +18,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks import peer_models as peers
-from benchmarks.timing import Contestant, against, agree, as_json, in_turns, installed, machine
+from benchmarks.timing import Contestant, against, agree, as_json, in_turns, installed, machine, milliseconds
 from npgpt import GPT, AdamW, GPTConfig
 from npgpt.config import preset
 from npgpt.data.batch import Batch
+from npgpt.inspection.peaks import measured_peaks
+from npgpt.models.gpt2_parameters import flops_per_token
 from npgpt.optim.schedule import clip_scale
 from npgpt.training.workers import Workers, n_threads
 
@@ -29,6 +33,7 @@ CASES: dict[str, tuple[str, int, int, int, tuple[str, ...]]] = {
     "small": ("small", 65, 8, 256, ("eager", "jax")),
     "gpt2": ("gpt2", 50257, 4, 64, ("eager", "transformers")),
 }
+BLOCK = 64  # queries that the products of attention take at once
 PACKAGES = {"eager": "torch", "compiled": "torch", "jax": "jax", "transformers": "transformers"}
 
 
@@ -50,10 +55,20 @@ def run(options: argparse.Namespace) -> int:
         own, *others = contestants
         data[name] = as_json(contestants)
         if not options.json:
-            print("\n".join([*against(title, own, others), *skipped]), flush=True)
+            print("\n".join([*against(title, own, others), *least_time(name, threads, own), *skipped]), flush=True)
     if options.json:
         print(json.dumps({"machine": where, "threads": threads, "cases": data}, indent=1))
     return 0
+
+
+def least_time(name: str, threads: int, own: Contestant) -> list[str]:
+    """Return in words how long the least products of a step would take at the rate of large ones, and their share."""
+    size, V, B, T, _ = CASES[name]
+    flops = 3 * flops_per_token(preset(size, vocab_size=V, n_positions=T)) * B * T
+    peak = measured_peaks(threads, "float32").flops
+    took = f"{flops / 1e9:.3g} GFLOP in {milliseconds(own.median)}: {flops / own.median / 1e9:.0f} GFLOP/s"
+    reach = f"BLAS reaches {peak / 1e9:.0f} GFLOP/s in large products on {threads} threads"
+    return ["", f"npgpt's least products are {took}.", f"{reach}: {flops / peak / own.median:.2f} of npgpt's time."]
 
 
 def contest(name: str, threads: int) -> tuple[str, list[Contestant], list[str]]:
@@ -94,6 +109,11 @@ class own_step:  # noqa: N801, used as a function
         loss, _, norm = self.workers.loss_and_grads([Batch(ids, targets)])
         self.workers.update(self.optimizer, peers.LR, clip_scale(norm, peers.CLIP))
         return loss
+
+    @property
+    def plan(self) -> str:
+        """What the workers do with the threads."""
+        return f"{self.workers.n} workers" if self.workers.n > 1 else f"BLAS on {self.workers.threads}"
 
     def contestant(self, ids: np.ndarray, targets: np.ndarray) -> Contestant:
         return Contestant("npgpt", lambda: self(ids, targets), lambda: self.workers)
@@ -159,15 +179,17 @@ def matrix_products(config: GPTConfig, B: int, T: int) -> Callable[[], None]:
     out_c, out_f, out_3c, out_v = (np.empty_like(a) for a in (x, h, qkv, dlogits))
     q, k, v = normal(B, T, 3, H, C // H).transpose(2, 0, 3, 1, 4)
     heads = normal(B, T, H, C // H).transpose(0, 2, 1, 3)
-    scores = np.empty((B, H, T, T), np.float32)
+    blocks = [(slice(t, min(t + BLOCK, T)), slice(0, min(t + BLOCK, T))) for t in range(0, T, BLOCK)]
+    scores = [np.empty((B, H, rows.stop - rows.start, keys.stop), np.float32) for rows, keys in blocks]
 
     def attention() -> None:
-        np.matmul(q, k.swapaxes(-1, -2), out=scores)
-        np.matmul(scores, v, out=heads)
-        np.matmul(heads, v.swapaxes(-1, -2), out=scores)
-        np.matmul(scores.swapaxes(-1, -2), q, out=heads)
-        np.matmul(scores, k, out=heads)
-        np.matmul(scores.swapaxes(-1, -2), q, out=heads)
+        for (rows, keys), s in zip(blocks, scores, strict=True):
+            np.matmul(q[:, :, rows], k[:, :, keys].swapaxes(-1, -2), out=s)
+            np.matmul(s, v[:, :, keys], out=heads[:, :, rows])
+            np.matmul(heads[:, :, rows], v[:, :, keys].swapaxes(-1, -2), out=s)
+            np.matmul(s.swapaxes(-1, -2), q[:, :, rows], out=heads[:, :, keys])
+            np.matmul(s, k[:, :, keys], out=heads[:, :, rows])
+            np.matmul(s.swapaxes(-1, -2), q[:, :, rows], out=heads[:, :, keys])
 
     def call() -> None:
         for _ in range(config.n_layer):

@@ -8,6 +8,7 @@ to sleep.
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,8 +21,16 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.inspection.peaks import blas, processor
+
 PAUSE = 0.15  # seconds; OpenBLAS and OpenMP threads spin for a while before they sleep
 WARM = 2  # calls that are not counted, in each turn
+
+# environment variables that hold a library to the kernels of an older processor, and to fewer threads
+KERNELS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS")
+KERNELS += ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "NPY_DISABLE_CPU_FEATURES")
+KERNELS += ("NVPL_BLAS_DEBUG_CPU_TYPE",) if platform.machine() in ("aarch64", "arm64") else ()  # a library for Arm
+THREADS = ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 @dataclass
@@ -42,22 +51,31 @@ def in_turns(contestants: Sequence[Contestant], rounds: int, seconds: float = 0.
     """Time every contestant in every round, for at least one call and about this many seconds."""
     for i in range(rounds):
         for contestant in contestants:
-            if sys.stderr.isatty():
-                print(f"\r\033[Kround {i + 1} of {rounds}: {contestant.name}", end="", file=sys.stderr)
-            time.sleep(PAUSE)
-            with contestant.setting():
-                for _ in range(WARM if i else WARM + 1):
-                    contestant.call()
-                end = time.perf_counter() + seconds
-                while True:
-                    start = time.perf_counter()
-                    contestant.call()
-                    stop = time.perf_counter()
-                    contestant.times.append(stop - start)
-                    if stop > end:
-                        break
+            progress(f"round {i + 1} of {rounds}: {contestant.name}")
+            turn(contestant, seconds, WARM if i else WARM + 1)
+    progress("")
+
+
+def turn(contestant: Contestant, seconds: float, warm: int = WARM) -> None:
+    """Time a contestant for at least one call and about this many seconds, after calls that are not counted."""
+    time.sleep(PAUSE)
+    with contestant.setting():
+        for _ in range(warm):
+            contestant.call()
+        end = time.perf_counter() + seconds
+        while True:
+            start = time.perf_counter()
+            contestant.call()
+            stop = time.perf_counter()
+            contestant.times.append(stop - start)
+            if stop > end:
+                break
+
+
+def progress(text: str) -> None:
+    """Replace the last line of a terminal."""
     if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr)
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def agree(name: str, found: Mapping[str, Any], expected: Mapping[str, Any], tolerance: float) -> None:
@@ -78,16 +96,45 @@ def installed(package: str) -> bool:
 
 
 def machine(packages: Iterable[str] = ()) -> str:
-    """Name the machine, its load and the versions of what is installed."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = models[0] if models else cpu
+    """Name the machine, its load, NumPy's BLAS and the versions of what is installed; warn of what slows it down."""
     names = [name for name in dict.fromkeys(["numpy", *packages]) if installed(name)]
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{platform.platform()}; {cpu}, {os.cpu_count()} cores{load}; Python {platform.python_version()}, {versions}"
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    cpu = f"{processor()}{hidden_name()}, {os.cpu_count()} cores, load {load:.1f}"
+    about = f"{platform.platform()}; {cpu}; Python {platform.python_version()}, {versions}; {blas()}"
+    return "\n".join([about, *slower(os.environ, load)])
+
+
+def hidden_name() -> str:
+    """Return the numbers of the processor's family and model, because some machines hide its name."""
+    info = Path("/proc/cpuinfo")
+    first = info.read_text("utf-8", "replace").split("\n\n")[0] if info.exists() else ""
+    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    return f" (family {values['cpu family']}, model {values['model']})" if "cpu family" in values else ""
+
+
+def slower(environ: Mapping[str, str], load: float = 0.0) -> list[str]:
+    """Return a warning for each environment variable that may choose slower kernels or fewer threads, and for a load
+    of other processes, which slows down those contestants most whose threads wait for each other.
+    """
+    lines = [
+        f"warning: {name}={environ[name]} is set, which may hold slower kernels: measure without it (env -u {name})"
+        for name in KERNELS
+        if environ.get(name)
+    ]
+    if lines:
+        code = "from npgpt.inspection.peaks import blas; print(blas())"
+        free = {name: value for name, value in environ.items() if name not in KERNELS}
+        done = subprocess.run([sys.executable, "-c", code], env=free, capture_output=True, text=True)
+        if done.returncode == 0:
+            lines.append(f"warning: without such variables, NumPy's products run in {done.stdout.strip()}")
+    for name in THREADS:
+        count = environ.get(name, "").partition(",")[0].strip()
+        if count.isdecimal() and 0 < int(count) < (os.cpu_count() or 1):
+            lines.append(f"warning: {name}={count} is set: libraries use fewer threads than the machine has cores")
+    if load > 0.5:
+        lines.append(f"warning: other processes keep {load:.1f} of {os.cpu_count()} cores busy")
+    return lines
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,11 +1,15 @@
 """What the benchmarks rest on: peers that disagree are refused, times are counted, no product is left out."""
 
+import argparse
+import os
+
 import numpy as np
 import pytest
 
-from benchmarks import kernels, step, timing, tokenizer
+from benchmarks import kernels, scaling, step, timing, tokenizer
 from benchmarks.__main__ import BENCHMARKS, main
 from npgpt import GPTConfig
+from npgpt.inspection.costs import costs_of_ops
 from npgpt.ops import FAST, NAMES, REFERENCE
 
 
@@ -45,28 +49,94 @@ def test_contestants_take_turns_in_their_setting(monkeypatch):
     assert calls.count("a") == 3 * (timing.WARM + 1) + 1
 
 
-def test_the_limit_is_every_product_of_the_step(monkeypatch):
-    """Their multiplications are counted as they run, and held against those of npgpt's own step."""
-    config = GPTConfig(vocab_size=7, n_positions=4, n_embd=6, n_layer=2, n_head=2)
-    count = {"limit": 0, "step": 0}
+@pytest.mark.parametrize("T", [1, 128])
+def test_the_limit_is_every_product_of_the_step(T, monkeypatch):
+    """Multiplications are counted as they run, and held against those that costs.py counts from shapes."""
+    config = GPTConfig(vocab_size=7, n_positions=T, n_embd=6, n_layer=2, n_head=2)
+    count = 0
 
-    def counting(name, function):
+    def counting(function):
         def count_and_call(a, b, out=None):
-            count[name] += a.size * b.shape[-1]
+            nonlocal count
+            count += a.size * b.shape[-1]
             return function(a, b, out=out)
 
         return count_and_call
 
-    call = step.matrix_products(config, 2, 4)
-    own = step.own_step(config, 2, 1)
-    ids = np.zeros((2, 4), int)
-    for name, run in (("limit", call), ("step", lambda: own(ids, ids))):
-        with monkeypatch.context() as patch:
-            for function in ("dot", "matmul"):
-                patch.setattr(np, function, counting(name, getattr(np, function)))
-            run()
-    norm = own.model.params.flat.size**2  # a product of two vectors, of which the counter takes the square
-    assert count["step"] - norm == count["limit"] > 0
+    call = step.matrix_products(config, 2, T)
+    for function in ("dot", "matmul"):
+        monkeypatch.setattr(np, function, counting(getattr(np, function)))
+    call()
+    least = sum(cost.flops for cost in costs_of_ops(config, 2 * T).values()) / 2
+    keys = {1: 1, 128: 64 * 64 + 64 * 128}[T]  # of all queries: one block, or two
+    assert count - least == 6 * 2 * config.n_layer * config.n_embd * (keys - T * (T + 1) // 2)
+
+
+def test_a_case_is_a_preset_and_the_shape_of_a_batch():
+    size = scaling.case("tiny-3x5")
+    assert (size.config.n_embd, size.config.n_positions, size.rows, size.peers) == (128, 5, 3, ("eager", "compiled"))
+    assert scaling.case("gpt2-medium-1x2").config.n_layer == 24
+    for wrong in ("tiny", "tiny-0x5", "tiny-3x", "big-3x5", "tiny-3x5x7"):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"'{wrong}' is not PRESET-ROWSxTOKENS"):
+            scaling.case(wrong)
+
+
+def entrant(who, threads, times, bound=None, chosen=False):
+    made = scaling.Entrant.__new__(scaling.Entrant)
+    made.__dict__ |= {"who": who, "threads": threads, "bound": bound, "chosen": chosen, "times": times, "used": "ran"}
+    return made
+
+
+def test_scaling_compares_with_peers_fewer_threads_and_the_best():
+    size = scaling.case("tiny-3x5")._replace(peers=("eager",))
+    entrants = [
+        entrant("npgpt", 1, [[0.4], [0.2, 0.6]]),
+        entrant("eager", 1, [[0.8, 0.8]]),
+        entrant("npgpt", 2, [[0.32]]),
+        entrant("eager", 2, [[1.0]]),
+        entrant("npgpt", 2, [[0.2]], chosen=True),
+        entrant("npgpt", 2, [[0.1]], bound=2),
+        entrant("npgpt", 12, [[0.15]], bound=2),
+    ]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in scaling.tables("tiny-3x5", size, entrants, 2)]
+    one, two = ["1 thread", "ran", "400 ms (200 ms)", "800 ms (800 ms)"], ["2 threads", "ran", "320 ms (320 ms)"]
+    assert [*one, "0.50 (0.25)", "", "0.50 (0.25)"] in rows
+    assert [*two, "1.00 s (1.00 s)", "0.32 (0.32)", "0.80 (1.60)", "0.40 (0.40)"] in rows
+    assert [
+        "2 cores, its choice",
+        "ran",
+        "200 ms (200 ms)",
+        "1.00 s (1.00 s)",
+        "0.20 (0.20)",
+        "",
+        "0.25 (0.25)",
+    ] in rows
+    assert ["12 threads", "ran", "150 ms (150 ms)", "1.50 (1.50)"] in rows
+
+
+def test_contestants_in_processes_take_turns_and_agree(monkeypatch):
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")  # nothing to compile
+    config = GPTConfig(vocab_size=7, n_positions=4, n_embd=6, n_layer=1, n_head=2)
+    found, notes = scaling.contest(scaling.Case(config, 2, ()), [1], [], 2, 2, 0)
+    assert [(e.who, e.threads, e.chosen, len(e.times)) for e in found] == [
+        ("npgpt", 1, False, 2),
+        ("npgpt", 1, True, 2),
+    ]
+    assert not notes
+    assert found[0].losses == found[1].losses
+    found[1].losses = [loss + 0.1 for loss in found[1].losses]
+    with pytest.raises(AssertionError, match="npgpt with 1 core, its choice: losses is off"):
+        scaling.compare(found[1], found)
+
+
+def test_variables_that_slow_a_benchmark_down_are_named():
+    assert timing.slower({"PATH": "/bin"}) == []
+    found = timing.slower({"OPENBLAS_CORETYPE": "Haswell", "OMP_NUM_THREADS": "0", "OPENBLAS_L2_SIZE": ""}, load=1.5)
+    assert "OPENBLAS_CORETYPE=Haswell" in found[0]
+    assert "without such variables" in found[1]
+    assert "keep 1.5 of" in found[2]
+    many = {"OMP_NUM_THREADS": "1,2"}
+    assert ["OMP_NUM_THREADS=1" in line for line in timing.slower(many)] == [True] * ((os.cpu_count() or 1) > 1)
 
 
 def test_every_op_with_a_kernel_is_measured():
