@@ -9,6 +9,7 @@ import pytest
 from npgpt.kernels import attention, cross_entropy, exp, gelu, gelu_new, layernorm, mlp
 from npgpt.kernels import normal as normal_distribution
 from npgpt.kernels.normal import LAST, bell, bell32, tail, tail32
+from npgpt.kernels.rows import PORTION, add_up
 from npgpt.ops import FAST, REFERENCE
 from tests.test_twins import COMPILED, assert_as_exact, normal, run
 
@@ -209,3 +210,45 @@ def test_logits_far_apart_and_far_below_zero(layer, dtype):
         np.testing.assert_allclose(
             got, want, rtol=8 * np.finfo(dtype).eps, atol=np.abs(want).max() * 4 * np.finfo(dtype).eps
         )
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8, 15, 16, 17, 33])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_adding_up_rows(n, dtype):
+    x = np.random.default_rng(n).standard_normal((n, 50)).astype(dtype)
+    exact, size = x.astype(np.float64).sum(0), np.abs(x).astype(np.float64).sum(0)
+    before = x.copy()
+    squares = add_up(x, 3, 45)
+    # two roundings for every factor of four in the number of rows; in float64 the expected sum has its own
+    depth = 2 * math.ceil(math.log(n, 4) - 1e-9) if dtype == np.float32 else n
+    assert (np.abs(x[0] - exact)[3:45] <= depth * np.finfo(dtype).eps / 2 * size[3:45]).all()
+    assert squares == pytest.approx(np.sum(x[0, 3:45].astype(np.float64) ** 2), rel=1e-14)
+    np.testing.assert_array_equal(x[:, :3], before[:, :3])
+    np.testing.assert_array_equal(x[:, 45:], before[:, 45:])
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 4095, 4097])
+def test_adding_up_in_parts_gives_the_same_bits(size):
+    x = np.random.default_rng(0).standard_normal((7, PORTION + 900)).astype(np.float32)
+    if not COMPILED:
+        x = x[:, :90]
+    parted, total = x.copy(), x.shape[1]
+    squares = add_up(x, 0, total)
+    parts = sum(add_up(parted, start, min(start + size, total)) for start in range(0, total, size))
+    np.testing.assert_array_equal(parted[0], x[0])
+    assert parts == pytest.approx(squares, rel=1e-14)
+
+
+@pytest.mark.parametrize("row", range(6))
+def test_adding_up_keeps_what_is_not_finite_and_squares_what_float32_cannot(row):
+    x = np.ones((6, 9), np.float32)
+    x[row, 2:5] = np.nan, np.inf, 1e30
+    assert add_up(x.copy(), 4, 5) == pytest.approx(1e60)
+    assert np.isnan(add_up(x, 0, 9))
+    assert np.isnan(x[0, 2])
+    assert x[0, 3] == np.inf
+    np.testing.assert_array_equal(x[0, [0, 1, 5, 6, 7, 8]], 6)
+
+
+def test_adding_up_no_elements():
+    assert add_up(np.ones((3, 4)), 2, 2) == 0
