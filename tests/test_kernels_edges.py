@@ -1,6 +1,5 @@
 """Edges of the kernels that `python -m tests.mutation` found without a test."""
 
-import itertools
 import math
 
 import numpy as np
@@ -11,43 +10,20 @@ from npgpt.kernels import normal as normal_distribution
 from npgpt.kernels.normal import LAST, bell, bell32, tail, tail32
 from npgpt.kernels.rows import PORTION, add_up
 from npgpt.ops import FAST, REFERENCE
-from tests.test_twins import COMPILED, assert_as_exact, normal, run
+from tests.test_twins import COMPILED, assert_as_exact, in_tiles, normal, run
 
 
-def largest(most, unit, room):
-    """Return the largest number up to `most` of units that have room together, at least 1."""
-    return max((n for n in range(1, most + 1) if n * unit <= room), default=1)
-
-
-@pytest.mark.parametrize("BLOCK", [1, 2, 3, 8])
-@pytest.mark.parametrize("SCRATCH", [1, 7, 14, 42, 60, 200, 1000])
-def test_blocks_of_attention_are_as_large_as_the_scratch_memory_allows(monkeypatch, BLOCK, SCRATCH):
-    monkeypatch.setattr(attention, "BLOCK", BLOCK)
-    monkeypatch.setattr(attention, "SCRATCH", SCRATCH)
-    for B, H, T in itertools.product([1, 2, 5], [1, 3, 4], [1, 2, 5, 7]):
-        queries = min(T, BLOCK)
-        heads = largest(H, queries * T, SCRATCH)
-        batch = largest(B, H * queries * T, SCRATCH) if heads == H else 1
-        expected = [
-            (slice(b, min(b + batch, B)), slice(h, min(h + heads, H)), slice(max(0, stop - queries), stop))
-            for b in range(0, B, batch)
-            for h in range(0, H, heads)
-            for stop in range(T, 0, -queries)  # the last queries first
-        ]
-        assert list(attention.blocks(B, H, T)) == expected
-
-
-def test_nan_in_one_query_comes_out_where_the_definition_has_it_up_to_the_end_of_its_block(monkeypatch, rng):
-    monkeypatch.setattr(attention, "BLOCK", 3)  # queries 0, 1 to 3 and 4 to 6
+def test_nan_in_one_query_comes_out_where_the_definition_has_it_up_to_the_end_of_its_tile(monkeypatch, rng):
+    in_tiles(monkeypatch, 3, 2, 2)  # queries 0 to 2, 3 to 5 and 6
     qkv, dout = rng.standard_normal((1, 7, 12)), rng.standard_normal((1, 7, 4))
     qkv[0, 1, 0] = np.nan
     _, cache = attention.attention_forward(qkv, 2)
     _, plain_cache = REFERENCE.attention_forward(qkv, 2)
     found, plain = attention.attention_backward(dout, cache), REFERENCE.attention_backward(dout, plain_cache)
-    np.testing.assert_array_equal(np.isnan(found[:, :4]), np.isnan(plain[:, :4]))
-    # the values that query 1 does not see, but that stand in its block; later ones are not computed for it
-    assert np.isnan(found[0, 2:4, 8:10]).all()
-    assert np.isfinite(found[0, 4:, 8:10]).all()
+    np.testing.assert_array_equal(np.isnan(found[:, :3]), np.isnan(plain[:, :3]))
+    # the value that query 1 does not see, but that stands in its tile; later ones are not computed for it
+    assert np.isnan(found[0, 2, 8:10]).all()
+    assert np.isfinite(found[0, 3:, 8:10]).all()
 
 
 @pytest.mark.parametrize("counted", [0, 1, 2])

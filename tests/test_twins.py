@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from npgpt.ops import FAST, NAMES, REFERENCE
 from npgpt.support.buffers import Buffers, empty
 
 FOLDER = Path(kernels.__file__).parent
-SHARED = {"__init__", "bf16", "clock", "exp", "normal", "products", "rows"}  # what kernels are made of
+# what kernels are made of
+SHARED = {"__init__", "attention_tiles", "bf16", "clock", "exp", "normal", "products", "rows"}
 FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in SHARED)
 COMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 
@@ -141,8 +143,17 @@ def test_float32_is_as_exact_as_the_definitions_at_other_sizes(size):
     assert_as_exact(layer, args(), lambda: options)
 
 
-@pytest.mark.parametrize("BLOCK", [1, 2, 3, 7])
-@pytest.mark.parametrize("SCRATCH", [1, 40, 200])
+def in_tiles(monkeypatch, queries, keys, BLOCK):
+    """Let attention have tiles of this size, and keep the weights of contexts of up to BLOCK."""
+    monkeypatch.setattr(attention, "BLOCK", BLOCK)
+    for function in ("attend", "attend_backward"):
+        monkeypatch.setattr(attention, function, partial(getattr(attention, function), queries=queries, keys=keys))
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "BLOCK"),  # BLOCK 7 keeps the weights, and 6 does not
+    [(1, 1, 6), (2, 3, 6), (3, 2, 6), (4, 4, 6), (7, 1, 6), (1, 7, 6), (7, 7, 6), (1, 7, 7), (3, 7, 7), (7, 7, 7)],
+)
 @pytest.mark.parametrize("p", [0.0, 0.3])
 @pytest.mark.parametrize(
     "starts",
@@ -153,9 +164,8 @@ def test_float32_is_as_exact_as_the_definitions_at_other_sizes(size):
         [[0, 1, 2, 3, 3, 0, 0]] * 2,  # the last queries see keys that those before them do not
     ],
 )
-def test_attention_in_any_blocks(monkeypatch, BLOCK, SCRATCH, p, starts):
-    monkeypatch.setattr(attention, "BLOCK", BLOCK)
-    monkeypatch.setattr(attention, "SCRATCH", SCRATCH)
+def test_attention_in_any_tiles(monkeypatch, queries, keys, BLOCK, p, starts):
+    in_tiles(monkeypatch, queries, keys, BLOCK)
     starts = starts and np.array(starts)
     rng = np.random.default_rng
     assert_as_exact("attention", (normal(2, 7, 27),), lambda: {"n_head": 3, "p": p, "rng": rng(5), "starts": starts})
@@ -334,14 +344,53 @@ def test_starts_of_any_integer_dtype(ops, dtype):
     )
 
 
-def test_packed_attention_asks_for_few_shapes_of_memory():
-    """Wherever the texts begin, keys are left out by whole blocks: the pool must not grow with every new batch."""
-    T = 2 * attention.BLOCK + 40
-    qkv, sizes = normal(1, T, 3 * 4).astype(np.float32), []
-    with Buffers() as buffers:
-        for begin in range(0, T, 20):
-            where = np.where(np.arange(T) >= begin, begin, 0)[None]
-            out, cache = FAST.attention_forward(qkv, 1, starts=where)
-            FAST.attention_backward(out, cache)
-            sizes.append(len(buffers.arrays))
-    assert sizes[-1] < sizes[0] + 20  # two more lengths of keys for each of two blocks, and a few arrays of each
+@pytest.mark.parametrize("BLOCK", [4, 128])
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_ranges_of_pairs_compute_their_part_and_write_nothing_else(monkeypatch, p, BLOCK):
+    B, T, H, D = 2, 5, 3, 4
+    qkv, dout = normal(B * T, 3 * H * D), normal(B * T, H * D)
+    mask = attention.dropout_mask((B, H, T, T), p, np.random.default_rng(0))
+    options = T, H, np.tile([0, 0, 2, 2, 4], B), mask, p
+    scratch = np.empty(attention.scratch_size(T, D))
+
+    def results(ranges):
+        written = [np.full(shape, 7.0) for shape in (dout.shape, (B * H, T, 2), (B * H * (T <= BLOCK), T, T))]
+        dqkv = np.full_like(qkv, 7)
+        for first, last in ranges:
+            attention.attend(qkv, *options, first, last, *written, scratch)
+        for first, last in reversed(ranges):
+            attention.attend_backward(dout, qkv, written[0], *options, first, last, *written[1:], dqkv, scratch)
+        return *written, dqkv
+
+    whole = results([(0, 6)])
+    for ranges in ([(0, 2), (2, 6)], [(5, 6), (3, 3), (0, 5)]):
+        for found, want in zip(results(ranges), whole, strict=True):
+            np.testing.assert_array_equal(found, want)
+    out, stats, kept, dqkv = results([(1, 3)])  # both heads of the first sequence but one
+    channels = np.r_[D : 3 * D]
+    np.testing.assert_array_equal(out[:T, channels], whole[0][:T, channels])
+    for found, where in (
+        (out, (slice(T), channels)),
+        (stats, slice(1, 3)),
+        (kept, slice(1, 3)),
+        (dqkv, (slice(T), np.concatenate([channels + part * H * D for part in range(3)]))),
+    ):
+        found[where] = 7
+        assert (found == 7).all()
+
+
+def test_attention_needs_no_more_scratch_memory_than_it_says():
+    B, H, D = 1, 1, 3
+    for T in (1, 5, 63, 129, 300):
+        for p in (0.0, 0.5):
+            mask = attention.dropout_mask((B, H, T, T), p, np.random.default_rng(0))
+            options = T, H, np.empty(0, np.int64), mask, p, 0, 1
+            size = attention.scratch_size(T, D)
+            memory = np.full(size + 1000, 7.0)
+            out, stats, kept = np.empty((T, D)), np.empty((1, T, 2)), np.empty((0, T, T))
+            qkv = normal(T, 3 * D)
+            if COMPILED or T < 64:
+                attention.attend(qkv, *options, out, stats, kept, memory[:size])
+                attention.attend_backward(out, qkv, out, *options, stats, kept, np.empty_like(qkv), memory[:size])
+            assert (memory[size:] == 7).all()
+    assert attention.scratch_size(10**6, 64) == attention.scratch_size(1000, 64)

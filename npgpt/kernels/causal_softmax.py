@@ -23,7 +23,7 @@ def causal_softmax_forward(scores: np.ndarray, starts: np.ndarray | None = None)
         check_starts(firsts, Tq, Tk)
     probs = empty((scores.size // Tk, Tk), scores.dtype)
     probs[...] = as_rows(scores)
-    softmax_rows(probs, Tq, firsts, probs.dtype.type(1), empty((len(probs), 2), probs.dtype))
+    softmax_rows(probs, Tq, firsts)
     return probs.reshape(scores.shape), (probs, Tq, firsts)
 
 
@@ -32,14 +32,14 @@ def causal_softmax_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
     probs, Tq, firsts = cache
     dscores = empty(probs.shape, probs.dtype)
     dscores[...] = as_rows(dout)
-    softmax_rows_backward(dscores, probs, Tq, firsts, probs.dtype.type(1))
+    softmax_rows_backward(dscores, probs, Tq, firsts)
     return dscores.reshape(dout.shape)
 
 
-def first_keys(starts: np.ndarray | None, shape: tuple[int, ...], left_out: int = 0) -> np.ndarray:
-    """Return the first visible key of each row of scores of this shape: (N,) int64, counted from the key `left_out`.
+def first_keys(starts: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the first visible key of each row of scores of this shape: (N,) int64.
 
-    Example: starts [[0, 2]], shape (1, 2, 4) and left_out 0 give [0, 2]. starts None gives an empty array.
+    Example: starts [[0, 2]] and shape (1, 2, 4) give [0, 2]. starts None gives an empty array.
 
     Raises TypeError if starts are not integers.
     """
@@ -49,7 +49,6 @@ def first_keys(starts: np.ndarray | None, shape: tuple[int, ...], left_out: int 
         raise TypeError(f"starts must be integers, got {starts.dtype}")
     firsts = empty(shape[:-1], INDEX)
     firsts[...] = np.broadcast_to(starts, shape[:-1])
-    firsts -= left_out
     return firsts.reshape(-1)
 
 
@@ -62,13 +61,12 @@ def check_starts(firsts: np.ndarray, Tq: int, Tk: int) -> None:
 
 
 @jit
-def softmax_rows(scores: np.ndarray, Tq: int, firsts: np.ndarray, scale: float, stats: np.ndarray) -> None:
-    """Turn scores (N, Tk) into the softmax of scale * scores, in place. Each group of Tq rows is one head's queries.
+def softmax_rows(scores: np.ndarray, Tq: int, firsts: np.ndarray) -> None:
+    """Turn scores (N, Tk) into their softmax, in place. Each group of Tq rows is one head's queries.
 
-    Example: [[0, 9], [0, 0]] with Tq = 2 becomes [[1, 0], [0.5, 0.5]], and stats [[0, 1], [0, 0.5]].
+    Example: [[0, 9], [0, 0]] with Tq = 2 becomes [[1, 0], [0.5, 0.5]].
 
     firsts  (N,): the first visible key of each row; empty if it is 0 for all
-    stats   (N, 2), written: each row's largest score, and 1 / the sum of its exponentials
     """
     Tk = scores.shape[1]
     zero, one = scores.dtype.type(0), scores.dtype.type(1)
@@ -81,7 +79,7 @@ def softmax_rows(scores: np.ndarray, Tq: int, firsts: np.ndarray, scale: float, 
             top = max(top, row[k])
         total = zero
         for k in range(visible):
-            e = exp(scale * (row[k] - top))
+            e = exp(row[k] - top)
             row[k] = e
             total += e
         share = one / total
@@ -92,29 +90,10 @@ def softmax_rows(scores: np.ndarray, Tq: int, firsts: np.ndarray, scale: float, 
             scores[n, k] = hidden
         for k in range(visible, len(row)):
             row[k] = hidden
-        stats[n, 0], stats[n, 1] = top, share
 
 
 @jit
-def softmax_rows_again(scores: np.ndarray, Tq: int, firsts: np.ndarray, scale: float, stats: np.ndarray) -> None:
-    """Turn scores into what softmax_rows made of them, in place, from the stats that it wrote."""
-    Tk = scores.shape[1]
-    for n in range(scores.shape[0]):
-        first = firsts[n] if len(firsts) else 0
-        visible = Tk - Tq + n % Tq + 1 - first
-        row = scores[n, first:]
-        top, share = stats[n, 0], stats[n, 1]
-        for k in range(visible):
-            row[k] = exp(scale * (row[k] - top)) * share
-        hidden = scores.dtype.type(0) * share
-        for k in range(first):
-            scores[n, k] = hidden
-        for k in range(visible, len(row)):
-            row[k] = hidden
-
-
-@jit
-def softmax_rows_backward(dprobs: np.ndarray, probs: np.ndarray, Tq: int, firsts: np.ndarray, scale: float) -> None:
+def softmax_rows_backward(dprobs: np.ndarray, probs: np.ndarray, Tq: int, firsts: np.ndarray) -> None:
     """Turn the gradient of probs into that of the scores, in place; it is 0 for masked keys."""
     Tk = probs.shape[1]
     for n in range(probs.shape[0]):
@@ -125,7 +104,7 @@ def softmax_rows_backward(dprobs: np.ndarray, probs: np.ndarray, Tq: int, firsts
         for k in range(visible):
             mean += drow[k] * row[k]
         for k in range(visible):
-            drow[k] = scale * row[k] * (drow[k] - mean)
+            drow[k] = row[k] * (drow[k] - mean)
         hidden = probs.dtype.type(0) * mean
         for k in range(first):
             dprobs[n, k] = hidden

@@ -13,6 +13,7 @@ from numba.extending import overload
 from npgpt.support.jit import jit
 
 LOG2E = np.float32(math.log2(math.e))
+LN2 = math.log(2)
 # ln 2 in two parts: n * LN2_HIGH is exact for every n that occurs, so x - n * ln 2 loses no digits
 LN2_HIGH = np.float32(0.693359375)
 LN2_LOW = np.float32(math.log(2) - 0.693359375)
@@ -47,6 +48,44 @@ def exp32(x: np.float32) -> np.float32:
     exponent = np.float32(rounded).view(np.int32) - ROUNDER_BITS + np.int32(127)
     power = np.int32(exponent << np.int32(23)).view(np.float32)
     return np.float32(0) if below else (p * (r * r) + r + np.float32(1)) * power
+
+
+# Source: Moshier, Cephes, exp2f.c: 2^r = 1 + r * Q(r) for |r| <= 1/2
+Q0, Q1, Q2, Q3, Q4, Q5 = (
+    np.float32(c)
+    for c in (1.535336188e-4, 1.339887440e-3, 9.618437357e-3, 5.550332471e-2, 2.402264791e-1, 6.931472028e-1)
+)
+SMALLEST = np.float32(-127)  # the power of 2 whose exponent has no bit set: it is made as 0
+
+
+@jit(fastmath={"contract"})
+def exp2_32(x: np.float32) -> np.float32:
+    """Return 2^x to 2 units in the last place, for x of at most 127, as the softmax has them; NaN gives NaN.
+
+    Below -126.5 the result is 0.
+    """
+    x = SMALLEST if x < SMALLEST else x
+    rounded = x + ROUNDER
+    r = x - (rounded - ROUNDER)
+    q = ((((Q0 * r + Q1) * r + Q2) * r + Q3) * r + Q4) * r + Q5
+    exponent = np.float32(rounded).view(np.int32) - ROUNDER_BITS + np.int32(127)
+    return (q * r + np.float32(1)) * np.int32(exponent << np.int32(23)).view(np.float32)
+
+
+def exp2(x: Any) -> Any:
+    """Return 2^x in the precision of x, for x of at most 127."""
+    return exp2_32(x) if isinstance(x, np.float32) else np.float64(math.exp(x * LN2))
+
+
+@overload(exp2)
+def _exp2(x: Any) -> Any:
+    def single(x: Any) -> Any:
+        return exp2_32(x)
+
+    def double(x: Any) -> Any:
+        return math.exp(x * LN2)
+
+    return single if x == float32 else double
 
 
 def exp(x: Any) -> Any:
