@@ -133,7 +133,7 @@ def slower(environ: Mapping[str, str], load: float = 0.0) -> list[str]:
         if count.isdecimal() and 0 < int(count) < (os.cpu_count() or 1):
             lines.append(f"warning: {name}={count} is set: libraries use fewer threads than the machine has cores")
     if load > 0.5:
-        lines.append(f"warning: other processes keep {load:.1f} of {os.cpu_count()} cores busy")
+        lines.append(f"warning: the load is {load:.1f}: other processes disturb the measurement")
     return lines
 
 

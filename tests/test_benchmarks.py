@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from benchmarks import kernels, scaling, step, timing, tokenizer
+from benchmarks import kernels, peak, scaling, step, timing, tokenizer
 from benchmarks.__main__ import BENCHMARKS, main
 from npgpt import GPTConfig
 from npgpt.inspection.costs import costs_of_ops
@@ -72,6 +72,15 @@ def test_the_limit_is_every_product_of_the_step(T, monkeypatch):
     assert count - least == 6 * 2 * config.n_layer * config.n_embd * (keys - T * (T + 1) // 2)
 
 
+def test_the_peak_is_that_of_a_loop_of_multiply_adds():
+    """The same by hand: each sum starts at 0.5, and a turn multiplies it by 0.25 and adds 0.5."""
+    run = peak.compiled(peak.source(width=4, sums=3))
+    total = 0.5
+    for _ in range(2):
+        total = total * 0.25 + 0.5
+    assert run(2) == 3 * total + 0.5
+
+
 def test_a_case_is_a_preset_and_the_shape_of_a_batch():
     size = scaling.case("tiny-3x5")
     assert (size.config.n_embd, size.config.n_positions, size.rows, size.peers) == (128, 5, 3, ("eager", "compiled"))
@@ -134,7 +143,7 @@ def test_variables_that_slow_a_benchmark_down_are_named():
     found = timing.slower({"OPENBLAS_CORETYPE": "Haswell", "OMP_NUM_THREADS": "0", "OPENBLAS_L2_SIZE": ""}, load=1.5)
     assert "OPENBLAS_CORETYPE=Haswell" in found[0]
     assert "without such variables" in found[1]
-    assert "keep 1.5 of" in found[2]
+    assert "the load is 1.5" in found[2]
     many = {"OMP_NUM_THREADS": "1,2"}
     assert ["OMP_NUM_THREADS=1" in line for line in timing.slower(many)] == [True] * ((os.cpu_count() or 1) > 1)
 
