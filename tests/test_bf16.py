@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from npgpt.kernels import bf16
-from npgpt.kernels.bf16 import BLOCK, PAIRS, SCRATCH, product_bf16
+from npgpt.kernels.bf16 import BLOCK, PAIRS, SCRATCH, product_bf16, product_in
 from npgpt.kernels.products import FOUND as BLAS_FOUND
 from npgpt.layers.bf16 import rounded
 from npgpt.ops import REFERENCE, bf16_ops
@@ -24,8 +24,13 @@ def compiled(a, b, out, add, scratch):
     product_bf16(a, b, out, add, scratch)
 
 
+@jit
+def chosen(a, b, out, add, scratch):
+    product_in(a, b, out, add, scratch)
+
+
 def scratch():
-    return np.full(SCRATCH, np.nan, np.float32)  # what is not written first would be seen
+    return np.full(SCRATCH, np.nan, np.float32).view(np.uint32)  # what is not written first would be seen
 
 
 def float32s(*bits):
@@ -139,7 +144,7 @@ def test_scratch_may_begin_anywhere_and_nothing_is_written_past_its_end(rng):
     expected = np.empty((BLOCK, 33), np.float32)
     compiled(a, b.astype(np.float32), expected, False, scratch())
     for shift in (0, 1, 7, 15):
-        memory = np.full(SCRATCH + 32, 7, np.float32)
+        memory = np.full(SCRATCH + 32, 7, np.uint32)
         out = np.empty_like(expected)
         compiled(a, b.astype(np.float32), out, False, memory[shift : shift + SCRATCH])
         np.testing.assert_array_equal(out, expected)
@@ -196,6 +201,31 @@ def test_without_the_instruction_compiled_code_rounds_and_calls_blas(rng, monkey
     out = np.ones((9, 13), np.float32)
     plain(a, b, out, True, scratch())
     np.testing.assert_allclose(out, 1 + rounded(a) @ rounded(b), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not BLAS_FOUND, reason="NumPy's BLAS has no function that compiled code could call")
+def test_the_type_of_the_scratch_says_whether_operands_are_rounded(rng):
+    a, b = laid_out(rng, 9, 20, np.float32, "rows"), laid_out(rng, 20, 13, np.float32, "columns")
+    for memory, expected in ((scratch(), rounded(a) @ rounded(b)), (np.zeros(0, np.float32), a @ b)):
+        out = np.ones((9, 13), np.float32)
+        chosen(a, b, out, True, memory)
+        np.testing.assert_allclose(out, 1 + expected, rtol=1e-5, atol=1e-5)
+
+
+def test_speeds_are_those_of_both_products():
+    assert all(0 < speed < math.inf for speed in bf16.speeds())
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    for name in ("HAS_INSTRUCTION", "FOUND", "BLAS_FOUND"):
+        monkeypatch.setattr(bf16, name, True)
+    assert bf16.missing() == ""
+    monkeypatch.setattr(bf16, "BLAS_FOUND", False)
+    assert "BLAS" in bf16.missing()
+    monkeypatch.setattr(bf16, "FOUND", False)
+    assert "numba is too old" in bf16.missing()
+    monkeypatch.setattr(bf16, "HAS_INSTRUCTION", False)
+    assert "this processor has no instruction" in bf16.missing()
 
 
 # --- the layers

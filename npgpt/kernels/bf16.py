@@ -7,6 +7,8 @@ eight rows and 32 columns of the result stays in registers while K goes by (Goto
 High-Performance Matrix Multiplication", 2008). What handles vectors is written in the compiler's own language, LLVM IR.
 """
 
+import math
+import time
 from typing import Any
 
 import llvmlite.binding
@@ -14,6 +16,7 @@ import numpy as np
 from llvmlite import ir
 from numba import extending, types
 
+from npgpt.kernels.products import FOUND as BLAS_FOUND
 from npgpt.kernels.products import product
 from npgpt.layers.bf16 import rounded
 from npgpt.support.jit import jit
@@ -21,8 +24,9 @@ from npgpt.support.jit import jit
 # its type would have the calls in compiled code take the compiler's own argument, too
 intrinsic: Any = extending.intrinsic
 
-# whether this processor has the instruction, and numba's compiler describes it as below: before LLVM 20 it does not
-FOUND = bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16")) and llvmlite.binding.llvm_version_info >= (20,)
+HAS_INSTRUCTION = bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16"))
+# before LLVM 20, the compiler described the instruction differently
+FOUND = HAS_INSTRUCTION and llvmlite.binding.llvm_version_info >= (20,)
 
 LANES = 16  # of a vector: a panel is as wide
 VECTOR = 4 * LANES  # bytes
@@ -30,19 +34,27 @@ ROWS, COLUMNS = 8, 2 * LANES  # of the tile of the result that is in registers
 PAIRS = 256  # a panel's length along K. Panels of all rows in a block fit into L2, two panels of columns into L1
 BLOCK = 768  # rows in a block
 PANEL = PAIRS * LANES * 4  # bytes
-SCRATCH = (BLOCK // LANES + 2) * PANEL // 4 + LANES  # float32s; the last ones are for alignment
+SCRATCH = (BLOCK // LANES + 2) * PANEL // 4 + LANES  # elements; the last ones are for alignment
 
 
 def product_bf16(a: np.ndarray, b: np.ndarray, out: np.ndarray, add: bool, scratch: np.ndarray) -> None:
     """Put r(a) @ r(b) into out (M, N), or add it to out, where r rounds to bfloat16 and sums are in float32.
 
     a, b, out  float32, laid out as `product` wants them
-    scratch    (SCRATCH,) float32, whose content is lost
+    scratch    (SCRATCH,) of uint32, whose content is lost
 
     In compiled code the processor's own instruction is used, if it has one. It treats operands and sums below 2^-126
     as zero.
     """
     product(rounded(a), rounded(b), out, add)
+
+
+def product_in(a: np.ndarray, b: np.ndarray, out: np.ndarray, add: bool, scratch: np.ndarray) -> None:
+    """Call `product_bf16` with a scratch of uint32, else `product`: only one of them is compiled in."""
+    if scratch.dtype == np.uint32:
+        product_bf16(a, b, out, add, scratch)
+    else:
+        product(a, b, out, add)
 
 
 class _BFloat(ir.Type):
@@ -240,3 +252,45 @@ def _product_bf16(a: Any, b: Any, out: Any, add: bool, scratch: Any) -> Any:
         product(_rounded(a), _rounded(b), out, add)
 
     return call if FOUND else plain
+
+
+@extending.overload(product_in, inline="never")
+def _product_in(a: Any, b: Any, out: Any, add: bool, scratch: Any) -> Any:
+    def bfloat16(a: Any, b: Any, out: Any, add: bool, scratch: Any) -> None:
+        product_bf16(a, b, out, add, scratch)
+
+    def plain(a: Any, b: Any, out: Any, add: bool, scratch: Any) -> None:
+        product(a, b, out, add)
+
+    return bfloat16 if scratch.dtype == types.uint32 else plain
+
+
+def missing() -> str:
+    """Say what a compiled step with rounded operands lacks here; "" if it lacks nothing."""
+    if not HAS_INSTRUCTION:
+        return "this processor has no instruction for products of bfloat16s (avx512_bf16)"
+    if not FOUND:
+        return "this version of numba is too old to use the processor's instruction for it (update numba)"
+    return "" if BLAS_FOUND else "compiled code finds no BLAS here for the other products"
+
+
+@jit
+def _measured(a: np.ndarray, b: np.ndarray, out: np.ndarray, scratch: np.ndarray) -> None:
+    product_bf16(a, b, out, False, scratch)
+
+
+def speeds() -> tuple[float, float]:
+    """Measure the operations per second of a product in float32 and with rounded operands, in some 50 ms.
+
+    It is as large as one of a small model's step. NumPy uses as many threads as it is told to.
+    """
+    rng = np.random.default_rng(0)
+    a, b = rng.random((256, 512), np.float32), rng.random((512, 512), np.float32)
+    out, scratch = np.empty((256, 512), np.float32), np.empty(SCRATCH, np.uint32)
+    least = [math.inf, math.inf]
+    for _ in range(12):  # in turns: what disturbs one disturbs the other
+        for i, multiply in enumerate((lambda: np.dot(a, b, out=out), lambda: _measured(a, b, out, scratch))):
+            start = time.perf_counter()
+            multiply()
+            least[i] = min(least[i], time.perf_counter() - start)
+    return 2 * a.size * b.shape[1] / least[0], 2 * a.size * b.shape[1] / least[1]
