@@ -1,12 +1,15 @@
 """AdamW and Muon by hand, the parts of them one at a time, clipping, and the schedule."""
 
 import math
+import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from npgpt.kernels import adamw_update
 from npgpt.optim import AdamW, Muon
-from npgpt.optim.muon import orthogonalized
+from npgpt.optim.muon import cost_of, filled, orthogonalized
 from npgpt.optim.schedule import clip_grad_norm, learning_rate_at
 from npgpt.support.parameters import Parameters
 
@@ -128,6 +131,18 @@ def test_orthogonalized_keeps_the_singular_vectors_and_brings_the_values_near_on
     assert (np.diag(found) < 1.14).all()
 
 
+@pytest.mark.parametrize("shape", [(4, 4), (3, 8), (8, 3), (1, 5)])
+def test_orthogonalized_is_its_formula(shape):
+    matrix = np.random.default_rng(1).standard_normal(shape)
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+    before = matrix.copy()
+    np.testing.assert_allclose(orthogonalized(matrix), x, rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(matrix, before)
+
+
 def test_orthogonalized_leaves_zeros_and_dtype_alone():
     assert not orthogonalized(np.zeros((3, 4))).any()
     assert orthogonalized(np.ones((3, 4), np.float32)).dtype == np.float32
@@ -164,12 +179,70 @@ def test_muon_leaves_the_rest_to_adamw_without_decay():
         np.testing.assert_array_equal(params[name], others[name])
 
 
-@pytest.mark.parametrize("size", [1, 5, 11, 31])
-def test_muon_takes_the_same_step_in_parts(size):
-    params, grads = blocks()
-    whole, parted = Muon(params, MATRICES), Muon(blocks()[0], MATRICES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("parts", [2, 3, 5, 50])
+@pytest.mark.parametrize("without", [(), ("wte.weight",), ("h.0.attn.c_attn.weight", "h.0.ln_1.weight")])
+@pytest.mark.parametrize("kind", ["AdamW", "Muon"])
+def test_a_step_in_parts_is_the_same_step(kind, without, parts, dtype):
+    def make():
+        params = Parameters(blocks()[0].shapes, blocks()[0].flat.astype(dtype))
+        if kind == "AdamW":
+            return AdamW(params, update=adamw_update, without=without)
+        return Muon(params, MATRICES, update=adamw_update, without=without)
+
+    whole, parted = make(), make()
+    grads = Parameters(whole.params.shapes, blocks()[1].flat.astype(dtype))
     for _ in range(3):
         whole.step(grads, 0.1)
-        parted.step(grads, 0.1, parts=[slice(i, i + size) for i in range(0, 36, size)])
+        parted.step(grads, 0.1, parts=parts)
     np.testing.assert_array_equal(parted.params.flat, whole.params.flat)
     np.testing.assert_array_equal(parted.exp_avg.flat, whole.exp_avg.flat)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 7])
+def test_the_parts_of_a_step_of_muon_cost_the_same_where_matrices_allow_it(parts):
+    shapes = {f"h.{i}.attn.c_attn.weight": (8, 24) for i in range(6)} | {
+        f"h.{i}.mlp.c_proj.weight": (32, 8) for i in range(6)
+    }
+    params = Parameters({"wte.weight": (100, 8), **shapes}, np.zeros(800 + 6 * 192 + 6 * 256))
+    optimizer = Muon(params, {name: 3 if "attn" in name else 1 for name in shapes})
+    optimizer.step(params, 0.1, parts=parts)
+    found = [(name, columns.start) for share in optimizer.shares for name, columns in share.matrices]
+    assert len(found) == len(set(found)) == 6 * 3 + 6
+    rests = [share.rest for share in optimizer.shares]
+    assert rests[0].start == 0
+    assert rests[-1].stop == 800
+    assert all(before.stop == after.start for before, after in pairwise(rests))
+    costs = [
+        sum(cost_of(8, 8) if "attn" in name else cost_of(32, 8) for name, _ in share.matrices)
+        for share in optimizer.shares
+    ]
+    assert max(costs) - min(costs) <= cost_of(8, 8)  # the cheapest matrices come last
+    numbers = [rest.stop - rest.start for rest in rests]
+    by_cost = [number for _, number in sorted(zip(costs, numbers, strict=True))]
+    assert all(after <= before + 1 for before, after in pairwise(by_cost))  # one by rounding
+
+
+def test_what_is_poured_fills_the_lowest_levels():
+    assert filled([5, 1, 2], 3) == [0, 2, 1]
+    assert filled([5, 1, 2], 0.5) == [0, 0.5, 0]
+    assert filled([5, 1, 2], 10) == [1, 5, 4]
+    assert filled([5, 1, 2], 0) == [0, 0, 0]
+    assert filled([3], 2) == [2]
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_second_step_of_muon_allocates_no_matrix(parts):
+    shapes = {
+        "h.0.attn.c_attn.weight": (256, 768),
+        "h.0.mlp.c_fc.weight": (256, 512),
+        "h.0.mlp.c_proj.weight": (512, 256),
+    }
+    params = Parameters(shapes, np.ones(256 * 1792, np.float32))
+    optimizer = Muon(params, {name: 3 if "attn" in name else 1 for name in shapes})
+    optimizer.step(params, 0.1, parts=parts)
+    tracemalloc.start()
+    optimizer.step(params, 0.1, parts=parts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 256 * 256 * 4 / 2  # NumPy's buffers for columns of an array, and no matrix

@@ -1,6 +1,7 @@
 """AdamW over the flat buffer."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import pairwise
 
 import numpy as np
 
@@ -101,24 +102,24 @@ class AdamW:
         grads: Parameters,
         lr: float,
         scale: float = 1.0,
-        parts: Sequence[slice] = (slice(None),),
+        parts: int = 1,
         map: Callable[..., Iterable] = map,
     ) -> None:
         """Change the parameters in place, against scale times the gradient.
 
-        parts, map  slices of the flat buffers, and a function that calls another for each of them, such as on threads
+        parts, map  how many equal parts to take the step in, and what calls a function for each, such as on threads
         """
         self.steps += 1
-        list(map(lambda part: self.update_part(part, grads, lr, scale), parts))
+        bounds = np.linspace(0, self.exp_avg.flat.size, parts + 1).astype(int)
+        list(map(lambda part: self.update_part(slice(*part), grads, lr, scale), pairwise(bounds)))
 
     def update_part(self, part: slice, grads: Parameters, lr: float, scale: float) -> None:
-        """Change the parameters of one part of the flat buffer."""
-        start, stop, _ = part.indices(self.params.flat.size)
+        """Change the parameters whose averages are in one part of the averages' buffer."""
         for there, own in self.ranges:
-            low, high = max(start, there.start), min(stop, there.stop)
+            low, high = max(part.start, own.start), min(part.stop, own.stop)
             if low < high:
-                shift = own.start - there.start
-                self._update(slice(low, high), slice(low + shift, high + shift), grads, lr, scale)
+                shift = there.start - own.start
+                self._update(slice(low + shift, high + shift), slice(low, high), grads, lr, scale)
 
     def _update(self, there: slice, own: slice, grads: Parameters, lr: float, scale: float) -> None:
         self.update(

@@ -2,14 +2,20 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from npgpt.optim.adamw import AdamW, adamw_update
 from npgpt.support.parameters import Parameters, zeros
 
+STEPS = 5  # iterations
+# The time of updating one number, beside that of a multiplication and an addition in a matrix product
+PER_NUMBER = 50
 
-def orthogonalized(matrix: np.ndarray, steps: int = 5) -> np.ndarray:
+
+def orthogonalized(matrix: np.ndarray, steps: int = STEPS) -> np.ndarray:
     """Return a matrix with the same singular vectors and singular values near 1, by Newton and Schulz's iteration.
 
         X = G / ||G||
@@ -24,13 +30,49 @@ def orthogonalized(matrix: np.ndarray, steps: int = 5) -> np.ndarray:
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
     kellerjordan.github.io/posts/muon.
     """
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (np.linalg.norm(x) + 1e-30)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * (gram @ gram)) @ x
-    return x.T if tall else x
+    scratch = Scratch.of(matrix.shape, np.empty(Scratch.size(matrix.shape), matrix.dtype))
+    scratch.x[...] = matrix
+    return scratch.orthogonalized(steps)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Memory for one matrix: two arrays of its shape, and two squares of its shorter side."""
+
+    x: np.ndarray
+    y: np.ndarray
+    gram: np.ndarray
+    poly: np.ndarray
+
+    @staticmethod
+    def size(shape: tuple[int, ...]) -> int:
+        """Return how many numbers are needed for a matrix of this shape."""
+        return 2 * math.prod(shape) + 2 * min(shape) ** 2
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], memory: np.ndarray) -> "Scratch":
+        """Return the scratch for a matrix of this shape in the first size(shape) elements of the memory."""
+        n, short = math.prod(shape), min(shape)
+        x, y, gram, poly, _ = np.split(memory, np.cumsum([n, n, short**2, short**2]))
+        return cls(x.reshape(shape), y.reshape(shape), gram.reshape(short, short), poly.reshape(short, short))
+
+    def orthogonalized(self, steps: int) -> np.ndarray:
+        """Return orthogonalized(x); it is in the memory of x or y, which are both overwritten."""
+        x, y, gram, poly = self.x, self.y, self.gram, self.poly
+        tall = x.shape[0] > x.shape[1]
+        x /= np.linalg.norm(x) + 1e-30
+        diagonal = poly.reshape(-1)[:: len(poly) + 1]
+        for _ in range(steps):
+            # of a product with its own transpose, BLAS computes half; gram is its own transpose
+            np.matmul(*((x.T, x) if tall else (x, x.T)), out=gram)
+            np.matmul(gram, gram.T, out=poly)
+            poly *= 2.0315
+            gram *= -4.7750
+            poly += gram
+            diagonal += 3.4445
+            np.matmul(*((x, poly) if tall else (poly, x)), out=y)
+            x, y = y, x
+        return x
 
 
 def muon_update(
@@ -40,10 +82,10 @@ def muon_update(
     lr: float,
     beta: float,
     weight_decay: float,
-    scale: float = 1.0,
-    count: int = 1,
+    scale: float,
+    scratch: Scratch,
 ) -> None:
-    """Take one step in place for `count` matrices (m, n) side by side: param and exp_avg are changed, grad is not.
+    """Take one step in place for a matrix (m, n): param and exp_avg are changed, grad is not.
 
         grad    = scale * grad
         exp_avg = beta * exp_avg + (1 - beta) * grad
@@ -57,13 +99,25 @@ def muon_update(
     Source: Jordan et al. (see orthogonalized); Liu et al., "Muon is Scalable for LLM Training", arXiv:2502.16982, for
     the decay and the factor.
     """
-    grad = scale * grad
+    share = np.multiply(grad, scale, out=scratch.y)
+    share *= 1 - beta
     exp_avg *= beta
-    exp_avg += (1 - beta) * grad
-    ahead = beta * exp_avg + (1 - beta) * grad
+    exp_avg += share
+    ahead = np.multiply(exp_avg, beta, out=scratch.x)
+    ahead += share
+    step = scratch.orthogonalized(STEPS)
+    step *= lr * 0.2 * math.sqrt(max(param.shape))
     param *= 1 - lr * weight_decay
-    for part, direction in zip(np.split(param, count, axis=1), np.split(ahead, count, axis=1), strict=True):
-        part -= lr * 0.2 * math.sqrt(max(part.shape)) * orthogonalized(direction)
+    param -= step
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one part of a step updates: whole matrices, a slice of AdamW's averages, and memory to work in."""
+
+    matrices: list[tuple[str, slice]]  # a parameter's name, and the columns that are one matrix of it
+    rest: slice
+    memory: np.ndarray
 
 
 class Muon:
@@ -94,6 +148,7 @@ class Muon:
         self.matrices = {name: count for name, count in matrices.items() if name not in without}
         self.momentum, self.weight_decay = momentum, weight_decay
         self.rest = AdamW(params, beta1, beta2, eps, 0.0, update, {*self.matrices, *without})
+        self.shares: list[Share] = []  # made at the first step
         self.exp_avg = zeros({name: params.shapes[name] for name in self.matrices}, params.flat.dtype)
 
     @property
@@ -121,22 +176,67 @@ class Muon:
         grads: Parameters,
         lr: float,
         scale: float = 1.0,
-        parts: Sequence[slice] = (slice(None),),
+        parts: int = 1,
         map: Callable[..., Iterable] = map,
     ) -> None:
         """Change the parameters in place, against scale times the gradient.
 
-        parts, map  slices of the flat buffers, and what calls a function for each of them; a matrix is updated as a
-                    whole, with the part in which it begins
+        parts, map  how many parts of about equal cost to take the step in, and what calls a function for each, such as
+                    on threads
         """
         self.rest.steps += 1
-        list(map(lambda part: self.update_part(part, grads, lr, scale), parts))
+        if len(self.shares) != parts:
+            self.shares = self._shares(parts)
+        list(map(lambda share: self._update(share, grads, lr, scale), self.shares))
 
-    def update_part(self, part: slice, grads: Parameters, lr: float, scale: float) -> None:
-        """Change the matrices that begin in one part of the flat buffer, and what AdamW trains of it."""
-        start, stop, _ = part.indices(self.params.flat.size)
+    def _update(self, share: Share, grads: Parameters, lr: float, scale: float) -> None:
+        for name, columns in share.matrices:
+            param, grad, exp_avg = (arrays[name][:, columns] for arrays in (self.params, grads, self.exp_avg))
+            scratch = Scratch.of(param.shape, share.memory)
+            muon_update(param, grad, exp_avg, lr, self.momentum, self.weight_decay, scale, scratch)
+        self.rest.update_part(share.rest, grads, lr, scale)
+
+    def _shares(self, parts: int) -> list[Share]:
+        """Divide a step: the most expensive matrix that is left goes where the cost is least so far.
+
+        AdamW's numbers then fill up the parts that have less to do than others.
+        """
+        matrices = []
         for name, count in self.matrices.items():
-            if start <= self.params.places[name].start < stop:
-                settings = (lr, self.momentum, self.weight_decay, scale, count)
-                muon_update(self.params[name], grads[name], self.exp_avg[name], *settings)
-        self.rest.update_part(part, grads, lr, scale)
+            m, n = self.params.shapes[name][0], self.params.shapes[name][1] // count
+            matrices += [((m, n), name, slice(i * n, (i + 1) * n)) for i in range(count)]
+        costs, sizes = [0.0] * parts, [0] * parts
+        chosen: list[list[tuple[str, slice]]] = [[] for _ in range(parts)]
+        for shape, name, columns in sorted(matrices, key=lambda matrix: -cost_of(*matrix[0])):
+            least = costs.index(min(costs))
+            chosen[least].append((name, columns))
+            costs[least] += cost_of(*shape)
+            sizes[least] = max(sizes[least], Scratch.size(shape))
+        total = self.rest.exp_avg.flat.size
+        bounds = np.cumsum([0, *filled(costs, PER_NUMBER * total)]) / PER_NUMBER
+        rests = [slice(*bound) for bound in pairwise(np.round(bounds).astype(int))]
+        memories = [np.empty(size, self.params.flat.dtype) for size in sizes]
+        return [Share(*share) for share in zip(chosen, rests, memories, strict=True)]
+
+
+def cost_of(m: int, n: int) -> float:
+    """Return what updating a matrix (m, n) costs, in multiplications and additions of a matrix product.
+
+    A product with its own transpose costs about two thirds of another one.
+    """
+    short, long = min(m, n), max(m, n)
+    return STEPS * short * short * (2 / 3 * (short + long) + long) + PER_NUMBER * m * n
+
+
+def filled(levels: Sequence[float], amount: float) -> list[float]:
+    """Return how much to pour on each level so that the lowest ones come to one height, the amount in all.
+
+    Example: levels [5, 1, 2] and the amount 3 give [0, 2, 1].
+    """
+    low, height = 0.0, 0.0
+    for n, level in enumerate(sorted(levels), 1):
+        if n > 1 and level >= height:
+            break
+        low += level
+        height = (low + amount) / n
+    return [max(0.0, height - level) for level in levels]

@@ -117,7 +117,7 @@ class Workers:
 
     def update(self, optimizer: Optimizer, lr: float, scale: float = 1.0) -> None:
         """Take the optimizer's step with scale times the gradients. Each thread updates a part of the parameters."""
-        optimizer.step(self.grads[0], lr, scale, self.parts, self._run)
+        optimizer.step(self.grads[0], lr, scale, len(self.parts), self._run)
 
     def map(self, function: Callable[[Any], Result], items: Iterable[Any]) -> Iterator[Result]:
         """Yield function(item) for each item in order, as many at a time as there are workers."""
