@@ -78,6 +78,9 @@ CASES = [
     Case("attention", "B12 H4 D32 T64", normal((12, 64, 384)), lambda x: sdpa(x, 4), (("n_head", 4),)),
     Case("attention", "B8 H6 D64 T256", normal((8, 256, 1152)), lambda x: sdpa(x, 6), (("n_head", 6),)),
     Case("attention", "B1 H12 D64 T1024", normal((1, 1024, 2304)), lambda x: sdpa(x, 12), (("n_head", 12),)),
+    Case("attention", "B1 H12 D64 T2048", normal((1, 2048, 2304)), lambda x: sdpa(x, 12), (("n_head", 12),)),
+    # fewer heads, because the definition needs 1.3 GB for four
+    Case("attention", "B1 H4 D64 T4096", normal((1, 4096, 768)), lambda x: sdpa(x, 4), (("n_head", 4),)),
     Case("cross_entropy", "V=65", with_ids(65, (768,), (768, 65)), lambda x, ids: _f().cross_entropy(x, ids)),
     Case("cross_entropy", "V=50257", with_ids(50257, (256,), (256, 50257)), lambda x, ids: _f().cross_entropy(x, ids)),
     Case(

@@ -1,13 +1,13 @@
 """Attention over tiles of keys and queries: tiles of later keys, which no query sees, are not computed.
 
-A tile holds the scores of some keys (its rows) and some queries (its columns), and fits into a core's nearest caches.
+A tile holds the scores of some keys (its rows) and some queries (its columns), and fits into a core's nearest cache.
 From tile to tile, each query's largest score and sum are carried along, and what has been averaged so far is rescaled
 when the largest grows.
 
 If a context is one tile of keys, the weights are kept, not yet divided by their sums. In a longer one each query's
 largest score and sum alone are kept, and the backward recomputes the weights: memory grows with T, not with T^2.
 
-Example: T = 300 has the queries 0..63, 64..127, ..., 256..299. The last have the keys 0..127, 128..255 and 256..299.
+Example: T = 300 has the queries 0..31, 32..63, ..., 288..299. The last have the keys 0..127, 128..255 and 256..299.
 
 Source: Dao et al., "FlashAttention", arXiv:2205.14135; the order of the loops, with queries outside, is that of Dao,
 "FlashAttention-2", arXiv:2307.08691.
@@ -18,14 +18,16 @@ import math
 import numpy as np
 
 from npgpt.kernels.attention_tiles import (
+    copy,
+    cut,
     dots_of_rows,
     drop,
     exponentials,
     exponentials_again,
     hide,
     means_of_columns,
+    part,
     scale_rows,
-    scaled_rows,
     softmax_backward,
     turn,
 )
@@ -35,7 +37,7 @@ from npgpt.kernels.rows import as_rows
 from npgpt.support.buffers import empty
 from npgpt.support.jit import jit
 
-QUERIES, KEYS = 64, 128  # of a tile: OpenBLAS multiplies M x K x N up to 100^3 without copying, which is fastest
+QUERIES, KEYS = 32, 128  # of a tile: OpenBLAS multiplies M x K x N up to 100^3 without copying, which is fastest
 BLOCK = KEYS  # the longest context whose weights are kept
 LOG2E = math.log2(math.e)
 LOWEST = -3e38  # what the largest score begins at: not minus infinity, whose difference from itself is NaN
@@ -64,7 +66,7 @@ def attention_forward(
     kept = empty((pairs, T, T) if T <= BLOCK else (0, T, T), rows.dtype)
     scratch = empty((scratch_size(T, C // n_head),), rows.dtype)
     options = T, n_head, firsts, mask, rows.dtype.type(p), 0, pairs
-    attend(rows, *options, out, stats, kept, scratch)
+    attend(rows, *options, out, stats, kept, scratch, QUERIES, KEYS)
     return out.reshape(B, T, C), (rows, out, options, stats, kept)
 
 
@@ -73,7 +75,7 @@ def attention_backward(dout: np.ndarray, cache: tuple) -> np.ndarray:
     rows, out, options, stats, kept = cache
     dqkv = empty(rows.shape, rows.dtype)
     scratch = empty((scratch_size(options[0], out.shape[1] // options[1]),), rows.dtype)
-    attend_backward(as_rows(dout), rows, out, *options, stats, kept, dqkv, scratch)
+    attend_backward(as_rows(dout), rows, out, *options, stats, kept, dqkv, scratch, QUERIES, KEYS)
     return dqkv.reshape(*dout.shape[:2], -1)
 
 
@@ -91,7 +93,7 @@ def dropout_mask(shape: tuple[int, ...], p: float, rng: np.random.Generator | No
 
 def scratch_size(T: int, D: int) -> int:
     """Return how many numbers of scratch memory `attend` and `attend_backward` need."""
-    return min(T, QUERIES) * (4 + 3 * D + 3 * min(T, KEYS))
+    return 4 * T * D + min(T, QUERIES) * (4 + 3 * D + 3 * min(T, KEYS))
 
 
 @jit
@@ -126,38 +128,41 @@ def attend(
     """
     C = out.shape[1]
     D = C // H
-    one = qkv.dtype.type(1)
-    scale = qkv.dtype.type(LOG2E / math.sqrt(D))  # the weights are powers of 2
+    one, scale = qkv.dtype.type(1), qkv.dtype.type(LOG2E / math.sqrt(D))  # the weights are powers of 2
     grow = one / (one - p) if mask.size else one
-    queries = tile_queries(queries, T)
+    key, value = cut(scratch, 0, T, D), cut(scratch, T * D, T, D)
+    place = 4 * T * D
+    weights = kept.reshape(-1) if kept.size else scratch
     for pair in range(first, last):
         begin, h = pair // H * T, pair % H * D
+        copy(qkv, begin, C + h, T, D, key, 0, 0)
+        copy(qkv, begin, 2 * C + h, T, D, value, 0, 0)
         for t in range(0, T, queries):
-            n = min(queries, T - t)
-            rows = slice(begin + t, begin + t + n)
-            heads = out[rows, h : h + D]
-            top, total, change = scratch[:n], scratch[n : 2 * n], scratch[2 * n : 3 * n]
-            turned, tiles = scratch[3 * n : (3 + D) * n].reshape(D, n), scratch[(3 + D) * n :]
-            turn(qkv[rows, h : h + D], scale, turned)
+            n, at = min(queries, T - t), begin + t
+            vectors, turned = cut(scratch, place, 4, n), cut(scratch, place + 4 * n, D, n)
+            top, total, change = vectors[0], vectors[1], vectors[2]
             for i in range(n):
-                top[i], total[i] = LOWEST, 0
-            begin_keys = first_tile(firsts[rows], keys)
+                top[i], total[i], change[i] = LOWEST, 0, scale
+            turn(qkv, at, h, change, turned)
+            begin_keys = first_tile(firsts, at, n, keys)
+            heads = part(out, at, h, n, D)
             for k in range(begin_keys, t + n, keys):
                 m = min(keys, t + n - k)
-                seen = slice(begin + k, begin + k + m)
-                tile = tile_of(kept, pair, t, k, tiles, m, n)
-                product(qkv[seen, C + h : C + h + D], turned, tile, False)
-                hide(tile, k - t, firsts[rows], k)
+                tile = cut(weights, (pair * T + t) * T + k * n if kept.size else place + (4 + D) * n, m, n)
+                product(part(key, k, 0, m, D), turned, tile, False)
+                hide(tile, firsts, at, t, k)
                 exponentials(tile, top, total, change)
                 if k > begin_keys:
-                    scale_rows(heads, change)
+                    scale_rows(out, at, h, D, change)
                 if mask.size:
-                    tile = drop(tile, mask[pair], t * T + k, T, tiles[m * n : 2 * m * n].reshape(m, n))
-                product(tile.T, qkv[seen, 2 * C + h : 2 * C + h + D], heads, k > begin_keys)
+                    dropped = cut(scratch, place + (4 + D + m) * n, m, n)
+                    drop(tile, mask, pair, t, k, T, dropped)
+                    tile = dropped
+                product(tile.T, part(value, k, 0, m, D), heads, k > begin_keys)
             for i in range(n):
                 stats[pair, t + i, 0], stats[pair, t + i, 1] = top[i], one / total[i]
                 change[i] = grow / total[i]
-            scale_rows(heads, change)
+            scale_rows(out, at, h, D, change)
 
 
 @jit
@@ -188,83 +193,72 @@ def attend_backward(
     """
     C = out.shape[1]
     D = C // H
-    one = qkv.dtype.type(1)
-    scale = one / qkv.dtype.type(math.sqrt(D))
+    one, scale = qkv.dtype.type(1), qkv.dtype.type(1 / math.sqrt(D))
     grow = one / (one - p) if mask.size else one
-    queries = tile_queries(queries, T)
+    key, value = cut(scratch, 0, T, D), cut(scratch, T * D, T, D)
+    dkey, dvalue = cut(scratch, 2 * T * D, T, D), cut(scratch, 3 * T * D, T, D)
+    place = 4 * T * D
+    weights = kept.reshape(-1) if kept.size else scratch
     for pair in range(first, last):
         begin, h = pair // H * T, pair % H * D
-        dqkv[begin : begin + T, C + h : C + h + D] = 0
-        dqkv[begin : begin + T, 2 * C + h : 2 * C + h + D] = 0
+        copy(qkv, begin, C + h, T, D, key, 0, 0)
+        copy(qkv, begin, 2 * C + h, T, D, value, 0, 0)
+        scratch[2 * T * D : place] = 0
         for t in range(0, T, queries):
-            n = min(queries, T - t)
-            rows = slice(begin + t, begin + t + n)
-            q, dq, dheads = qkv[rows, h : h + D], dqkv[rows, h : h + D], dout[rows, h : h + D]
-            top, share, mean, change = scratch[:n], scratch[n : 2 * n], scratch[2 * n : 3 * n], scratch[3 * n : 4 * n]
-            turned, dturned = (
-                scratch[4 * n : (4 + D) * n].reshape(D, n),
-                scratch[(4 + D) * n : (4 + 2 * D) * n].reshape(D, n),
-            )
-            shared, tiles = scratch[(4 + 2 * D) * n : (4 + 3 * D) * n].reshape(n, D), scratch[(4 + 3 * D) * n :]
-            for i in range(n):
-                top[i], share[i] = stats[pair, t + i, 0], stats[pair, t + i, 1]
+            n, at = min(queries, T - t), begin + t
+            vectors, dheads = cut(scratch, place, 4, n), cut(scratch, place + 4 * n, n, D)
+            top, share, mean, change = vectors[0], vectors[1], vectors[2], vectors[3]
+            turned, dturned = cut(scratch, place + (4 + D) * n, D, n), cut(scratch, place + (4 + 2 * D) * n, D, n)
+            if not kept.size:
+                for i in range(n):
+                    change[i] = qkv.dtype.type(LOG2E / math.sqrt(D))
+                turn(qkv, at, h, change, turned)
             # probs = weights * share: the share is a factor of dheads instead, for all that is made of them
             for i in range(n):
+                top[i], share[i] = stats[pair, t + i, 0], stats[pair, t + i, 1]
                 change[i] = share[i] * grow
-            scaled_rows(dheads, change, shared)
-            turn(shared, scale, dturned)
-            if not kept.size:
-                turn(q, qkv.dtype.type(LOG2E / math.sqrt(D)), turned)
-            begin_keys = first_tile(firsts[rows], keys)
+            copy(dout, at, h, n, D, dheads, 0, 0)
+            scale_rows(dheads, 0, 0, D, change)
+            for i in range(n):
+                change[i] *= scale
+            turn(dout, at, h, change, dturned)
+            begin_keys = first_tile(firsts, at, n, keys)
             one_tile = begin_keys + keys >= t + n
             if not one_tile:  # the sum of probs * dprobs over all keys is that of dheads * heads over all channels
-                dots_of_rows(dheads, out[rows, h : h + D], share, scale, mean)
+                dots_of_rows(dout, out, at, h, D, share, scale, mean)
+            q, dq = part(qkv, at, h, n, D), part(dqkv, at, h, n, D)
             for k in range(begin_keys, t + n, keys):
-                m = min(keys, t + n - k)
-                seen = slice(begin + k, begin + k + m)
-                key, value = qkv[seen, C + h : C + h + D], qkv[seen, 2 * C + h : 2 * C + h + D]
-                dkey, dvalue = dqkv[seen, C + h : C + h + D], dqkv[seen, 2 * C + h : 2 * C + h + D]
-                tile = tile_of(kept, pair, t, k, tiles, m, n)
-                dtile, dropped = tiles[m * n : 2 * m * n].reshape(m, n), tiles[2 * m * n : 3 * m * n].reshape(m, n)
+                m, spare = min(keys, t + n - k), place + (4 + 3 * D) * n
+                tile = cut(weights, (pair * T + t) * T + k * n if kept.size else spare, m, n)
+                dtile = cut(scratch, spare + m * n, m, n)
                 if not kept.size:
-                    product(key, turned, tile, False)
-                    hide(tile, k - t, firsts[rows], k)
+                    product(part(key, k, 0, m, D), turned, tile, False)
+                    hide(tile, firsts, at, t, k)
                     exponentials_again(tile, top)
-                # heads = att.T @ value, att = dropout(weights)
-                product(value, dturned, dtile, False)
+                # heads = dropout(weights).T @ value
+                product(part(value, k, 0, m, D), dturned, dtile, False)
+                dropped = tile
                 if mask.size:
-                    drop(dtile, mask[pair], t * T + k, T, dtile)
-                    product(drop(tile, mask[pair], t * T + k, T, dropped), shared, dvalue, True)
-                else:
-                    product(tile, shared, dvalue, True)
-                # weights = softmax(scores); scores = key @ q.T * scale
+                    drop(dtile, mask, pair, t, k, T, dtile)
+                    dropped = cut(scratch, spare + 2 * m * n, m, n)
+                    drop(tile, mask, pair, t, k, T, dropped)
+                product(dropped, dheads, part(dvalue, k, 0, m, D), True)
+                # weights = softmax(scores), scores = key @ q.T * scale
                 if one_tile:
                     means_of_columns(tile, dtile, share, mean)
                 softmax_backward(tile, dtile, mean)
-                product(dtile, q, dkey, True)
-                product(dtile.T, key, dq, k > begin_keys)
+                product(dtile, q, part(dkey, k, 0, m, D), True)
+                product(dtile.T, part(key, k, 0, m, D), dq, k > begin_keys)
+        copy(dkey, 0, 0, T, D, dqkv, begin, C + h)
+        copy(dvalue, 0, 0, T, D, dqkv, begin, 2 * C + h)
 
 
 @jit
-def tile_queries(queries: int, T: int) -> int:
-    """Return how many queries a tile has: two tiles in a short context, so that part of what is hidden is left out."""
-    return min(queries, max(16, (T + 1) // 2))
-
-
-@jit
-def first_tile(firsts: np.ndarray, keys: int) -> int:
-    """Return the first key of the first tile that one of these queries sees."""
-    first = firsts[0] if len(firsts) else 0
-    for start in firsts:
-        first = start if start < first else first
+def first_tile(firsts: np.ndarray, at: int, n: int, keys: int) -> int:
+    """Return the first key of the first tile that one of the queries at..at+n-1 sees."""
+    if not firsts.size:
+        return 0
+    first = firsts[at]
+    for i in range(at, at + n):
+        first = min(first, firsts[i])
     return first // keys * keys
-
-
-@jit
-def tile_of(kept: np.ndarray, pair: int, t: int, k: int, tiles: np.ndarray, m: int, n: int) -> np.ndarray:
-    """Return where a tile of weights (m, n) lies: among those that are kept, else at the beginning of `tiles`."""
-    if not kept.size:
-        return tiles[: m * n].reshape(m, n)
-    T = kept.shape[1]
-    begin = (pair * T + t) * T + k * n
-    return kept.reshape(-1)[begin : begin + m * n].reshape(m, n)

@@ -10,27 +10,54 @@ from npgpt.support.jit import jit
 
 
 @jit
-def turn(x: np.ndarray, scale: float, out: np.ndarray) -> None:
-    """Put scale * x.T into out. A product whose right side has contiguous rows is the fastest."""
-    for c in range(out.shape[0]):
-        for n in range(out.shape[1]):
-            out[c, n] = scale * x[n, c]
+def part(x: np.ndarray, row: int, column: int, rows: int, columns: int) -> np.ndarray:
+    """Return a part of a matrix, for a product. All parts are of one type, whatever x is, and share compiled code."""
+    return x[row : row + rows, column : column + columns]
 
 
 @jit
-def hide(tile: np.ndarray, ahead: int, firsts: np.ndarray, begin: int) -> None:
-    """Put minus infinity where a query does not see a key.
+def cut(memory: np.ndarray, begin: int, rows: int, columns: int) -> np.ndarray:
+    """Return a piece of memory as a contiguous matrix."""
+    return memory[begin : begin + rows * columns].reshape(rows, columns)
 
-    ahead   how many positions the tile's first key is after its first query
-    firsts  (queries,): the first key that each query sees, or empty; `begin` is the tile's first key
+
+@jit
+def copy(
+    x: np.ndarray, row: int, column: int, rows: int, columns: int, out: np.ndarray, to_row: int, to_column: int
+) -> None:
+    """Copy a part of x into a part of out. Rows that lie close together cost the processor fewer pages to look up."""
+    for n in range(rows):
+        line, to = x[row + n, column : column + columns], out[to_row + n, to_column : to_column + columns]
+        for c in range(columns):
+            to[c] = line[c]
+
+
+@jit
+def turn(x: np.ndarray, row: int, column: int, factors: np.ndarray, out: np.ndarray) -> None:
+    """Put a part of x, its rows multiplied by their factors, into out, transposed."""
+    columns, rows = out.shape
+    for n in range(rows):
+        line, factor = x[row + n, column : column + columns], factors[n]
+        for c in range(columns):
+            out[c, n] = factor * line[c]
+
+
+@jit
+def hide(tile: np.ndarray, firsts: np.ndarray, at: int, t: int, k: int) -> None:
+    """Put minus infinity where a query does not see a key; k is the tile's first key and t its first query.
+
+    firsts  the first key that each query sees, or empty; that of the tile's first query is firsts[at]
     """
+    m, n = tile.shape
     hidden = tile.dtype.type(-np.inf)
-    for k in range(tile.shape[0]):
-        row = tile[k]
-        for n in range(ahead + k):
-            row[n] = hidden
-        for n in range(len(firsts)):
-            row[n] = hidden if begin + k < firsts[n] else row[n]
+    for j in range(m):
+        row = tile[j]
+        for i in range(k + j - t):
+            row[i] = hidden
+    for j in range(m if firsts.size else 0):
+        row, some = tile[j], firsts[at : at + n]
+        for i in range(n):
+            row[i] = hidden if k + j < some[i] else row[i]
 
 
 @jit
@@ -101,35 +128,40 @@ def softmax_backward(weights: np.ndarray, dtile: np.ndarray, mean: np.ndarray) -
 
 
 @jit
-def drop(tile: np.ndarray, mask: np.ndarray, at: int, T: int, out: np.ndarray) -> np.ndarray:
-    """Put the tile, with 0 where the mask is 0, into out and return it. The mask (T * T,) begins at `at`."""
-    for i in range(tile.shape[1]):
-        for k in range(tile.shape[0]):
-            out[k, i] = tile[k, i] * out.dtype.type(mask[at + i * T + k])
-    return out
+def drop(tile: np.ndarray, mask: np.ndarray, pair: int, t: int, k: int, T: int, out: np.ndarray) -> None:
+    """Put the tile of the queries from t and the keys from k into out, with 0 where the mask (B * H, T * T) is 0."""
+    m, n = tile.shape
+    for i in range(n):
+        begin = (t + i) * T + k
+        line = mask[pair, begin : begin + m]
+        for j in range(m):
+            out[j, i] = tile[j, i] * tile.dtype.type(line[j])
 
 
 @jit
-def scale_rows(x: np.ndarray, factors: np.ndarray) -> None:
-    """Multiply each row of x by its factor, in place."""
-    for n in range(x.shape[0]):
-        for c in range(x.shape[1]):
-            x[n, c] *= factors[n]
+def scale_rows(x: np.ndarray, row: int, column: int, columns: int, factors: np.ndarray) -> None:
+    """Multiply each row of a part of x by its factor, in place."""
+    for n in range(len(factors)):
+        line, factor = x[row + n, column : column + columns], factors[n]
+        for c in range(columns):
+            line[c] *= factor
 
 
 @jit
-def scaled_rows(x: np.ndarray, factors: np.ndarray, out: np.ndarray) -> None:
-    """Put each row of x, multiplied by its factor, into out."""
-    for n in range(x.shape[0]):
-        for c in range(x.shape[1]):
-            out[n, c] = x[n, c] * factors[n]
-
-
-@jit
-def dots_of_rows(x: np.ndarray, y: np.ndarray, factors: np.ndarray, scale: float, out: np.ndarray) -> None:
-    """Put the scalar products of the rows of x and y, multiplied by their factors and by scale, into out (rows,)."""
-    for n in range(x.shape[0]):
+def dots_of_rows(
+    x: np.ndarray,
+    y: np.ndarray,
+    row: int,
+    column: int,
+    columns: int,
+    factors: np.ndarray,
+    scale: float,
+    out: np.ndarray,
+) -> None:
+    """Put the scalar products of the rows of a part of x and y, multiplied by their factors and scale, into out."""
+    for n in range(len(out)):
+        a, b = x[row + n, column : column + columns], y[row + n, column : column + columns]
         total = x.dtype.type(0)
-        for c in range(x.shape[1]):
-            total += x[n, c] * y[n, c]
+        for c in range(columns):
+            total += a[c] * b[c]
         out[n] = total * factors[n] * scale
