@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from statistics import median
@@ -48,7 +49,10 @@ def case(text: str) -> Case:
         presets = ", ".join(PRESETS)
         raise argparse.ArgumentTypeError(f"{text!r} is not PRESET-ROWSxTOKENS, such as tiny-12x64; presets: {presets}")
     large = found[1].startswith("gpt2")
-    config = preset(found[1], vocab_size=50257 if large else VOCABULARY, n_positions=int(found[3]))
+    try:
+        config = preset(found[1], vocab_size=50257 if large else VOCABULARY, n_positions=int(found[3]))
+    except ValueError as error:  # argparse would hide its words
+        raise argparse.ArgumentTypeError(str(error)) from None
     return Case(config, int(found[2]), ("eager", "transformers") if large else ("eager", "compiled"))
 
 
@@ -86,6 +90,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if not options.threads and not options.workers:
+        print("nothing to measure: give numbers to --threads or --workers", file=sys.stderr)
+        return 2
     where, data = machine(["torch", "transformers", "numba"]), {}
     if not options.json:  # each table as soon as it is measured: the whole takes some minutes
         print(where, flush=True)

@@ -88,6 +88,8 @@ def test_a_case_is_a_preset_and_the_shape_of_a_batch():
     for wrong in ("tiny", "tiny-0x5", "tiny-3x", "big-3x5", "tiny-3x5x7"):
         with pytest.raises(argparse.ArgumentTypeError, match=f"'{wrong}' is not PRESET-ROWSxTOKENS"):
             scaling.case(wrong)
+    with pytest.raises(argparse.ArgumentTypeError, match="n_positions=99999999999999"):
+        scaling.case("tiny-1x99999999999999")
 
 
 def entrant(who, threads, times, bound=None, chosen=False):
@@ -136,6 +138,36 @@ def test_contestants_in_processes_take_turns_and_agree(monkeypatch):
     found[1].losses = [loss + 0.1 for loss in found[1].losses]
     with pytest.raises(AssertionError, match="npgpt with 1 core, its choice: losses is off"):
         scaling.compare(found[1], found)
+
+
+def test_without_memory_for_all_the_rest_is_measured_afterwards(monkeypatch):
+    turns = []
+
+    class Stub(scaling.Entrant):
+        def __init__(self, size, who, threads, bound, chosen=False):
+            self.who, self.threads, self.bound, self.chosen = who, threads, bound, chosen
+            self.times, self.losses, self.used = [], [1.0], ""
+            self.error = "no compiler" if (who, threads) == ("eager", 2) else ""
+
+        def turn(self, seconds):
+            turns.append(self.label)
+            self.times.append([1.0])
+
+        def close(self):
+            turns.append("end")
+
+    free = iter([100, 60, 55, 90, 90])  # before and after the first; before the second, again, and after it
+    monkeypatch.setattr(scaling, "Entrant", Stub)
+    monkeypatch.setattr(scaling, "available_memory", lambda: next(free))
+    size = scaling.case("tiny-3x5")._replace(peers=("eager",))
+    found, notes = scaling.contest(size, [1, 2], [], 2, 2, 0)
+    first = ["npgpt with 1 thread", "PyTorch, eager with 1 thread", "npgpt with 1 core, its choice"]
+    second = ["npgpt with 2 threads", "npgpt with 2 cores, its choice"]
+    ends = ["end"] * 3
+    assert turns[:16] == [*first, *first[::-1], *ends, *second, *second[::-1], *ends]
+    assert [e.label for e in found] == [*first, *second]
+    assert "for want of memory, what follows npgpt with 1 core, its choice was measured after it" in notes
+    assert "PyTorch, eager with 2 threads failed: no compiler" in notes
 
 
 def test_variables_that_slow_a_benchmark_down_are_named():
