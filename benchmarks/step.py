@@ -99,7 +99,7 @@ def contest(name: str, threads: int) -> tuple[str, list[Contestant], list[str]]:
         expected = [own(ids, targets) for _ in range(4)]
     for label, found in losses.items():
         agree(label, {"losses": found}, {"losses": expected}, 1e-3)
-    contestants += products(config, B, T, threads, own.workers.n)
+    contestants += products(config, B, T, threads, min(own.workers.n, B))
     return f"{name}, batch {B} x {T}, {own.workers.n} workers", contestants, skipped
 
 
@@ -118,8 +118,11 @@ class own_step:  # noqa: N801, used as a function
 
     @property
     def plan(self) -> str:
-        """What the workers do with the threads."""
-        return f"{self.workers.n} workers" if self.workers.n > 1 else f"BLAS on {self.workers.threads}"
+        """What the workers do with the threads: groups times members, or threads of BLAS."""
+        workers = self.workers
+        if split := getattr(workers, "split", None):
+            return f"{split.groups} x {split.members}"
+        return f"{workers.n} workers" if workers.n > 1 else f"BLAS on {workers.threads}"
 
     def contestant(self, ids: np.ndarray, targets: np.ndarray) -> Contestant:
         return Contestant("npgpt", lambda: self(ids, targets), lambda: self.workers)
