@@ -89,6 +89,7 @@ def small():
         patch.setitem(recipes.PRESETS, "tiny", SMALL)
         for name in "SIDE", "COPIED", "COPIED_BY_EACH":
             patch.setattr(f"npgpt.inspection.peaks.{name}", 64)
+        patch.setattr("npgpt.inspection.peaks.SECONDS", 0)
         yield
 
 

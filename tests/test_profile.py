@@ -15,6 +15,7 @@ from npgpt.inspection.costs import cost_of_adding, cost_of_update, costs_of_ops
 from npgpt.inspection.profile import STEP, profile
 from npgpt.kernels import clock
 from npgpt.ops import REFERENCE
+from npgpt.training.threads import Split
 from tests.test_cli import command
 
 SMALL = GPTConfig(vocab_size=11, n_positions=6, n_embd=8, n_layer=3, n_head=2)
@@ -26,6 +27,7 @@ def quick(monkeypatch):
     """Peaks of small matrices and arrays, and few steps."""
     for name in "SIDE", "COPIED", "COPIED_BY_EACH":
         monkeypatch.setattr(peaks, name, 64)
+    monkeypatch.setattr(peaks, "SECONDS", 0)
     monkeypatch.setattr(profiles, "WARM", 1)
     monkeypatch.setattr(profiles, "SECONDS", 0)
 
@@ -62,6 +64,7 @@ def test_the_costs_of_optimizers():
     assert cost_of_update(shapes, matrices) == (5 * (3 * square + wide), 7 * (44 + 3))
     assert cost_of_update({"w": (5, 4)}, {"w": 1}).flops == 5 * wide
     assert cost_of_adding(100, 3) == (0, 400)
+    assert cost_of_adding(100, 1) == (0, 100)
 
 
 @pytest.mark.parametrize("ops", ["fast", "reference"])
@@ -104,7 +107,7 @@ def test_each_op_gets_the_time_of_its_own_calls(monkeypatch):
     for op, count in calls.items():
         assert seconds[op, "forward"] == seconds[op, "backward"] == count, op
     assert seconds["drawing the batch", ""] == seconds["optimizer", ""] == 1
-    assert seconds["Python, and waiting there", ""] > sum(calls.values())
+    assert seconds["Python and waiting", ""] > sum(calls.values())
 
 
 def test_steps_slower_than_the_median_do_not_count(monkeypatch):
@@ -121,6 +124,15 @@ def test_steps_slower_than_the_median_do_not_count(monkeypatch):
 
 def test_without_a_number_of_steps_the_fewest_are_taken_when_time_is_up():
     assert profile(GPT(SMALL), TRAIN).steps == profiles.FEWEST + 1
+
+
+@pytest.mark.skipif(getattr(GPT(SMALL).ops, "step", None) is None, reason="there is no compiled step here")
+def test_a_compiled_step_says_itself_what_its_ops_take():
+    found = profile(GPT(SMALL), TRAIN, steps=2)
+    ops = {row.op for row in found.rows}
+    assert found.compiled
+    assert {"mlp: activation", "loss", "waiting for other threads"} <= ops
+    assert not profile(GPT(SMALL, ops="reference"), TRAIN, steps=2).compiled
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -158,6 +170,11 @@ def test_the_figures_as_json(capsys):
     assert found["steps_per_s"] == pytest.approx(1000 / found["ms_per_step"])
     assert found["tokens_per_s"] == pytest.approx(3 * 64 * found["steps_per_s"])
     assert (found["steps"], found["threads"]) == (2, 2)
+    if found["compiled"]:
+        first, *others = found["expected"]
+        assert (first["groups"], first["members"]) == (found["groups"], found["members"])
+        assert (1, 1) in [(way["groups"], way["members"]) for way in others]
+        assert all(way["ms"] > 0 for way in found["expected"])
     for row in found["ops"]:
         for rate, share, peak in (
             ("gflop_per_s", "share_of_products", "peak_gflop_per_s"),
@@ -179,6 +196,8 @@ def test_the_table_has_a_line_for_each_figure_of_the_file(capsys, tmp_path):
         name = "  backward" if row["pass"] == "backward" else row["op"]
         assert line.startswith(f"{name} ")
         assert line[len(name) :].split()[:2] == [f"{row['ms']:,.3f}", f"{row['share']:.1%}"]
+    for way in found["expected"]:
+        assert f"{way['ms']:,.3g} ms with {Split(way['groups'], way['members'])}" in printed
     assert table[-1].split() == ["a", "step", f"{found['ms_per_step']:,.3f}", "100.0%"]
     assert all(len(line) < 120 for line in printed.splitlines())
 
@@ -192,6 +211,7 @@ def test_a_run_is_profiled_as_it_was_trained_and_stays_as_it_is(capsys, text, ca
     assert found["train"]["batch_size"] == 5
     assert (found["train"]["optimizer"], found["train"]["dtype"]) == ("muon", "float64")
     assert found["config"]["n_positions"] == 16
+    assert found["threads"] == found["groups"] * found["members"] == 2
     assert figures(capsys, "r", "--steps", 1, "--batch-size", 2, "--json", "-")["train"]["batch_size"] == 2
     assert {path: path.read_bytes() for path in (text / "r").iterdir()} == before
     assert caplog.messages == []

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from npgpt.inspection.peaks import Peaks
     from npgpt.inspection.profile import Profile, Row
     from npgpt.models.base import Model
+    from npgpt.training.threads import Split
 
 EXAMPLES = (
     "npgpt profile runs/poems",
@@ -35,8 +36,13 @@ COLUMNS = {
     "share_of_copies": ("of copies", "{:.0%}"),
 }
 NOTES = """\
-Times are means over the threads and over the faster half of the steps. Rates are those of all threads together.
-Attention's products are counted for the keys that a token may see. A share of copies above 100%: from the caches.
+Times are means over the threads and over the faster half of the steps; rates are those of all threads together.
+Attention's products are counted for the keys that a token may see. A share of copies above 100% came from the caches.
+Python and waiting: no compiled code ran, but Python under the interpreter's lock, or the thread slept.
+"""
+ONE_BY_ONE = """\
+Python called each op: the MLP's products include its activation, the head its loss, and all of them waiting for the
+interpreter's lock. What Python computes itself, such as the additions to the residual stream, is in its own row.
 """
 
 
@@ -62,15 +68,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     require_at_least(1, "--steps", args.steps)
     out = out_file(args.json, "--json") if args.json not in (None, "-") else None
-    model, train = opened(args)
+    model, train, split = opened(args)
     announce_compiling(train.ops)
-    from npgpt.inspection.peaks import measured_peaks
+    from npgpt.inspection.peaks import load, measured_peaks
     from npgpt.inspection.profile import profile
     from npgpt.support.files import write_atomically
 
-    found = profile(model, train, args.steps)
-    peaks = measured_peaks(found.threads, model.dtype)
-    figures = as_figures(args.name, model, train, found, peaks)
+    before = load()
+    found = profile(model, train, args.steps, split)
+    peaks = measured_peaks(found.split.threads, model.dtype)
+    figures = as_figures(args.name, model, train, found, peaks) | {"load": before}
     text = json.dumps(figures, indent=2) + "\n"
     if out is not None:
         write_atomically(out, lambda part: part.write_text(text, "utf-8"))
@@ -78,14 +85,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def opened(args: argparse.Namespace) -> "tuple[Model, TrainConfig]":
-    """Return the model that RUN_OR_PRESET names, and how to train it."""
+def opened(args: argparse.Namespace) -> "tuple[Model, TrainConfig, Split | None]":
+    """Return the model that RUN_OR_PRESET names, how to train it, and how the run's threads share a step."""
     from npgpt.models.registry import new_model, open_model
     from npgpt.support.hints import nearest
     from npgpt.support.notices import notice
+    from npgpt.training import run as runs
     from npgpt.training.memory import require_memory
     from npgpt.training.recipes import recipe_for
-    from npgpt.training.run import read_saved
 
     given = {name: value for name, value in vars(args).items() if name in OF_TRAINING}
     changes = {name: value for name, value in vars(args).items() if name in OF_THE_MODEL}
@@ -94,13 +101,13 @@ def opened(args: argparse.Namespace) -> "tuple[Model, TrainConfig]":
         vocabulary = {} if args.name.startswith("gpt2") else {"vocab_size": CHARACTERS}
         train, config = TrainConfig(**given), preset(args.name, **vocabulary | changes)
         require_memory(config, train)
-        return new_model(config, train.seed, train.dtype, train.ops), train
+        return new_model(config, train.seed, train.dtype, train.ops), train, None
     if not folder.exists():
         raise ValueError(f"{args.name} is neither a run folder nor a preset{nearest(args.name, PRESETS)}")
     if changes:
         flag = f"--{next(iter(changes)).replace('_', '-')}"
         raise ValueError(f"{flag} changes a preset, and {args.name} is a model that exists: leave it out")
-    saved = read_saved(folder)
+    saved = runs.read_saved(folder)
     train = TrainConfig(**saved["train"] | given)
     if train.pack or "finetune" in saved or recipe_for(saved["data"]["files"]):
         notice("the run's own rows hold several texts each; those of the profile hold one, so attention has more to do")
@@ -110,7 +117,7 @@ def opened(args: argparse.Namespace) -> "tuple[Model, TrainConfig]":
     if not isinstance(model.config, GPTConfig):
         raise ValueError(f"{args.name} is a {type(model).__name__}, and only the ops of a GPT are known")
     require_memory(model.config, train, made=model.params.flat.nbytes)
-    return model, train
+    return model, train, getattr(runs, "saved_split", lambda *args: None)(saved, train, given, model)
 
 
 def as_figures(name: str, model: "Model", train: TrainConfig, found: "Profile", peaks: "Peaks") -> dict[str, Any]:
@@ -126,8 +133,11 @@ def as_figures(name: str, model: "Model", train: TrainConfig, found: "Profile", 
         "processor": processor(),
         "cores": cores(),
         "blas": blas(),
-        "threads": found.threads,
-        "workers": found.workers,
+        "threads": found.split.threads,
+        "groups": found.split.groups,
+        "members": found.split.members,
+        "compiled": found.compiled,
+        "expected": expected(model, train, found),
         "peak_gflop_per_s": peaks.flops / 1e9,
         "peak_gb_per_s": peaks.bytes / 1e9,
         "steps": found.steps,
@@ -136,6 +146,24 @@ def as_figures(name: str, model: "Model", train: TrainConfig, found: "Profile", 
         "tokens_per_s": found.tokens / found.seconds,
         "ops": [as_row(row, found, peaks, model.dtype.itemsize) for row in found.rows],
     }
+
+
+def expected(model: "Model", train: TrainConfig, found: "Profile") -> list[dict[str, Any]]:
+    """Return how long a step should take as it is split, on one thread, and on all, by training/threads.py.
+
+    The list is empty where the split does not follow from such times.
+    """
+    from npgpt.support.machine import cores
+    from npgpt.training.threads import choose, n_threads, seconds, work_of
+
+    if not found.compiled:
+        return []
+    work, room = work_of(model, train.batch_size, True), cores(environ={})
+    others = (choose(work, n, given=True) for n in (1, n_threads(train.threads)))
+    return [
+        {"groups": split.groups, "members": split.members, "ms": 1e3 * seconds(work, split, room)}
+        for split in dict.fromkeys([found.split, *others])
+    ]
 
 
 def as_row(row: "Row", found: "Profile", peaks: "Peaks", itemsize: int) -> dict[str, Any]:
@@ -155,16 +183,19 @@ def as_row(row: "Row", found: "Profile", peaks: "Peaks", itemsize: int) -> dict[
 
 def in_words(figures: dict[str, Any]) -> str:
     """Return the figures as a page of text."""
+    from npgpt.training.threads import Split
+
     train, rows = figures["train"], figures["ops"]
+    busy = "" if figures["load"] is None else f" with a load of {figures['load']:.1f} before"
     total = {"ms": figures["ms_per_step"], "share": sum(row["share"] for row in rows)}
     lines = [
         f"{figures['name']}: {figures['model']}",
         f"batches of {train['batch_size']} x {figures['config']['n_positions']} random tokens, {train['optimizer']}, "
         f"{train['dtype']}",
-        f"{figures['processor']}, {figures['cores']} cores; {figures['blas']}",
-        f"{figures['threads']} threads, measured to reach {figures['peak_gflop_per_s']:,.0f} GFLOP/s in products and "
-        f"{figures['peak_gb_per_s']:,.1f} GB/s in copies",
-        f"{figures['workers']} workers",
+        f"{figures['processor']}, {figures['cores']} cores{busy}; {figures['blas']}",
+        f"{Split(figures['groups'], figures['members'])}, which were measured to reach "
+        f"{figures['peak_gflop_per_s']:,.0f} GFLOP/s in products and {figures['peak_gb_per_s']:,.1f} GB/s in copies",
+        *as_expected(figures["expected"]),
         "",
         line("", *(title for title, _ in COLUMNS.values())),
         *(line("  backward" if row["pass"] == "backward" else row["op"], *cells(row)) for row in rows),
@@ -174,7 +205,15 @@ def in_words(figures: dict[str, Any]) -> str:
         f"measured in {figures['steps']} steps",
         "",
     ]
-    return "\n".join(lines) + NOTES
+    return "\n".join(lines) + NOTES + ("" if figures["compiled"] else ONE_BY_ONE)
+
+
+def as_expected(ways: list[dict[str, Any]]) -> list[str]:
+    """Return a line about how long a step should take, the way it is split first; none where nothing is expected."""
+    from npgpt.training.threads import Split
+
+    times = [f"{way['ms']:,.3g} ms with {Split(way['groups'], way['members'])}" for way in ways]
+    return [f"expected for a step: {', '.join(times)}"] if times else []
 
 
 def cells(figures: dict[str, Any]) -> list[str]:

@@ -41,8 +41,11 @@ def costs_of_ops(config: GPTConfig, tokens: int) -> dict[int, Cost]:
 
 
 def cost_of_adding(size: int, buffers: int) -> Cost:
-    """Return the cost of adding up `size` gradients from several buffers: all are read, and one is written."""
-    return Cost(numbers=(buffers + 1) * size)
+    """Return the cost of adding up `size` gradients from several buffers, and of their norm.
+
+    All are read, and unless there is one buffer only, the sum is written.
+    """
+    return Cost(numbers=(buffers + (buffers > 1)) * size)
 
 
 def cost_of_update(shapes: Shapes, matrices: Mapping[str, int]) -> Cost:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-SIDE = 768  # of the matrices whose product is measured
-COPIED, COPIED_BY_EACH = 2**27, 2**24  # least bytes that all threads and each of them copy: more than caches hold
-ROUNDS = 6  # of which the fastest counts: a neighbour can only slow one down
+SIDE = 512  # of the matrices whose product is measured; each takes milliseconds, so some run while no neighbour does
+COPIED, COPIED_BY_EACH = 2**26, 2**24  # least bytes that all threads, and each, copy: more than caches hold
+SECONDS = 0.5  # for each of the two
 
 
 class Peaks(NamedTuple):
@@ -38,24 +38,19 @@ def measured_peaks(threads: int, dtype: str | np.dtype) -> Peaks:
         np.copyto(target, source)
 
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-        seconds = fastest(pool, product, threads, calls=4)
-        copying = fastest(pool, copy, threads, calls=1)
-    return Peaks(threads * 4 * 2 * SIDE**3 / seconds, sum(2 * array[0].nbytes for array in arrays) / copying)
+        flops = threads * 2 * SIDE**3 / fastest(pool, product, threads)
+        return Peaks(flops, sum(array.nbytes for array in arrays) / fastest(pool, copy, threads))
 
 
-def fastest(pool: ThreadPoolExecutor, work: Callable[[int], None], threads: int, calls: int) -> float:
-    """Return the least seconds in which all threads do their work so many times."""
-
-    def several(i: int) -> None:
-        for _ in range(calls):
-            work(i)
-
-    times = []
-    for _ in range(1 + ROUNDS):
+def fastest(pool: ThreadPoolExecutor, work: Callable[[int], None], threads: int) -> float:
+    """Return the least seconds in which all threads do their work. Neighbours can only slow it down."""
+    times: list[float] = []
+    until = time.perf_counter() + SECONDS
+    while len(times) < 3 or time.perf_counter() < until:
         start = time.perf_counter()
-        list(pool.map(several, range(threads)))
+        list(pool.map(work, range(threads)))
         times.append(time.perf_counter() - start)
-    return min(times[1:])
+    return min(times[1:])  # the first starts the threads
 
 
 def processor() -> str:
@@ -66,6 +61,11 @@ def processor() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
+
+
+def load() -> float | None:
+    """Return how many threads of all programs have been running lately; None where the system does not say."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def blas() -> str:

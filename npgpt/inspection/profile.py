@@ -27,11 +27,11 @@ from npgpt.kernels.clock import (
     SIZE,
     WAIT,
 )
-from npgpt.models.base import Model
 from npgpt.ops import NAMES, Ops
 from npgpt.optim import Optimizer
 from npgpt.optim.schedule import clip_scale
 from npgpt.training.loop import make_optimizer
+from npgpt.training.threads import Split
 from npgpt.training.workers import Workers
 
 SECONDS, FEWEST, MOST = 3.0, 4, 1000  # how long to measure, and the fewest and the most steps of that time
@@ -54,11 +54,11 @@ NAMES_OF_ROWS = {
 }
 NAMES_OF_ROWS = {op + there: name for op, name in NAMES_OF_ROWS.items() for there in (0, BACKWARD)}
 NAMES_OF_ROWS |= {
-    ADD: "adding up gradients",
+    ADD: "gradients: sum and norm",
     UPDATE: "optimizer",
     DRAWING: "drawing the batch",
-    WAIT: "waiting in compiled code",
-    REST: "Python, and waiting there",
+    WAIT: "waiting for other threads",
+    REST: "Python and waiting",
 }
 # of which row the ops of a table are that Python calls one by one
 OPS_OF_TABLE = {
@@ -82,36 +82,38 @@ class Row(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """Where the time of a step goes. The seconds of the rows add up to those of the step."""
+    """Where the time of a step goes. The seconds of the rows add up to those of the step.
+
+    compiled  whether the ops are parts of one compiled step; otherwise Python called each
+    """
 
     rows: list[Row]
     seconds: float
     tokens: int
     steps: int
-    threads: int
-    workers: int
+    split: Split
+    compiled: bool
 
 
-def profile(model: Any, config: TrainConfig, steps: int | None = None) -> Profile:
+def profile(model: Any, config: TrainConfig, steps: int | None = None, split: Split | None = None) -> Profile:
     """Take training steps on random tokens, and return where the time of a step went. The weights do not change.
 
     steps  how many to measure; None for as many as fit into SECONDS. Those slower than the median do not count,
            because another program may have held them up
+    split  how threads share a step; None chooses it for this machine
 
     The model is a GPT.
     """
     sizes, gpt = model.config, copy.copy(model)
-    timed = TimedOps(gpt.ops)
-    gpt.ops = timed.table
     ids = np.random.default_rng(0).integers(0, sizes.vocab_size, max(IDS, 2 * sizes.n_positions))
     data, optimizer = Text(ids, sizes.n_positions), make_optimizer(gpt, config, None)
     found: list[np.ndarray] = []
-    workers = TimedWorkers(gpt, config.batch_size, config.threads)
+    workers = TimedWorkers(gpt, config.batch_size, config.threads, split)
     with workers:
         for step in range(WARM + (steps or MOST)):
             if step == WARM:
                 start = time.perf_counter()
-            found.append(timed_step(workers, timed, data, optimizer, config, step))
+            found.append(timed_step(workers, data, optimizer, config, step))
             if steps is None and step >= WARM + FEWEST and time.perf_counter() > start + SECONDS:
                 break
     counted = np.array(found[WARM:])
@@ -120,7 +122,7 @@ def profile(model: Any, config: TrainConfig, steps: int | None = None) -> Profil
     tokens = config.batch_size * config.gradient_accumulation_steps * sizes.n_positions
     trained = {name: gpt.params.shapes[name] for name in optimizer.trained}
     costs = costs_of_ops(sizes, tokens) | {
-        ADD: cost_of_adding(gpt.size, workers.n),
+        ADD: cost_of_adding(gpt.size, workers.split.groups),
         UPDATE: cost_of_update(trained, gpt.matrices if config.optimizer == "muon" else {}),
     }
     rows = [
@@ -128,7 +130,7 @@ def profile(model: Any, config: TrainConfig, steps: int | None = None) -> Profil
         for op, name in NAMES_OF_ROWS.items()
         if taken[op] > 0
     ]
-    return Profile(rows, float(taken[STEP]), tokens, len(found) - WARM, workers.threads, workers.n)
+    return Profile(rows, float(taken[STEP]), tokens, len(found) - WARM, workers.split, workers.compiled)
 
 
 def direction(op: int) -> str:
@@ -136,9 +138,7 @@ def direction(op: int) -> str:
     return "" if op >= ADD else "backward" if op >= BACKWARD else "forward"
 
 
-def timed_step(
-    workers: "TimedWorkers", timed: "TimedOps", data: Text, optimizer: Optimizer, config: TrainConfig, step: int
-) -> np.ndarray:
+def timed_step(workers: "TimedWorkers", data: Text, optimizer: Optimizer, config: TrainConfig, step: int) -> np.ndarray:
     """Take a step as training does, but with a learning rate of 0, and return the seconds of each part."""
     moments = [time.perf_counter()]
     batches = data.draw(step, config)
@@ -148,9 +148,7 @@ def timed_step(
     workers.update(optimizer, 0.0, clip_scale(norm, config.grad_clip))
     moments.append(time.perf_counter())
     taken = np.zeros(STEP + 1)
-    taken[:SIZE] = timed.taken() / workers.n
-    taken[ADD] = sum(workers.adding) / len(workers.parts)
-    workers.adding.clear()
+    taken[:SIZE] = workers.taken()
     taken[DRAWING], gradients, taken[UPDATE] = np.diff(moments)
     taken[REST] = gradients - taken[:SIZE].sum()
     taken[STEP] = moments[-1] - moments[0]
@@ -158,42 +156,52 @@ def timed_step(
 
 
 class TimedWorkers(Workers):
-    """Workers that note how long adding up takes each thread."""
+    """Workers that note where the time of their threads goes.
 
-    def __init__(self, model: Model, batch_size: int, threads: int) -> None:
-        super().__init__(model, batch_size, threads)
+    A compiled step notes it in laps. Without one, each op is timed as Python calls it.
+    """
+
+    def __init__(self, model: Any, batch_size: int, threads: int, split: Split | None = None) -> None:
+        super().__init__(model, batch_size, threads, *filter(None, [split]))
+        self.compiled = getattr(self, "teams", [None])[0] is not None
+        self.split: Split = getattr(self, "split", Split(self.n, 1 if self.n > 1 else self.threads))
+        self.laps = self.own = np.zeros((self.n, SIZE))
         self.adding: list[float] = []
+        self.calls: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(SIZE))  # for each thread apart
+        if not self.compiled:
+            model.ops = self.timed_ops(model.ops)
+
+    def taken(self) -> np.ndarray:
+        """Return the seconds of each op since the last call, averaged over the threads."""
+        total = np.sum([*self.own, *self.calls.values()], axis=0) / self.n
+        total[-1] = 0  # when the last lap ended
+        total[ADD] = sum(self.adding) / len(self.parts)
+        self.own[:] = 0
+        self.calls.clear()
+        self.adding.clear()
+        return total
+
+    def timed_ops(self, ops: Ops) -> Ops:
+        """Return a table of the same ops, each of which notes how long it takes."""
+        table = copy.copy(ops)
+        for name in NAMES:
+            layer, _, direction = name.rpartition("_")
+            if layer in OPS_OF_TABLE:
+                op = OPS_OF_TABLE[layer] + (BACKWARD if direction == "backward" else 0)
+                setattr(table, name, self.timed(getattr(ops, name), op))
+        return table
+
+    def timed(self, function: Callable, op: int) -> Callable:
+        def call(*args: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*args, **options)
+            self.calls[get_ident()][op] += time.perf_counter() - start
+            return result
+
+        return call
 
     def _add_up(self, part: slice) -> float:
         start = time.perf_counter()
         square = super()._add_up(part)
         self.adding.append(time.perf_counter() - start)
         return square
-
-
-class TimedOps:
-    """A table of ops that notes how long its calls take, for each thread apart."""
-
-    def __init__(self, ops: Ops) -> None:
-        self.table = copy.copy(ops)
-        self.laps: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(SIZE))
-        for name in NAMES:
-            layer, _, direction = name.rpartition("_")
-            if layer in OPS_OF_TABLE:
-                op = OPS_OF_TABLE[layer] + (BACKWARD if direction == "backward" else 0)
-                setattr(self.table, name, self.timed(getattr(ops, name), op))
-
-    def timed(self, function: Callable, op: int) -> Callable:
-        def call(*args: Any, **options: Any) -> Any:
-            start = time.perf_counter()
-            result = function(*args, **options)
-            self.laps[get_ident()][op] += time.perf_counter() - start
-            return result
-
-        return call
-
-    def taken(self) -> np.ndarray:
-        """Return the seconds of each op since the last call, of all threads together."""
-        total = np.sum([*self.laps.values()], axis=0)
-        self.laps.clear()
-        return total
