@@ -8,7 +8,7 @@ import pytest
 from npgpt.kernels import attention, cross_entropy, exp, gelu, gelu_new, layernorm, mlp
 from npgpt.kernels import normal as normal_distribution
 from npgpt.kernels.normal import LAST, bell, bell32, tail, tail32
-from npgpt.kernels.rows import PORTION, add_up
+from npgpt.kernels.rows import PORTION, add_up, largest
 from npgpt.ops import FAST, REFERENCE
 from tests.test_twins import COMPILED, assert_as_exact, in_tiles, normal, run
 
@@ -228,3 +228,12 @@ def test_adding_up_keeps_what_is_not_finite_and_squares_what_float32_cannot(row)
 
 def test_adding_up_no_elements():
     assert add_up(np.ones((3, 4)), 2, 2) == 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 15, 16, 23, 65])
+def test_the_largest_element_is_found_anywhere(size):
+    for dtype in (np.float32, np.float64):
+        for place in range(size):
+            x = np.random.default_rng(size).random(size).astype(dtype) - 9
+            x[place] = -3
+            assert largest(x) == -3

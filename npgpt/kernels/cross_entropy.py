@@ -3,7 +3,7 @@
 import numpy as np
 
 from npgpt.kernels.exp import exp
-from npgpt.kernels.rows import as_rows
+from npgpt.kernels.rows import as_rows, largest
 from npgpt.support.buffers import empty
 from npgpt.support.jit import jit
 
@@ -51,14 +51,14 @@ def _forward(logits: np.ndarray, ids: np.ndarray, stats: np.ndarray) -> float:
     V = logits.shape[1]
     loss = np.float64(0)
     for n in range(logits.shape[0]):
-        top = logits[n, 0]
-        for v in range(V):
-            top = max(top, logits[n, v])
+        top = largest(logits[n])
         total = np.float64(0)
         for start in range(0, V, CHUNK):
+            # indices that begin at 0 are never negative, so the loop is vectorised
+            chunk = logits[n, start : start + CHUNK]
             part = logits.dtype.type(0)
-            for v in range(start, min(start + CHUNK, V)):
-                part += exp(logits[n, v] - top)
+            for v in range(chunk.size):
+                part += exp(chunk[v] - top)
             total += part
         stats[n, 0], stats[n, 1] = top, 1 / total
         if ids[n] != NOT_COUNTED:

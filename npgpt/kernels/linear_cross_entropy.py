@@ -10,7 +10,7 @@ import numpy as np
 
 from npgpt.kernels.cross_entropy import CHUNK, NOT_COUNTED, checked
 from npgpt.kernels.exp import exp
-from npgpt.kernels.rows import as_rows
+from npgpt.kernels.rows import as_rows, largest
 from npgpt.support.buffers import empty
 from npgpt.support.jit import jit
 
@@ -50,18 +50,18 @@ def loss_and_dlogits(logits: np.ndarray, ids: np.ndarray, scale: float) -> float
     V = logits.shape[1]
     loss = np.float64(0)
     for n in range(logits.shape[0]):
-        top = logits[n, 0]
-        for v in range(V):
-            top = max(top, logits[n, v])
+        top = largest(logits[n])
         target = np.float64(logits[n, ids[n]]) - top
         # in two loops: a loop that both stores and sums is not vectorised
         for v in range(V):
             logits[n, v] = exp(logits[n, v] - top)
         total = np.float64(0)
         for start in range(0, V, CHUNK):
+            # indices that begin at 0 are never negative, so the loop is vectorised
+            chunk = logits[n, start : start + CHUNK]
             part = logits.dtype.type(0)
-            for v in range(start, min(start + CHUNK, V)):
-                part += logits[n, v]
+            for v in range(chunk.size):
+                part += chunk[v]
             total += part
         loss += np.log(total) - target
         share = logits.dtype.type(scale / total)

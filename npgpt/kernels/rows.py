@@ -24,6 +24,21 @@ def or_empty(array: np.ndarray | None, dtype: np.dtype) -> np.ndarray:
 
 
 @jit
+def largest(x: np.ndarray) -> float:
+    """Return the largest element of x (N,), which has at least one; NaN may be passed over.
+
+    Eight comparisons run at a time. The compiler may not reorder them by itself, because there may be NaN.
+    """
+    a = b = c = d = e = f = g = h = x[0]
+    for i in range(x.size // 8):
+        a, b, c, d = max(a, x[8 * i]), max(b, x[8 * i + 1]), max(c, x[8 * i + 2]), max(d, x[8 * i + 3])
+        e, f, g, h = max(e, x[8 * i + 4]), max(f, x[8 * i + 5]), max(g, x[8 * i + 6]), max(h, x[8 * i + 7])
+    for i in range(x.size // 8 * 8, x.size):
+        a = max(a, x[i])
+    return max(max(max(a, b), max(c, d)), max(max(e, f), max(g, h)))
+
+
+@jit
 def add_bias(x: np.ndarray, bias: np.ndarray) -> None:
     """Add bias (C,) to every row of x (N, C), in place."""
     for n in range(x.shape[0]):
