@@ -27,7 +27,7 @@ def copy(
 ) -> None:
     """Copy a part of x into a part of out. Rows that lie close together cost the processor fewer pages to look up."""
     for n in range(rows):
-        line, to = x[row + n, column : column + columns], out[to_row + n, to_column : to_column + columns]
+        line, to = x[row + n, column:], out[to_row + n, to_column:]
         for c in range(columns):
             to[c] = line[c]
 
@@ -37,7 +37,7 @@ def turn(x: np.ndarray, row: int, column: int, factors: np.ndarray, out: np.ndar
     """Put a part of x, its rows multiplied by their factors, into out, transposed."""
     columns, rows = out.shape
     for n in range(rows):
-        line, factor = x[row + n, column : column + columns], factors[n]
+        line, factor = x[row + n, column:], factors[n]
         for c in range(columns):
             out[c, n] = factor * line[c]
 
@@ -133,7 +133,7 @@ def drop(tile: np.ndarray, mask: np.ndarray, pair: int, t: int, k: int, T: int, 
     m, n = tile.shape
     for i in range(n):
         begin = (t + i) * T + k
-        line = mask[pair, begin : begin + m]
+        line = mask[pair, begin:]
         for j in range(m):
             out[j, i] = tile[j, i] * tile.dtype.type(line[j])
 
@@ -142,7 +142,7 @@ def drop(tile: np.ndarray, mask: np.ndarray, pair: int, t: int, k: int, T: int, 
 def scale_rows(x: np.ndarray, row: int, column: int, columns: int, factors: np.ndarray) -> None:
     """Multiply each row of a part of x by its factor, in place."""
     for n in range(len(factors)):
-        line, factor = x[row + n, column : column + columns], factors[n]
+        line, factor = x[row + n, column:], factors[n]
         for c in range(columns):
             line[c] *= factor
 
@@ -160,7 +160,7 @@ def dots_of_rows(
 ) -> None:
     """Put the scalar products of the rows of a part of x and y, multiplied by their factors and scale, into out."""
     for n in range(len(out)):
-        a, b = x[row + n, column : column + columns], y[row + n, column : column + columns]
+        a, b = x[row + n, column:], y[row + n, column:]
         total = x.dtype.type(0)
         for c in range(columns):
             total += a[c] * b[c]
