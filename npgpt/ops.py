@@ -48,8 +48,17 @@ class Ops:
     mlp_forward = staticmethod(layers.mlp_forward)
     adamw_update = staticmethod(adamw.adamw_update)
 
+    # the module that computes a GPT's whole step in one call, from the very ops of this table; None if there is none
+    step: Any = None
 
-NAMES = tuple(name for name in vars(Ops) if not name.startswith("_"))
+    def __setattr__(self, name: str, op: Any) -> None:
+        """Put an op into the table. The whole step, which has the old one compiled in, then no longer stands for it."""
+        super().__setattr__(name, op)
+        if name != "step":
+            super().__setattr__("step", None)
+
+
+NAMES = tuple(name for name in vars(Ops) if not name.startswith("_") and name != "step")
 REFERENCE = Ops()
 
 
@@ -57,10 +66,12 @@ REFERENCE = Ops()
 def _fast() -> Ops:
     """Make FAST when it is first asked for: numba takes half a second to import, and REFERENCE does without it."""
     from npgpt import kernels
+    from npgpt.kernels import gpt, products
 
     fast = copy.copy(REFERENCE)
     for twin in kernels.__all__:
         setattr(fast, twin, getattr(kernels, twin))
+    fast.step = gpt if products.FOUND else None
     return fast
 
 

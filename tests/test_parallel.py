@@ -1,5 +1,8 @@
 """A step over shards: the same loss, gradients and parameters as of the whole batch, and the same bits each time."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -7,6 +10,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from npgpt import GPT, AdamW, GPTConfig, TrainConfig, generate
 from npgpt.data.batch import Batch
 from npgpt.optim.schedule import clip_scale
+from npgpt.training.crew import Crew
 from npgpt.training.workers import Workers, n_threads, n_workers, with_threads
 
 CONFIG = GPTConfig(vocab_size=7, n_positions=6, n_embd=8, n_layer=2, n_head=2)
@@ -98,7 +102,7 @@ def test_a_step_needs_no_more_memory_than_the_one_before():
         sizes = []
         for step in range(3):
             workers.loss_and_grads(micro_batches(np.random.default_rng(step), [(4, 0), (4, 3)]))
-            sizes.append([buffers.nbytes for buffers in workers.buffers])
+            sizes.append([team.memory.nbytes for team in workers.teams])
     assert sizes[0] == sizes[1] == sizes[2]
     assert min(sizes[0]) > 0
 
@@ -134,10 +138,12 @@ def blas_threads():
 
 def test_workers_or_blas_have_the_threads_never_both():
     before = blas_threads()
-    with Workers(GPT(CONFIG, 0), 4, 2):
-        assert set(blas_threads()) == {1}
-    assert blas_threads() == before
-    with Workers(GPT(CONFIG, 0), 1, 2) as workers:
+    for batch_size in (4, 1):
+        with Workers(GPT(CONFIG, 0), batch_size, 2) as workers:
+            assert workers.n == 2
+            assert set(blas_threads()) == {1}
+        assert blas_threads() == before
+    with Workers(GPT(CONFIG, 0, ops="reference"), 1, 2) as workers:
         assert workers.n == 1
         assert set(blas_threads()) == {2}
 
@@ -160,7 +166,7 @@ def test_a_token_is_sampled_with_one_blas_thread_and_a_long_prompt_of_a_large_mo
 
 
 def test_threads_are_what_the_machine_allows_unless_they_are_given(monkeypatch):
-    monkeypatch.setattr("npgpt.training.workers.cores", lambda: 5)
+    monkeypatch.setattr("npgpt.training.threads.cores", lambda: 5)
     assert n_threads(3) == 3
     assert n_threads(0) == 5
     assert with_threads(TrainConfig()).threads == 5
@@ -190,6 +196,37 @@ def test_an_error_in_a_worker_reaches_the_caller_when_all_have_stopped():
         with pytest.raises(ValueError, match="id 99 is outside"):
             workers.loss_and_grads([Batch(ids[::-1], ids[::-1])])
         assert np.isfinite(workers.loss_and_grads([Batch(ids[:1], ids[:1])])[0])
+
+
+def test_a_crew_does_all_at_the_same_time_and_ends_all_before_it_raises():
+    ended = []
+
+    def arrive(i):
+        barrier.wait(10)
+        return i
+
+    def meet(i):
+        try:
+            barrier.wait(10)  # raises if not all are there at once
+            if i in (1, 2):
+                raise ValueError(f"{i} does not like it")
+            time.sleep(0.01)
+            return i
+        finally:
+            ended.append(i)
+
+    for n in (1, 2, 5):
+        with Crew(n) as crew:
+            barrier = threading.Barrier(n)  # serves again and again
+            for _ in range(50):
+                assert crew.run(arrive, range(n)) == list(range(n))
+            if n > 1:
+                ended.clear()
+                with pytest.raises(ValueError, match="1 does not like it"):
+                    crew.run(meet, range(n))
+                assert sorted(ended) == list(range(n))
+                with pytest.raises(ValueError, match="more than the"):
+                    crew.run(meet, range(n + 1))
 
 
 def test_map_keeps_the_order_and_reads_no_more_than_it_needs():

@@ -17,7 +17,10 @@ from npgpt.support.buffers import Buffers, empty
 
 FOLDER = Path(kernels.__file__).parent
 # what kernels are made of
-SHARED = {"__init__", "attention_tiles", "bf16", "clock", "exp", "normal", "products", "rows"}
+SHARED = {
+    *("__init__", "attention_tiles", "bf16", "block", "clock", "exp", "gpt", "memory", "normal", "products", "rows"),
+    "team",
+}
 FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in SHARED)
 COMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 

@@ -4,7 +4,7 @@ GPT in gpt2.py is one such model. Another needs no change elsewhere: tests/test_
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -41,11 +41,37 @@ def set_end(model: "Model", i: int) -> None:
         model.__dict__["config"] = config
 
 
+class Team(Protocol):
+    """What a model may return from `team(members)`, so that several threads compute a batch of it together."""
+
+    def begin(self, batches: "Sequence[Batch]", drop: bool) -> None:
+        """Prepare for batches, before the members start; drop says whether there will be dropout."""
+
+    def accumulate_grads(
+        self,
+        member: int,
+        batches: "Sequence[Batch]",
+        total: int,
+        grads: Parameters,
+        rng: Rng,
+        laps: np.ndarray | None = None,
+    ) -> float:
+        """Write the gradients of the batches' summed loss divided by `total` into grads; return a member's share of it.
+
+        All members call this at once, for the same batches, each with its own number and generator.
+        """
+
+    def add_up(self, gradients: np.ndarray, start: int, stop: int) -> float:
+        """Add the rows of gradients (groups, size) into the first, from start to stop; return its sum of squares."""
+
+
 class Model(Protocol):
     """A causal language model over flat parameters.
 
     params    {name: array}, views into one buffer; `params.flat.dtype` is the precision of everything
     matrices  {name: count}: the parameters that Muon may train, each `count` matrices side by side; may be empty
+
+    A model may have a method `team(members)`, which returns a Team, or None if it cannot.
     """
 
     params: Parameters

@@ -23,6 +23,7 @@ from npgpt.models.gpt2_parameters import (
     weight_and_bias,
     zero_parameters,
 )
+from npgpt.models.gpt2_step import Step
 from npgpt.models.kv_cache import KVCache
 from npgpt.models.taps import NO_TAPS, Taps
 from npgpt.ops import REFERENCE, Ops, get_ops
@@ -340,6 +341,8 @@ class GPT:
     def loss(self, ids: "np.ndarray | Batch", targets: np.ndarray | None = None, starts: Starts = None) -> float:
         """Return the mean cross-entropy in nats over the targets that are not -100. ids may be a Batch."""
         ids, targets, starts = checked_batch(ids, targets, starts, self.config.n_positions)
+        if self.ops.step is not None:
+            return Step(self.config, self.params, self.ops.step)(ids, targets, starts)
         return float(loss_forward(self.params, ids, targets, self.config, self.ops, starts=starts, keep=False)[0])
 
     def loss_and_grads(
@@ -359,8 +362,15 @@ class GPT:
         grads  gradients to overwrite and return, instead of new ones
         """
         ids, targets, starts = checked_batch(ids, targets, starts, self.config.n_positions)
+        if self.ops.step is not None and (grads is None or grads.shapes is self.params.shapes):
+            grads = self.params.empty_like() if grads is None else grads
+            return Step(self.config, self.params, self.ops.step)(ids, targets, starts, grads, rng, dloss), grads
         loss, cache = loss_forward(self.params, ids, targets, self.config, self.ops, rng, starts)
         return float(loss), loss_backward(dloss, cache, grads)
+
+    def team(self, members: int) -> Step | None:
+        """Return what lets so many threads compute a batch together; None where there is no compiled step."""
+        return None if self.ops.step is None else Step(self.config, self.params, self.ops.step, members)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, generation_config.json and model.safetensors, as `transformers` reads them."""

@@ -58,6 +58,20 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return array
 
 
+def workspace(size: int, dtype: np.dtype) -> np.ndarray:
+    """Return an uninitialised array (n,), n at least `size`: the pool's own for this purpose, or else a new one.
+
+    A pool has one for each dtype. It serves one call at a time, and grows if a larger one is asked for.
+    """
+    pool = getattr(_thread, "arrays", None)
+    arrays = [] if pool is None else pool.setdefault(("workspace", dtype.char), [])
+    if not arrays or arrays[0].size < size:
+        arrays.clear()  # before the new one is made
+        block = np.empty(size + ALIGNMENT // dtype.itemsize, dtype)
+        arrays.append(block[-block.ctypes.data % ALIGNMENT // dtype.itemsize :][:size])
+    return arrays[0]
+
+
 def _unused(arrays: list[np.ndarray], free: int) -> np.ndarray | None:
     """Return the first array with at most `free` references, if there is one."""
     for array in arrays:

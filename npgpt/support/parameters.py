@@ -34,6 +34,7 @@ class Parameters(dict[str, np.ndarray]):
             start = stop
         super().__init__((name, views[name]) for name in shapes)
         self.flat = flat
+        self._starts: dict[tuple[str, ...], np.ndarray] = {}
         self.shapes = shapes
         self.n_decayed = sum(math.prod(shapes[name]) for name in matrices)
 
@@ -49,6 +50,12 @@ class Parameters(dict[str, np.ndarray]):
     def __reduce__(self) -> tuple:
         # otherwise copy.deepcopy and pickle would separate the views from the buffer
         return Parameters, (self.shapes, self.flat)
+
+    def starts(self, names: tuple[str, ...]) -> np.ndarray:
+        """Return where in the buffer each of these begins, -1 for a name that is not there. Not to be changed."""
+        if names not in self._starts:
+            self._starts[names] = np.array([self.places[n].start if n in self.places else -1 for n in names], np.int64)
+        return self._starts[names]
 
     def empty_like(self) -> "Parameters":
         """Return parameters of the same names and shapes in a new, uninitialised buffer."""

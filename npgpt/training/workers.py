@@ -1,15 +1,15 @@
-"""One training step over shards of a batch: each worker runs a plain forward and backward on its own part.
+"""One training step over shards of a batch, on threads: groups of them, and in each group one member or several.
 
-A worker is a thread. NumPy, BLAS and the compiled ops run without the interpreter's lock, so workers run at the same
-time. Each uses one BLAS thread, so none waits for another before the gradients are added up. A worker needs only its
-shard and the number of all targets, and writes its gradients into a buffer of its own. So a worker could as well be a
-rank on another machine, whose buffer is added in the same fixed order.
+A group runs a forward and backward on its rows of the batch, and writes gradients into a buffer of its own, which are
+then added up in a fixed order. So a group could as well be a rank on another machine. If the model can (`Team` in
+models/base.py), the members of a group compute its rows together, and its gradients are one buffer for all of them.
+Otherwise a group is one thread, and a single group gives BLAS all threads.
+
+What threads compute runs without the interpreter's lock; a GPT's step needs it only a few times (kernels/gpt.py).
 """
 
-import contextvars
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, pairwise
 from types import TracebackType
 from typing import Any, TypeVar
@@ -22,31 +22,17 @@ from npgpt.data.batch import Batch
 from npgpt.models.base import Model
 from npgpt.optim import Optimizer
 from npgpt.support.buffers import Buffers, empty
-from npgpt.support.machine import cores
 from npgpt.support.parameters import Parameters
+from npgpt.training.crew import Crew
+from npgpt.training.threads import Split, n_threads, settle, work_of
 
 Result = TypeVar("Result")
 
-# Adding up the gradients of one more worker takes time that grows with the parameters; the time that it saves grows
-# with the tokens. With more parameters per token of the batch than this, one worker with all BLAS threads is as fast,
-# and needs no second gradient.
-PARAMETERS_PER_TOKEN = 2**16
-
 
 def n_workers(size: int, batch_size: int, n_positions: int, threads: int) -> int:
-    """Return how many workers to split the batches of a model of `size` parameters over. One gives BLAS the threads.
-
-    Workers are better for small models: small products do not gain from BLAS threads, which run nothing but products.
-    But a batch of one sequence cannot be split, and a model that is large for its batch should not store its gradients
-    twice.
-    """
-    large = size > PARAMETERS_PER_TOKEN * batch_size * n_positions
+    """Return how many workers to split the batches of a model of `size` parameters over. One gives BLAS the threads."""
+    large = size > 2**16 * batch_size * n_positions
     return 1 if large else min(threads, batch_size)
-
-
-def n_threads(threads: int = 0) -> int:
-    """Return the number of threads to use: the given one, or for 0 what the machine allows (support/machine.py)."""
-    return threads or cores()
 
 
 def with_threads(config: TrainConfig) -> TrainConfig:
@@ -67,24 +53,32 @@ class Workers:
     The same seed and number of threads give the same bits.
     """
 
-    def __init__(self, model: Model, batch_size: int, threads: int = 0) -> None:
+    def __init__(self, model: Model, batch_size: int, threads: int = 0, split: Split | None = None) -> None:
+        make_team = getattr(model, "team", lambda members: None)
         self.model = model
-        self.threads = n_threads(threads)
-        self.n = n_workers(model.size, batch_size, model.config.n_positions, self.threads)
+        teams = make_team(1) is not None
+        if split is None:
+            split = settle(work_of(model, batch_size, teams), threads)
+        self.split, self.threads = split, split.threads
+        self.members = split.members if teams else 1
+        self.n = split.groups * self.members  # threads that compute gradients
+        self.teams = [make_team(split.members) for _ in range(split.groups)]
         self.buffers = [Buffers() for _ in range(self.n)]
-        self.grads = [model.params.empty_like() for _ in range(self.n)]
-        # the optimizer runs in parts on all threads, whatever the workers are
+        self.flat = np.empty((split.groups, model.size), model.dtype)  # the gradients of each group
+        self.grads = [Parameters(model.params.shapes, flat) for flat in self.flat]
+        self.laps: np.ndarray | None = None  # (n, clock.SIZE), if somebody wants to know where the time goes
+        # the optimizer runs in parts on all threads, whatever the groups are
         bounds = np.linspace(0, model.size, self.threads + 1).astype(int)
         self.parts = [slice(start, stop) for start, stop in pairwise(bounds)]
 
     def __enter__(self) -> "Workers":
-        self._pool = ThreadPoolExecutor(max(1, self.threads - 1))
-        self._limits = threadpool_limits(1 if self.n > 1 else self.threads)
+        self._crew = Crew(self.threads).__enter__()
+        self._limits = threadpool_limits(self.threads if self.n == 1 else 1)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._limits.restore_original_limits()
-        self._pool.shutdown()
+        self._crew.__exit__()
 
     def loss_and_grads(
         self, batches: Sequence[Batch], seed: Sequence[int] | None = None
@@ -92,7 +86,7 @@ class Workers:
         """Return the mean loss over the counted targets of all batches together, its gradients and their norm.
 
         batches  the batches of one step
-        seed     seed of the dropout masks, which each worker draws for itself; None switches dropout off
+        seed     seed of the dropout masks, which each thread draws for itself; None switches dropout off
 
         The next call overwrites the gradients. Each target has the same weight. A mean of the batches' means would be
         another loss if some targets are masked.
@@ -100,24 +94,31 @@ class Workers:
         if not batches:
             raise ValueError("there are no batches: give at least one")
         total = max(1, sum(batch.n_targets for batch in batches))
+        parts = [[batch.part(g, len(self.teams)) for batch in batches] for g in range(len(self.teams))]
+        for team, own in zip(self.teams, parts, strict=True):
+            if team is not None:
+                team.begin(own, drop=seed is not None)
 
         def work(i: int) -> float:
             rng = None if seed is None else np.random.default_rng((*seed, i))
+            group, member = divmod(i, self.members)
+            team, grads = self.teams[group], self.grads[group]
             with self.buffers[i]:
-                return accumulate_grads(
-                    self.model, [batch.part(i, self.n) for batch in batches], total, self.grads[i], rng
-                )
+                if team is None:
+                    return accumulate_grads(self.model, parts[group], total, grads, rng)
+                laps = None if self.laps is None else self.laps[i]
+                return team.accumulate_grads(member, parts[group], total, grads, rng, laps)
 
-        losses = self._run(work, range(self.n))
+        losses = self._crew.run(work, range(self.n))
         if self.n == 1:  # BLAS has the threads
             squares = [float(np.dot(self.grads[0].flat, self.grads[0].flat))]
         else:
-            squares = self._run(self._add_up, self.parts)
+            squares = self._crew.run(self._add_up, self.parts)
         return sum(losses), self.grads[0], float(np.sqrt(sum(squares)))
 
     def update(self, optimizer: Optimizer, lr: float, scale: float = 1.0) -> None:
         """Take the optimizer's step with scale times the gradients. Each thread updates a part of the parameters."""
-        optimizer.step(self.grads[0], lr, scale, len(self.parts), self._run)
+        optimizer.step(self.grads[0], lr, scale, self.threads, self._crew.run)
 
     def map(self, function: Callable[[Any], Result], items: Iterable[Any]) -> Iterator[Result]:
         """Yield function(item) for each item in order, as many at a time as there are workers."""
@@ -130,25 +131,16 @@ class Workers:
 
         items = iter(items)
         while several := list(islice(items, self.n)):
-            yield from self._run(call, zip(pools, several, strict=False))
+            yield from self._crew.run(call, list(zip(pools, several, strict=False)))
 
     def _add_up(self, part: slice) -> float:
         """Add the other workers' gradients to the first one's, always in the same order; return the sum of squares."""
+        if self.teams[0] is not None:
+            return self.teams[0].add_up(self.flat, part.start, part.stop)
         total = self.grads[0].flat[part]
         for other in self.grads[1:]:
             total += other.flat[part]
         return float(np.dot(total, total))
-
-    def _run(self, function: Callable[[Any], Result], items: Iterable[Any]) -> list[Result]:
-        """Call the function for all items at once, the first of them in this thread."""
-        first, *others = items
-        # each call runs in a copy of this thread's context, where NumPy keeps its settings for overflow
-        futures = [self._pool.submit(contextvars.copy_context().run, function, item) for item in others]
-        try:
-            result = function(first)
-        finally:  # also after an error, no thread may still write into the buffers when this returns
-            others = [future.result() for future in futures]
-        return [result, *others]
 
 
 def accumulate_grads(
