@@ -197,7 +197,7 @@ def test_the_table_has_a_line_for_each_figure_of_the_file(capsys, tmp_path):
         assert line.startswith(f"{name} ")
         assert line[len(name) :].split()[:2] == [f"{row['ms']:,.3f}", f"{row['share']:.1%}"]
     for way in found["expected"]:
-        assert f"{way['ms']:,.3g} ms with {Split(way['groups'], way['members'])}" in printed
+        assert f"{way['ms']:,.1f} ms with {Split(way['groups'], way['members'])}" in printed
     assert table[-1].split() == ["a", "step", f"{found['ms_per_step']:,.3f}", "100.0%"]
     assert all(len(line) < 120 for line in printed.splitlines())
 

@@ -193,7 +193,7 @@ def in_words(figures: dict[str, Any]) -> str:
         f"batches of {train['batch_size']} x {figures['config']['n_positions']} random tokens, {train['optimizer']}, "
         f"{train['dtype']}",
         f"{figures['processor']}, {figures['cores']} cores{busy}; {figures['blas']}",
-        f"{Split(figures['groups'], figures['members'])}, which were measured to reach "
+        f"{Split(figures['groups'], figures['members'])}, measured at "
         f"{figures['peak_gflop_per_s']:,.0f} GFLOP/s in products and {figures['peak_gb_per_s']:,.1f} GB/s in copies",
         *as_expected(figures["expected"]),
         "",
@@ -212,7 +212,7 @@ def as_expected(ways: list[dict[str, Any]]) -> list[str]:
     """Return a line about how long a step should take, the way it is split first; none where nothing is expected."""
     from npgpt.training.threads import Split
 
-    times = [f"{way['ms']:,.3g} ms with {Split(way['groups'], way['members'])}" for way in ways]
+    times = [f"{way['ms']:,.1f} ms with {Split(way['groups'], way['members'])}" for way in ways]
     return [f"expected for a step: {', '.join(times)}"] if times else []
 
 
