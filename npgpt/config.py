@@ -13,6 +13,7 @@ from npgpt.support.hints import nearest
 
 ACTIVATION_FUNCTIONS = ("gelu_new", "gelu")
 DTYPES = ("float32", "float64")
+COMPUTES = ("float32", "bf16")
 OPS = ("fast", "reference")
 INITS = ("gpt2", "copy")
 OPTIMIZERS = ("adamw", "muon")
@@ -224,6 +225,12 @@ class TrainConfig:
     seed: int = option(1337, "seed of the initial weights, the batches and dropout")
     threads: int = option(0, "number of CPU threads; 0 uses as many as help, within cores, quotas and OMP_NUM_THREADS")
     dtype: str = option("float32", "precision of weights and arithmetic", DTYPES)
+    compute: str = option(
+        "float32",
+        "bf16 rounds the operands of a step's large products to bfloat16, which is faster on processors with an "
+        "instruction for it; weights and all else stay float32",
+        COMPUTES,
+    )
     ops: str = option("fast", "fast runs compiled code, reference the plain NumPy definitions", OPS)
 
     def __post_init__(self) -> None:
@@ -240,6 +247,8 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
         if self.min_lr > self.learning_rate:
             raise ValueError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}: lower min_lr too")
+        if self.compute == "bf16" and self.dtype != "float32":
+            raise ValueError(f"compute='bf16' rounds operands in float32, and dtype is {self.dtype!r}: leave one out")
 
 
 @dataclasses.dataclass(frozen=True)

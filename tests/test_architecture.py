@@ -33,9 +33,9 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     # of hub, to write and read a model's files; of layers, lora, which has no twin
     "models": ({"numpy"}, {"config", "hub", "layers", "ops", "support"}),
     "cases": ({"numpy"}, {"config", "models", "ops"}),
-    "training": (
+    "training": (  # of kernels, whether this processor has bfloat16 products
         {"numpy", "threadpoolctl"},
-        {"config", "data", "hub", "models", "ops", "optim", "support", "tokenizer"},
+        {"config", "data", "hub", "kernels", "models", "ops", "optim", "support", "tokenizer"},
     ),
     "generation": ({"numpy"}, {"models", "support", "tokenizer", "training"}),
     # matplotlib where a picture is drawn; of kernels, the clock; training, data and optim for the step to profile

@@ -237,11 +237,11 @@ def test_a_cell_that_is_run_again_says_how_to_go_on(text):
 
 
 def test_every_flag_is_a_setting_and_reaches_the_run(text):
-    from tests.test_cli_train import DOCUMENTS, OTHER, settings
+    from tests.test_cli_train import DOCUMENTS, TOGETHER, settings
 
     (text / "a.txt").write_text(DOCUMENTS)
-    npgpt.train("a.txt", "r", progress=False, **OTHER)
-    assert settings(text / "r") == OTHER
+    npgpt.train("a.txt", "r", progress=False, **TOGETHER)
+    assert settings(text / "r") == TOGETHER
 
 
 @pytest.mark.parametrize("kind", ["one string", "one path", "strings", "paths", "tuple", "generator"])

@@ -32,7 +32,7 @@ LANES = 16  # of a vector: a panel is as wide
 VECTOR = 4 * LANES  # bytes
 ROWS, COLUMNS = 8, 2 * LANES  # of the tile of the result that is in registers
 PAIRS = 256  # a panel's length along K. Panels of all rows in a block fit into L2, two panels of columns into L1
-BLOCK = 768  # rows in a block
+BLOCK = 512  # rows in a block
 PANEL = PAIRS * LANES * 4  # bytes
 SCRATCH = (BLOCK // LANES + 2) * PANEL // 4 + LANES  # elements; the last ones are for alignment
 

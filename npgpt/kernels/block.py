@@ -12,10 +12,10 @@ import numpy as np
 
 from npgpt.kernels import gelu, gelu_new
 from npgpt.kernels.attention import attend, attend_backward
+from npgpt.kernels.bf16 import product_in
 from npgpt.kernels.clock import ACTIVATION, ATTENTION, BACKWARD, DROPOUT, LINEAR, MLP, NORM, WAIT, lap
 from npgpt.kernels.layernorm import normalize_rows, normalize_rows_backward
 from npgpt.kernels.mlp import multiply_and_sum
-from npgpt.kernels.products import product
 from npgpt.kernels.rows import add_bias, sum_rows
 from npgpt.kernels.team import share, wait
 from npgpt.support.jit import jit
@@ -83,6 +83,7 @@ class Work(NamedTuple):
     members: int
     barrier: np.ndarray
     laps: np.ndarray  # seconds by op, or of size 0 (clock.py)
+    panels: np.ndarray  # for products of rounded operands (`product_in` in bf16.py)
 
 
 @jit
@@ -95,7 +96,7 @@ def block_forward(
     eps = x.dtype.type(work.eps)
     normalize_rows(x[a:b], w.ln_1_weight, w.ln_1_bias, eps, kept.ln_1[a:b], kept.norms[0, a:b], kept.norms[1, a:b])
     lap(work.laps, NORM)
-    linear(kept.ln_1[a:b], w.c_attn_weight, w.c_attn_bias, kept.qkv[a:b])
+    linear(kept.ln_1[a:b], w.c_attn_weight, w.c_attn_bias, kept.qkv[a:b], work.panels)
     lap(work.laps, LINEAR)
     wait(work.barrier, members)
     lap(work.laps, WAIT)
@@ -110,7 +111,7 @@ def block_forward(
     wait(work.barrier, members)
     lap(work.laps, WAIT)
     y = passing.y[a:b]
-    linear(kept.heads[a:b], w.c_proj_weight, w.c_proj_bias, y)
+    linear(kept.heads[a:b], w.c_proj_weight, w.c_proj_bias, y, work.panels)
     lap(work.laps, LINEAR)
     draw(rng, work.resid_pdrop, kept.drop_1, a, b)
     lap(work.laps, DROPOUT)
@@ -118,14 +119,14 @@ def block_forward(
     mean, rstd = kept.norms[2, a:b], kept.norms[3, a:b]
     normalize_rows(kept.mid[a:b], w.ln_2_weight, w.ln_2_bias, eps, kept.ln_2[a:b], mean, rstd)
     lap(work.laps, NORM)
-    product(kept.ln_2[a:b], w.c_fc_weight, kept.slope[a:b], False)
+    product_in(kept.ln_2[a:b], w.c_fc_weight, kept.slope[a:b], False, work.panels)
     lap(work.laps, MLP)
     if work.exact_gelu:
         gelu.bend(kept.slope[a:b], w.c_fc_bias, kept.hidden[a:b])
     else:
         gelu_new.bend(kept.slope[a:b], w.c_fc_bias, kept.hidden[a:b])
     lap(work.laps, ACTIVATION)
-    linear(kept.hidden[a:b], w.mlp_proj_weight, w.mlp_proj_bias, y)
+    linear(kept.hidden[a:b], w.mlp_proj_weight, w.mlp_proj_bias, y, work.panels)
     lap(work.laps, MLP)
     draw(rng, work.resid_pdrop, kept.drop_2, a, b)
     lap(work.laps, DROPOUT)
@@ -162,7 +163,7 @@ def block_backward(
     lap(work.laps, BACKWARD + DROPOUT)
     dattn = dmid if work.resid_pdrop == 0 else passing.dropped_1
     bias_backward(dattn[a:b], dw.c_proj_bias)
-    product(dattn[a:b], w.c_proj_weight.T, passing.dheads[a:b], False)
+    product_in(dattn[a:b], w.c_proj_weight.T, passing.dheads[a:b], False, work.panels)
     lap(work.laps, BACKWARD + LINEAR)
     wait(work.barrier, members)
     lap(work.laps, WAIT)
@@ -180,7 +181,7 @@ def block_backward(
     weight_backward(kept.heads, dattn, dw.c_proj_weight, work, add)
     weight_backward(kept.ln_1, passing.dqkv, dw.c_attn_weight, work, add)
     bias_backward(passing.dqkv[a:b], dw.c_attn_bias)
-    product(passing.dqkv[a:b], w.c_attn_weight.T, y, False)
+    product_in(passing.dqkv[a:b], w.c_attn_weight.T, y, False, work.panels)
     lap(work.laps, BACKWARD + LINEAR)
     mean, rstd = kept.norms[0, a:b], kept.norms[1, a:b]
     normalize_rows_backward(y, x[a:b], mean, rstd, w.ln_1_weight, out[a:b], dw.ln_1_weight, dw.ln_1_bias)
@@ -201,11 +202,11 @@ def mlp_branch_backward(
     lap(work.laps, BACKWARD + DROPOUT)
     dout = dx if work.resid_pdrop == 0 else passing.dropped_2
     bias_backward(dout[a:b], dw.mlp_proj_bias)
-    product(dout[a:b], w.mlp_proj_weight.T, dhidden, False)
+    product_in(dout[a:b], w.mlp_proj_weight.T, dhidden, False, work.panels)
     lap(work.laps, BACKWARD + MLP)
     multiply_and_sum(dhidden, kept.slope[a:b], dw.c_fc_bias)
     lap(work.laps, BACKWARD + ACTIVATION)
-    product(dhidden, w.c_fc_weight.T, y, False)
+    product_in(dhidden, w.c_fc_weight.T, y, False, work.panels)
     lap(work.laps, BACKWARD + MLP)
     mean, rstd = kept.norms[2, a:b], kept.norms[3, a:b]
     normalize_rows_backward(y, kept.mid[a:b], mean, rstd, w.ln_2_weight, dmid[a:b], dw.ln_2_weight, dw.ln_2_bias)
@@ -214,9 +215,9 @@ def mlp_branch_backward(
 
 
 @jit
-def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray, panels: np.ndarray) -> None:
     """Put x @ weight + bias into out."""
-    product(x, weight, out, False)
+    product_in(x, weight, out, False, panels)
     if bias.size:
         add_bias(out, bias)
 
@@ -225,7 +226,7 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray)
 def weight_backward(x: np.ndarray, dout: np.ndarray, dweight: np.ndarray, work: Work, add: bool) -> None:
     """Put a member's rows of x.T @ dout into dweight, or add them to it."""
     a, b = share(len(dweight), work.member, work.members)
-    product(x[:, a:b].T, dout, dweight[a:b], add)
+    product_in(x[:, a:b].T, dout, dweight[a:b], add, work.panels)
 
 
 @jit

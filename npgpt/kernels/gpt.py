@@ -10,18 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npgpt.kernels.bf16 import SCRATCH, product_in
 from npgpt.kernels.block import Block, Work, block_backward, block_forward, draw, dropped
 from npgpt.kernels.clock import BACKWARD, EMBED, HEAD, LOSS, NORM, WAIT, lap, start
 from npgpt.kernels.layernorm import normalize_rows, normalize_rows_backward
 from npgpt.kernels.linear_cross_entropy import loss_and_dlogits
 from npgpt.kernels.memory import Sizes, Views, batch_sizes, kept_at, layout, memory_at, passing_at
-from npgpt.kernels.products import product
 from npgpt.kernels.rows import add_up
 from npgpt.kernels.team import abort, new_barrier, share, share_of_lines, wait
 from npgpt.support.jit import jit
 
 # what the model asks for, which knows this module as its ops' `step`
 __all__ = [
+    "SCRATCH",
     "Job",
     "Settings",
     "Views",
@@ -58,6 +59,7 @@ class Job(NamedTuple):
     params, grads         flat; grads of size 0 where no gradients are wanted
     places, block_places  where each parameter begins (5,) and (layers, 12), -1 for one that the model does not have
     at, blocks_at         the layout of the memory
+    panels                (SCRATCH,) of uint32, if the operands of products are rounded to bfloat16; else of float32
     """
 
     ids: np.ndarray
@@ -75,6 +77,7 @@ class Job(NamedTuple):
     member: int
     barrier: np.ndarray
     laps: np.ndarray
+    panels: np.ndarray
 
 
 @jit
@@ -197,19 +200,19 @@ def head_loss(job: Job, scale: float, add: bool) -> float:
             wanted[i] = targets[order[i]]
             for c in range(s.C):
                 m.rows[i, c] = m.hidden[order[i], c]
-        product(m.rows[a:b], weight.T, m.logits[a:b], False)
+        product_in(m.rows[a:b], weight.T, m.logits[a:b], False, job.panels)
         lap(laps, HEAD)
         loss += loss_and_dlogits(m.logits[a:b], wanted[a:b], weight.dtype.type(scale))
         lap(laps, LOSS)
         if s.train:
-            product(m.logits[a:b], weight, m.drows[a:b], False)
+            product_in(m.logits[a:b], weight, m.drows[a:b], False, job.panels)
             for i in range(a, b):
                 for c in range(s.C):
                     m.dhidden[order[i], c] = m.drows[i, c]
             lap(laps, BACKWARD + HEAD)
             wait(job.barrier, s.members)
             lap(laps, WAIT)
-            product(m.logits[:n, v:w].T, m.rows[:n], dweight[v:w], add or first > 0)
+            product_in(m.logits[:n, v:w].T, m.rows[:n], dweight[v:w], add or first > 0, job.panels)
             lap(laps, BACKWARD + HEAD)
             wait(job.barrier, s.members)
             lap(laps, WAIT)
@@ -267,6 +270,7 @@ def work_of(job: Job) -> Work:
         s.members,
         job.barrier,
         job.laps,
+        job.panels,
     )
 
 

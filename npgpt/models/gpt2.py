@@ -26,7 +26,7 @@ from npgpt.models.gpt2_parameters import (
 from npgpt.models.gpt2_step import Step
 from npgpt.models.kv_cache import KVCache
 from npgpt.models.taps import NO_TAPS, Taps
-from npgpt.ops import REFERENCE, Ops, get_ops
+from npgpt.ops import REFERENCE, Ops, bf16_ops, get_ops
 from npgpt.support.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -265,6 +265,7 @@ class GPT:
         self.config = config
         self.ops = get_ops(ops)
         self.params = init_parameters(config, seed, dtype) if params is None else params
+        self.compute = "float32"  # or "bf16": then loss_and_grads rounds the operands of the large products
 
     @property
     def dtype(self) -> np.dtype:
@@ -364,13 +365,16 @@ class GPT:
         ids, targets, starts = checked_batch(ids, targets, starts, self.config.n_positions)
         if self.ops.step is not None and (grads is None or grads.shapes is self.params.shapes):
             grads = self.params.empty_like() if grads is None else grads
-            return Step(self.config, self.params, self.ops.step)(ids, targets, starts, grads, rng, dloss), grads
-        loss, cache = loss_forward(self.params, ids, targets, self.config, self.ops, rng, starts)
+            step = Step(self.config, self.params, self.ops.step, bf16=self.compute == "bf16")
+            return step(ids, targets, starts, grads, rng, dloss), grads
+        ops = bf16_ops(self.ops) if self.compute == "bf16" else self.ops
+        loss, cache = loss_forward(self.params, ids, targets, self.config, ops, rng, starts)
         return float(loss), loss_backward(dloss, cache, grads)
 
     def team(self, members: int) -> Step | None:
         """Return what lets so many threads compute a batch together; None where there is no compiled step."""
-        return None if self.ops.step is None else Step(self.config, self.params, self.ops.step, members)
+        bf16 = self.compute == "bf16"
+        return None if self.ops.step is None else Step(self.config, self.params, self.ops.step, members, bf16)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, generation_config.json and model.safetensors, as `transformers` reads them."""

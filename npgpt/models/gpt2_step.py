@@ -18,6 +18,7 @@ Rng = np.random.Generator | None
 IGNORED = -100
 NO_LAPS = np.zeros(0)
 NO_STARTS = np.zeros(0, np.int64)
+NO_PANELS = np.zeros(0, np.float32)
 NO_DROPOUT = np.random.default_rng(0)  # never drawn from
 
 
@@ -35,10 +36,14 @@ class Step:
 
     barrier  where the members wait for each other
     memory   what all of them write to; it grows with the batches
+    bf16     whether the operands of large products are rounded to bfloat16
     """
 
-    def __init__(self, config: GPTConfig, params: Parameters, kernel: Any, members: int = 1) -> None:
+    def __init__(
+        self, config: GPTConfig, params: Parameters, kernel: Any, members: int = 1, bf16: bool = False
+    ) -> None:
         self.config, self.params, self.kernel, self.members = config, params, kernel, members
+        self.bf16 = bf16
         self.barrier = kernel.new_barrier()
         self.memory: np.ndarray | None = None
         self.settings = kernel.Settings(
@@ -130,10 +135,11 @@ class Step:
         memory = workspace(size, flat.dtype) if self.memory is None else self.memory
         places = self.params.starts(names_of(self.config.n_layer, self.config.tie_word_embeddings))
         flat_grads = flat[:0] if grads is None else grads.flat
+        panels = workspace(kernel.SCRATCH, np.dtype(np.uint32)) if self.bf16 else NO_PANELS
         job = kernel.Job(
             ids, targets, firsts, flat, flat_grads, places[:5], places[5:].reshape(-1, 12), at, blocks_at, sizes,
             self.settings, kernel.Views(memory, memory.view(np.uint8), memory.view(np.int64)), member, self.barrier,
-            NO_LAPS if laps is None else laps,
+            NO_LAPS if laps is None else laps, panels,
         )  # fmt: skip
         kernel.features_forward(job, NO_DROPOUT if rng is None else rng)
         total = kernel.head_loss(job, dloss / max(1, count), add)

@@ -2,5 +2,5 @@
 
 It yields records and prints nothing.
 
-Imports of npgpt: config, data, hub, models, ops, optim, support, tokenizer.
+Imports of npgpt: config, data, hub, kernels, models, ops, optim, support, tokenizer.
 """

@@ -16,6 +16,7 @@ from npgpt.models.registry import open_model
 from npgpt.support.lock import locked
 from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import refuse_existing, say_if_unevaluated
+from npgpt.training.compute import require_compute
 from npgpt.training.loop import Trainer
 from npgpt.training.memory import require_memory
 from npgpt.training.recipes import FINETUNE
@@ -128,6 +129,7 @@ def start_finetuning(plan: TuningPlan) -> Tuning:
 def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
     """Do what start_finetuning says. The run takes the lock over."""
     config, source, folder = plan.config, plan.source, plan.folder
+    require_compute(config)
     model, tokenizer = open_base(plan.base, config)
     n_positions = model.config.n_positions
     base = {

@@ -12,6 +12,7 @@ from npgpt.ops import get_ops
 from npgpt.optim import AdamW, Muon, Optimizer
 from npgpt.support.parameters import select
 from npgpt.training.checkpoint import append_metrics, cut_metrics, load_state, save_state
+from npgpt.training.compute import set_compute
 from npgpt.training.evaluation import Evaluation, affordable_tokens, estimate_loss, evaluate
 from npgpt.training.step import quietly, require_finite, train_step
 from npgpt.training.workers import Workers
@@ -48,6 +49,7 @@ class Trainer:
         self.model, self.train_data, self.val_data = model, train_data, val_data
         self.config, self.folder, self.adapters, self.on_best = config, Path(folder), adapters, on_best
         self.optimizer = make_optimizer(model, config, adapters)
+        set_compute(model, config)
         self.progress: dict[str, Any] = {"step": 0, "best_step": 0, "best_val_loss": None}
         self.on_evaluating: Callable[[int, int], object] = lambda done, total: None
         self.evaluation: Evaluation | None = None

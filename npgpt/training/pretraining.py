@@ -24,6 +24,7 @@ from npgpt.support.notices import notice
 from npgpt.tokenizer import Tokenizer
 from npgpt.tokenizer.stream import AS_IT_IS
 from npgpt.training.checkpoint import refuse_existing
+from npgpt.training.compute import require_compute
 from npgpt.training.loop import Trainer
 from npgpt.training.memory import require_memory, require_room_for_weights
 from npgpt.training.recipes import merge, recipe_for
@@ -124,6 +125,7 @@ def start_training(plan: TrainingPlan) -> Run:
 
 def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
     """Do what start_training says. The run takes the lock over."""
+    require_compute(plan.config)
     source = open_source(plan.data, plan.config.seed, plan.reading)
     require_effect(source, plan)
     config = with_tokenizer_of(source, plan)
