@@ -9,19 +9,19 @@ from npgpt.kernels.exp import exp2
 from npgpt.support.jit import jit
 
 
-@jit
+@jit(inner=True)
 def part(x: np.ndarray, row: int, column: int, rows: int, columns: int) -> np.ndarray:
     """Return a part of a matrix, for a product. All parts are of one type, whatever x is, and share compiled code."""
     return x[row : row + rows, column : column + columns]
 
 
-@jit
+@jit(inner=True)
 def cut(memory: np.ndarray, begin: int, rows: int, columns: int) -> np.ndarray:
     """Return a piece of memory as a contiguous matrix."""
     return memory[begin : begin + rows * columns].reshape(rows, columns)
 
 
-@jit
+@jit(inner=True)
 def copy(
     x: np.ndarray, row: int, column: int, rows: int, columns: int, out: np.ndarray, to_row: int, to_column: int
 ) -> None:
@@ -32,7 +32,7 @@ def copy(
             to[c] = line[c]
 
 
-@jit
+@jit(inner=True)
 def turn(x: np.ndarray, row: int, column: int, factors: np.ndarray, out: np.ndarray) -> None:
     """Put a part of x, its rows multiplied by their factors, into out, transposed."""
     columns, rows = out.shape
@@ -42,7 +42,7 @@ def turn(x: np.ndarray, row: int, column: int, factors: np.ndarray, out: np.ndar
             out[c, n] = factor * line[c]
 
 
-@jit
+@jit(inner=True)
 def hide(tile: np.ndarray, firsts: np.ndarray, at: int, t: int, k: int) -> None:
     """Put minus infinity where a query does not see a key; k is the tile's first key and t its first query.
 
@@ -60,13 +60,13 @@ def hide(tile: np.ndarray, firsts: np.ndarray, at: int, t: int, k: int) -> None:
             row[i] = hidden if k + j < some[i] else row[i]
 
 
-@jit
+@jit(inner=True)
 def larger(a: float, b: float) -> float:
     """Return the larger of two numbers."""
     return b if b > a else a
 
 
-@jit
+@jit(inner=True)
 def exponentials(tile: np.ndarray, top: np.ndarray, total: np.ndarray, change: np.ndarray) -> None:
     """Turn scores into 2^(score - top), in place, after raising top to the largest in each column.
 
@@ -96,7 +96,7 @@ def exponentials(tile: np.ndarray, top: np.ndarray, total: np.ndarray, change: n
             total[i] += e
 
 
-@jit
+@jit(inner=True)
 def exponentials_again(tile: np.ndarray, top: np.ndarray) -> None:
     """Turn scores into 2^(score - top), in place."""
     for k in range(tile.shape[0]):
@@ -105,7 +105,7 @@ def exponentials_again(tile: np.ndarray, top: np.ndarray) -> None:
             row[i] = exp2(row[i] - top[i])
 
 
-@jit
+@jit(inner=True)
 def means_of_columns(weights: np.ndarray, dtile: np.ndarray, share: np.ndarray, mean: np.ndarray) -> None:
     """Put the sums of the columns of weights * dtile, multiplied by share, into mean (queries,)."""
     for i in range(len(mean)):
@@ -118,7 +118,7 @@ def means_of_columns(weights: np.ndarray, dtile: np.ndarray, share: np.ndarray, 
         mean[i] *= share[i]
 
 
-@jit
+@jit(inner=True)
 def softmax_backward(weights: np.ndarray, dtile: np.ndarray, mean: np.ndarray) -> None:
     """Turn the gradient of the weights into that of the scores, in place."""
     for k in range(weights.shape[0]):
@@ -127,7 +127,7 @@ def softmax_backward(weights: np.ndarray, dtile: np.ndarray, mean: np.ndarray) -
             drow[i] = row[i] * (drow[i] - mean[i])
 
 
-@jit
+@jit(inner=True)
 def drop(tile: np.ndarray, mask: np.ndarray, pair: int, t: int, k: int, T: int, out: np.ndarray) -> None:
     """Put the tile of the queries from t and the keys from k into out, with 0 where the mask (B * H, T * T) is 0."""
     m, n = tile.shape
@@ -138,7 +138,7 @@ def drop(tile: np.ndarray, mask: np.ndarray, pair: int, t: int, k: int, T: int, 
             out[j, i] = tile[j, i] * tile.dtype.type(line[j])
 
 
-@jit
+@jit(inner=True)
 def scale_rows(x: np.ndarray, row: int, column: int, columns: int, factors: np.ndarray) -> None:
     """Multiply each row of a part of x by its factor, in place."""
     for n in range(len(factors)):
@@ -147,7 +147,7 @@ def scale_rows(x: np.ndarray, row: int, column: int, columns: int, factors: np.n
             line[c] *= factor
 
 
-@jit
+@jit(inner=True)
 def dots_of_rows(
     x: np.ndarray,
     y: np.ndarray,

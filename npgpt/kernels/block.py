@@ -86,7 +86,7 @@ class Work(NamedTuple):
     panels: np.ndarray  # for products of rounded operands (`product_in` in bf16.py)
 
 
-@jit
+@jit(inner=True, inline="always")
 def block_forward(
     x: np.ndarray, w: Block, kept: Kept, passing: Passing, work: Work, rng: np.random.Generator, out: np.ndarray
 ) -> None:
@@ -134,7 +134,7 @@ def block_forward(
     lap(work.laps, NORM)
 
 
-@jit
+@jit(inner=True, inline="always")
 def block_backward(
     dx: np.ndarray,
     x: np.ndarray,
@@ -191,7 +191,7 @@ def block_backward(
     lap(work.laps, WAIT)
 
 
-@jit
+@jit(inner=True, inline="always")
 def mlp_branch_backward(
     dx: np.ndarray, w: Block, dw: Block, kept: Kept, passing: Passing, work: Work, dmid: np.ndarray
 ) -> None:
@@ -214,7 +214,7 @@ def mlp_branch_backward(
     lap(work.laps, BACKWARD + NORM)
 
 
-@jit
+@jit(inner=True)
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray, panels: np.ndarray) -> None:
     """Put x @ weight + bias into out."""
     product_in(x, weight, out, False, panels)
@@ -222,21 +222,21 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray,
         add_bias(out, bias)
 
 
-@jit
+@jit(inner=True)
 def weight_backward(x: np.ndarray, dout: np.ndarray, dweight: np.ndarray, work: Work, add: bool) -> None:
     """Put a member's rows of x.T @ dout into dweight, or add them to it."""
     a, b = share(len(dweight), work.member, work.members)
     product_in(x[:, a:b].T, dout, dweight[a:b], add, work.panels)
 
 
-@jit
+@jit(inner=True)
 def bias_backward(dout: np.ndarray, dbias: np.ndarray) -> None:
     """Put the sum of dout's rows into dbias, if the model has that bias."""
     if dbias.size:
         sum_rows(dout, dbias)
 
 
-@jit
+@jit(inner=True)
 def draw(rng: np.random.Generator, p: float, mask: np.ndarray, first: int, last: int) -> None:
     """Draw which elements of the rows first..last dropout keeps, in the order in which NumPy would."""
     for n in range(first, last if mask.size else first):
@@ -244,7 +244,7 @@ def draw(rng: np.random.Generator, p: float, mask: np.ndarray, first: int, last:
             mask[n, c] = rng.random() >= p
 
 
-@jit
+@jit(inner=True)
 def add_dropped(x: np.ndarray, y: np.ndarray, mask: np.ndarray, first: int, p: float, out: np.ndarray) -> None:
     """Put x + dropout(y) into out; the mask's row `first` is that of the first row of y."""
     keep, zero = x.dtype.type(1 / (1 - p)), x.dtype.type(0)
@@ -257,7 +257,7 @@ def add_dropped(x: np.ndarray, y: np.ndarray, mask: np.ndarray, first: int, p: f
                 out[n, c] = x[n, c] + y[n, c]
 
 
-@jit
+@jit(inner=True)
 def dropped(x: np.ndarray, mask: np.ndarray, p: float, first: int, last: int, out: np.ndarray) -> None:
     """Put dropout of the rows first..last of x into out; without dropout do nothing."""
     keep, zero = x.dtype.type(1 / (1 - p)), x.dtype.type(0)
@@ -266,7 +266,7 @@ def dropped(x: np.ndarray, mask: np.ndarray, p: float, first: int, last: int, ou
             out[n, c] = x[n, c] * (keep if mask[n, c] else zero)
 
 
-@jit
+@jit(inner=True)
 def add_rows(x: np.ndarray, y: np.ndarray) -> None:
     """Add y to x, in place."""
     for n in range(len(x)):

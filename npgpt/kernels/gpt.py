@@ -159,7 +159,7 @@ def features_backward(job: Job, add: bool) -> None:
     lap(laps, WAIT)
 
 
-@jit
+@jit(inner=True, inline="always")
 def add_vectors(parts: np.ndarray, member: int, add: bool, out: np.ndarray) -> None:
     """Add up the gradients of norms and biases, parts (members, n): each member does it for some of them."""
     a, b = share_of_lines(parts.shape[1], member, len(parts))
@@ -219,7 +219,7 @@ def head_loss(job: Job, scale: float, add: bool) -> float:
     return loss
 
 
-@jit
+@jit(inner=True, inline="always")
 def embed(job: Job, x: np.ndarray, first: int, last: int) -> None:
     """Put the sum of a token's embedding and of its position's into the rows first..last of x."""
     s = job.sizes
@@ -230,7 +230,7 @@ def embed(job: Job, x: np.ndarray, first: int, last: int) -> None:
             x[n, c] = wte[token, c] + wpe[position, c]
 
 
-@jit
+@jit(inner=True, inline="always")
 def embed_backward(job: Job, dx: np.ndarray, add: bool) -> None:
     """Add the gradients dx of all rows to those of the embeddings: each member does it for some of the channels."""
     s = job.sizes
@@ -247,13 +247,13 @@ def embed_backward(job: Job, dx: np.ndarray, add: bool) -> None:
             dwpe[position, c] += dx[n, c]
 
 
-@jit
+@jit(inner=True)
 def position_of(job: Job, n: int) -> int:
     """Return the position of row n in its own text."""
     return n % job.sizes.T - (job.firsts[n] if job.firsts.size else 0)
 
 
-@jit
+@jit(inner=True, inline="always")
 def work_of(job: Job) -> Work:
     """Return what the blocks need to know."""
     s, settings = job.sizes, job.settings
@@ -274,7 +274,7 @@ def work_of(job: Job) -> Work:
     )
 
 
-@jit
+@jit(inner=True)
 def zero(x: np.ndarray) -> None:
     """Fill a matrix with zeros; in a loop, because an assignment takes seconds to compile."""
     for n in range(x.shape[0]):
@@ -282,19 +282,19 @@ def zero(x: np.ndarray) -> None:
             x[n, c] = 0
 
 
-@jit
+@jit(inner=True)
 def cut(flat: np.ndarray, start: int, rows: int, columns: int) -> np.ndarray:
     """Return a matrix's place in a flat array."""
     return flat[start : start + rows * columns].reshape(rows, columns)
 
 
-@jit
+@jit(inner=True)
 def vector(flat: np.ndarray, start: int, size: int) -> np.ndarray:
     """Return a vector's place in a flat array; one of size 0 if it has none."""
     return flat[max(start, 0) : max(start, 0) + (size if start >= 0 else 0)]
 
 
-@jit
+@jit(inner=True)
 def block_at(flat: np.ndarray, vectors: np.ndarray, shift: int, at: np.ndarray, C: int, F: int) -> Block:
     """Return a block's parameters or gradients: matrices in flat, norms and biases `shift` earlier in vectors."""
     return Block(

@@ -105,7 +105,7 @@ class Memory(NamedTuple):
     order: np.ndarray  # (2 N,), integers, each thread's own
 
 
-@jit
+@jit(inner=True)
 def matrix(memory: np.ndarray, start: int, rows: int, columns: int) -> np.ndarray:
     """Cut a piece (rows, columns); one of (0, columns) if it has no place."""
     n = rows if start >= 0 else 0
@@ -113,13 +113,13 @@ def matrix(memory: np.ndarray, start: int, rows: int, columns: int) -> np.ndarra
     return memory[start : start + n * columns].reshape(n, columns)
 
 
-@jit
+@jit(inner=True)
 def mask_at(views: Views, start: int, rows: int, columns: int) -> np.ndarray:
     """Cut a piece of bytes (rows, columns), likewise."""
     return matrix(views.bytes, start * views.numbers.itemsize, rows, columns)
 
 
-@jit
+@jit(inner=True)
 def kept_at(views: Views, at: np.ndarray, s: Sizes) -> Kept:
     """Cut what a block keeps; `at` is its row of the layout."""
     memory = views.numbers
@@ -142,7 +142,7 @@ def kept_at(views: Views, at: np.ndarray, s: Sizes) -> Kept:
     )
 
 
-@jit
+@jit(inner=True)
 def memory_at(views: Views, at: np.ndarray, s: Sizes, member: int) -> Memory:
     """Cut the pieces that belong to no block."""
     memory = views.numbers
@@ -163,7 +163,7 @@ def memory_at(views: Views, at: np.ndarray, s: Sizes, member: int) -> Memory:
     )
 
 
-@jit
+@jit(inner=True)
 def passing_at(views: Views, at: np.ndarray, s: Sizes, member: int) -> Passing:
     """Cut what every block uses anew."""
     memory = views.numbers

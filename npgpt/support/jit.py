@@ -29,17 +29,33 @@ config: Any = numba.config  # its settings are created at run time
 FASTMATH = frozenset({"contract", "reassoc", "arcp", "nsz", "afn"})
 
 
-def jit(function: Callable | None = None, *, fastmath: frozenset[str] | set[str] = FASTMATH) -> Callable:
+def jit(
+    function: Callable | None = None,
+    *,
+    fastmath: frozenset[str] | set[str] = FASTMATH,
+    inner: bool = False,
+    inline: str = "never",
+) -> Callable:
     """Compile a function on its first call. It runs without the interpreter's lock, divides by zero as NumPy does, and
     is cached on disk.
 
     fastmath  the liberties that the compiler may take with floating-point arithmetic
+    inner     for a function that compiled code alone calls: it is compiled faster, and stored inside its callers only
+    inline    "always" for one that a single function calls: its text becomes a part of the caller's, and LLVM optimises
+              it once instead of twice
     """
     if function is None:
-        return functools.partial(jit, fastmath=fastmath)
+        return functools.partial(jit, fastmath=fastmath, inner=inner, inline=inline)
     folder = cache_folder(Path(sys.modules[function.__module__].__file__ or "").parent)
-    dispatcher: Any = numba.njit(nogil=True, error_model="numpy", fastmath=set(fastmath))(function)
-    if folder is not None and not config.DISABLE_JIT:
+    dispatcher: Any = numba.njit(
+        nogil=True,
+        error_model="numpy",
+        fastmath=set(fastmath),
+        no_cfunc_wrapper=True,
+        no_cpython_wrapper=inner,
+        inline=inline,
+    )(function)
+    if folder is not None and not config.DISABLE_JIT and not inner:
         dispatcher._cache = compiled.CompiledFiles(function, folder)
     return dispatcher
 
