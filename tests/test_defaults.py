@@ -11,7 +11,6 @@ from npgpt.hub.gpt2 import read_config
 from npgpt.training.finetuning import plan_finetuning
 from npgpt.training.pretraining import plan_training, start_training
 from npgpt.training.recipes import TALES, TALES_IN_TWO
-from npgpt.training.workers import n_threads
 from tests.test_cli import command
 from tests.test_cli_train import FIELDS, OTHER, TINY, interrupt_after, saved, settings
 
@@ -40,7 +39,7 @@ ALONE = [(f.name, value) for f in FIELDS for value in (OTHER[f.name], *SENSIBLE.
 def _memory(monkeypatch):
     """However little memory this machine has, a plan for a large preset is no contradiction."""
     for name in ("require_memory", "require_room_for_weights"):
-        monkeypatch.setattr(f"npgpt.training.pretraining.{name}", lambda *args: None)
+        monkeypatch.setattr(f"npgpt.training.pretraining.{name}", lambda *args, **kwargs: None)
 
 
 def plan(data="a.txt", **flags):
@@ -86,7 +85,7 @@ def test_a_sensible_value_given_alone_is_accepted_in_fine_tuning(text, name, val
     ("data", "recipe"), [("a.txt", {}), ("tales:en", TALES), ("tales:zh", TALES), ("tales", TALES_IN_TWO)]
 )
 def test_without_flags_nothing_adapts(data, recipe):
-    expected = dataclasses.asdict(TrainConfig()) | PRESETS["tiny"] | recipe | {"threads": n_threads()}
+    expected = dataclasses.asdict(TrainConfig()) | PRESETS["tiny"] | recipe
     assert settled(data=data) == expected
     plain = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     assert dataclasses.asdict(TrainConfig()) == plain

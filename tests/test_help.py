@@ -14,7 +14,6 @@ from npgpt.cli.options import DEFAULTS, in_words
 from npgpt.cli.parser import Parser
 from npgpt.training.finetuning import plan_finetuning
 from npgpt.training.pretraining import plan_training
-from npgpt.training.workers import n_threads
 from tests.test_cli import command
 from tests.test_cli_train import FIELDS, settings
 from tests.test_defaults import HOW
@@ -44,9 +43,7 @@ def test_the_defaults_that_help_shows_are_those_of_a_plan_without_flags(capsys, 
         said = WORDS.search(help[f"--{field.name.replace('_', '-')}"])
         values = [value for value in said.groups()[:number] if value is not None]
         used = settled.get(field.name, field.default)
-        if field.name == "threads":
-            assert (values[-1], used) == ("0", n_threads(0))
-        elif field.name in DEFAULTS:  # what follows from others is said in words
+        if field.name in DEFAULTS:  # what follows from others is said in words
             assert used is None
             assert values[-1] == DEFAULTS[field.name]
         else:

@@ -1,17 +1,13 @@
 """What this process may use of its machine, read from environments and from folders that look like /proc and /sys."""
 
-import json
 import struct
 from types import SimpleNamespace
 
 import pytest
 
-from npgpt.cli import main
 from npgpt.support.machine import available_memory, cores
 
 MEMINFO = "MemTotal:       24000000 kB\nMemFree:         9000000 kB\nMemAvailable:   16000000 kB\n"
-TINY = "--n-layer 1 --n-head 1 --n-embd 8 --n-positions 32 --tokenizer bpe:260 --sample-tokens 0"
-SETTINGS = "--max-steps 2 --batch-size 2 --eval-batches 1"
 HALF = "proc/self/cgroup", "0::/pod/app\n"
 
 
@@ -215,31 +211,3 @@ def test_affinity_is_asked_where_the_system_has_it(tmp_path, monkeypatch):
 )
 def test_memory_is_what_the_machine_and_its_control_groups_leave(files, expected, tmp_path):
     assert available_memory(system(tmp_path, *files)) == expected
-
-
-def threads_of(folder):
-    return json.loads((folder / "train.json").read_text("utf-8"))["train"]["threads"]
-
-
-@pytest.mark.parametrize("command", ["train", "finetune"])
-def test_a_resumed_run_keeps_its_threads_on_another_machine(command, tmp_path, monkeypatch, capsys):
-    """Their number decides how a batch is split, and so the bits of the run."""
-    texts, tasks, base, tuned = (tmp_path / name for name in ("a.txt", "a.jsonl", "base", "tuned"))
-    texts.write_text("the quick brown fox\n" * 20)
-    tasks.write_text('{"prompt": "the ", "completion": "fox"}\n' * 9)
-    monkeypatch.setattr("npgpt.training.workers.cores", lambda: 3)
-    out, words = base, ["train", "--data", str(texts), *TINY.split()]
-    assert main([*words, "--out", str(out), *SETTINGS.split()]) == 0
-    if command == "finetune":
-        out, words = tuned, ["finetune", str(base), "--data", str(tasks)]
-        assert main([*words, "--out", str(out), *SETTINGS.split()]) == 0
-    words = [word for word in words if word not in TINY.split()]
-    assert threads_of(out) == 3
-    monkeypatch.setattr("npgpt.training.workers.cores", lambda: 1)
-    again = [*words, "--resume", "--out", str(out), "--max-steps"]
-    assert main([*again, "3"]) == 0
-    assert threads_of(out) == 3
-    assert main([*again, "4", "--threads", "2"]) == 0  # what is given wins
-    assert threads_of(out) == 2
-    assert main([*again, "5", "--threads", "0"]) == 0
-    assert threads_of(out) == 1

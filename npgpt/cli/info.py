@@ -10,6 +10,7 @@ from npgpt.config import PRESETS, GPTConfig, TrainConfig, preset
 
 if TYPE_CHECKING:
     from npgpt.models.base import Model
+    from npgpt.training.threads import Split
 
 EXAMPLES = (
     "npgpt info runs/poems",
@@ -41,14 +42,14 @@ def run(args: argparse.Namespace) -> int:
         flag = f"--{next(iter(changes)).replace('_', '-')}"
         raise ValueError(f"{flag} changes a preset, and {args.run} is a model that exists: leave it out")
     if args.preset is not None:
-        model, train, lora = shapes_of_model(preset(args.preset, **changes)), TrainConfig(), None
+        model, train, lora, split = shapes_of_model(preset(args.preset, **changes)), TrainConfig(), None, None
     else:
-        model, train, lora = opened(args.run)
+        model, train, lora, split = opened(args.run)
     if args.batch_size is not None:
-        train = dataclasses.replace(train, batch_size=args.batch_size)
+        train, split = dataclasses.replace(train, batch_size=args.batch_size), None
     print(f"{args.run or args.preset}: {model.describe()}")
     print_parameters(model)
-    print_memory(model, train, lora)
+    print_memory(model, train, lora, split)
     forward = model.flops_per_token
     print("\nfloating-point operations per token, at full context")
     for name, operations, what in (
@@ -59,8 +60,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def opened(name: str) -> "tuple[Model, TrainConfig, int | None]":
-    """Open a model in the precision of its file; return the settings of its training, and the rank of its adapters.
+def opened(name: str) -> "tuple[Model, TrainConfig, int | None, Split | None]":
+    """Open a model in the precision of its file; return the settings of its training, the rank of its adapters, and how
+    its threads share a step.
 
     The settings that are not known are the defaults.
     """
@@ -68,7 +70,7 @@ def opened(name: str) -> "tuple[Model, TrainConfig, int | None]":
     from npgpt.models.registry import open_model
     from npgpt.support.files import read_json
     from npgpt.training.finetuning import read_finetune
-    from npgpt.training.run import read_saved
+    from npgpt.training.run import read_saved, saved_split
 
     folder = find_folder(name)
     content = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
@@ -77,7 +79,8 @@ def opened(name: str) -> "tuple[Model, TrainConfig, int | None]":
     model = open_model(folder, dtype, "reference")
     saved = read_saved(folder) if (folder / "train.json").is_file() else {}
     train = TrainConfig(**saved.get("train", {}) | {"dtype": dtype})
-    return model, train, read_finetune(folder, saved)["lora"] if "finetune" in saved else None
+    lora = read_finetune(folder, saved)["lora"] if "finetune" in saved else None
+    return model, train, lora, saved_split(saved or None, train, (), model)
 
 
 def print_parameters(model: "Model") -> None:
@@ -93,22 +96,26 @@ def print_parameters(model: "Model") -> None:
 KEPT = {"adamw": "AdamW's two averages", "muon": "Muon's average of the blocks' matrices, AdamW's two of the rest"}
 
 
-def print_memory(model: "Model", train: TrainConfig, lora: int | None) -> None:
-    """Print what a model needs, and what is free. Only the shapes of a GPT say what a batch needs."""
+def print_memory(model: "Model", train: TrainConfig, lora: int | None, split: "Split | None") -> None:
+    """Print what a model needs, and what is free. Only the shapes of a GPT say what a batch needs.
+
+    split  how the threads of a run share its steps; None chooses it for this machine
+    """
     from npgpt.support.machine import available_memory
     from npgpt.training.memory import fitting_batch_size, in_bytes, memory_to_train, n_averages
-    from npgpt.training.workers import n_threads
+    from npgpt.training.threads import settle, work_of
 
     weights, free, advice = model.size * model.dtype.itemsize, available_memory(), ""
     rows = [("to sample", weights, "the weights")]
     kept = KEPT[train.optimizer]
     if isinstance(model.config, GPTConfig):
-        learned, batches = memory_to_train(model.config, train, lora)
-        shape, threads = f"{train.batch_size} x {model.config.n_positions} tokens", n_threads(train.threads)
+        split = split or settle(work_of(model, train.batch_size, train.ops == "fast"), train.threads)
+        learned, batches = memory_to_train(model.config, train, lora, split)
+        shape = f"{train.batch_size} x {model.config.n_positions} tokens"
         what = kept if lora is None else f"adapters of rank {lora} with {kept}"
         rows += [
-            ("to train", learned, f"the weights, the gradients of each worker, and {what}"),
-            ("and for batches", batches, f"{shape} on {threads} threads, and evaluations"),
+            ("to train", learned, f"the weights, the gradients of each group, and {what}"),
+            ("and for batches", batches, f"{shape} on {split}, and evaluations"),
         ]
         if free is not None and learned + batches > free:
             size = fitting_batch_size(model.config, train, free, lora)

@@ -20,8 +20,7 @@ from npgpt.training.compute import require_compute
 from npgpt.training.loop import Trainer
 from npgpt.training.memory import require_memory
 from npgpt.training.recipes import FINETUNE
-from npgpt.training.run import Run, open_tokenizer, read_saved, require_out, saved_names, say_what_adapts
-from npgpt.training.workers import with_threads
+from npgpt.training.run import Run, open_tokenizer, read_saved, require_out, saved_names, saved_split, say_what_adapts
 
 # what must not change when a run is resumed: (part of train.json, key, error message)
 FIXED = (
@@ -45,6 +44,7 @@ class TuningPlan:
 
     how    the part `finetune` of train.json
     saved  train.json of the run to resume; None for a new run
+    named  the settings that are given
     """
 
     base: str
@@ -53,6 +53,7 @@ class TuningPlan:
     config: TrainConfig
     how: dict[str, Any]
     saved: dict[str, Any] | None
+    named: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +91,13 @@ def plan_finetuning(
         )
     saved = read_saved(folder) if resume else None
     before = read_finetune(folder, saved) if saved else {}
-    config = with_threads(TrainConfig(**settle(given, FINETUNE, saved["train"] if saved else None)))
+    config = TrainConfig(**settle(given, FINETUNE, saved["train"] if saved else None))
     say_what_adapts(config, saved, given)
     files = data or (saved_names(folder, saved) if saved else [])
     how = {name: before.get(name) if value is None or value is False else value for name, value in how.items()}
     flags = {name: bool(how[name]) for name in ("skip_long", "in_order")}
     source = ExamplesSource(files, how.get("encoding") or "utf-8")
-    return TuningPlan(base, folder, source, config, how | flags, saved)
+    return TuningPlan(base, folder, source, config, how | flags, saved, frozenset(given))
 
 
 def read_finetune(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
@@ -153,13 +154,13 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
     val_data = pack_examples(val_part, tokenizer, n_positions)
     if plan.saved is None:
         refuse_existing(folder)
-    adapters = None
+    adapters, split = None, saved_split(plan.saved, config, plan.named, model)
     if plan.how["lora"] is not None:
         adapters = Adapters(model, plan.how["lora"], plan.how["lora_alpha"], seed=config.seed)
     if isinstance(model.config, GPTConfig):
         made = model.params.flat.nbytes + sum(base.nbytes for base in (adapters.base.values() if adapters else ()))
-        require_memory(model.config, config, plan.how["lora"], made)
-    trainer = Trainer(model, train_data, val_data, config, folder, adapters)
+        require_memory(model.config, config, plan.how["lora"], made, split)
+    trainer = Trainer(model, train_data, val_data, config, folder, adapters, split=split)
     if adapters is not None:
         trainer.on_best = lambda: save_adapter(folder / "adapter", adapters, base["base"])
     return Tuning(

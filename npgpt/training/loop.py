@@ -15,6 +15,7 @@ from npgpt.training.checkpoint import append_metrics, cut_metrics, load_state, s
 from npgpt.training.compute import set_compute
 from npgpt.training.evaluation import Evaluation, affordable_tokens, estimate_loss, evaluate
 from npgpt.training.step import quietly, require_finite, train_step
+from npgpt.training.threads import Split, settle, work_of
 from npgpt.training.workers import Workers
 
 Record = dict[str, Any]
@@ -31,6 +32,7 @@ class Trainer:
     adapters              train only these, with AdamW; the model runs with them merged in. None trains the model
     on_best               called whenever the model has been saved as the best
     on_evaluating         called during the last evaluation with the tokens predicted so far, and all that will be
+    split                 how threads share a step; None chooses it for this machine (threads.py)
     evaluation            the last evaluation, of the best model; None before it
 
     The folder's model.safetensors holds the best model by validation loss, its training state the last one.
@@ -45,6 +47,7 @@ class Trainer:
         folder: str | Path,
         adapters: Adapters | None = None,
         on_best: Callable[[], None] = lambda: None,
+        split: Split | None = None,
     ) -> None:
         self.model, self.train_data, self.val_data = model, train_data, val_data
         self.config, self.folder, self.adapters, self.on_best = config, Path(folder), adapters, on_best
@@ -53,6 +56,7 @@ class Trainer:
         self.progress: dict[str, Any] = {"step": 0, "best_step": 0, "best_val_loss": None}
         self.on_evaluating: Callable[[int, int], object] = lambda done, total: None
         self.evaluation: Evaluation | None = None
+        self.split = split or settle(work_of(model, config.batch_size, config.ops == "fast"), config.threads)
         self._best: Model | None = None
 
     def run(self, resume: bool = False, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
@@ -70,7 +74,7 @@ class Trainer:
         """
         config = self.config
         self._begin(resume)
-        with Workers(self.model, config.batch_size, config.threads) as workers:
+        with Workers(self.model, config.batch_size, split=self.split) as workers:
             for step in range(self.progress["step"], config.max_steps):
                 record = train_step(workers, self.optimizer, self.train_data, config, step, self.adapters)
                 done = self.progress["step"] = step + 1

@@ -13,25 +13,35 @@ from npgpt.support.machine import available_memory
 from npgpt.support.parameters import Shapes
 from npgpt.training.evaluation import rows_of
 from npgpt.training.loop import trained_names
-from npgpt.training.workers import n_threads, n_workers
+from npgpt.training.threads import Split, settle, work_of
 
 HEAP = 1.15  # what the process has for each byte of its arrays: freed memory is not all reused, or returned at once
 
 
-def memory_to_train(config: GPTConfig, train: TrainConfig, lora: int | None = None) -> tuple[int, int]:
+def memory_to_train(
+    config: GPTConfig, train: TrainConfig, lora: int | None = None, split: Split | None = None
+) -> tuple[int, int]:
     """Return the bytes that a run needs at its peak: for weights, gradients and averages, and for its batches.
 
-    lora  the rank of the adapters, if the run trains adapters
+    lora   the rank of the adapters, if the run trains adapters
+    split  how threads share a step; None chooses it for this machine
     """
-    size, T = config.n_parameters, config.n_positions
+    size, T, teams = config.n_parameters, config.n_positions, train.ops == "fast"
     to_learn, to_evaluate = floats_per_token(config, train.ops)
-    n = n_workers(size, train.batch_size, T, n_threads(train.threads))
-    gradients = n * (2 if train.gradient_accumulation_steps > 1 else 1)
+    split = split or split_for(config, train)
+    # a team adds up the gradients of several batches where they are
+    gradients = split.groups * (2 if train.gradient_accumulation_steps > 1 and not teams else 1)
     weights = size * (1 + gradients) + floats_of_training(config, train, lora)
-    learned = -(-train.batch_size // n) * to_learn
-    evaluated = max(train.batch_size, rows_of(config)) * to_evaluate
+    learned = split.groups * -(-train.batch_size // split.groups) * to_learn
+    evaluating = split.threads if teams else split.groups  # threads, each with rows of its own
+    evaluated = evaluating * max(train.batch_size, rows_of(config)) * to_evaluate
     bytes_each = np.dtype(train.dtype).itemsize
-    return bytes_each * weights, int(HEAP * bytes_each * n * T * (learned + evaluated))
+    return bytes_each * weights, int(HEAP * bytes_each * T * (learned + evaluated))
+
+
+def split_for(config: GPTConfig, train: TrainConfig) -> Split:
+    """Return how the threads of this machine share a step of a new run."""
+    return settle(work_of(shapes_of_model(config), train.batch_size, train.ops == "fast"), train.threads)
 
 
 def floats_of_training(config: GPTConfig, train: TrainConfig, lora: int | None = None) -> int:
@@ -73,18 +83,21 @@ def require_room_for_weights(config: GPTConfig, train: TrainConfig) -> None:
         )
 
 
-def require_memory(config: GPTConfig, train: TrainConfig, lora: int | None = None, made: int = 0) -> None:
+def require_memory(
+    config: GPTConfig, train: TrainConfig, lora: int | None = None, made: int = 0, split: Split | None = None
+) -> None:
     """Raise MemoryError for a run that needs more memory than this process can still get, if the system says how much.
 
     The message has both numbers, and the largest batch size that would fit.
 
-    made  bytes of the run's that the process has already
+    made   bytes of the run's that the process has already
+    split  how threads share a step; None chooses it for this machine
     """
     free = available_memory()
     if free is None:
         return
     free += made
-    weights, batches = memory_to_train(config, train, lora)
+    weights, batches = memory_to_train(config, train, lora, split)
     if weights + batches <= free:
         return
     size = fitting_batch_size(config, train, free, lora)

@@ -18,7 +18,7 @@ from npgpt.data.splitting import ContextError
 from npgpt.data.text import require_text
 from npgpt.hub.tensors import require_run
 from npgpt.models.base import Model, end_ids
-from npgpt.models.registry import new_model, open_model
+from npgpt.models.registry import new_model, open_model, shapes_of_model
 from npgpt.support.lock import locked
 from npgpt.support.notices import notice
 from npgpt.tokenizer import Tokenizer
@@ -28,8 +28,7 @@ from npgpt.training.compute import require_compute
 from npgpt.training.loop import Trainer
 from npgpt.training.memory import require_memory, require_room_for_weights
 from npgpt.training.recipes import merge, recipe_for
-from npgpt.training.run import Run, read_saved, require_model_of, require_out, saved_names, say_what_adapts
-from npgpt.training.workers import with_threads
+from npgpt.training.run import Run, read_saved, require_model_of, require_out, saved_names, saved_split, say_what_adapts
 
 DEFAULT_DATA = "tales:en"
 # how the texts of a run were read before train.json said so
@@ -86,7 +85,7 @@ def plan_training(
         require_same(folder, saved["model"], model)
         require_same(folder, reading, texts)
     GPTConfig(**model)  # raises for wrong sizes before any file is read
-    config = with_threads(TrainConfig(**train))
+    config = TrainConfig(**train)
     # the vocabulary is not known yet, nor whether the text is long enough for the context
     require_room_for_weights(GPTConfig(**{"vocab_size": 1} | model | {"n_positions": 1}), config)
     say_what_adapts(config, saved, given)
@@ -128,7 +127,7 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
     require_compute(plan.config)
     source = open_source(plan.data, plan.config.seed, plan.reading)
     require_effect(source, plan)
-    config = with_tokenizer_of(source, plan)
+    config, split = with_tokenizer_of(source, plan), None
     if plan.saved is None:
         refuse_existing(plan.folder)
         tokenizer = source.make_tokenizer(config.tokenizer, config.end_token)
@@ -142,7 +141,9 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
         require_memory(gpt_config, config)
         model: Model = new_model(gpt_config, config.seed, config.dtype, config.ops, config.init)
     else:
-        require_memory(GPTConfig(**plan.model), config)
+        gpt_config = GPTConfig(**plan.model)
+        split = saved_split(plan.saved, config, plan.named, shapes_of_model(gpt_config))
+        require_memory(gpt_config, config, split=split)
         model = reopened(plan, config, source)
         tokenizer = known_tokenizer(plan, model)
         train_data, val_data = source.split(tokenizer, model.config.n_positions, config)
@@ -152,7 +153,7 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
         "model": dataclasses.asdict(model.config),
         "train": dataclasses.asdict(config),
     }
-    trainer = Trainer(model, train_data, val_data, config, plan.folder)
+    trainer = Trainer(model, train_data, val_data, config, plan.folder, split=split)
     return Run(trainer, tokenizer, settings, source, plan.saved, lock=lock.pop_all())
 
 

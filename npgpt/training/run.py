@@ -17,6 +17,7 @@ from npgpt.support.version import __version__
 from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import STATE, begin_run, remove_leftovers, remove_unstarted
 from npgpt.training.loop import Record, Trainer
+from npgpt.training.threads import Split, choose_without_teams, n_threads, work_of
 
 # what makes two runs of the same model on the same data two runs, besides how long they are
 OF_A_RUN = (
@@ -45,7 +46,8 @@ class Run:
         lock: ExitStack,
     ) -> None:
         run = run_id(settings) if saved is None else saved.get("run")
-        self.trainer, self.tokenizer, self.settings = trainer, tokenizer, settings | ({"run": run} if run else {})
+        settings |= {"workers": trainer.split._asdict()} | ({"run": run} if run else {})
+        self.trainer, self.tokenizer, self.settings = trainer, tokenizer, settings
         self.source, self.resume, self.lock = source, saved is not None, lock
         self.whole: float | None = None
 
@@ -136,11 +138,37 @@ def read_saved(folder: Path) -> dict[str, Any]:
                 split_fields(saved[part], config)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
+    workers = saved.get("workers")
+    if workers is not None:
+        whole = isinstance(workers, dict) and workers.keys() == {*Split._fields}
+        if not whole or not all(type(number) is int and number > 0 for number in workers.values()):
+            raise ValueError(f"{path}: workers={workers!r} must be numbers of groups and members, at least 1")
     saved["train"].setdefault("trainable", "*")  # which runs of earlier versions do not say
     files = saved["data"].get("files")
     if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
         raise ValueError(f"{path}: data.files={files!r} must be a list of strings")
     return saved
+
+
+def saved_split(
+    saved: dict[str, Any] | None, config: TrainConfig, given: Collection[str], model: Model
+) -> Split | None:
+    """Return how the threads of the run to resume share a step, which decides its bits; None to choose anew.
+
+    That is done for a new run, and for one that is resumed with another batch size or number of threads, or with
+    --threads 0, which asks for what this machine can do.
+    """
+    if saved is None:
+        return None
+    before = saved["train"]
+    now = {name: getattr(config, name) for name in ("threads", "batch_size", "ops")}
+    changed = any(before.get(name, value) != value for name, value in now.items())
+    if changed or ("threads" in given and not config.threads):
+        return None
+    if "workers" in saved:
+        return Split(**saved["workers"])
+    # a run of an earlier version
+    return choose_without_teams(work_of(model, config.batch_size, False), n_threads(config.threads))
 
 
 def say_what_adapts(config: TrainConfig, saved: dict[str, Any] | None, given: Collection[str]) -> None:

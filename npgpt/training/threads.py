@@ -28,6 +28,7 @@ MEETINGS_OF_BLOCK, MEETINGS_OF_STEP = 5, 6
 # How much faster more threads must make a step. Fewer threads leave the other cores to others, and a prediction that
 # is wrong by less than this does no harm.
 GAIN = 1.02
+MOST = 1024  # threads
 
 # The rule of steps that no team shares. Adding up the gradients of one more worker takes time that grows with the
 # parameters; the time that it saves grows with the tokens. With more parameters per token of the batch than this, one
@@ -61,6 +62,11 @@ class Split(NamedTuple):
     def threads(self) -> int:
         return self.groups * self.members
 
+    def __str__(self) -> str:
+        """Return it in words, such as "1 thread", "8 threads" or "8 threads in 4 groups"."""
+        words = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"{words} in {self.groups} groups" if self.groups > 1 else words
+
 
 def n_threads(threads: int = 0) -> int:
     """Return the number of threads to use: the given one, or for 0 what the machine allows (support/machine.py)."""
@@ -78,7 +84,12 @@ def work_of(model: Model, batch_size: int, teams: bool) -> Work:
 
 
 def settle(work: Work, threads: int = 0) -> Split:
-    """Return how this machine shares a step among the number of threads that the user gives, or 0."""
+    """Return how this machine shares a step among the number of threads that the user gives, or 0.
+
+    Raises ValueError for more than MOST threads.
+    """
+    if threads > MOST:
+        raise ValueError(f"threads={threads} must be at most {MOST}")
     return choose(work, n_threads(threads), given=threads > 0, room=cores(environ={}))
 
 
