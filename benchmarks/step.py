@@ -26,7 +26,8 @@ from npgpt.data.batch import Batch
 from npgpt.inspection.peaks import measured_peaks
 from npgpt.models.gpt2_parameters import flops_per_token
 from npgpt.optim.schedule import clip_scale
-from npgpt.training.workers import Workers, n_threads
+from npgpt.training.threads import n_threads
+from npgpt.training.workers import Workers
 
 # case: preset, vocabulary, batch, context, what is compared
 CASES: dict[str, tuple[str, int, int, int, tuple[str, ...]]] = {

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from npgpt import GPT, AdamW, GPTConfig, TrainConfig, generate
+from npgpt import GPT, AdamW, GPTConfig, generate
 from npgpt.data.batch import Batch
 from npgpt.optim.schedule import clip_scale
 from npgpt.training.crew import Crew
-from npgpt.training.workers import Workers, n_threads, n_workers, with_threads
+from npgpt.training.workers import Workers
 
 CONFIG = GPTConfig(vocab_size=7, n_positions=6, n_embd=8, n_layer=2, n_head=2)
 DROPOUT = GPTConfig(**vars(CONFIG) | {"resid_pdrop": 0.2, "embd_pdrop": 0.1, "attn_pdrop": 0.3})
@@ -123,15 +123,6 @@ def test_adamw_in_parts_is_adamw(threads, rng):
     assert one.steps == other.steps == 3
 
 
-def test_workers_or_blas_threads_by_what_the_shape_gives():
-    tiny = GPT(CONFIG, 0)
-    assert n_workers(tiny.size, 12, 6, 2) == 2
-    assert n_workers(tiny.size, 1, 6, 2) == 1  # one sequence cannot be split
-    assert n_workers(tiny.size, 2, 6, 8) == 2
-    gpt2 = GPTConfig(vocab_size=50257, n_positions=1024, n_embd=16, n_layer=1, n_head=1)
-    assert n_workers(GPT(gpt2, 0).size, 2, 4, 2) == 1  # large for its batch
-
-
 def blas_threads():
     return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
 
@@ -163,14 +154,6 @@ def test_a_token_is_sampled_with_one_blas_thread_and_a_long_prompt_of_a_large_mo
         monkeypatch.setattr("npgpt.training.blas.PARAMETERS_TIMES_TOKENS", 2 * GPT(CONFIG).size)
         list(generate(Watched(CONFIG, 0), [1, 2, 3], 2))
     assert seen == [{1}, {1}, {3}, {1}]
-
-
-def test_threads_are_what_the_machine_allows_unless_they_are_given(monkeypatch):
-    monkeypatch.setattr("npgpt.training.threads.cores", lambda: 5)
-    assert n_threads(3) == 3
-    assert n_threads(0) == 5
-    assert with_threads(TrainConfig()).threads == 5
-    assert with_threads(TrainConfig(threads=2)).threads == 2
 
 
 @pytest.mark.parametrize("starts", [None, 2 * np.arange(7)[:, None]], ids=["one text", "several"])

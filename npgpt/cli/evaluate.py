@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
 
 def evaluate_with_progress(model: "Model", data: "Dataset", most: int, threads: int) -> "Evaluation":
     from npgpt.training.evaluation import evaluate
-    from npgpt.training.workers import Workers, n_threads
+    from npgpt.training.threads import n_threads
+    from npgpt.training.workers import Workers
 
     with evaluation_bar() as show, Workers(model, n_threads(threads), threads) as workers:
         found = evaluate(model, data, most, workers.map, show)

@@ -8,7 +8,6 @@ Otherwise a group is one thread, and a single group gives BLAS all threads.
 What threads compute runs without the interpreter's lock; a GPT's step needs it only a few times (kernels/gpt.py).
 """
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 from types import TracebackType
@@ -17,30 +16,15 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from npgpt.config import TrainConfig
 from npgpt.data.batch import Batch
 from npgpt.models.base import Model
 from npgpt.optim import Optimizer
 from npgpt.support.buffers import Buffers, empty
 from npgpt.support.parameters import Parameters
 from npgpt.training.crew import Crew
-from npgpt.training.threads import Split, n_threads, settle, work_of
+from npgpt.training.threads import Split, settle, work_of
 
 Result = TypeVar("Result")
-
-
-def n_workers(size: int, batch_size: int, n_positions: int, threads: int) -> int:
-    """Return how many workers to split the batches of a model of `size` parameters over. One gives BLAS the threads."""
-    large = size > 2**16 * batch_size * n_positions
-    return 1 if large else min(threads, batch_size)
-
-
-def with_threads(config: TrainConfig) -> TrainConfig:
-    """Return the settings with a number of threads in place of 0.
-
-    The number decides the bits of a run. So a run records it, and keeps it when it is resumed on another machine.
-    """
-    return dataclasses.replace(config, threads=n_threads(config.threads))
 
 
 class Workers:
@@ -50,7 +34,7 @@ class Workers:
     ...     loss, grads, norm = workers.loss_and_grads([Batch(ids, targets)], seed=(0, 1))
     ...     workers.update(optimizer, lr=1e-3, scale=clip_scale(norm, 1.0))
 
-    The same seed and number of threads give the same bits.
+    The same seed and split give the same bits.
     """
 
     def __init__(self, model: Model, batch_size: int, threads: int = 0, split: Split | None = None) -> None:
