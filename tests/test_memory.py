@@ -10,8 +10,8 @@ import pytest
 
 from npgpt import GPT, GPTConfig, TrainConfig
 from npgpt.cli import one_line
-from npgpt.kernels import attention
-from npgpt.models.gpt2_memory import BLOCK, floats_to_evaluate, floats_to_train
+from npgpt.kernels import attention, memory
+from npgpt.models.gpt2_memory import BLOCK, LOGITS, ROWS, floats_to_evaluate, floats_to_train, logits_kept
 from npgpt.models.gpt2_parameters import parameter_shapes
 from npgpt.models.lora import Adapters
 from npgpt.support.buffers import Buffers
@@ -35,8 +35,11 @@ CHANGES = [
 ]
 
 
-def test_the_count_knows_for_which_contexts_the_kernel_keeps_weights():
+def test_the_count_knows_what_the_kernels_keep():
     assert BLOCK == attention.BLOCK
+    assert (LOGITS, ROWS) == (memory.LOGITS, memory.ROWS)
+    assert logits_kept(50257, 10_000) == pytest.approx(50257 * 333 / 10_000)
+    assert logits_kept(65, 10_000) == 65
 
 
 @pytest.mark.parametrize("ops", ["fast", "reference"])
@@ -311,9 +314,9 @@ def test_info_of_a_preset_needs_no_model(monkeypatch, capsys):
     weights, batches = memory_to_train(config, TrainConfig(batch_size=3))
     assert in_bytes(weights) in out
     assert in_bytes(batches) in out
-    monkeypatch.setattr("npgpt.support.machine.available_memory", lambda: 5_430_000_000)
-    assert "free here                      5.4 GB\n" in lines_of(capsys, "--preset", "tiny")
-    assert "does not fit: --batch-size 128 would\n" in lines_of(capsys, "--preset", "tiny", "--batch-size", "1024")
+    monkeypatch.setattr("npgpt.support.machine.available_memory", lambda: 1_430_000_000)
+    assert "free here                      1.4 GB\n" in lines_of(capsys, "--preset", "tiny")
+    assert "does not fit: --batch-size 256 would\n" in lines_of(capsys, "--preset", "tiny", "--batch-size", "1024")
     assert "does not fit: choose a smaller model" in lines_of(capsys, "--preset", "gpt2-xl")
     monkeypatch.setattr("npgpt.support.machine.available_memory", lambda: None)
     assert "free here" not in lines_of(capsys, "--preset", "tiny")

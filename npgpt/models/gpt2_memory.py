@@ -7,30 +7,42 @@ tests/test_memory.py compares them with what NumPy allocates, and with the peak 
 from npgpt.config import GPTConfig
 
 BLOCK = 128  # of kernels/attention.py: the longest context for which it keeps the weights
+LOGITS, ROWS = 2**24, 64  # of kernels/memory.py: how many logits it computes at a time, and of how many rows at least
 
 
-def floats_to_train(config: GPTConfig, fast: bool = True) -> float:
+def floats_to_train(config: GPTConfig, fast: bool = True, tokens: int = 1) -> float:
     """Return how many numbers per token a forward and backward pass holds at its peak, besides weights and gradients.
 
-    The context is n_positions tokens long.
+    The context is n_positions tokens long. With many tokens in a batch, the compiled step does not keep all logits.
     """
     C, F, H, T, V = config.n_embd, config.mlp_width, config.n_head, config.n_positions, config.vocab_size
-    weights_kept = T if T <= BLOCK or not fast else 0  # of attention, for each head
+    if fast:  # the pieces of kernels/memory.py
+        kept: float = 8 * C + 2 * F + 2 * H + 4 + (H * T if T <= BLOCK else 0)
+        in_passing = 13 * C + F + logits_kept(V, tokens) + 6
+        if config.resid_pdrop:  # a byte for each element of two masks; two gradients with a mask
+            kept += 2 * C / 4
+            in_passing += 2 * C
+        return config.n_layer * (kept + (H * T / 4 if config.attn_pdrop else 0)) + in_passing
     # the residual stream twice, two layer norms, queries, keys, values, heads; the inside of the MLP; attention
-    kept: float = 8 * C + (2 if fast else 3) * F + H * (weights_kept + 2)
-    in_passing = 10 * C + F + V + H * weights_kept if fast else max(6 * F, 4 * V, 3 * H * T) + 4 * C
+    kept = 8 * C + 3 * F + H * (T + 2)
+    in_passing = max(6 * F, 4 * V, 3 * H * T) + 4 * C
     if config.resid_pdrop:  # two masks
         kept += 2 * C
         in_passing += 4 * C
-    if config.attn_pdrop:  # the kernel's mask has a byte for a weight
-        kept += H * T / 4 if fast else 2 * H * T
-        in_passing += 2 * H * weights_kept if fast else H * T
+    if config.attn_pdrop:
+        kept += 2 * H * T
+        in_passing += H * T
     return config.n_layer * kept + in_passing
 
 
-def floats_to_evaluate(config: GPTConfig, fast: bool = True) -> float:
+def floats_to_evaluate(config: GPTConfig, fast: bool = True, tokens: int = 1) -> float:
     """Return how many numbers per token a forward pass holds at its peak, besides weights."""
     C, F, H, T, V = config.n_embd, config.mlp_width, config.n_head, config.n_positions, config.vocab_size
     if fast:
-        return 11 * C + 2 * F + V + (H * T if T <= BLOCK else 0)
+        return 12 * C + 2 * F + 2 * H + logits_kept(V, tokens) + (H * T if T <= BLOCK else 0) + 10
     return max(4 * F + 10 * C, 4 * V, 4 * H * T) + 2 * C
+
+
+def logits_kept(V: int, tokens: int) -> float:
+    """Return how many logits there are for each token, on average over a batch of so many tokens."""
+    return V * min(1.0, max(ROWS, LOGITS // V) / tokens)

@@ -29,9 +29,13 @@ def shapes_of_model(config: GPTConfig) -> Model:
     return GPT(config, ops="reference", params=Parameters(parameter_shapes(config), flat))
 
 
-def floats_per_token(config: GPTConfig, ops: str) -> tuple[float, float]:
-    """Return the numbers that a step and an evaluation hold in memory for each token, besides weights and gradients."""
-    return floats_to_train(config, ops == "fast"), floats_to_evaluate(config, ops == "fast")
+def floats_per_token(config: GPTConfig, ops: str, learned: int, evaluated: int) -> tuple[float, float]:
+    """Return the numbers that a step and an evaluation hold in memory for each token, besides weights and gradients.
+
+    learned, evaluated  how many tokens a batch has
+    """
+    fast = ops == "fast"
+    return floats_to_train(config, fast, learned), floats_to_evaluate(config, fast, evaluated)
 
 
 def open_model(name: str | Path, dtype: str = "float32", ops: str | Ops = "fast") -> Model:

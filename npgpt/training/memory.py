@@ -27,14 +27,15 @@ def memory_to_train(
     split  how threads share a step; None chooses it for this machine
     """
     size, T, teams = config.n_parameters, config.n_positions, train.ops == "fast"
-    to_learn, to_evaluate = floats_per_token(config, train.ops)
     split = split or split_for(config, train)
+    rows, rows_evaluated = -(-train.batch_size // split.groups), max(train.batch_size, rows_of(config))
+    to_learn, to_evaluate = floats_per_token(config, train.ops, rows * T, rows_evaluated * T)
     # a team adds up the gradients of several batches where they are
     gradients = split.groups * (2 if train.gradient_accumulation_steps > 1 and not teams else 1)
     weights = size * (1 + gradients) + floats_of_training(config, train, lora)
-    learned = split.groups * -(-train.batch_size // split.groups) * to_learn
+    learned = split.groups * rows * to_learn
     evaluating = split.threads if teams else split.groups  # threads, each with rows of its own
-    evaluated = evaluating * max(train.batch_size, rows_of(config)) * to_evaluate
+    evaluated = evaluating * rows_evaluated * to_evaluate
     bytes_each = np.dtype(train.dtype).itemsize
     return bytes_each * weights, int(HEAP * bytes_each * T * (learned + evaluated))
 

@@ -18,12 +18,14 @@ from npgpt.support.machine import cores
 FLOPS = 100e9  # a core's operations a second
 ROWS = 16
 BYTES = 25e9  # what all cores together read or write in a second; large gradients do not stay in a core's cache
-# Calls through ThreadPoolExecutor that do nothing take 14 us with two threads and 96 us with 16; a thread that sleeps
+# Calls on other threads that do nothing take 14 us with two threads and 96 us with 16; a thread that sleeps
 # wakes up some 50 us after its call. A step has three: gradients, their sum, and the optimizer.
 CALLS, WAKE, CALL = 3, 50e-6, 7e-6
-# What members lose each time they wait for each other: 1 to 3 us, and a little because equal shares
-# do not take equally long. Where twelve threads share two cores, each waits for the turns of others: some 300 us.
-MEETING, TURN = 5e-6, 300e-6
+# Members wait for each other several times a block: 1 to 3 us each time, and because equal shares do not take equally
+# long, least of all beside other programs. With two groups or two members, a step of tiny takes 25.2 or 26.3 ms, of
+# small 790 or 805: as if a meeting took 20 us, and all else 1.02 times as long. Where twelve threads share two cores,
+# each waits for the turns of others: some 300 us.
+MEETING, TURN, UNEVEN = 20e-6, 300e-6, 1.02
 MEETINGS_OF_BLOCK, MEETINGS_OF_STEP = 5, 6
 # How much faster more threads must make a step. Fewer threads leave the other cores to others, and a prediction that
 # is wrong by less than this does no harm.
@@ -141,6 +143,8 @@ def seconds(work: Work, split: Split, room: int) -> float:
     share = max(rows * tokens / members, work.batch_size * tokens / room) + ROWS * max(1.0, split.threads / room)
     heads = max(-(-rows * work.n_head // members), work.batch_size * work.n_head / room)
     computing = products * share + (work.flops - products) * heads * tokens / work.n_head
+    if members > 1:
+        computing *= UNEVEN
     calling = CALLS * (WAKE + CALL * split.threads) if split.threads > 1 else 0.0
     # each further group writes all gradients once more, and they are read once more
     adding = (groups - 1) * 2 * 4 * work.size / BYTES
