@@ -1,10 +1,16 @@
 """Products inside compiled code: those of NumPy, for every layout, size and precision."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from npgpt.kernels.products import FOUND, product
+from npgpt.kernels.products import numpy_gemm, product
 from npgpt.support.jit import jit
+
+COMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 
 
 @jit
@@ -21,7 +27,6 @@ def laid_out(rng, rows, columns, dtype, layout):
     return rng.standard_normal((rows, columns)).astype(dtype)
 
 
-@pytest.mark.skipif(not FOUND, reason="NumPy's BLAS has no function that compiled code could call")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     "sizes", [(3, 4, 5), (1, 4, 5), (3, 1, 5), (3, 4, 1), (1, 1, 1), (7, 1, 1), (40, 30, 50)], ids=str
@@ -44,8 +49,47 @@ def test_products_of_every_layout(rng, sizes, dtype):
                 np.testing.assert_array_equal(whole[:, [0, N + 1, N + 2]], margins)
 
 
-@pytest.mark.skipif(not FOUND, reason="NumPy's BLAS has no function that compiled code could call")
 def test_a_product_that_is_not_added_does_not_read_what_was_there(rng):
     out = np.full((3, 5), np.nan, np.float32)
     compiled(np.ones((3, 4), np.float32), np.ones((4, 5), np.float32), out, False)
     np.testing.assert_array_equal(out, 4)
+
+
+WITHOUT = """
+import ctypes
+load = ctypes.CDLL
+def refuse(name, *args, **options):
+    if "umath" in str(name) or "blas" in str(name):
+        raise OSError
+    return load(name, *args, **options)
+ctypes.CDLL = refuse
+from npgpt.kernels import products
+assert not products.FOUND
+import numpy as np
+from npgpt import GPT, GPTConfig
+config = GPTConfig(vocab_size=7, n_positions=5, n_embd=6, n_layer=2, n_head=2)
+fast, plain = GPT(config), GPT(config, ops="reference")
+assert fast.ops.step is None
+ids = np.arange(10).reshape(2, 5) % 7
+(loss, found), (_, exact) = fast.loss_and_grads(ids, ids), plain.loss_and_grads(ids, ids)
+assert np.linalg.norm(found.flat - exact.flat) < 1e-5 * np.linalg.norm(exact.flat)
+print("the same")
+"""
+
+
+@pytest.mark.skipif(not COMPILED, reason="plain Python needs no BLAS of its own")
+def test_without_a_blas_that_is_known_numpy_computes_the_products():
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
+    assert done.stdout == "the same\n", done.stderr
+
+
+@pytest.mark.parametrize("letter", ["s", "d"])
+def test_the_function_that_stands_in_is_a_product(rng, letter):
+    gemm, dtype = numpy_gemm(letter), np.dtype({"s": "f4", "d": "f8"}[letter])
+    a, b, out = (rng.standard_normal(shape).astype(dtype) for shape in ((3, 4), (5, 4), (3, 6)))
+    before = out.copy()
+    gemm(101, 111, 112, 3, 5, 4, 1.0, a.ctypes.data, 4, b.ctypes.data, 4, 1.0, out.ctypes.data, 6)
+    np.testing.assert_allclose(out[:, :5], before[:, :5] + a @ b.T, rtol=1e-5)
+    np.testing.assert_array_equal(out[:, 5], before[:, 5])
+    gemm(101, 111, 111, 3, 6, 0, 1.0, 0, 1, 0, 6, 0.0, out.ctypes.data, 6)  # a sum of no terms
+    assert not out.any()

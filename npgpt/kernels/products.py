@@ -7,6 +7,7 @@ NumPy; but it may call the same library, and the address of its function is foun
 import ctypes
 import importlib
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +36,50 @@ def _libraries() -> list[ctypes.CDLL]:
         files += map(str, (Path(np.__file__).parents[1] / "numpy.libs").glob("*blas*.dll"))
     if sys.platform == "darwin":
         files.append("/System/Library/Frameworks/Accelerate.framework/Accelerate")
-    return [ctypes.CDLL(file) for file in files]
+    libraries = []
+    for file in files:
+        with suppress(OSError):
+            libraries.append(ctypes.CDLL(file))
+    return libraries
 
 
-def _register(letter: str) -> bool:
-    """Make a product known to compiled code as npgpt_sgemm or npgpt_dgemm, and say whether NumPy's BLAS has one."""
-    for library in _libraries():
-        for spelling in SPELLINGS:
-            if function := getattr(library, spelling.format(letter), None):
-                address = ctypes.cast(function, ctypes.c_void_p).value
-                llvmlite.binding.add_symbol(f"npgpt_{letter}gemm", address)
-                return True
-    return False
+def _find(letter: str) -> Any:
+    """Return the function of NumPy's BLAS for float32 ("s") or float64 ("d"); None if it has none by a known name."""
+    functions = (getattr(lib, name.format(letter), None) for lib in _libraries() for name in SPELLINGS)
+    return next(filter(None, functions), None)
 
 
-# whether compiled code may call `product`
-FOUND = all([_register("s"), _register("d")])
+def numpy_gemm(letter: str) -> Any:
+    """Return a C function that does what that of a BLAS would, by NumPy. It takes the lock and makes copies, but works
+    whatever NumPy was built with.
+    """
+    real: Any = {"s": ctypes.c_float, "d": ctypes.c_double}[letter]
+    word, size, place = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+
+    def gemm(
+        order: int, ta: int, tb: int, M: int, N: int, K: int, alpha: float, a: int, a_step: int, b: int, b_step: int,
+        beta: float, out: int, out_step: int,
+    ) -> None:  # fmt: skip
+        def at(address: int, rows: int, columns: int, step: int) -> np.ndarray:
+            n = (rows - 1) * step + columns if rows and columns else 0
+            flat = np.frombuffer((real * n).from_address(address), real) if n else np.zeros(0, real)
+            itemsize = ctypes.sizeof(real)
+            return np.lib.stride_tricks.as_strided(flat, (rows, columns), (step * itemsize, itemsize))
+
+        left = at(a, M, K, a_step) if ta == PLAIN else at(a, K, M, a_step).T
+        right = at(b, K, N, b_step) if tb == PLAIN else at(b, N, K, b_step).T
+        product(left, right, at(out, M, N, out_step), beta != 0)
+
+    kinds = (word, word, word, size, size, size, real, place, size, place, size, real, place, size)
+    return ctypes.CFUNCTYPE(None, *kinds)(gemm)
+
+
+_found = {letter: _find(letter) for letter in "sd"}
+# whether it is NumPy's BLAS that `product` calls in compiled code
+FOUND = all(_found.values())
+_functions = {letter: function or numpy_gemm(letter) for letter, function in _found.items()}  # kept, or they would go
+for _letter, _function in _functions.items():
+    llvmlite.binding.add_symbol(f"npgpt_{_letter}gemm", ctypes.cast(_function, ctypes.c_void_p).value)
 
 # Sizes are passed as 64 bits. A library that takes 32 reads the lower half: the calling conventions of x86-64 and
 # AArch64 give each argument a register or a slot of 64 bits.

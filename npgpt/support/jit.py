@@ -23,6 +23,7 @@ from npgpt.support import compiled
 from npgpt.support.files import user_cache
 
 config: Any = numba.config  # its settings are created at run time
+njit: Any = numba.njit  # whose types leave some of its options out
 
 # What lets LLVM vectorise a sum and fuse a multiplication with an addition. `nnan` and `ninf` are not among them: they
 # would let it assume that there is no NaN and no infinity, and drop the ones that show that a run went astray.
@@ -47,7 +48,7 @@ def jit(
     if function is None:
         return functools.partial(jit, fastmath=fastmath, inner=inner, inline=inline)
     folder = cache_folder(Path(sys.modules[function.__module__].__file__ or "").parent)
-    dispatcher: Any = numba.njit(
+    dispatcher = njit(
         nogil=True,
         error_model="numpy",
         fastmath=set(fastmath),
