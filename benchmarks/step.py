@@ -119,11 +119,8 @@ class own_step:  # noqa: N801, used as a function
 
     @property
     def plan(self) -> str:
-        """What the workers do with the threads: groups times members, or threads of BLAS."""
-        workers = self.workers
-        if split := getattr(workers, "split", None):
-            return f"{split.groups} x {split.members}"
-        return f"{workers.n} workers" if workers.n > 1 else f"BLAS on {workers.threads}"
+        """How the workers share the threads: groups times members."""
+        return "{} x {}".format(*self.workers.split)
 
     def contestant(self, ids: np.ndarray, targets: np.ndarray) -> Contestant:
         return Contestant("npgpt", lambda: self(ids, targets), lambda: self.workers)

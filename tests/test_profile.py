@@ -126,7 +126,7 @@ def test_without_a_number_of_steps_the_fewest_are_taken_when_time_is_up():
     assert profile(GPT(SMALL), TRAIN).steps == profiles.FEWEST + 1
 
 
-@pytest.mark.skipif(getattr(GPT(SMALL).ops, "step", None) is None, reason="there is no compiled step here")
+@pytest.mark.skipif(GPT(SMALL).ops.step is None, reason="there is no compiled step here")
 def test_a_compiled_step_says_itself_what_its_ops_take():
     found = profile(GPT(SMALL), TRAIN, steps=2)
     ops = {row.op for row in found.rows}

@@ -24,7 +24,7 @@ EXAMPLES = (
     "npgpt profile small --batch-size 8 --vocab-size 4096 --json profile.json",
 )
 OF_THE_MODEL = tuple(field.name for field in dataclasses.fields(GPTConfig))
-OF_TRAINING = ("batch_size", "gradient_accumulation_steps", "optimizer", "threads", "dtype", "ops")
+OF_TRAINING = ("batch_size", "gradient_accumulation_steps", "optimizer", "threads", "dtype", "ops", "compute")
 CHARACTERS = 65  # of a plain text in English: the vocabulary of the small presets, as nanoGPT has it
 # what the columns are headed with and hold, and how
 COLUMNS = {
@@ -91,6 +91,7 @@ def opened(args: argparse.Namespace) -> "tuple[Model, TrainConfig, Split | None]
     from npgpt.support.hints import nearest
     from npgpt.support.notices import notice
     from npgpt.training import run as runs
+    from npgpt.training.compute import require_compute, set_compute
     from npgpt.training.memory import require_memory
     from npgpt.training.recipes import recipe_for
 
@@ -101,7 +102,10 @@ def opened(args: argparse.Namespace) -> "tuple[Model, TrainConfig, Split | None]
         vocabulary = {} if args.name.startswith("gpt2") else {"vocab_size": CHARACTERS}
         train, config = TrainConfig(**given), preset(args.name, **vocabulary | changes)
         require_memory(config, train)
-        return new_model(config, train.seed, train.dtype, train.ops), train, None
+        require_compute(train)
+        model = new_model(config, train.seed, train.dtype, train.ops)
+        set_compute(model, train)
+        return model, train, None
     if not folder.exists():
         raise ValueError(f"{args.name} is neither a run folder nor a preset{nearest(args.name, PRESETS)}")
     if changes:
@@ -117,7 +121,9 @@ def opened(args: argparse.Namespace) -> "tuple[Model, TrainConfig, Split | None]
     if not isinstance(model.config, GPTConfig):
         raise ValueError(f"{args.name} is a {type(model).__name__}, and only the ops of a GPT are known")
     require_memory(model.config, train, made=model.params.flat.nbytes)
-    return model, train, getattr(runs, "saved_split", lambda *args: None)(saved, train, given, model)
+    require_compute(train)
+    set_compute(model, train)
+    return model, train, runs.saved_split(saved, train, given, model)
 
 
 def as_figures(name: str, model: "Model", train: TrainConfig, found: "Profile", peaks: "Peaks") -> dict[str, Any]:
@@ -191,7 +197,7 @@ def in_words(figures: dict[str, Any]) -> str:
     lines = [
         f"{figures['name']}: {figures['model']}",
         f"batches of {train['batch_size']} x {figures['config']['n_positions']} random tokens, {train['optimizer']}, "
-        f"{train['dtype']}",
+        f"{train['dtype']}{', products in bf16' if train['compute'] == 'bf16' else ''}",
         f"{figures['processor']}, {figures['cores']} cores{busy}; {figures['blas']}",
         f"{Split(figures['groups'], figures['members'])}, measured at "
         f"{figures['peak_gflop_per_s']:,.0f} GFLOP/s in products and {figures['peak_gb_per_s']:,.1f} GB/s in copies",
@@ -213,7 +219,7 @@ def as_expected(ways: list[dict[str, Any]]) -> list[str]:
     from npgpt.training.threads import Split
 
     times = [f"{way['ms']:,.1f} ms with {Split(way['groups'], way['members'])}" for way in ways]
-    return [f"expected for a step: {', '.join(times)}"] if times else []
+    return [f"expected for a step in float32: {', '.join(times)}"] if times else []
 
 
 def cells(figures: dict[str, Any]) -> list[str]:

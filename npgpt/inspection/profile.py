@@ -162,9 +162,8 @@ class TimedWorkers(Workers):
     """
 
     def __init__(self, model: Any, batch_size: int, threads: int, split: Split | None = None) -> None:
-        super().__init__(model, batch_size, threads, *filter(None, [split]))
-        self.compiled = getattr(self, "teams", [None])[0] is not None
-        self.split: Split = getattr(self, "split", Split(self.n, 1 if self.n > 1 else self.threads))
+        super().__init__(model, batch_size, threads, split)
+        self.compiled = self.teams[0] is not None
         self.laps = self.own = np.zeros((self.n, SIZE))
         self.adding: list[float] = []
         self.calls: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(SIZE))  # for each thread apart
