@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.config import GPTConfig
-from npgpt.models.gpt2 import gpt_backward, gpt_forward, loss_backward, loss_forward
+from npgpt.models.gpt2 import GPT, gpt_backward, gpt_forward, loss_backward, loss_forward
 from npgpt.models.gpt2_parameters import parameter_shapes, zero_parameters
 from npgpt.ops import Ops
 
@@ -132,12 +132,16 @@ def _dropped(**options: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class GPTCase:
-    """A two-block GPT as a function of every parameter, from ids to logits or to the loss."""
+    """A two-block GPT as a function of every parameter, from ids to logits or to the loss.
+
+    step  to the loss, as training computes it: by the compiled step, if the ops have one
+    """
 
     note: str
     config: GPTConfig
     loss: bool = False
     packed: bool = False
+    step: bool = False
     layer: str = "gpt"
 
     @property
@@ -162,12 +166,20 @@ class GPTCase:
             params = zero_parameters(self.config, np.result_type(*arrays).name)
             params |= dict(zip(params, arrays, strict=True))
             rng = np.random.default_rng(7)
-            if self.loss:
+            if self.step and ops.step is not None:
+                model = GPT(self.config, ops=ops, params=params)
+                loss, _ = model.loss_and_grads(ids, targets, rng, starts=starts)
+                return params.flat.dtype.type(loss), (model,)
+            if self.loss or self.step:
                 return loss_forward(params, ids, targets, self.config, ops, rng, starts)
             return gpt_forward(params, ids, self.config, ops, rng, starts)
 
         def backward(dout: np.ndarray, cache: tuple) -> tuple[np.ndarray, ...]:
-            return tuple((loss_backward if self.loss else gpt_backward)(dout, cache).values())
+            if self.step and ops.step is not None:
+                (model,) = cache
+                _, grads = model.loss_and_grads(ids, targets, np.random.default_rng(7), float(dout), starts=starts)
+                return tuple(grads.values())
+            return tuple((loss_backward if self.loss or self.step else gpt_backward)(dout, cache).values())
 
         return forward, backward
 
@@ -197,6 +209,13 @@ MODELS = [
     GPTCase(
         "untied no bias gelu",
         _config(tie_word_embeddings=False, bias=False, activation_function="gelu"),
+    ),
+    GPTCase("packed step", _config(), step=True, packed=True),
+    GPTCase("dropout step", _config(**_DROPOUT), step=True),
+    GPTCase(
+        "untied no bias gelu step",
+        _config(tie_word_embeddings=False, bias=False, activation_function="gelu"),
+        step=True,
     ),
 ]
 
