@@ -155,6 +155,7 @@ def test_what_is_not_in_the_vocabulary_is_refused_in_the_words_of_the_definition
         assert str(found.value) == str(exact.value)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, on what the others then compute in plain Python
 def test_a_member_that_fails_lets_the_others_go(rng, monkeypatch):
     fast, plain = pair("plain")
     some, call = batch(rng), Step.__call__

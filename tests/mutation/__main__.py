@@ -24,6 +24,7 @@ NPGPT = Project(
     tests=(
         "tests/test_twins.py",
         "tests/test_kernels*.py",
+        "tests/test_step.py",
         "tests/test_layers*.py",
         "tests/test_model.py",
         "tests/fuzz/test_layers.py",
@@ -35,14 +36,17 @@ NPGPT = Project(
         # what the backward multiplies by is made beside the activation
         "npgpt/kernels/gelu.py:bend",
         "npgpt/kernels/gelu_new.py:bend",
+        # the compiled step computes the head's gradients beside its loss, and adds up those of the groups
+        "npgpt/kernels/gpt.py:head_loss",
+        "npgpt/kernels/rows.py:add_up",
     ),
     without=(
         # a whole model of kernels as plain Python takes a minute; test_model.py has a small one
         ("", r"test_gradient\[gpt .*-fast\]"),
         # a kernel must be held by what is said of it alone, and a layer by its own tests without those of the model
         ("npgpt/kernels/", r"-reference\]|test_layers_edges|test_model|fuzz"),
-        ("npgpt/layers/", r"-fast\]|test_twins|test_kernels|test_model|\[gpt "),
-        ("npgpt/models/", r"-fast\]|test_twins|test_kernels"),
+        ("npgpt/layers/", r"-fast\]|test_twins|test_kernels|test_step|test_model|\[gpt "),
+        ("npgpt/models/", r"-fast\]|test_twins|test_kernels|test_step"),
     ),
 )
 COLUMNS = ("mutants", "killed", "equivalent", "survived")
