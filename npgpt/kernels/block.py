@@ -158,10 +158,10 @@ def block_backward(
     a, b = share(len(x), member, members)
     y = passing.y[a:b]
     mlp_branch_backward(dx, w, dw, kept, passing, work, dmid)
-    dout = dx if work.resid_pdrop == 0 else passing.dropped_2
+    dout = passing.dropped_2 if len(kept.drop_2) else dx
     dropped(dmid, kept.drop_1, work.resid_pdrop, a, b, passing.dropped_1)
     lap(work.laps, BACKWARD + DROPOUT)
-    dattn = dmid if work.resid_pdrop == 0 else passing.dropped_1
+    dattn = passing.dropped_1 if len(kept.drop_1) else dmid
     bias_backward(dattn[a:b], dw.c_proj_bias)
     product_in(dattn[a:b], w.c_proj_weight.T, passing.dheads[a:b], False, work.panels)
     lap(work.laps, BACKWARD + LINEAR)
@@ -200,7 +200,7 @@ def mlp_branch_backward(
     y, dhidden = passing.y[a:b], passing.dhidden[a:b]
     dropped(dx, kept.drop_2, work.resid_pdrop, a, b, passing.dropped_2)
     lap(work.laps, BACKWARD + DROPOUT)
-    dout = dx if work.resid_pdrop == 0 else passing.dropped_2
+    dout = passing.dropped_2 if len(kept.drop_2) else dx
     bias_backward(dout[a:b], dw.mlp_proj_bias)
     product_in(dout[a:b], w.mlp_proj_weight.T, dhidden, False, work.panels)
     lap(work.laps, BACKWARD + MLP)
