@@ -6,6 +6,7 @@ FAST holds its definition.
 
 import copy
 import functools
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from npgpt import layers
@@ -56,6 +57,14 @@ class Ops:
         super().__setattr__(name, op)
         if name != "step":
             super().__setattr__("step", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copy.deepcopy and pickle keep: of the step's module its name, because modules have no copies."""
+        return vars(self) | ({} if self.step is None else {"step": self.step.__name__})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        step = state.get("step")
+        vars(self).update(state | ({} if step is None else {"step": importlib.import_module(step)}))
 
 
 NAMES = tuple(name for name in vars(Ops) if not name.startswith("_") and name != "step")
