@@ -1,5 +1,8 @@
 """A step over shards: the same loss, gradients and parameters as of the whole batch, and the same bits each time."""
 
+import os
+import signal
+import sys
 import threading
 import time
 
@@ -10,7 +13,9 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from npgpt import GPT, AdamW, GPTConfig, generate
 from npgpt.data.batch import Batch
 from npgpt.optim.schedule import clip_scale
+from npgpt.support.buffers import Buffers
 from npgpt.training.crew import Crew
+from npgpt.training.threads import Split
 from npgpt.training.workers import Workers
 
 CONFIG = GPTConfig(vocab_size=7, n_positions=6, n_embd=8, n_layer=2, n_head=2)
@@ -210,6 +215,41 @@ def test_a_crew_does_all_at_the_same_time_and_ends_all_before_it_raises():
                 assert sorted(ended) == list(range(n))
                 with pytest.raises(ValueError, match="more than the"):
                     crew.run(meet, range(n + 1))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process there cannot send itself a Ctrl-C alone")
+def test_a_ctrl_c_leaves_no_call_and_no_result_behind():
+    ended = []
+
+    def slow(i):
+        if i:
+            time.sleep(0.3)
+            ended.append(i)
+        return i
+
+    with Crew(3) as crew:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()  # while the first thread waits
+        with pytest.raises(KeyboardInterrupt):
+            crew.run(slow, range(3))
+        assert sorted(ended) == [1, 2]
+        assert crew.run(lambda i: 10 * i, range(3)) == [0, 10, 20]
+
+
+def test_a_ctrl_c_before_a_member_begins_lets_the_others_go(monkeypatch):
+    ids = np.arange(6).reshape(2, 3)
+    with Workers(GPT(CONFIG, 0), 2, split=Split(1, 2)) as workers:
+        with monkeypatch.context() as patch:
+            enter = Buffers.__enter__
+
+            def interrupted(self):
+                if threading.current_thread() is threading.main_thread():
+                    raise KeyboardInterrupt
+                return enter(self)
+
+            patch.setattr(Buffers, "__enter__", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                workers.loss_and_grads([Batch(ids, ids)])
+        assert np.isfinite(workers.loss_and_grads([Batch(ids, ids)])[0])
 
 
 def test_map_keeps_the_order_and_reads_no_more_than_it_needs():

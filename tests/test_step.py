@@ -1,6 +1,8 @@
 """The compiled step of a GPT: the loss and gradients of the definition, whoever computes them, in memory of its own."""
 
 import copy
+import dataclasses
+import pickle
 import threading
 
 import numpy as np
@@ -124,6 +126,43 @@ def test_no_step_allocates(rng):
         workers.loss_and_grads(batches[1:], (0, 3))
         assert all(team.memory is memory for team, memory in zip(workers.teams, before, strict=True))
         assert not any(pool.nbytes for pool in workers.buffers)
+
+
+@pytest.mark.parametrize("split", [(1, 1), (1, 2)], ids=str)
+def test_without_a_generator_there_is_no_dropout_whatever_the_configuration(rng, split):
+    fast, plain = pair("dropout")
+    some = batch(rng)
+    _, exact = plain.loss_and_grads(some)
+    assert close(fast.loss_and_grads(some)[1], exact, 1e-16)
+    with Workers(fast, 3, split=Split(*split)) as workers:
+        assert close(workers.loss_and_grads([some])[1], exact, 1e-16)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_a_model_has_the_compiled_step(rng, duplicate):
+    fast, _ = pair("plain")
+    some = batch(rng)
+    other = duplicate(fast)
+    assert other.ops.step is gpt
+    np.testing.assert_array_equal(other.loss_and_grads(some)[1].flat, fast.loss_and_grads(some)[1].flat)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ids": np.zeros((3, 8), int), "targets": np.zeros((3, 8), int)}, "8 tokens are longer than n_positions=7"),
+        ({"ids": np.ones((3, 6))}, "ids must be integers"),
+        ({"targets": np.ones((3, 6))}, "targets must be integers"),
+        ({"targets": np.ones((3, 5), int)}, "must have the shape of ids"),
+        ({"starts": np.full((3, 6), 5)}, "start 5 is not in"),
+    ],
+    ids=["too long", "real ids", "real targets", "fewer targets", "starts"],
+)
+def test_what_compiled_code_would_read_past_its_arrays_for_is_refused(rng, change, message):
+    fast, _ = pair("plain")
+    some = dataclasses.replace(batch(rng), **change)
+    with Workers(fast, 3, split=Split(1, 2)) as workers, pytest.raises((TypeError, ValueError), match=message):
+        workers.loss_and_grads([some])
 
 
 def test_an_op_that_is_replaced_is_not_passed_over(rng):

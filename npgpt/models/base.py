@@ -61,6 +61,9 @@ class Team(Protocol):
         All members call this at once, for the same batches, each with its own number and generator.
         """
 
+    def abort(self) -> None:
+        """Let all members go on who wait for others, because one of them has failed."""
+
     def add_up(self, gradients: np.ndarray, start: int, stop: int) -> float:
         """Add the rows of gradients (groups, size) into the first, from start to stop; return its sum of squares."""
 

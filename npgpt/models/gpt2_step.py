@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from npgpt.config import GPTConfig
+from npgpt.models.checks import checked_batch
 from npgpt.support.buffers import workspace
 from npgpt.support.parameters import Parameters
 
@@ -67,9 +68,14 @@ class Step:
         """Prepare for batches, before the members start: make memory for the largest of them.
 
         drop  whether there will be dropout
+
+        Raises ValueError or TypeError, as the methods of a GPT do: compiled code would read and write past its arrays.
         """
         self.barrier[:] = 0  # an error may have left members waiting
-        shapes = {batch.ids.shape for batch in batches if len(batch)}
+        some = [batch for batch in batches if len(batch)]
+        for batch in some:
+            checked_batch(batch, None, None, self.config.n_positions)
+        shapes = {batch.ids.shape for batch in some}
         itemsize = self.params.flat.itemsize
         size = max((self.kernel.layout(self.sizes(shape, True, drop), itemsize)[2] for shape in shapes), default=0)
         if self.memory is None or self.memory.size < size:
@@ -90,19 +96,19 @@ class Step:
         All members call this at once, for the same batches, each with its own number and generator.
         """
         loss, add = 0.0, False
-        try:
-            for batch in batches:
-                if not len(batch):
-                    continue
-                share = batch.n_targets / total
-                part = self(batch.ids, batch.targets, batch.starts, grads, rng, share, member, add, laps)
-                loss, add = loss + share * part, True
-            if not add and member == 0:
-                grads.flat.fill(0)
-        except BaseException:
-            self.kernel.abort(self.barrier)  # nobody may wait for this member
-            raise
+        for batch in batches:
+            if not len(batch):
+                continue
+            share = batch.n_targets / total
+            part = self(batch.ids, batch.targets, batch.starts, grads, rng, share, member, add, laps)
+            loss, add = loss + share * part, True
+        if not add and member == 0:
+            grads.flat.fill(0)
         return loss
+
+    def abort(self) -> None:
+        """Let all members go on who wait for others: one of them has failed."""
+        self.kernel.abort(self.barrier)
 
     def add_up(self, gradients: np.ndarray, start: int, stop: int) -> float:
         """Add the rows of gradients (groups, size) into the first, from start to stop; return its sum of squares."""

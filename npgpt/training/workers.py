@@ -93,7 +93,7 @@ class Workers:
                 laps = None if self.laps is None else self.laps[i]
                 return team.accumulate_grads(member, parts[group], total, grads, rng, laps)
 
-        losses = self._crew.run(work, range(self.n))
+        losses = self._crew.run(work, range(self.n), self._abort)
         if self.n == 1:  # BLAS has the threads
             squares = [float(np.dot(self.grads[0].flat, self.grads[0].flat))]
         else:
@@ -116,6 +116,12 @@ class Workers:
         items = iter(items)
         while several := list(islice(items, self.n)):
             yield from self._crew.run(call, list(zip(pools, several, strict=False)))
+
+    def _abort(self) -> None:
+        """Let the members of all teams go on that wait for one that has failed."""
+        for team in self.teams:
+            if team is not None:
+                team.abort()
 
     def _add_up(self, part: slice) -> float:
         """Add the other workers' gradients to the first one's, always in the same order; return the sum of squares."""
