@@ -113,7 +113,10 @@ def test_a_run_of_an_earlier_version_keeps_its_workers(command, here, monkeypatc
     assert recorded(here / "r") == (5, Split(2, 1))  # one for each row
 
 
-@pytest.mark.parametrize("workers", [{"groups": 0, "members": 1}, {"groups": 1}, {"groups": True, "members": 1}, 2])
+@pytest.mark.parametrize(
+    "workers",
+    [{"groups": 0, "members": 1}, {"groups": 1}, {"groups": True, "members": 1}, {"groups": 1, "members": 1025}, 2],
+)
 def test_a_record_that_makes_no_sense_is_refused(workers, here, capsys):
     again = begun("train")
     write_sealed_json(here / "r" / "train.json", read_sealed_json(here / "r" / "train.json") | {"workers": workers})

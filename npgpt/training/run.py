@@ -17,7 +17,7 @@ from npgpt.support.version import __version__
 from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import STATE, begin_run, remove_leftovers, remove_unstarted
 from npgpt.training.loop import Record, Trainer
-from npgpt.training.threads import Split, choose_without_teams, n_threads, work_of
+from npgpt.training.threads import MOST, Split, choose_without_teams, n_threads, work_of
 
 # what makes two runs of the same model on the same data two runs, besides how long they are
 OF_A_RUN = (
@@ -138,16 +138,22 @@ def read_saved(folder: Path) -> dict[str, Any]:
                 split_fields(saved[part], config)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
-    workers = saved.get("workers")
-    if workers is not None:
-        whole = isinstance(workers, dict) and workers.keys() == {*Split._fields}
-        if not whole or not all(type(number) is int and number > 0 for number in workers.values()):
-            raise ValueError(f"{path}: workers={workers!r} must be numbers of groups and members, at least 1")
+    if saved.get("workers") is not None:
+        require_split(path, saved["workers"])
     saved["train"].setdefault("trainable", "*")  # which runs of earlier versions do not say
     files = saved["data"].get("files")
     if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
         raise ValueError(f"{path}: data.files={files!r} must be a list of strings")
     return saved
+
+
+def require_split(path: Path, workers: Any) -> None:
+    """Raise ValueError if what a run folder says of its threads is no Split, or one of more than MOST threads."""
+    whole = isinstance(workers, dict) and workers.keys() == {*Split._fields}
+    if not whole or not all(type(number) is int and number > 0 for number in workers.values()):
+        raise ValueError(f"{path}: workers={workers!r} must be numbers of groups and members, at least 1")
+    if (threads := Split(**workers).threads) > MOST:
+        raise ValueError(f"{path}: workers={workers!r} are {threads} threads, and {MOST} are the most")
 
 
 def saved_split(
