@@ -28,7 +28,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-from tests.mutation.mutate import Mutant, definitions, mutants, places
+from tests.mutation.mutate import UNSEEN, Mutant, definitions, mutants, places
 
 MEMORY = 8 << 30  # bytes of address space for a mutant that asks for an array of absurd size
 
@@ -88,7 +88,7 @@ def used(sources: dict[str, str], pattern: str, forward: bool) -> dict[str, set[
     queue = list(roots)
     while queue:
         file, name = queue.pop()
-        if name in chosen.get(file, ()) or name not in found.get(file, ()):
+        if name in UNSEEN or name in chosen.get(file, ()) or name not in found.get(file, ()):
             continue
         if name.endswith("_forward") and not forward and (file, name) not in roots:
             continue

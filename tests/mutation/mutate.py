@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from tests.mutation.operators import OPERATORS, TABLES, Node, Scope, number
 
+# calls that measure time, or where threads wait for each other: no test can be sure to see a slip in them
+UNSEEN = {"lap", "start", "wait"}
 UNBRACKETED = ast.stmt | ast.Name | ast.Constant | ast.Call | ast.Subscript | ast.Attribute | ast.Tuple
 
 
@@ -54,10 +56,12 @@ def unchanged(source: str, file: str) -> Mutant:
 
 
 def places(node: Node) -> Iterator[Node]:
-    """Yield what can be changed: not docstrings, annotations, signatures, error texts or f-strings."""
+    """Yield what can be changed: not docstrings, annotations, signatures, error texts, f-strings or what is UNSEEN."""
     if isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert | ast.arguments):
         return
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) in UNSEEN:
         return
     yield node
     if number(node) is not None:
