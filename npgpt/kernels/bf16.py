@@ -19,7 +19,7 @@ from numba import extending, types
 from npgpt.kernels.products import FOUND as BLAS_FOUND
 from npgpt.kernels.products import product
 from npgpt.layers.bf16 import rounded
-from npgpt.support.jit import jit
+from npgpt.support.jit import INNER, jit
 
 # its type would have the calls in compiled code take the compiler's own argument, too
 intrinsic: Any = extending.intrinsic
@@ -242,7 +242,7 @@ def _multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, add: bool, scratch:
 _rounded = jit(rounded)
 
 
-@extending.overload(product_bf16, inline="never")
+@extending.overload(product_bf16, inline="never", jit_options=INNER)
 def _product_bf16(a: Any, b: Any, out: Any, add: bool, scratch: Any) -> Any:
     def call(a: Any, b: Any, out: Any, add: bool, scratch: Any) -> None:
         # slices make one type, and so one compilation, of arrays of every layout
@@ -254,7 +254,7 @@ def _product_bf16(a: Any, b: Any, out: Any, add: bool, scratch: Any) -> Any:
     return call if FOUND else plain
 
 
-@extending.overload(product_in, inline="never")
+@extending.overload(product_in, inline="never", jit_options=INNER)
 def _product_in(a: Any, b: Any, out: Any, add: bool, scratch: Any) -> Any:
     def bfloat16(a: Any, b: Any, out: Any, add: bool, scratch: Any) -> None:
         product_bf16(a, b, out, add, scratch)

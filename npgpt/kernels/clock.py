@@ -22,7 +22,7 @@ from numba import float64
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from npgpt.support.jit import jit
+from npgpt.support.jit import INNER, jit
 
 # The forward ops of a GPT. NORM includes the additions to the residual stream, LINEAR is attention's two products with
 # weights, ATTENTION all between them, and MLP the MLP's two products. BACKWARD + NORM is the backward of NORM.
@@ -75,7 +75,7 @@ def _seconds(typing_context: Any) -> Any:
     return float64(), generate
 
 
-@overload(seconds)
+@overload(seconds, jit_options=INNER)
 def _compiled_seconds() -> Any:
     read: Any = _seconds
     return lambda: read()

@@ -10,7 +10,7 @@ import numpy as np
 from numba import float32
 from numba.extending import overload
 
-from npgpt.support.jit import jit
+from npgpt.support.jit import INNER, jit
 
 LOG2E = np.float32(math.log2(math.e))
 LN2 = math.log(2)
@@ -77,7 +77,7 @@ def exp2(x: Any) -> Any:
     return exp2_32(x) if isinstance(x, np.float32) else np.float64(math.exp(x * LN2))
 
 
-@overload(exp2)
+@overload(exp2, jit_options=INNER)
 def _exp2(x: Any) -> Any:
     def single(x: Any) -> Any:
         return exp2_32(x)
@@ -93,7 +93,7 @@ def exp(x: Any) -> Any:
     return exp32(x) if isinstance(x, np.float32) else np.float64(math.exp(x))
 
 
-@overload(exp)
+@overload(exp, jit_options=INNER)
 def _exp(x: Any) -> Any:
     def single(x: Any) -> Any:
         return exp32(x)

@@ -11,7 +11,7 @@ from numba import float32
 from numba.extending import overload
 
 from npgpt.kernels.exp import exp32
-from npgpt.support.jit import jit
+from npgpt.support.jit import INNER, jit
 
 # Where both functions are 0 in float32; infinity is taken for it
 LAST = np.float32(14)
@@ -69,7 +69,7 @@ def tail(t: Any, e: Any) -> Any:
     return tail32(t, e) if isinstance(t, np.float32) else np.float64(0.5 * math.erfc(t * math.sqrt(0.5)))
 
 
-@overload(bell)
+@overload(bell, jit_options=INNER)
 def _bell(t: Any) -> Any:
     def single(t: Any) -> Any:
         return bell32(t)
@@ -80,7 +80,7 @@ def _bell(t: Any) -> Any:
     return single if t == float32 else double
 
 
-@overload(tail)
+@overload(tail, jit_options=INNER)
 def _tail(t: Any, e: Any) -> Any:
     def single(t: Any, e: Any) -> Any:
         return tail32(t, e)

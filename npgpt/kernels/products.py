@@ -16,6 +16,8 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from npgpt.support.jit import INNER
+
 # the names under which libraries export a product: NumPy's own OpenBLAS, other builds of it, MKL, Accelerate
 SPELLINGS = ("scipy_cblas_{}gemm64_", "cblas_{}gemm64_", "cblas_{}gemm_64", "scipy_cblas_{}gemm", "cblas_{}gemm")
 ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112
@@ -95,7 +97,7 @@ def _external(letter: str, real: Any) -> types.ExternalFunction:
 sgemm, dgemm = _external("s", types.float32), _external("d", types.float64)
 
 
-@overload(product, inline="never")
+@overload(product, inline="never", jit_options=INNER)
 def _product(a: Any, b: Any, out: Any, add: bool) -> Any:
     gemm: Any = sgemm if out.dtype == types.float32 else dgemm
     real: Any = np.float32 if out.dtype == types.float32 else np.float64

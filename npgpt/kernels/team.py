@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
-from npgpt.support.jit import jit
+from npgpt.support.jit import INNER, jit
 
 ARRIVED, ROUND, ABORTED = 0, 8, 9  # where a barrier counts, on two cache lines
 SPINS = 2000  # looks at the barrier, a few microseconds, before the core is offered to others
@@ -64,7 +64,7 @@ def wait(barrier: np.ndarray, members: int) -> None:
         time.sleep(0)
 
 
-@overload(wait)
+@overload(wait, jit_options=INNER)
 def _wait(barrier: Any, members: Any) -> Any:
     load, add = cast(Any, _load), cast(Any, _add)  # intrinsics, which type checkers take for their definitions
 

@@ -18,8 +18,9 @@ from typing import Any
 import llvmlite
 import llvmlite.binding
 import numba
+from numba.core import types
 
-from npgpt.support import compiled
+from npgpt.support import callees, compiled
 from npgpt.support.files import user_cache
 
 config: Any = numba.config  # its settings are created at run time
@@ -28,6 +29,8 @@ njit: Any = numba.njit  # whose types leave some of its options out
 # What lets LLVM vectorise a sum and fuse a multiplication with an addition. `nnan` and `ninf` are not among them: they
 # would let it assume that there is no NaN and no infinity, and drop the ones that show that a run went astray.
 FASTMATH = frozenset({"contract", "reassoc", "arcp", "nsz", "afn"})
+
+INNER: Any = {"pipeline_class": callees.CalleeCompiler}  # what `overload` is to compile its functions with
 
 
 def jit(
@@ -41,24 +44,34 @@ def jit(
     is cached on disk.
 
     fastmath  the liberties that the compiler may take with floating-point arithmetic
-    inner     for a function that compiled code alone calls: it is compiled faster, and stored inside its callers only
+    inner     for a function that compiled code alone calls: it exists inside its callers only (`callees.py`)
     inline    "always" for one that a single function calls: its text becomes a part of the caller's, and LLVM optimises
               it once instead of twice
     """
     if function is None:
         return functools.partial(jit, fastmath=fastmath, inner=inner, inline=inline)
     folder = cache_folder(Path(sys.modules[function.__module__].__file__ or "").parent)
-    dispatcher = njit(
-        nogil=True,
-        error_model="numpy",
-        fastmath=set(fastmath),
-        no_cfunc_wrapper=True,
-        no_cpython_wrapper=inner,
-        inline=inline,
-    )(function)
-    if folder is not None and not config.DISABLE_JIT and not inner:
+    options = {"nogil": True, "error_model": "numpy", "fastmath": set(fastmath), "inline": inline}
+    for_code = njit(pipeline_class=callees.CalleeCompiler, no_cfunc_wrapper=True, no_cpython_wrapper=True, **options)(
+        function
+    )
+    if config.DISABLE_JIT:
+        return for_code
+    template = for_code.get_call_template
+    for_code.get_call_template = lambda args, kws: template(*_without_literals(args, kws))
+    if inner:
+        return for_code
+    # Python calls machine code, and compiled code calls what its compiler can inline
+    dispatcher = njit(no_cfunc_wrapper=True, **options)(function)
+    dispatcher.get_call_template, dispatcher.get_overload = for_code.get_call_template, for_code.get_overload
+    if folder is not None:
         dispatcher._cache = compiled.CompiledFiles(function, folder)
     return dispatcher
+
+
+def _without_literals(args: Any, kws: dict) -> tuple[list, dict]:
+    """Return types of arguments for which each of 0, 1 and True does not have a compilation of its own."""
+    return [types.unliteral(kind) for kind in args], {name: types.unliteral(kind) for name, kind in kws.items()}
 
 
 @functools.cache
@@ -68,7 +81,7 @@ def cache_folder(package: Path) -> Path | None:
     It lies in NUMBA_CACHE_DIR if that is set, else in the user's cache folder, else in a private temporary one.
     """
     digest = hashlib.sha256()
-    for file in [Path(__file__), Path(compiled.__file__), *sorted(package.glob("*.py"))]:
+    for file in [Path(__file__), Path(compiled.__file__), Path(callees.__file__), *sorted(package.glob("*.py"))]:
         digest.update(file.read_bytes())
     cpu = llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features().flatten()
     digest.update(repr((cpu, numba.__version__, llvmlite.__version__, sys.version)).encode())
