@@ -20,7 +20,7 @@ import llvmlite.binding
 import numba
 from numba.core import types
 
-from npgpt.support import callees, compiled
+from npgpt.support import compiled
 from npgpt.support.files import user_cache
 
 config: Any = numba.config  # its settings are created at run time
@@ -30,7 +30,14 @@ njit: Any = numba.njit  # whose types leave some of its options out
 # would let it assume that there is no NaN and no infinity, and drop the ones that show that a run went astray.
 FASTMATH = frozenset({"contract", "reassoc", "arcp", "nsz", "afn"})
 
-INNER: Any = {"pipeline_class": callees.CalleeCompiler}  # what `overload` is to compile its functions with
+# What compiles a function that compiled code alone calls, in `jit` and in `overload`. With an untried version of numba
+# that is numba itself, which takes longer.
+TRIED = ("0.68.",)
+INNER: Any = {}
+if numba.__version__.startswith(TRIED):
+    from npgpt.support.callees import CalleeCompiler
+
+    INNER = {"pipeline_class": CalleeCompiler}
 
 
 def jit(
@@ -52,9 +59,7 @@ def jit(
         return functools.partial(jit, fastmath=fastmath, inner=inner, inline=inline)
     folder = cache_folder(Path(sys.modules[function.__module__].__file__ or "").parent)
     options = {"nogil": True, "error_model": "numpy", "fastmath": set(fastmath), "inline": inline}
-    for_code = njit(pipeline_class=callees.CalleeCompiler, no_cfunc_wrapper=True, no_cpython_wrapper=True, **options)(
-        function
-    )
+    for_code = njit(**INNER, no_cfunc_wrapper=True, no_cpython_wrapper=True, **options)(function)
     if config.DISABLE_JIT:
         return for_code
     template = for_code.get_call_template
@@ -81,7 +86,12 @@ def cache_folder(package: Path) -> Path | None:
     It lies in NUMBA_CACHE_DIR if that is set, else in the user's cache folder, else in a private temporary one.
     """
     digest = hashlib.sha256()
-    for file in [Path(__file__), Path(compiled.__file__), Path(callees.__file__), *sorted(package.glob("*.py"))]:
+    for file in [
+        Path(__file__),
+        Path(compiled.__file__),
+        Path(__file__).with_name("callees.py"),
+        *sorted(package.glob("*.py")),
+    ]:
         digest.update(file.read_bytes())
     cpu = llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features().flatten()
     digest.update(repr((cpu, numba.__version__, llvmlite.__version__, sys.version)).encode())
