@@ -141,3 +141,14 @@ def test_a_trainer_without_it_sets_a_model_back():
     assert model.compute == "bf16"
     set_compute(model, TrainConfig())
     assert model.compute == "float32"
+
+
+@pytest.mark.parametrize("ops", ["reference", "fast"])
+def test_a_model_in_float64_refuses_to_round(ops):
+    model = GPT(GPTConfig(vocab_size=7, n_positions=6, n_embd=8, n_layer=1, n_head=2), 0, "float64", ops)
+    model.compute = "bf16"
+    ids = np.ones((2, 3), int)
+    with pytest.raises(ValueError, match="dtype is 'float64'"):
+        model.loss_and_grads(ids, ids)
+    with pytest.raises(ValueError, match="dtype is 'float64'"):
+        model.team(2)

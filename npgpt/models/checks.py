@@ -1,4 +1,4 @@
-"""What a model's methods ask of ids, targets and starts, with errors that name the value."""
+"""What a model's methods ask of ids, targets, starts and precision, with errors that name the value."""
 
 from typing import Any
 
@@ -48,3 +48,10 @@ def integers(name: str, value: Any, shape: tuple[int, ...] | None = None) -> np.
     if shape is not None and array.shape != shape:
         raise ValueError(f"{name} {array.shape} must have the shape of ids {shape}")
     return array
+
+
+def rounds(compute: str, dtype: np.dtype) -> bool:
+    """Say whether a model's steps round operands to bfloat16. Raises ValueError for a model that is not in float32."""
+    if compute == "bf16" and dtype != np.float32:
+        raise ValueError(f"compute='bf16' rounds operands in float32, and the model's dtype is {dtype.name!r}")
+    return compute == "bf16"

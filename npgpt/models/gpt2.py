@@ -13,7 +13,7 @@ import numpy as np
 
 from npgpt.config import GPTConfig
 from npgpt.hub.gpt2 import read_gpt2, write_gpt2
-from npgpt.models.checks import checked_batch, checked_ids, checked_starts
+from npgpt.models.checks import checked_batch, checked_ids, checked_starts, rounds
 from npgpt.models.gpt2_inside import attention, mlp, tap_names
 from npgpt.models.gpt2_parameters import (
     block_matrices,
@@ -365,15 +365,15 @@ class GPT:
         ids, targets, starts = checked_batch(ids, targets, starts, self.config.n_positions)
         if self.ops.step is not None and (grads is None or grads.shapes is self.params.shapes):
             grads = self.params.empty_like() if grads is None else grads
-            step = Step(self.config, self.params, self.ops.step, bf16=self.compute == "bf16")
+            step = Step(self.config, self.params, self.ops.step, bf16=rounds(self.compute, self.dtype))
             return step(ids, targets, starts, grads, rng, dloss), grads
-        ops = bf16_ops(self.ops) if self.compute == "bf16" else self.ops
+        ops = bf16_ops(self.ops) if rounds(self.compute, self.dtype) else self.ops
         loss, cache = loss_forward(self.params, ids, targets, self.config, ops, rng, starts)
         return float(loss), loss_backward(dloss, cache, grads)
 
     def team(self, members: int) -> Step | None:
         """Return what lets so many threads compute a batch together; None where there is no compiled step."""
-        bf16 = self.compute == "bf16"
+        bf16 = rounds(self.compute, self.dtype)
         return None if self.ops.step is None else Step(self.config, self.params, self.ops.step, members, bf16)
 
     def save_pretrained(self, folder: str | Path) -> None:
