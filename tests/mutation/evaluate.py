@@ -40,6 +40,7 @@ class Project:
     files     patterns of files below root
     tests     patterns of test files below root, those first that fail soonest
     forwards  "file:function" of what is no backward, but makes a gradient: it is mutated, too
+    but       names of files that compute nothing: they say where memory begins, or who waits for whom
     without   pairs of regular expressions: for mutants of files that match the first one, tests whose name has a match
               of the second are left out
     """
@@ -48,11 +49,14 @@ class Project:
     files: tuple[str, ...]
     tests: tuple[str, ...]
     forwards: tuple[str, ...] = ()
+    but: tuple[str, ...] = ()
     without: tuple[tuple[str, str], ...] = ()
 
     def sources(self) -> dict[str, str]:
         """Return the text of every file that is mutated, by its path below root."""
-        paths = [path for pattern in self.files for path in sorted(self.root.glob(pattern))]
+        paths = [
+            path for pattern in self.files for path in sorted(self.root.glob(pattern)) if path.stem not in self.but
+        ]
         return {path.relative_to(self.root).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
     def test_files(self) -> list[str]:
