@@ -267,7 +267,7 @@ ATTENTION, MLP = C * 3 * C + C * C, C * F + F * C
     ids=["tied", "no bias", "untied", "narrow"],
 )
 def test_info_counts_as_by_hand(capsys, tmp_path, monkeypatch, changes, groups):
-    monkeypatch.setattr("npgpt.training.workers.cores", lambda: 1)  # one gradient
+    monkeypatch.setattr("npgpt.training.threads.cores", lambda environ=None: 1)  # one gradient
     groups = {"token embedding": V * C, "position embedding": T * C} | groups
     total = sum(groups.values())
     config = GPTConfig(vocab_size=V, n_positions=T, n_embd=C, n_layer=L, n_head=3, **changes)

@@ -48,6 +48,7 @@ def test_evaluation_and_generation_are_in_float32():
     np.testing.assert_array_equal(model.logits(ids), before[1])
 
 
+@pytest.mark.big
 @pytest.mark.skipif(FAST.step is None, reason="there is no compiled step here")
 def test_the_compiled_step_rounds_what_the_definition_rounds():
     """They add up in another order. So an operand may differ in its last bit, and if it lies in the middle of two

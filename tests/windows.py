@@ -155,6 +155,12 @@ def main(path: str) -> None:
     import safetensors.numpy  # noqa: F401
     import tqdm  # noqa: F401
 
+    # and what asks the system for the addresses of its functions
+    import npgpt.kernels.gpt
+    from npgpt.support import machine
+
+    machine._speeds_on_windows = list
+
     try:
         import matplotlib.backends.backend_agg
         import matplotlib.figure

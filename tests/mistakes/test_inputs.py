@@ -32,6 +32,7 @@ RUNS = {
     "ask": "ask {} --prompt the",
     "eval": "eval {} --data a.txt",
     "plot": "plot {}",
+    "profile": "profile {} --steps 1",
     "info": "info {}",
     "tokenizer encode": "tokenizer encode {} the",
     "tokenizer decode": "tokenizer decode {} 1",

@@ -36,6 +36,7 @@ LINES = {
     "gradcheck": "gradcheck linear",
     "info": "info r",
     "plot": "plot r",
+    "profile": "profile r --steps 1",
 }
 QUICK = [name for name in LINES if name != "demo"]
 

@@ -18,6 +18,7 @@ WRITE = {  # {} is where to write
     "tokenizer stats": "tokenizer stats p a.txt --plot {}/new.png",
     "gradcheck": "gradcheck linear --html {}/new.html",
     "plot": "plot r --out {}/new.png",
+    "profile": "profile r --steps 1 --json {}/new.json",
 }
 NEED_MATPLOTLIB = {"plot", "tokenizer stats"}
 PRINT = {
@@ -26,6 +27,7 @@ PRINT = {
     "finetune": f"finetune q --data tasks.jsonl --out new {FINETUNE}",
     "ask": "ask f --prompt the",
     "eval": "eval r --data a.txt",
+    "profile": "profile r --steps 1",
     "tales": "tales 3",
     "tasks": "tales 3 --tasks",
     "not a tale": "tales --check a.txt",

@@ -231,6 +231,7 @@ def test_tests_that_prove_nothing_are_an_error(tmp_path, test):
 # --- npgpt's own
 
 
+@pytest.mark.big
 def test_the_list_of_equivalents_has_reasons_and_no_stale_entry():
     assert stale(NPGPT, read_equivalent(EQUIVALENT)) == []
 
