@@ -193,6 +193,7 @@ def test_the_instruction_is_used():
     assert out == 0
 
 
+@pytest.mark.big
 @pytest.mark.skipif(not BLAS_FOUND, reason="NumPy's BLAS has no function that compiled code could call")
 def test_without_the_instruction_compiled_code_rounds_and_calls_blas(rng, monkeypatch):
     monkeypatch.setattr(bf16, "FOUND", False)

@@ -39,8 +39,17 @@ def gradients(case, dtype, transform=lambda array: array):
     return args, out, grads
 
 
-@pytest.mark.parametrize("ops", OPS)
-@pytest.mark.parametrize("case", CASES, ids=ids_of(CASES))
+# on the definitions, a case of the compiled step is that of the composition once more
+PAIRS = [
+    pytest.param(
+        case, ops, id=f"{name}-{ops}", marks=[pytest.mark.big] if name.endswith("step") and ops != "fast" else []
+    )
+    for case, name in zip(CASES, ids_of(CASES), strict=True)
+    for ops in OPS
+]
+
+
+@pytest.mark.parametrize(("case", "ops"), PAIRS)
 def test_gradient(case, ops):
     rng = np.random.default_rng(0)
     forward, backward = case.pair(OPS[ops])

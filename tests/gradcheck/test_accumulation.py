@@ -171,6 +171,7 @@ def test_arguments_are_left_as_they_are():
         np.testing.assert_array_equal(PARAMS[name], value)
 
 
+@pytest.mark.big
 def test_the_gpt_accumulates_masked_targets():
     config, rng = _config(), np.random.default_rng(5)
     arrays = GPTCase("", config).args(rng)

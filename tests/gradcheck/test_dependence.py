@@ -315,6 +315,7 @@ def gpt(ops):
     return forward, lambda dout, cache: tuple(gpt_backward(dout, cache).values())
 
 
+@pytest.mark.big
 @pytest.mark.parametrize("ops", [REFERENCE, FAST])
 def test_the_gpt_is_causal_and_treats_samples_alone(ops):
     rng = np.random.default_rng(4)

@@ -241,6 +241,7 @@ def everything():
     return NPGPT.mutants()
 
 
+@pytest.mark.big
 def test_every_file_with_a_backward_yields_mutants(everything):
     found = {mutant.file for mutant in everything}
     expected = {file for file, source in NPGPT.sources().items() if re.search(r"^def \w+_backward", source, re.M)}
@@ -250,6 +251,7 @@ def test_every_file_with_a_backward_yields_mutants(everything):
     assert len(found) >= 24
 
 
+@pytest.mark.big
 def test_forwards_that_make_gradients_yield_mutants(everything):
     assert set(NPGPT.forwards) <= {mutant.at for mutant in everything}
 
@@ -276,6 +278,7 @@ def test_each_part_of_npgpt_has_tests_of_its_own(file, run, left_out):
     assert [name for name in run + left_out if left.search(f"tests/{name}")] == left_out
 
 
+@pytest.mark.big
 def test_a_sample_follows_its_seed(everything):
     def sample(*words):
         return select(everything, arguments(list(words)))
