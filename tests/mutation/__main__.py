@@ -25,6 +25,8 @@ NPGPT = Project(
         "tests/test_twins.py",
         "tests/test_kernels*.py",
         "tests/test_step.py",
+        "tests/test_bf16.py",
+        "tests/test_compute.py",
         "tests/test_layers*.py",
         "tests/test_model.py",
         "tests/fuzz/test_layers.py",
