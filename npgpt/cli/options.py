@@ -102,7 +102,7 @@ def announce_compiling(ops: str = "fast") -> None:
     package = Path(kernels.__file__).parent
     if not is_compiled(package):
         which = "only this start" if cache_folder(package) else "no folder can keep them, so every start"
-        print(f"compiling the fast ops for this machine: {which} takes some seconds longer", file=sys.stderr)
+        print(f"compiling the fast ops for this machine: {which} takes up to half a minute longer", file=sys.stderr)
 
 
 def read_toml(path: str) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 Their definition is `block_forward` and `block_backward` in npgpt/models/gpt2.py. The names are the same, the order of
 the sums too; what differs is that memory is given, and that several threads may share the work (`team.py`): rows of
-linear layers and norms, heads of attention, rows of the weights' gradients. Each waits where it reads
-what others wrote.
+linear layers and norms, heads of attention, rows of the weights' gradients. Each waits where it reads what others
+wrote.
 """
 
 from typing import NamedTuple

@@ -22,6 +22,7 @@ from npgpt.support.jit import jit
 
 # what the model asks for, which knows this module as its ops' `step`
 __all__ = [
+    "IGNORED",
     "SCRATCH",
     "Job",
     "Settings",

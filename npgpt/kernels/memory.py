@@ -18,6 +18,13 @@ LINE = 128  # bytes; pieces begin at multiples of it, so that no two of them sha
 ROWS = 64  # of logits, for each member, that are computed at a time at least
 LOGITS = 2**24  # logits that are computed at a time, 64 MB of them in float32, so that a large batch needs no more
 
+# the columns of a layout: of a block's pieces, in the order of Kept, and of the others
+LN_1, QKV, HEADS, MID, LN_2, SLOPE, HIDDEN, NORMS, STATS, PROBS, MASK, DROP_1, DROP_2 = range(13)
+(
+    X, LAST, LAST_NORM, EMBD_MASK, ROWS_AT, LOGITS_AT, DROWS, DHIDDEN, DX_1, DX_2, DX_3,
+    Y, DHEADS, DQKV, DMLP, DROPPED_1, DROPPED_2, VECTORS, SCRATCH, ORDER,
+) = range(20)  # fmt: skip
+
 
 class Sizes(NamedTuple):
     """The sizes of a batch and of its model, as integers."""
@@ -54,9 +61,9 @@ def batch_sizes(shape: tuple[int, ...], model: tuple[int, ...], members: int, tr
     return Sizes(B, T, C, H, F, V, P, kept, rows, vectors, members, scratch, *masks, int(train))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def layout(s: Sizes, itemsize: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return where the pieces of each block begin (layers, 13), where the others do, and the size of the whole.
+    """Return where the pieces of each block begin (layers, 13), where the others do (20,), and the size of the whole.
 
     All are counted in numbers of `itemsize` bytes. A piece that is not needed begins at -1.
     """
@@ -124,21 +131,21 @@ def kept_at(views: Views, at: np.ndarray, s: Sizes) -> Kept:
     """Cut what a block keeps; `at` is its row of the layout."""
     memory = views.numbers
     N, C, heads = s.B * s.T, s.C, s.B * s.H
-    kept = matrix(memory, at[9], heads * s.T, s.T)
+    kept = matrix(memory, at[PROBS], heads * s.T, s.T)
     return Kept(
-        matrix(memory, at[0], N, C),
-        matrix(memory, at[1], N, 3 * C),
-        matrix(memory, at[2], N, C),
-        matrix(memory, at[3], N, C),
-        matrix(memory, at[4], N, C),
-        matrix(memory, at[5], N, s.F),
-        matrix(memory, at[6], N, s.F),
-        matrix(memory, at[7], 4, N),
-        matrix(memory, at[8], heads * s.T, 2).reshape(heads, s.T, 2),
+        matrix(memory, at[LN_1], N, C),
+        matrix(memory, at[QKV], N, 3 * C),
+        matrix(memory, at[HEADS], N, C),
+        matrix(memory, at[MID], N, C),
+        matrix(memory, at[LN_2], N, C),
+        matrix(memory, at[SLOPE], N, s.F),
+        matrix(memory, at[HIDDEN], N, s.F),
+        matrix(memory, at[NORMS], 4, N),
+        matrix(memory, at[STATS], heads * s.T, 2).reshape(heads, s.T, 2),
         kept.reshape(len(kept) // s.T, s.T, s.T),
-        mask_at(views, at[10], heads, s.T * s.T),
-        mask_at(views, at[11], N, C),
-        mask_at(views, at[12], N, C),
+        mask_at(views, at[MASK], heads, s.T * s.T),
+        mask_at(views, at[DROP_1], N, C),
+        mask_at(views, at[DROP_2], N, C),
     )
 
 
@@ -147,18 +154,18 @@ def memory_at(views: Views, at: np.ndarray, s: Sizes, member: int) -> Memory:
     """Cut the pieces that belong to no block."""
     memory = views.numbers
     N, C = s.B * s.T, s.C
-    order = matrix(views.integers, at[19] * memory.itemsize // 8, s.members, 2 * N)
+    order = matrix(views.integers, at[ORDER] * memory.itemsize // 8, s.members, 2 * N)
     return Memory(
-        matrix(memory, at[0], (s.layers + 1) * N, C).reshape(s.layers + 1, N, C),
-        matrix(memory, at[1], N, C),
-        matrix(memory, at[2], 2, N),
-        mask_at(views, at[3], N, C),
-        matrix(memory, at[4], s.rows, C),
-        matrix(memory, at[5], s.rows, s.V),
-        matrix(memory, at[6], s.rows, C),
-        matrix(memory, at[7], N, C),
-        (matrix(memory, at[8], N, C), matrix(memory, at[9], N, C), matrix(memory, at[10], N, C)),
-        matrix(memory, at[17], s.members, s.vectors),
+        matrix(memory, at[X], (s.layers + 1) * N, C).reshape(s.layers + 1, N, C),
+        matrix(memory, at[LAST], N, C),
+        matrix(memory, at[LAST_NORM], 2, N),
+        mask_at(views, at[EMBD_MASK], N, C),
+        matrix(memory, at[ROWS_AT], s.rows, C),
+        matrix(memory, at[LOGITS_AT], s.rows, s.V),
+        matrix(memory, at[DROWS], s.rows, C),
+        matrix(memory, at[DHIDDEN], N, C),
+        (matrix(memory, at[DX_1], N, C), matrix(memory, at[DX_2], N, C), matrix(memory, at[DX_3], N, C)),
+        matrix(memory, at[VECTORS], s.members, s.vectors),
         order[member],
     )
 
@@ -168,13 +175,13 @@ def passing_at(views: Views, at: np.ndarray, s: Sizes, member: int) -> Passing:
     """Cut what every block uses anew."""
     memory = views.numbers
     N, C = s.B * s.T, s.C
-    scratch = matrix(memory, at[18], s.members, s.scratch)
+    scratch = matrix(memory, at[SCRATCH], s.members, s.scratch)
     return Passing(
-        matrix(memory, at[11], N, C),
-        matrix(memory, at[12], N, C),
-        matrix(memory, at[13], N, 3 * C),
-        matrix(memory, at[14], N, s.F),
-        matrix(memory, at[15], N, C),
-        matrix(memory, at[16], N, C),
+        matrix(memory, at[Y], N, C),
+        matrix(memory, at[DHEADS], N, C),
+        matrix(memory, at[DQKV], N, 3 * C),
+        matrix(memory, at[DMLP], N, s.F),
+        matrix(memory, at[DROPPED_1], N, C),
+        matrix(memory, at[DROPPED_2], N, C),
         scratch[member],
     )

@@ -1,4 +1,4 @@
-"""A GPT's loss and gradients in one compiled call (kernels/gpt.py), by one thread or by the members of a team."""
+"""A GPT's loss and gradients by the compiled step (kernels/gpt.py), of one thread or of the members of a team."""
 
 import functools
 from collections.abc import Sequence
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 Rng = np.random.Generator | None
 
-IGNORED = -100
 NO_LAPS = np.zeros(0)
 NO_STARTS = np.zeros(0, np.int64)
 NO_PANELS = np.zeros(0, np.float32)
@@ -135,7 +134,7 @@ class Step:
         ids, targets, shape = integers(ids), integers(targets), ids.shape
         count = kernel.count_targets(ids, targets, self.config.vocab_size)
         if count < 0:
-            raise ValueError(out_of_vocabulary(ids, targets, self.config.vocab_size))
+            raise ValueError(out_of_vocabulary(ids, targets, self.config.vocab_size, kernel.IGNORED))
         sizes = self.sizes(shape, grads is not None, rng is not None)
         blocks_at, at, size = kernel.layout(sizes, flat.itemsize)
         memory = workspace(size, flat.dtype) if self.memory is None else self.memory
@@ -159,10 +158,10 @@ def integers(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, np.int64).reshape(-1)
 
 
-def out_of_vocabulary(ids: np.ndarray, targets: np.ndarray, V: int) -> str:
+def out_of_vocabulary(ids: np.ndarray, targets: np.ndarray, V: int, ignored: int) -> str:
     """Return what is wrong with ids or targets, in the words of the layers."""
     wrong = ids[(ids < 0) | (ids >= V)]
     if wrong.size:
         return f"id {wrong[0]} is outside the table of {V} rows (0..{V - 1})"
-    wrong = targets[(targets != IGNORED) & ((targets < 0) | (targets >= V))]
-    return f"target {wrong[0]} is neither in 0..{V - 1} nor ignore_index={IGNORED}"
+    wrong = targets[(targets != ignored) & ((targets < 0) | (targets >= V))]
+    return f"target {wrong[0]} is neither in 0..{V - 1} nor ignore_index={ignored}"

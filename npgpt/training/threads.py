@@ -13,8 +13,9 @@ from npgpt.config import GPTConfig
 from npgpt.models.base import Model
 from npgpt.support.machine import cores
 
-# Measured on Zen 4, with NumPy's OpenBLAS on its kernels for AVX-512. A product of M rows with a matrix of 768 x 3072
-# reaches 47, 64, 80, 90 and 97% of 100 GFLOP/s at 16, 32, 64, 128 and 256 rows: as if it had ROWS rows more.
+# Measured on Zen 4, with NumPy's OpenBLAS on its kernels for AVX-512. A product with a matrix of 768 x 3072 reaches 47,
+# 64 and 80% of 100 GFLOP/s at 16, 32 and 64 rows, and one with 256 x 1024 reaches 90 and 97% at 128 and 256: as if it
+# had ROWS rows more.
 FLOPS = 100e9  # a core's operations a second
 ROWS = 16
 BYTES = 25e9  # what all cores together read or write in a second; large gradients do not stay in a core's cache
