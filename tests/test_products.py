@@ -40,6 +40,7 @@ def test_products_of_every_layout(rng, sizes, dtype):
             whole = rng.standard_normal((M, N + 3)).astype(dtype)
             for out in (np.ones((M, N), dtype), whole[:, 1 : N + 1]):
                 before, margins = out.copy(), whole[:, [0, N + 1, N + 2]].copy()
+                # sums of up to 30 products of order one, in BLAS's order: some roundings each
                 exact, tolerance = a.astype(float) @ b.astype(float), 100 * np.finfo(dtype).eps
                 compiled(a, b, out, False)
                 np.testing.assert_allclose(out, exact, rtol=tolerance, atol=tolerance)
