@@ -17,6 +17,8 @@ COMPUTES = ("float32", "bf16")
 OPS = ("fast", "reference")
 INITS = ("gpt2", "copy")
 OPTIMIZERS = ("adamw", "muon")
+SCHEDULES = ("cosine", "linear", "trapezoid")
+WINDOWS = ("random", "shuffled")
 # codecs of Python that no text file is in: notations of single strings, in which most bytes mean something else
 NO_ENCODINGS = ("unicode-escape", "raw-unicode-escape", "utf-7", "idna", "punycode", "charmap")
 NEWLINES = ("lf", "keep")
@@ -67,6 +69,7 @@ ADAPTING: tuple[tuple[str, str, Callable[[Any], bool], Callable[[Any, Any], Any]
     ("min_lr", "learning_rate", is_possible, lambda least, rate: min(least, rate / 10)),
     ("learning_rate", "min_lr", is_possible, max),
     ("warmup_steps", "max_steps", is_possible, lambda steps, most: min(steps, most // 10)),
+    ("schedule", "decay_share", is_possible, lambda _, share: "trapezoid"),
     ("n_head", "n_embd", is_possible, divisor),
     ("n_embd", "n_head", is_possible, lambda width, heads: -(-width // heads) * heads),  # rounded up to a multiple
     ("tokenizer", "end_token", lambda end: isinstance(end, str), with_end),
@@ -191,6 +194,12 @@ class TrainConfig:
     pack: bool = option(False, "put whole documents into rows, so that none is read together with another")
     batch_size: int = option(12, "sequences per batch, B")
     gradient_accumulation_steps: int = option(1, "batches per step; their gradients are averaged")
+    windows: str = option(
+        "random",
+        "how batches are drawn from a running text: random takes windows from anywhere; shuffled cuts the text into "
+        "windows, elsewhere in each epoch, and takes each once, in random order",
+        WINDOWS,
+    )
     max_steps: int = option(2000, "number of optimizer steps")
     optimizer: str = option(
         "adamw",
@@ -201,7 +210,14 @@ class TrainConfig:
         "*", "parameters to train, by names or patterns such as h.*.attn.*,ln_f.*; the rest is frozen"
     )
     learning_rate: float = option(1e-3, "peak learning rate, reached after the warm-up")
-    min_lr: float = option(1e-4, "learning rate at the end of the cosine decay; by default at most a tenth of the peak")
+    min_lr: float = option(1e-4, "learning rate at the end of the decay; by default at most a tenth of the peak")
+    schedule: str = option(
+        "cosine",
+        "how the learning rate falls after the warm-up: cosine follows half a cosine, linear a straight line, and "
+        "trapezoid stays at the peak until the straight line of --decay-share",
+        SCHEDULES,
+    )
+    decay_share: float = option(0.4, "share of all steps, at the end, in which a trapezoid falls")
     warmup_steps: int = option(
         100, "steps during which the learning rate rises linearly; by default at most a tenth of all steps"
     )
@@ -245,6 +261,8 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
+        if not 0 < self.decay_share <= 1:
+            raise ValueError(f"decay_share={self.decay_share} must be above 0 and at most 1")
         if self.min_lr > self.learning_rate:
             raise ValueError(f"min_lr={self.min_lr} is above learning_rate={self.learning_rate}: lower min_lr too")
         if self.compute == "bf16" and self.dtype != "float32":

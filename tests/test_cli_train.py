@@ -124,6 +124,9 @@ OTHER = {  # a value that is not the default for every field
     "max_steps": 3,
     "learning_rate": 0.01,
     "min_lr": 0.001,
+    "schedule": "trapezoid",
+    "decay_share": 0.2,
+    "windows": "shuffled",
     "warmup_steps": 1,
     "weight_decay": 0.2,
     "beta1": 0.8,
@@ -141,7 +144,8 @@ OTHER = {  # a value that is not the default for every field
     "compute": "bf16",
     "ops": "reference",
 }
-TOGETHER = OTHER | {"compute": "float32"}  # float64 is not rounded to bfloat16
+# float64 is not rounded to bfloat16, and packed rows are no windows
+TOGETHER = OTHER | {"compute": "float32", "windows": "random"}
 FIELDS = [*dataclasses.fields(TrainConfig), *dataclasses.fields(GPTConfig)]
 
 

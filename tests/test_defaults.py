@@ -104,6 +104,7 @@ def test_without_flags_nothing_adapts(data, recipe):
         ({"min_lr": 1e-2, "data": "tales"}, {"learning_rate": 1e-2}),
         ({"max_steps": 20}, {"warmup_steps": 2}),
         ({"max_steps": 5}, {"warmup_steps": 0}),
+        ({"decay_share": 0.2}, {"schedule": "trapezoid"}),
         ({"max_steps": 5000}, {"warmup_steps": 100}),
         ({"max_steps": 100, "data": "tales"}, {"warmup_steps": 10}),
         ({"max_steps": 20, "warmup_steps": 100}, {"warmup_steps": 100}),

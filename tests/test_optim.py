@@ -95,6 +95,46 @@ def test_schedule():
     assert learning_rate_at(500, 1.0, 0.1, 10, 110) == pytest.approx(0.1)
 
 
+def test_a_line_falls_from_the_peak_after_the_warm_up_to_min_lr_after_the_last_step():
+    lr = [learning_rate_at(step, 1.0, 0.1, 10, 110, "linear") for step in range(111)]
+    np.testing.assert_allclose(lr[:10], np.arange(1, 11) / 11)
+    np.testing.assert_allclose(lr[10:], np.linspace(1.0, 0.1, 101))
+    assert learning_rate_at(500, 1.0, 0.1, 10, 110, "linear") == 0.1
+
+
+def test_a_trapezoid_is_constant_until_its_line():
+    lr = [learning_rate_at(step, 1.0, 0.1, 10, 110, "trapezoid", 0.2) for step in range(111)]
+    np.testing.assert_allclose(lr[:10], np.arange(1, 11) / 11)
+    assert lr[10:89] == [1.0] * 79
+    np.testing.assert_allclose(lr[88:], np.linspace(1.0, 0.1, 23))
+    assert learning_rate_at(500, 1.0, 0.1, 10, 110, "trapezoid", 0.2) == 0.1
+
+
+def test_a_constant_rate_does_not_depend_on_the_number_of_steps():
+    rates = {learning_rate_at(step, 0.3, 0.0, 5, total, "trapezoid") for total in (50, 80) for step in range(5, 30)}
+    assert rates == {0.3}
+
+
+def test_a_trapezoid_that_falls_all_the_time_is_a_line():
+    for share in (0.91, 1.0):  # the warm-up is not part of it
+        for step in range(110):
+            line = learning_rate_at(step, 1.0, 0.1, 10, 110, "linear")
+            assert learning_rate_at(step, 1.0, 0.1, 10, 110, "trapezoid", share) == line
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "trapezoid"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 40])
+def test_no_step_is_lost_to_a_rate_of_zero(schedule, steps):
+    for warmup in {0, 1, steps // 10}:
+        rates = [learning_rate_at(step, 1.0, 0.0, warmup, steps, schedule, 0.3) for step in range(steps)]
+        assert all(0 < rate <= 1 for rate in rates)
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="'step' must be cosine, linear or trapezoid"):
+        learning_rate_at(5, 1.0, 0.1, 0, 10, "step")
+
+
 def test_schedule_without_warmup_or_shorter_than_it():
     assert learning_rate_at(0, 1.0, 0.1, 0, 1) == 1.0
     assert learning_rate_at(4, 1.0, 0.1, 100, 5) == pytest.approx(5 / 101)

@@ -162,10 +162,10 @@ def test_off_the_main_thread_it_trains_and_an_interrupt_leaves_what_was_saved(te
 
     assert in_a_thread(lambda: train("whole")).finished
 
-    def interrupted(workers, optimizer, batches, config, step, adapters):
+    def interrupted(workers, optimizer, batches, config, step, *rest):
         if step == 4:
             raise KeyboardInterrupt
-        return train_step(workers, optimizer, batches, config, step, adapters)
+        return train_step(workers, optimizer, batches, config, step, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr("npgpt.training.loop.train_step", interrupted)

@@ -93,6 +93,7 @@ VARIANTS = {
     "float64": ({"dtype": "float64"}, {}),
     "untied": ({}, {"tie_word_embeddings": False, "bias": False, "activation_function": "gelu"}),
     "muon": ({"optimizer": "muon"}, {}),
+    "shuffled windows": ({"windows": "shuffled", "schedule": "trapezoid"}, {}),  # 32 an epoch, 33 in all
     "no clipping": ({"grad_clip": 0, "warmup_steps": 0, "save_every": 100}, {}),
 }
 
@@ -208,6 +209,33 @@ def test_a_line_a_step_says_what_the_step_did(tmp_path):
         assert record["grad_norm"] == pytest.approx(norm, rel=1e-12), "the norm before clipping"
         assert record["lr"] == learning_rate_at(step, 1e-2, 1e-4, 2, STEPS)
         assert record["tokens_per_s"] > 0
+
+
+def test_a_pace_may_change_the_number_of_steps_while_training(tmp_path):
+    """It is asked once before the first step and once after each, and the next rate follows from its answer."""
+    config, answers, asked = changed(CONFIG, schedule="trapezoid", decay_share=0.5, eval_every=100), [9, 9, 12, 6], []
+    trainer = Trainer(GPT(GPT_CONFIG, 0), Text(TRAIN_IDS, 6), Text(VAL_IDS, 6), config, tmp_path)
+
+    def pace(done):
+        asked.append(done)
+        return answers[min(done, 3)]
+
+    trainer.pace = pace
+    records = list(trainer.run())
+    steps = [record for record in records if "loss" in record]
+    assert asked == list(range(7))
+    assert (len(steps), trainer.total) == (6, 6)
+    totals = [9, 9, 12, 6, 6, 6]
+    expected = [learning_rate_at(step, 1e-2, 1e-4, 2, total, "trapezoid", 0.5) for step, total in enumerate(totals)]
+    assert [record["lr"] for record in steps] == expected
+    assert [record["step"] for record in records if "val_loss" in record] == [6, 6], "the last step is evaluated"
+
+
+def test_a_pace_that_ends_before_now_ends_the_run_at_this_step(tmp_path):
+    trainer = Trainer(GPT(GPT_CONFIG, 0), Text(TRAIN_IDS, 6), Text(VAL_IDS, 6), CONFIG, tmp_path)
+    trainer.pace = lambda done: 11 if done < 5 else 2
+    assert [record["step"] for record in trainer.run() if "loss" in record] == [1, 2, 3, 4, 5]
+    assert metrics(tmp_path)[-1]["whole"] is True
 
 
 def test_the_last_line_is_the_loss_over_the_whole_validation_text(tmp_path):

@@ -20,7 +20,13 @@ EXAMPLES = (
     "npgpt finetune runs/poems --data 问答.jsonl --lora 8 --learning-rate 2e-3",
 )
 HELPS = {"seed": "seed of the validation lines, the batches, dropout, and the first weights of adapters"}
-OF_THE_MODEL = ("init", "tokenizer", "pack", "sample_tokens")  # fields of TrainConfig that have no effect here
+OF_THE_MODEL = (
+    "init",
+    "tokenizer",
+    "windows",
+    "pack",
+    "sample_tokens",
+)  # fields of TrainConfig that have no effect here
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

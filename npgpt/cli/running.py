@@ -23,7 +23,7 @@ def train_with_progress(run: "Run", resume: str) -> float:
     unread: list[OSError] = []
 
     def what_stops() -> str:
-        ended = run.trainer.progress["step"] == run.config.max_steps
+        ended = run.trainer.progress["step"] == run.trainer.total
         return "stopping the evaluation ..." if ended else "finishing this step ..."
 
     with evaluation_bar() as run.trainer.on_evaluating, stop_on_interrupt(what_stops) as stopped:
@@ -32,10 +32,11 @@ def train_with_progress(run: "Run", resume: str) -> float:
             if "loss" in record:
                 loss = record["loss"]
                 if bar is None:
-                    bar = tqdm(initial=step - 1, total=run.config.max_steps, unit="step", disable=None)
+                    bar = tqdm(initial=step - 1, unit="step", disable=None)
+                bar.total = run.trainer.total
                 bar.set_postfix_str(f"loss {loss:.3f}, {record['tokens_per_s']:,.0f} tokens/s", refresh=False)
                 bar.update()
-                if step == run.config.max_steps:
+                if step == run.trainer.total:
                     bar.close()  # the last evaluation has its own
                 continue
             if "whole" in record:

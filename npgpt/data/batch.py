@@ -5,7 +5,8 @@ batch.targets 17 42 42  9     the token that follows each
 """
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,7 +80,7 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """A running text. Training uses random windows of it, validation consecutive ones.
+    """A running text. Training uses random or shuffled windows of it, validation consecutive ones.
 
     ids          (N,), one-dimensional; may be mapped from a file
     n_positions  T, the length of a window
@@ -98,10 +99,21 @@ class Text:
         return bool((self.ids[: 1 << 24] == token).any())
 
     def draw(self, step: int, config: TrainConfig) -> list[Batch]:
-        """Return random windows; all are equally likely."""
+        """Return random windows, all equally likely; or, if they are to be shuffled, each once in an epoch."""
+        B, n = config.batch_size, config.gradient_accumulation_steps
+        if config.windows == "shuffled":
+            return [self.shuffled(B * (n * step + i), B, config.seed) for i in range(n)]
         rng = np.random.default_rng((config.seed, step))
-        n = config.gradient_accumulation_steps
-        return [random_batch(self.ids, config.batch_size, self.n_positions, rng) for _ in range(n)]
+        return [random_batch(self.ids, B, self.n_positions, rng) for _ in range(n)]
+
+    def shuffled(self, before: int, n: int, seed: int) -> Batch:
+        """Return the n windows that follow the first `before` ones when windows are drawn without replacement.
+
+        In each epoch the text is cut into windows at another place. The result depends on the arguments only.
+        """
+        N, T = len(self.ids), self.n_positions
+        starts = drawn_once(before, n, n_windows(N, T), lambda epoch: epoch_starts(N, T, seed, epoch))
+        return batch_at(self.ids, T, starts)
 
     def sample(self, config: TrainConfig) -> Iterator[Batch]:
         """Yield random windows, which are shorter if the text is."""
@@ -133,9 +145,50 @@ def random_batch(ids: np.ndarray, batch_size: int, n_positions: int, rng: np.ran
 
     ids  (N,), N > n_positions; all windows are equally likely
     """
-    starts = rng.integers(0, len(ids) - n_positions, batch_size)
+    return batch_at(ids, n_positions, rng.integers(0, len(ids) - n_positions, batch_size))
+
+
+def batch_at(ids: np.ndarray, n_positions: int, starts: np.ndarray) -> Batch:
+    """Return the windows of n_positions tokens that start there, and for each token the one that follows it."""
     where = starts[:, None] + np.arange(n_positions)
     return Batch(ids[where].astype(np.int64), ids[where + 1].astype(np.int64))
+
+
+def n_windows(n_tokens: int, n_positions: int) -> int:
+    """Return how many windows an epoch has: as many as fit wherever the first begins, and at least one."""
+    return max(1, n_tokens // n_positions - 1)
+
+
+@functools.lru_cache(maxsize=2)  # a batch may end one epoch and begin the next
+def epoch_starts(n_tokens: int, n_positions: int, seed: int, epoch: int) -> np.ndarray:
+    """Return where the windows of an epoch begin, int64: end to end from a random offset on, in random order.
+
+        starts = offset + n_positions * permutation
+
+    So each token is the target of one window, but for fewer than 2 n_positions at the two ends of the text, which the
+    offset shares out anew in each epoch. Needs n_tokens > n_positions.
+
+    >>> np.sort(epoch_starts(n_tokens=20, n_positions=4, seed=1, epoch=0))
+    array([ 1,  5,  9, 13])
+    """
+    rng, n = np.random.default_rng((seed, epoch)), n_windows(n_tokens, n_positions)
+    offset = rng.integers(n_tokens - n * n_positions)
+    starts = rng.permutation(n)
+    starts *= n_positions
+    starts += offset
+    starts.flags.writeable = False
+    return starts
+
+
+def drawn_once(before: int, n: int, per_epoch: int, order: Callable[[int], np.ndarray]) -> np.ndarray:
+    """Return the n things that follow the first `before` ones when each epoch draws the things of order(epoch) once.
+
+    per_epoch  how many an epoch has
+
+    Example: with the orders [7, 9], [9, 7], ... the 3 things after the first one are 9, 9, 7.
+    """
+    epoch, place = np.divmod(np.arange(before, before + n), per_epoch)
+    return np.concatenate([order(e)[place[epoch == e]] for e in range(int(epoch[0]), int(epoch[-1]) + 1)])
 
 
 def windows(ids: np.ndarray, n_positions: int, rows: int) -> Iterator[Batch]:

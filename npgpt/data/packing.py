@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npgpt.config import TrainConfig
-from npgpt.data.batch import IGNORED, Batch, spread
+from npgpt.data.batch import IGNORED, Batch, drawn_once, spread
 
 GROUP = 500  # examples in order are packed in groups of this size
 
@@ -197,11 +197,9 @@ def draw_rows(packed: Rows, n: int, before: int, seed: int) -> Batch:
     first. The result depends on the arguments only.
     """
     n_rows = packed.n_rows
-    epoch, place = np.divmod(np.arange(before, before + n), n_rows)
     if packed.in_order:
-        return packed.rows(place)
-    which = [epoch_order(n_rows, seed, e)[place[epoch == e]] for e in range(int(epoch[0]), int(epoch[-1]) + 1)]
-    return packed.rows(np.concatenate(which))
+        return packed.rows(np.arange(before, before + n) % n_rows)
+    return packed.rows(drawn_once(before, n, n_rows, lambda epoch: epoch_order(n_rows, seed, epoch)))
 
 
 @functools.lru_cache(maxsize=2)

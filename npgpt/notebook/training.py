@@ -214,6 +214,7 @@ def _bar(run: Run, progress: bool) -> Iterator[Callable[[Record], None]]:
     def show(record: Record) -> None:
         if not words:  # a resumed run begins where it stopped, which it knows by now
             bar.initial = bar.n = bar.last_print_n = run.trainer.progress["step"] - ("loss" in record)
+        bar.total = run.trainer.total
         if "val_loss" in record:
             words["val_loss"] = f"validation {record['val_loss']:.4f}"
         else:

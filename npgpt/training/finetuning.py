@@ -20,7 +20,16 @@ from npgpt.training.compute import require_compute
 from npgpt.training.loop import Trainer
 from npgpt.training.memory import require_memory
 from npgpt.training.recipes import FINETUNE
-from npgpt.training.run import Run, open_tokenizer, read_saved, require_out, saved_names, saved_split, say_what_adapts
+from npgpt.training.run import (
+    Run,
+    open_tokenizer,
+    read_saved,
+    require_effect_of_schedule,
+    require_out,
+    saved_names,
+    saved_split,
+    say_what_adapts,
+)
 
 # what must not change when a run is resumed: (part of train.json, key, error message)
 FIXED = (
@@ -92,6 +101,7 @@ def plan_finetuning(
     saved = read_saved(folder) if resume else None
     before = read_finetune(folder, saved) if saved else {}
     config = TrainConfig(**settle(given, FINETUNE, saved["train"] if saved else None))
+    require_effect_of_schedule(config, given)
     say_what_adapts(config, saved, given)
     files = data or (saved_names(folder, saved) if saved else [])
     how = {name: before.get(name) if value is None or value is False else value for name, value in how.items()}

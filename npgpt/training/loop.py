@@ -33,6 +33,10 @@ class Trainer:
     on_best               called whenever the model has been saved as the best
     on_evaluating         called during the last evaluation with the tokens predicted so far, and all that will be
     split                 how threads share a step; None chooses it for this machine (threads.py)
+    pace                  asked before the first step and after every step, with the number of steps taken, how many the
+                          run will have; max_steps unless it is replaced. If it says no more than were taken, the run
+                          ends there
+    total                 its last answer
     evaluation            the last evaluation, of the best model; None before it
 
     The folder's model.safetensors holds the best model by validation loss, its training state the last one.
@@ -55,6 +59,8 @@ class Trainer:
         set_compute(model, config)
         self.progress: dict[str, Any] = {"step": 0, "best_step": 0, "best_val_loss": None}
         self.on_evaluating: Callable[[int, int], object] = lambda done, total: None
+        self.pace: Callable[[int], int] = lambda done: config.max_steps
+        self.total = config.max_steps
         self.evaluation: Evaluation | None = None
         self.split = split or settle(work_of(model, config.batch_size, config.ops == "fast"), config.threads)
         self._best: Model | None = None
@@ -75,11 +81,14 @@ class Trainer:
         config = self.config
         self._begin(resume)
         with Workers(self.model, config.batch_size, split=self.split) as workers:
-            for step in range(self.progress["step"], config.max_steps):
-                record = train_step(workers, self.optimizer, self.train_data, config, step, self.adapters)
-                done = self.progress["step"] = step + 1
+            done = self.progress["step"]
+            self.total = max(done, self.pace(done))
+            while done < self.total:
+                record = train_step(workers, self.optimizer, self.train_data, config, done, self.total, self.adapters)
+                done = self.progress["step"] = done + 1
+                self.total = max(done, self.pace(done))
                 yield self._log(record)
-                last = done == config.max_steps
+                last = done == self.total
                 stop = not last and should_stop()
                 save = last or stop or done % config.save_every == 0
                 if last or done % config.eval_every == 0:

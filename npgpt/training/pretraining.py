@@ -28,7 +28,16 @@ from npgpt.training.compute import require_compute
 from npgpt.training.loop import Trainer
 from npgpt.training.memory import require_memory, require_room_for_weights
 from npgpt.training.recipes import merge, recipe_for
-from npgpt.training.run import Run, read_saved, require_model_of, require_out, saved_names, saved_split, say_what_adapts
+from npgpt.training.run import (
+    Run,
+    read_saved,
+    require_effect_of_schedule,
+    require_model_of,
+    require_out,
+    saved_names,
+    saved_split,
+    say_what_adapts,
+)
 
 DEFAULT_DATA = "tales:en"
 # how the texts of a run were read before train.json said so
@@ -88,6 +97,7 @@ def plan_training(
     config = TrainConfig(**train)
     # the vocabulary is not known yet, nor whether the text is long enough for the context
     require_room_for_weights(GPTConfig(**{"vocab_size": 1} | model | {"n_positions": 1}), config)
+    require_effect_of_schedule(config, given)
     say_what_adapts(config, saved, given)
     return TrainingPlan(folder, data, config, model, TextConfig(**texts), saved, frozenset(given))
 
@@ -161,6 +171,11 @@ def require_effect(source: Source, plan: TrainingPlan) -> None:
     """Raise ValueError for a setting about text files if there are none to read."""
     if not isinstance(source, TextSource):
         require_text(plan.named, plan.data[0])
+    packed = plan.config.pack or isinstance(source, TalesSource)
+    if packed and "windows" in plan.named and plan.config.windows == "shuffled":
+        raise ValueError(
+            "--windows shuffled has no effect on packed rows, which are shuffled in every epoch: leave it out"
+        )
     if plan.config.pack and isinstance(source, TalesSource):
         raise ValueError("--pack has no effect on tales, which are always packed: leave it out")
 

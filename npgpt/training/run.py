@@ -186,6 +186,15 @@ def say_what_adapts(config: TrainConfig, saved: dict[str, Any] | None, given: Co
             notice(f"{name} is {value:g} instead of {before[name]} from now on, to fit")
 
 
+def require_effect_of_schedule(config: TrainConfig, given: Collection[str]) -> None:
+    """Raise ValueError for a share of the decay that is given to a schedule without one."""
+    if "decay_share" in given and config.schedule != "trapezoid":
+        raise ValueError(
+            f"--decay-share {config.decay_share:g} has no effect with --schedule {config.schedule}: give "
+            "--schedule trapezoid, or leave --decay-share out"
+        )
+
+
 def saved_names(folder: Path, saved: dict[str, Any]) -> list[str]:
     """Return what a run was trained on. Raises ValueError for a text that could be read only once."""
     names: list[str] = saved["data"]["files"]

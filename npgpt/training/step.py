@@ -24,9 +24,10 @@ def train_step(
     train_data: Dataset,
     config: TrainConfig,
     step: int,
+    total: int,
     adapters: Adapters | None = None,
 ) -> dict[str, Any]:
-    """Take one step and return its record. The seed and the step determine everything random in it."""
+    """Take one step of `total` and return its record. The seed and the step determine everything random in it."""
     start = time.perf_counter()
     batches = train_data.draw(step, config)
     loss, grads, grad_norm = workers.loss_and_grads(batches, seed=(config.seed, step))
@@ -36,7 +37,8 @@ def train_step(
     if len(optimizer.trained) < len(grads):  # frozen parameters do not count
         grad_norm = math.sqrt(sum(float(np.vdot(grads[name], grads[name])) for name in sorted(optimizer.trained)))
     require_finite(step + 1, loss=loss, gradient_norm=grad_norm)
-    lr = learning_rate_at(step, config.learning_rate, config.min_lr, config.warmup_steps, config.max_steps)
+    rates = (config.learning_rate, config.min_lr, config.warmup_steps)
+    lr = learning_rate_at(step, *rates, total, config.schedule, config.decay_share)
     scale = clip_scale(grad_norm, config.grad_clip)
     if adapters is None:
         workers.update(optimizer, lr, scale)
