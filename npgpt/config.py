@@ -15,7 +15,7 @@ ACTIVATION_FUNCTIONS = ("gelu_new", "gelu")
 DTYPES = ("float32", "float64")
 COMPUTES = ("float32", "bf16")
 OPS = ("fast", "reference")
-INITS = ("gpt2", "copy")
+INITS = ("gpt2", "copy", "shift")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "linear", "trapezoid")
 WINDOWS = ("random", "shuffled")
@@ -186,7 +186,8 @@ class TrainConfig:
     init: str = option(
         "gpt2",
         "initial weights: gpt2 draws them all at random, as GPT-2 does; copy makes attention repeat earlier text from "
-        "the start, which a small model would otherwise have to learn first",
+        "the start, and shift makes heads of the first block look at the last tokens one by one, which a small model "
+        "would otherwise have to learn first",
         INITS,
     )
     tokenizer: str = option("chars", "chars, bytes, bpe:SIZE (learned from the text), or a folder with a tokenizer")

@@ -5,6 +5,7 @@ import pytest
 
 from npgpt import GPT, GPTConfig
 from npgpt.models.gpt2_parameters import init_parameters
+from npgpt.models.taps import Taps
 
 CONFIG = GPTConfig(
     vocab_size=40, n_positions=12, n_embd=16, n_layer=2, n_head=2, initializer_range=0.08, tie_word_embeddings=False
@@ -43,8 +44,21 @@ def test_a_copier_is_likelier_to_say_what_it_has_read():
     assert "lm_head.weight" not in init_parameters(GPTConfig(40, 12, 16, 2, 2), init="copy")
 
 
-@pytest.mark.parametrize("init", ["gpt2", "copy"])
+@pytest.mark.parametrize("init", ["gpt2", "copy", "shift"])
 def test_a_seed_gives_the_same_weights_in_both_dtypes(init):
     single, double = (init_parameters(CONFIG, 5, dtype, init).flat for dtype in ("float32", "float64"))
     np.testing.assert_allclose(single, double, atol=1e-7)
     assert np.abs(single - init_parameters(CONFIG, 6, "float32", init).flat).max() > 0.01
+
+
+@pytest.mark.parametrize(("heads", "width"), [(4, 64), (2, 64), (1, 32), (3, 48)])
+def test_a_shifting_heads_attention_is_on_one_earlier_token(heads, width):
+    """Head h of the first block looks h + 1 tokens back, wherever it is in the context, and whatever it reads."""
+    config = GPTConfig(40, 48, width, 2, heads, initializer_range=0.04, tie_word_embeddings=False)
+    model = GPT(config, params=init_parameters(config, seed=3, init="shift"))
+    taps = Taps("h.0.attn.probs")
+    model.forward(np.random.default_rng(0).integers(0, 40, (3, 48)), taps=taps)
+    for h in range(heads):
+        places = taps["h.0.attn.probs"][:, h, h + 1 :].argmax(axis=-1)
+        right = (places == np.arange(47 - h)).mean()
+        assert right > 0.8, (h, right)  # random weights beside the waves move a few; a head without them has 0.04

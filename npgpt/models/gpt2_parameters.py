@@ -59,7 +59,8 @@ def zero_parameters(config: GPTConfig, dtype: str = "float32") -> Parameters:
 def init_parameters(config: GPTConfig, seed: int = 0, dtype: str = "float32", init: str = "gpt2") -> Parameters:
     """Draw a model's initial parameters; the same seed gives the same numbers in both dtypes.
 
-    init  "gpt2" for GPT-2's own, or "copy", with which a small model learns sooner to repeat what it has read
+    init  "gpt2" for GPT-2's own; "copy", with which a small model learns sooner to repeat what it has read; "shift",
+          with which it can tell the last few tokens apart from the start
 
     Matrices are normal with standard deviation initializer_range, those that write to the residual stream
     with 1 / sqrt(2 n_layer) of it; biases are 0, layer norm weights 1.
@@ -78,6 +79,8 @@ def init_parameters(config: GPTConfig, seed: int = 0, dtype: str = "float32", in
             params[name].fill(1)
     if init == "copy":
         make_copying(params, config, rng)
+    elif init == "shift":
+        make_shifting(params, config)
     return params
 
 
@@ -102,6 +105,55 @@ def make_copying(params: Parameters, config: GPTConfig, rng: np.random.Generator
     angles = np.arange(config.n_positions)[:, None] / 10_000 ** (np.arange(0, C, 2) / C)
     waves = np.concatenate((np.sin(angles), np.cos(angles)), axis=1)[:, :C]
     params["wpe.weight"] = config.initializer_range * waves
+
+
+# How far the scores of a head of make_shifting fall from the key it looks for to the next one: so most of its attention
+# goes to that key, and gradients still reach others
+SHARPNESS = 8.0
+
+
+def make_shifting(params: Parameters, config: GPTConfig) -> None:
+    """Let head h of the first block begin by attending to the token h + 1 places back.
+
+    A share of the channels carries the position t as waves, sin(w t) and cos(w t), the others carry the token. A query
+    reads the waves of t, and the key of position u is turned ahead to u + h + 1. The scores are then
+
+        g^2 a^2 sum_w cos(w (t - u - h - 1)) / sqrt(D),        greatest at u = t - h - 1,
+
+    where a is the amplitude of the waves after layer norm, and g is chosen for SHARPNESS. From random weights, a small
+    model of characters spends much of a short training on finding the token before (docs/recipes.md has figures).
+
+    Sources: the rotation is why Vaswani et al. chose waves, "Attention Is All You Need", arXiv:1706.03762, section 3.5;
+    trained models have heads for the token before, Olsson et al., "In-context Learning and Induction Heads",
+    arXiv:2209.11895.
+    """
+    C, H, T = config.n_embd, config.n_head, config.n_positions
+    D = C // H
+    n = min(D // 2, C // 4)  # waves; the tokens keep half of the channels at least
+    if not n:
+        return
+    w = np.geomspace(math.pi / 2, math.pi / (2 * T), n)
+    angles = np.arange(T)[:, None] * w
+    sines, cosines = np.arange(C - 2 * n, C - n), np.arange(C - n, C)
+    # tokens and positions have equal shares of what layer norm sees
+    amplitude = config.initializer_range * math.sqrt((C - 2 * n) / n)
+    params["wte.weight"][:, C - 2 * n :] = 0
+    params["wpe.weight"].fill(0)
+    params["wpe.weight"][:, sines] = amplitude * np.sin(angles)
+    params["wpe.weight"][:, cosines] = amplitude * np.cos(angles)
+    g = math.sqrt(SHARPNESS * math.sqrt(D) / (C / 2 / n * (1 - np.cos(w)).sum()))
+    for h in range(H):
+        query = params["h.0.attn.c_attn.weight"][:, h * D : (h + 1) * D]
+        key = params["h.0.attn.c_attn.weight"][:, C + h * D : C + (h + 1) * D]
+        even, odd = np.arange(0, 2 * n, 2), np.arange(1, 2 * n, 2)
+        turn, aside = g * np.cos(w * (h + 1)), g * np.sin(w * (h + 1))
+        query[sines, even] += g
+        query[cosines, odd] += g
+        # sin(w (u + h + 1)) and cos(w (u + h + 1)), of the waves of u
+        key[sines, even] += turn
+        key[cosines, even] += aside
+        key[cosines, odd] += turn
+        key[sines, odd] -= aside
 
 
 def flops_per_token(config: GPTConfig) -> float:
