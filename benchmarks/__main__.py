@@ -4,10 +4,11 @@ import argparse
 import sys
 from types import ModuleType
 
-from benchmarks import gradcheck, kernels, memory, scaling, startup, step, tokenizer
+from benchmarks import gradcheck, kernels, learning, memory, scaling, startup, step, tokenizer
 
 BENCHMARKS: dict[str, ModuleType] = {
     "step": step,
+    "learning": learning,
     "kernels": kernels,
     "scaling": scaling,
     "startup": startup,

@@ -5,7 +5,7 @@ benchmark can see first that all of them compute the same. Nothing is imported b
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ LR, BETAS, EPS, DECAY, CLIP = 1e-3, (0.9, 0.99), 1e-8, 0.1, 1.0
 
 def torch_model(config: GPTConfig, params: Mapping[str, np.ndarray]) -> Any:
     """Return nanoGPT's model as a torch.nn.Module: scaled_dot_product_attention, tanh GELU, tied head."""
-    import torch
     from torch import nn
     from torch.nn import functional
 
@@ -55,11 +54,24 @@ def torch_model(config: GPTConfig, params: Mapping[str, np.ndarray]) -> Any:
             return functional.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
 
     model = Model()
+    load(model, params)
+    return model
+
+
+def load(model: Any, params: Mapping[str, np.ndarray]) -> None:
+    """Give a model of torch_model the weights of npgpt's."""
+    import torch
+
     with torch.no_grad():
         for name, tensor in torch_names(model).items():
             value = torch.from_numpy(np.array(params[name]))
             tensor.copy_(value.T if is_linear(name) else value)
-    return model
+
+
+def torch_weights(model: Any) -> Grads:
+    """Return a copy of every weight, in npgpt's names and layouts."""
+    found = {n: p.detach().numpy() for n, p in torch_names(model).items()}
+    return {n: (value.T if is_linear(n) else value).copy() for n, value in found.items()}
 
 
 def is_linear(name: str) -> bool:
@@ -92,20 +104,43 @@ def torch_step(model: Any, compiled: bool = False, fused: bool = True) -> Step:
     """Return a whole training step: forward, backward, clip, AdamW; fused, or over a list of tensors (foreach)."""
     import torch
 
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}]
-    kind = {"fused": True} if fused else {"foreach": True}
-    optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, eps=EPS, **kind)
-    parameters = list(model.parameters())
-    forward = torch.compile(model) if compiled else model
+    step = torch_step_at(torch.compile(model) if compiled else model, torch_optimizers(model, fused=fused))
+    return lambda ids, targets: step(ids, targets, LR)
 
-    def step(ids: np.ndarray, targets: np.ndarray) -> float:
+
+def torch_optimizers(model: Any, fused: bool = True, muon: bool = False) -> list[Any]:
+    """Return AdamW for all parameters or, with muon, PyTorch's Muon for the blocks' matrices and AdamW for the rest."""
+    import torch
+
+    blocks = [p for n, p in torch_names(model).items() if muon and n.startswith("h.") and p.ndim == 2]
+    rest = [p for p in model.parameters() if not any(p is block for block in blocks)]
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": DECAY},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    kind = {"fused": True} if fused else {"foreach": True}
+    found = [torch.optim.AdamW(groups, lr=LR, betas=BETAS, eps=EPS, **kind)]
+    if muon:  # with a step as long as AdamW's, so that the same rate suits both
+        found.append(torch.optim.Muon(blocks, lr=LR, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw"))
+    return found
+
+
+def torch_step_at(forward: Any, optimizers: Sequence[Any]) -> Callable[[np.ndarray, np.ndarray, float], float]:
+    """Return a whole training step at a learning rate: forward, backward, clip, update."""
+    import torch
+
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    parameters = [p for group in groups for p in group["params"]]
+
+    def step(ids: np.ndarray, targets: np.ndarray, lr: float) -> float:
+        for group in groups:
+            group["lr"] = lr
         loss = forward(torch.from_numpy(ids), torch.from_numpy(targets))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
 
     return step
