@@ -222,6 +222,11 @@ class TrainConfig:
     warmup_steps: int = option(
         100, "steps during which the learning rate rises linearly; by default at most a tenth of all steps"
     )
+    average: float = option(
+        0.0,
+        "share of all steps, at the end, over which the weights are averaged; the averaged model is kept as the best "
+        "where its validation loss is lower; 0 averages nothing",
+    )
     weight_decay: float = option(0.1, "decoupled weight decay of the matrices; with muon, of the blocks' matrices only")
     beta1: float = option(0.9, "AdamW's decay rate for the mean of the gradient")
     beta2: float = option(0.99, "AdamW's decay rate for the mean of the squared gradient")
@@ -262,6 +267,8 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
+        if not 0 <= self.average <= 1:
+            raise ValueError(f"average={self.average} must be in [0, 1]")
         if not 0 < self.decay_share <= 1:
             raise ValueError(f"decay_share={self.decay_share} must be above 0 and at most 1")
         if self.min_lr > self.learning_rate:

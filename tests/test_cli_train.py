@@ -127,6 +127,7 @@ OTHER = {  # a value that is not the default for every field
     "schedule": "trapezoid",
     "decay_share": 0.2,
     "windows": "shuffled",
+    "average": 0.5,
     "warmup_steps": 1,
     "weight_decay": 0.2,
     "beta1": 0.8,

@@ -94,6 +94,7 @@ VARIANTS = {
     "untied": ({}, {"tie_word_embeddings": False, "bias": False, "activation_function": "gelu"}),
     "muon": ({"optimizer": "muon"}, {}),
     "shuffled windows": ({"windows": "shuffled", "schedule": "trapezoid"}, {}),  # 32 an epoch, 33 in all
+    "averaging": ({"average": 0.85, "save_every": 1}, {}),  # from the second step on
     "no clipping": ({"grad_clip": 0, "warmup_steps": 0, "save_every": 100}, {}),
 }
 

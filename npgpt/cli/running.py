@@ -42,7 +42,11 @@ def train_with_progress(run: "Run", resume: str) -> float:
             if "whole" in record:
                 line = last_evaluation(run, step)
             else:
-                line = f"step {step:>6}  loss {loss:.4f}  validation {record['val_loss']:.4f}"
+                line = (
+                    f"step {step:>6}  loss {loss:.4f}  validation {record.get('last_val_loss', record['val_loss']):.4f}"
+                )
+                if "averaged" in record:
+                    line += f", mean of {record['averaged']:,} steps {record['mean_val_loss']:.4f}"
             try:
                 tqdm.write(line)
                 sys.stdout.flush()
@@ -65,10 +69,12 @@ def last_evaluation(run: "Run", step: int) -> str:
     """Say what the last evaluation has found, of the model of that step."""
     found = run.trainer.evaluation
     assert found is not None
+    averaged = run.trainer.progress["best_averaged"]
+    which = f"step {step}" + (f", weights averaged over {averaged:,} steps" if averaged else "")
     if found.whole:
-        return f"validation loss {found} nats per token on all validation data (step {step})"
+        return f"validation loss {found} nats per token on all validation data ({which})"
     part = f"{found.tokens:,} of {run.trainer.val_data.size:,} validation tokens"
-    return f"validation loss {found} nats per token on {part} (step {step}; --final-eval-tokens 0 reads all)"
+    return f"validation loss {found} nats per token on {part} ({which}; --final-eval-tokens 0 reads all)"
 
 
 @contextmanager

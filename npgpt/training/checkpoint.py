@@ -1,7 +1,7 @@
 """Run folders: the best model as a Hugging Face GPT-2 folder, and the files that a run needs to continue.
 
 config.json  generation_config.json  model.safetensors  tokenizer.json  tokenizer_config.json
-training_state.safetensors   the last parameters, the optimizer's averages, and the step
+training_state.safetensors   the last parameters, their mean if they are averaged, the optimizer's averages, the step
 train.json                   the settings and the data of the run
 metrics.jsonl                a line per step, and a line per evaluation
 """
@@ -19,7 +19,7 @@ from npgpt.config import GPTConfig
 from npgpt.hub.tensors import CHECKSUM, read_metadata, read_tensors, require_config, require_run, save_tensors
 from npgpt.models.base import Model
 from npgpt.models.registry import open_model
-from npgpt.optim import Optimizer
+from npgpt.optim import Mean, Optimizer
 from npgpt.support.files import begin, finish, is_cut_short, naming, remove_files, remove_parts, write_atomically
 from npgpt.support.notices import notice
 
@@ -82,18 +82,22 @@ def begins_as_ours(path: Path) -> bool:
         return CHECKSUM.encode() in file.read(4096)
 
 
-def save_state(folder: Path, model: Model, optimizer: Optimizer, progress: dict[str, Any]) -> None:
-    """Write the training state: model and optimizer by parameter name, and progress as JSON."""
+def save_state(
+    folder: Path, model: Model, optimizer: Optimizer, progress: dict[str, Any], mean: Mean | None = None
+) -> None:
+    """Write the training state: model, optimizer and mean by parameter name, and progress as JSON."""
     tensors: dict[str, np.ndarray] = {}
-    for prefix, views in _buffers(model, optimizer).items():
+    for prefix, views in _buffers(model, optimizer, mean).items():
         tensors |= {f"{prefix}{name}": view for name, view in views.items()}
-    progress = progress | {"optimizer_steps": optimizer.steps}
+    progress = progress | {"optimizer_steps": optimizer.steps} | ({"averaged": mean.count} if mean else {})
     save_tensors(folder / STATE, tensors, _config(model), progress=json.dumps(progress))
     finish(folder)
 
 
-def load_state(folder: str | Path, model: Model, optimizer: Optimizer | None = None) -> dict[str, Any]:
-    """Read the training state into model and optimizer, and return the progress.
+def load_state(
+    folder: str | Path, model: Model, optimizer: Optimizer | None = None, mean: Mean | None = None
+) -> dict[str, Any]:
+    """Read the training state into model, optimizer and mean, and return the progress.
 
     Raises FileNotFoundError, or ValueError for a state that is damaged or of another model or run.
     """
@@ -103,7 +107,10 @@ def load_state(folder: str | Path, model: Model, optimizer: Optimizer | None = N
     progress = _progress(path, metadata)
     require_config(path, metadata, _config(model), folder / "config.json")
     require_run(path)
-    for prefix, views in _buffers(model, optimizer).items():
+    averaged = progress.pop("averaged", 0)
+    if mean is not None:
+        mean.count = averaged
+    for prefix, views in _buffers(model, optimizer, mean).items():
         for name, view in views.items():
             tensor = tensors.get(prefix + name)
             if tensor is None or tensor.shape != view.shape or tensor.dtype != view.dtype:
@@ -119,6 +126,7 @@ def _progress(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     try:
         progress = json.loads(metadata["progress"])
         counts = [progress[name] for name in ("step", "best_step", "optimizer_steps")]
+        counts += [progress.get(name, 0) for name in ("averaged", "best_averaged")]
         best = progress["best_val_loss"]
     except (KeyError, TypeError, ValueError, RecursionError):
         counts, best = [None], None
@@ -198,11 +206,13 @@ def _config(model: Model) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name not in ("bos_token_id", "eos_token_id")}
 
 
-def _buffers(model: Model, optimizer: Optimizer | None) -> dict[str, Mapping[str, np.ndarray]]:
-    """Return what a training state holds: the model, the adapters if they are trained, and the optimizer's averages."""
+def _buffers(model: Model, optimizer: Optimizer | None, mean: Mean | None) -> dict[str, Mapping[str, np.ndarray]]:
+    """Return what a training state holds: the model, the adapters if they are trained, averages, and the mean."""
     buffers: dict[str, Mapping[str, np.ndarray]] = {"": model.params}
     if optimizer is not None:
         if optimizer.params is not model.params:
             buffers["adapter."] = optimizer.params
         buffers |= optimizer.state
+    if mean is not None and mean.count:
+        buffers["mean."] = mean.values
     return buffers

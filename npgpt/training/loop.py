@@ -1,6 +1,7 @@
 """The training loop: batches, steps, evaluations, and a run folder that is valid at every moment."""
 
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from npgpt.data.batch import Dataset
 from npgpt.models.base import Model
 from npgpt.models.lora import Adapters
 from npgpt.ops import get_ops
-from npgpt.optim import AdamW, Muon, Optimizer
+from npgpt.optim import AdamW, Mean, Muon, Optimizer
 from npgpt.support.parameters import select
 from npgpt.training.checkpoint import append_metrics, cut_metrics, load_state, save_state
 from npgpt.training.compute import set_compute
@@ -56,8 +57,9 @@ class Trainer:
         self.model, self.train_data, self.val_data = model, train_data, val_data
         self.config, self.folder, self.adapters, self.on_best = config, Path(folder), adapters, on_best
         self.optimizer = make_optimizer(model, config, adapters)
+        self.mean = Mean(self.optimizer.params) if config.average else None
         set_compute(model, config)
-        self.progress: dict[str, Any] = {"step": 0, "best_step": 0, "best_val_loss": None}
+        self.progress: dict[str, Any] = {"step": 0, "best_step": 0, "best_val_loss": None, "best_averaged": 0}
         self.on_evaluating: Callable[[int, int], object] = lambda done, total: None
         self.pace: Callable[[int], int] = lambda done: config.max_steps
         self.total = config.max_steps
@@ -68,9 +70,11 @@ class Trainer:
     def run(self, resume: bool = False, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
         """Train to the last step, and yield each record that is written to metrics.jsonl.
 
-        A step's record has step, loss, lr, grad_norm and tokens_per_s; an evaluation's has step and val_loss. The last
-        record is the best model's loss on all validation data, and `whole` is True in it; or, if there are more than
-        final_eval_tokens, on a sample of that many. Then `whole` is False, and val_stderr and val_tokens say more.
+        A step's record has step, loss, lr, grad_norm and tokens_per_s; an evaluation's has step and val_loss. While
+        weights are averaged, it also has averaged, the number of steps, and the losses last_val_loss and
+        mean_val_loss, the lower of which is val_loss. The last record is the best model's loss on all validation data,
+        and `whole` is True in it; or, if there are more than final_eval_tokens, on a sample of that many. Then `whole`
+        is False, and val_stderr and val_tokens say more. If the best model is a mean, averaged says of how many steps.
 
         resume       continue from the folder's training state, to the same bits as a run that never stopped
         should_stop  called after every step; if it returns True, the state is saved and the run ends without the last
@@ -87,19 +91,20 @@ class Trainer:
                 record = train_step(workers, self.optimizer, self.train_data, config, done, self.total, self.adapters)
                 done = self.progress["step"] = done + 1
                 self.total = max(done, self.pace(done))
+                self._average()
                 yield self._log(record)
                 last = done == self.total
                 stop = not last and should_stop()
                 save = last or stop or done % config.save_every == 0
                 if last or done % config.eval_every == 0:
-                    loss = self._validation_loss(workers)
-                    yield self._log({"step": done, "val_loss": loss})
-                    self._keep_if_best(loss)
+                    record = self._evaluate(workers)
+                    yield self._log(record)
+                    self._keep_if_best(record)
                 elif save:
                     # finite parameters are not enough: the next loss of a model that is diverging may not be finite
                     require_finite(done, next_loss=self._next_loss())
                 if save:
-                    save_state(self.folder, self.model, self.optimizer, self.progress)
+                    save_state(self.folder, self.model, self.optimizer, self.progress, self.mean)
                 if stop:
                     return
             most, best = config.final_eval_tokens, self.best()
@@ -109,9 +114,11 @@ class Trainer:
             if found is None:
                 return
             self.evaluation = found
-            sampled = {} if found.whole else {"val_stderr": found.stderr, "val_tokens": found.tokens}
+            more = {} if found.whole else {"val_stderr": found.stderr, "val_tokens": found.tokens}
+            if averaged := self.progress["best_averaged"]:
+                more["averaged"] = averaged
             step = self.progress["best_step"]
-            yield self._log({"step": step, "val_loss": found.loss, "whole": found.whole, **sampled})
+            yield self._log({"step": step, "val_loss": found.loss, "whole": found.whole, **more})
 
     @property
     def n_trained(self) -> int:
@@ -124,7 +131,7 @@ class Trainer:
         If it is the model as it is now, that model itself is returned, and changes as training goes on. Otherwise it is
         read from the folder, once.
         """
-        if self.progress["best_step"] == self.progress["step"]:
+        if self.progress["best_step"] == self.progress["step"] and not self.progress["best_averaged"]:
             return self.model
         if self._best is None:
             self._best = self.model.load_pretrained(self.folder)
@@ -132,20 +139,29 @@ class Trainer:
 
     def _begin(self, resume: bool) -> None:
         if resume:
-            self.progress = load_state(self.folder, self.model, self.optimizer)
+            self.progress |= load_state(self.folder, self.model, self.optimizer, self.mean)
             step, most = self.progress["step"], self.config.max_steps
             if step > most:
                 raise ValueError(f"the run is already at step {step}, beyond max_steps={most}: give a larger max_steps")
             cut_metrics(self.folder, step)
         else:
             self.model.save_pretrained(self.folder)
-            save_state(self.folder, self.model, self.optimizer, self.progress)
-        if self.adapters is not None:
-            self.adapters.merge_into(self.model)
+            save_state(self.folder, self.model, self.optimizer, self.progress, self.mean)
+        self._merge()
 
     def _log(self, record: Record) -> Record:
         append_metrics(self.folder, record)
         return record
+
+    def _evaluate(self, workers: Workers) -> Record:
+        """Return the record of an evaluation, of the weights and of their mean, if there is one."""
+        step, loss = self.progress["step"], self._validation_loss(workers)
+        if self.mean is None or self.mean.count < 2:
+            return {"step": step, "val_loss": loss}
+        with self._averaged():
+            mean_loss = self._validation_loss(workers)
+        losses = {"val_loss": min(loss, mean_loss), "last_val_loss": loss, "mean_val_loss": mean_loss}
+        return {"step": step, **losses, "averaged": self.mean.count}
 
     @quietly
     def _validation_loss(self, workers: Workers) -> float:
@@ -153,13 +169,40 @@ class Trainer:
         require_finite(self.progress["step"], validation_loss=loss)
         return loss
 
-    def _keep_if_best(self, loss: float) -> None:
-        best = self.progress["best_val_loss"]
-        if best is None or loss < best:
-            self.progress |= {"best_step": self.progress["step"], "best_val_loss": loss}
-            self._best = None
+    def _keep_if_best(self, found: Record) -> None:
+        loss, best = found["val_loss"], self.progress["best_val_loss"]
+        if best is not None and not loss < best:
+            return
+        averaged = found["averaged"] if loss < found.get("last_val_loss", loss) else 0
+        self.progress |= {"best_step": found["step"], "best_val_loss": loss, "best_averaged": averaged}
+        self._best = None
+        with self._averaged() if averaged else nullcontext():
             self.model.save_pretrained(self.folder)
             self.on_best()
+
+    def _average(self) -> None:
+        """Take the weights into their mean if the step is one of the last ones that are averaged."""
+        if self.mean is None:
+            return
+        if self.total - self.progress["step"] < self.config.average * self.total:
+            self.mean.add()
+        else:  # the run has become longer since it seemed to come to its end
+            self.mean.count = 0
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Let the model have the mean of its weights for a while."""
+        assert self.mean is not None
+        try:
+            with self.mean.in_place():
+                self._merge()
+                yield
+        finally:
+            self._merge()
+
+    def _merge(self) -> None:
+        if self.adapters is not None:
+            self.adapters.merge_into(self.model)
 
     @quietly
     def _next_loss(self) -> float:

@@ -47,13 +47,13 @@ def split_for(config: GPTConfig, train: TrainConfig) -> Split:
 
 def floats_of_training(config: GPTConfig, train: TrainConfig, lora: int | None = None) -> int:
     """Return how many numbers a run keeps besides the model and its gradients: averages, and what adapters need."""
-    model = shapes_of_model(config)
+    model, mean = shapes_of_model(config), int(train.average > 0)
     if lora is None:
-        return n_averages(model.params.shapes, model.matrices, train)
+        return n_averages(model.params.shapes, model.matrices, train) + mean * config.n_parameters
     shapes = adapter_shapes(config, lora, TARGETS)
     adapters = sum(map(math.prod, shapes.values()))
     unmerged = sum(model.params[name].size for name in model.matrices)
-    return unmerged + 2 * adapters + n_averages(shapes, (), train)
+    return unmerged + (2 + mean) * adapters + n_averages(shapes, (), train)
 
 
 def n_averages(shapes: Shapes, matrices: Collection[str], train: TrainConfig) -> int:
