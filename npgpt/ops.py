@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from npgpt import layers
 from npgpt.config import OPS
 from npgpt.layers import bf16
-from npgpt.optim import adamw
+from npgpt.optim import adamw, muon
 from npgpt.support.hints import nearest
 
 
@@ -48,6 +48,7 @@ class Ops:
     mlp_backward = staticmethod(layers.mlp_backward)
     mlp_forward = staticmethod(layers.mlp_forward)
     adamw_update = staticmethod(adamw.adamw_update)
+    muon_update = staticmethod(muon.muon_update)
 
     # the module that computes a GPT's whole step in one call, from the very ops of this table; None if there is none
     step: Any = None

@@ -11,7 +11,7 @@ import pytest
 from npgpt import GPT, GPTConfig, TrainConfig
 from npgpt.inspection import peaks
 from npgpt.inspection import profile as profiles
-from npgpt.inspection.costs import cost_of_adding, cost_of_update, costs_of_ops
+from npgpt.inspection.costs import cost_of_adamw, cost_of_adding, cost_of_muon, costs_of_ops
 from npgpt.inspection.profile import STEP, profile
 from npgpt.kernels import clock
 from npgpt.ops import REFERENCE
@@ -57,12 +57,12 @@ def test_costs_of_a_block_as_by_hand():
 
 def test_the_costs_of_optimizers():
     shapes = {"wte.weight": (11, 4), "h.0.attn.c_attn.weight": (4, 12), "h.0.mlp.c_fc.weight": (4, 5), "b": (3,)}
-    assert cost_of_update(shapes, {}) == (0, 7 * (44 + 48 + 20 + 3))
-    # of a matrix (m, n), m <= n: X X^T, its square, and the product with X
-    square, wide = 2 * 4**3 + 2 * 4**3 + 2 * 4**3, 2 * 4 * 5 * 4 + 2 * 4**3 + 2 * 4 * 4 * 5
+    assert cost_of_adamw(shapes) == (0, 7 * (44 + 48 + 20 + 3))
+    # of a matrix (m, n), m <= n: half of X X^T, Q X, and half of nine products of squares
+    square, wide = 4**3 + 2 * 4**3 + 9 * 4**3, 4 * 5 * 4 + 2 * 4 * 4 * 5 + 9 * 4**3
     matrices = {"h.0.attn.c_attn.weight": 3, "h.0.mlp.c_fc.weight": 1, "h.0.mlp.c_proj.weight": 1}
-    assert cost_of_update(shapes, matrices) == (5 * (3 * square + wide), 7 * (44 + 3))
-    assert cost_of_update({"w": (5, 4)}, {"w": 1}).flops == 5 * wide
+    assert cost_of_muon(shapes, matrices) == (3 * square + wide, 0)
+    assert cost_of_muon({"w": (5, 4)}, {"w": 1}).flops == wide
     assert cost_of_adding(100, 3) == (0, 400)
     assert cost_of_adding(100, 1) == (0, 100)
 
@@ -84,7 +84,7 @@ def test_the_seconds_of_the_rows_are_those_of_the_step(settings, ops):
     assert len({row[:2] for row in found.rows}) == len(found.rows)
     np.testing.assert_array_equal(model.params.flat, before)
     assert model.ops is table
-    costs = [row.cost.flops for row in found.rows if row.op != "optimizer"]
+    costs = [row.cost.flops for row in found.rows if not row.op.startswith("optimizer")]
     assert sum(costs) == pytest.approx(3 * model.flops_per_token * found.tokens)
 
 
@@ -106,7 +106,7 @@ def test_each_op_gets_the_time_of_its_own_calls(monkeypatch):
     }
     for op, count in calls.items():
         assert seconds[op, "forward"] == seconds[op, "backward"] == count, op
-    assert seconds["drawing the batch", ""] == seconds["optimizer", ""] == 1
+    assert seconds["drawing the batch", ""] == seconds["optimizer: AdamW", ""] == 1
     assert seconds["Python and waiting", ""] > sum(calls.values())
 
 

@@ -16,9 +16,23 @@ from npgpt.ops import FAST, NAMES, REFERENCE
 from npgpt.support.buffers import Buffers, empty
 
 FOLDER = Path(kernels.__file__).parent
+OPTIMIZERS = {"adamw", "muon"}
 # what kernels are made of
 SHARED = {
-    *("__init__", "attention_tiles", "bf16", "block", "clock", "exp", "gpt", "memory", "normal", "products", "rows"),
+    *(
+        "__init__",
+        "attention_tiles",
+        "bf16",
+        "block",
+        "clock",
+        "exp",
+        "gpt",
+        "gram",
+        "memory",
+        "normal",
+        "products",
+        "rows",
+    ),
     "team",
 }
 FILES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in SHARED)
@@ -34,22 +48,25 @@ def public(module):
 @pytest.mark.parametrize("name", FILES)
 def test_every_kernel_has_a_twin_of_the_same_signature(name):
     functions = public(importlib.import_module(f"npgpt.kernels.{name}"))
-    twins = importlib.import_module("npgpt.optim.adamw" if name == "adamw" else f"npgpt.layers.{name}")
+    twins = importlib.import_module(f"npgpt.{'optim' if name in OPTIMIZERS else 'layers'}.{name}")
     assert functions
     for function, found in functions.items():
         assert inspect.signature(found) == inspect.signature(getattr(twins, function))
         assert function in kernels.__all__
         assert inspect.getdoc(found)
         assert getattr(FAST, function) is found
-    if name != "adamw":
+    if name not in OPTIMIZERS:
         assert set(functions) == {f"{name}_forward", f"{name}_backward"}
         assert name in {case.layer for case in CASES}
 
 
 def test_fast_holds_the_definition_of_what_has_no_kernel():
-    assert set(NAMES) == {*layers.__all__, "adamw_update"}
+    assert set(NAMES) == {*layers.__all__, *(f"{name}_update" for name in OPTIMIZERS)}
     for name in NAMES:
-        definition = optim.adamw.adamw_update if name == "adamw_update" else getattr(layers, name)
+        of_optimizer = (
+            importlib.import_module(f"npgpt.optim.{name.split('_')[0]}") if name.endswith("_update") else None
+        )
+        definition = getattr(of_optimizer or layers, name)
         assert getattr(REFERENCE, name) is definition
         assert getattr(FAST, name) is getattr(kernels, name, definition)
 

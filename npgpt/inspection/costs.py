@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from npgpt.config import GPTConfig
 from npgpt.kernels.clock import ACTIVATION, ATTENTION, BACKWARD, EMBED, HEAD, LINEAR, LOSS, MLP, NORM
+from npgpt.optim.muon import products_of
 from npgpt.support.parameters import Shapes
-
-ITERATIONS = 5  # of Newton and Schulz, in npgpt/optim/muon.py
 
 
 class Cost(NamedTuple):
@@ -48,18 +47,18 @@ def cost_of_adding(size: int, buffers: int) -> Cost:
     return Cost(numbers=(buffers + (buffers > 1)) * size)
 
 
-def cost_of_update(shapes: Shapes, matrices: Mapping[str, int]) -> Cost:
-    """Return the cost of an optimizer's step for the parameters of these shapes.
+def cost_of_muon(shapes: Shapes, matrices: Mapping[str, int]) -> Cost:
+    """Return the cost of Muon's step for the parameters of these shapes: the operations of its compiled products.
 
-    matrices  {name: count} of those that Muon trains, each `count` matrices side by side: their products are counted.
-              AdamW, which trains the rest, reads a parameter, its gradient and two averages, and writes all but the
-              gradient
+    matrices  {name: count} of those that it trains, each `count` matrices side by side
     """
-    flops = numbers = 0.0
-    for name, shape in shapes.items():
-        if name in matrices:
-            small, large = sorted((shape[0], shape[1] // matrices[name]))
-            flops += matrices[name] * ITERATIONS * (4 * small * small * large + 2 * small**3)
-        else:
-            numbers += 7 * math.prod(shape)
-    return Cost(flops, numbers)
+    sides = {name: (shapes[name][0], shapes[name][1] // count) for name, count in matrices.items() if name in shapes}
+    return Cost(flops=sum(2 * matrices[name] * products_of(*shape) for name, shape in sides.items()))
+
+
+def cost_of_adamw(shapes: Shapes) -> Cost:
+    """Return the cost of AdamW's step for the parameters of these shapes.
+
+    It reads a parameter, its gradient and two averages, and writes all but the gradient.
+    """
+    return Cost(numbers=7 * sum(map(math.prod, shapes.values())))

@@ -11,7 +11,7 @@ import numpy as np
 
 from npgpt.config import TrainConfig
 from npgpt.data.batch import Text
-from npgpt.inspection.costs import Cost, cost_of_adding, cost_of_update, costs_of_ops
+from npgpt.inspection.costs import Cost, cost_of_adamw, cost_of_adding, cost_of_muon, costs_of_ops
 from npgpt.kernels.clock import (
     ACTIVATION,
     ADD,
@@ -28,7 +28,7 @@ from npgpt.kernels.clock import (
     WAIT,
 )
 from npgpt.ops import NAMES, Ops
-from npgpt.optim import Optimizer
+from npgpt.optim import Muon, Optimizer
 from npgpt.optim.schedule import clip_scale
 from npgpt.training.loop import make_optimizer
 from npgpt.training.threads import Split
@@ -39,7 +39,7 @@ WARM = 3  # steps before: they compile, and get memory from the system
 IDS = 2**20  # random tokens from which batches are drawn
 
 # what a step's seconds are of, besides the laps of clock.py
-DRAWING, UPDATE, REST, STEP = range(SIZE, SIZE + 4)
+DRAWING, MUON, ADAMW, REST, STEP = range(SIZE, SIZE + 5)
 # the rows of the table
 NAMES_OF_ROWS = {
     EMBED: "embedding",
@@ -55,7 +55,8 @@ NAMES_OF_ROWS = {
 NAMES_OF_ROWS = {op + there: name for op, name in NAMES_OF_ROWS.items() for there in (0, BACKWARD)}
 NAMES_OF_ROWS |= {
     ADD: "gradients: sum and norm",
-    UPDATE: "optimizer",
+    MUON: "optimizer: Muon",
+    ADAMW: "optimizer: AdamW",
     DRAWING: "drawing the batch",
     WAIT: "waiting for other threads",
     REST: "Python and waiting",
@@ -109,6 +110,7 @@ def profile(model: Any, config: TrainConfig, steps: int | None = None, split: Sp
     data, optimizer = Text(ids, sizes.n_positions), make_optimizer(gpt, config, None)
     found: list[np.ndarray] = []
     workers = TimedWorkers(gpt, config.batch_size, config.threads, split)
+    workers.time_updates_of(optimizer)
     with workers:
         for step in range(WARM + (steps or MOST)):
             if step == WARM:
@@ -121,9 +123,11 @@ def profile(model: Any, config: TrainConfig, steps: int | None = None, split: Sp
     taken = counted.mean(axis=0)
     tokens = config.batch_size * config.gradient_accumulation_steps * sizes.n_positions
     trained = {name: gpt.params.shapes[name] for name in optimizer.trained}
+    matrices = gpt.matrices if config.optimizer == "muon" else {}
     costs = costs_of_ops(sizes, tokens) | {
         ADD: cost_of_adding(gpt.size, workers.split.groups),
-        UPDATE: cost_of_update(trained, gpt.matrices if config.optimizer == "muon" else {}),
+        MUON: cost_of_muon(trained, matrices),
+        ADAMW: cost_of_adamw({name: shape for name, shape in trained.items() if name not in matrices}),
     }
     rows = [
         Row(name, direction(op), float(taken[op]), costs.get(op, Cost()))
@@ -144,14 +148,14 @@ def timed_step(workers: "TimedWorkers", data: Text, optimizer: Optimizer, config
     batches = data.draw(step, config)
     moments.append(time.perf_counter())
     _, _, norm = workers.loss_and_grads(batches, (config.seed, step))
-    moments.append(time.perf_counter())
     workers.update(optimizer, 0.0, clip_scale(norm, config.grad_clip))
     moments.append(time.perf_counter())
     taken = np.zeros(STEP + 1)
     taken[:SIZE] = workers.taken()
-    taken[DRAWING], gradients, taken[UPDATE] = np.diff(moments)
-    taken[REST] = gradients - taken[:SIZE].sum()
-    taken[STEP] = moments[-1] - moments[0]
+    taken[DRAWING] = moments[1] - moments[0]
+    taken[MUON], taken[ADAMW] = workers.taken_by_updates()
+    taken[STEP] = moments[2] - moments[0]
+    taken[REST] = taken[STEP] - taken[:REST].sum()
     return taken
 
 
@@ -166,6 +170,7 @@ class TimedWorkers(Workers):
         self.compiled = self.teams[0] is not None
         self.laps = self.own = np.zeros((self.n, SIZE))
         self.adding: list[float] = []
+        self.updates: dict[int, list[float]] = {MUON: [], ADAMW: []}
         self.calls: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(SIZE))  # for each thread apart
         if not self.compiled:
             model.ops = self.timed_ops(model.ops)
@@ -179,6 +184,28 @@ class TimedWorkers(Workers):
         self.calls.clear()
         self.adding.clear()
         return total
+
+    def taken_by_updates(self) -> list[float]:
+        """Return the seconds of Muon's updates and of AdamW's since the last call, averaged over the threads."""
+        total = [sum(seconds) / self.threads for seconds in self.updates.values()]
+        for seconds in self.updates.values():
+            seconds.clear()
+        return total
+
+    def time_updates_of(self, optimizer: Optimizer) -> None:
+        """Have the updates of an optimizer note how long they take."""
+        if isinstance(optimizer, Muon):
+            optimizer.update_matrices = self.timed_update(optimizer.update_matrices, MUON)
+            optimizer = optimizer.rest
+        optimizer.update = self.timed_update(optimizer.update, ADAMW)
+
+    def timed_update(self, update: Callable, op: int) -> Callable:
+        def call(*args: Any) -> None:
+            start = time.perf_counter()
+            update(*args)
+            self.updates[op].append(time.perf_counter() - start)
+
+        return call
 
     def timed_ops(self, ops: Ops) -> Ops:
         """Return a table of the same ops, each of which notes how long it takes."""

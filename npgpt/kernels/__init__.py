@@ -18,6 +18,7 @@ from npgpt.kernels.layernorm import layernorm_backward, layernorm_forward
 from npgpt.kernels.linear import linear_backward, linear_forward
 from npgpt.kernels.linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
 from npgpt.kernels.mlp import mlp_backward, mlp_forward
+from npgpt.kernels.muon import muon_update
 
 __all__ = [
     "adamw_update",
@@ -41,4 +42,5 @@ __all__ = [
     "linear_forward",
     "mlp_backward",
     "mlp_forward",
+    "muon_update",
 ]

@@ -10,88 +10,77 @@ import numpy as np
 from npgpt.optim.adamw import AdamW, adamw_update
 from npgpt.support.parameters import Parameters, zeros
 
-STEPS = 5  # iterations
+Polynomials = Sequence[Sequence[float]] | np.ndarray
+
+# the coefficients (a, b, c) of each iteration
+POLYNOMIALS = (
+    (8.2987, -24.4305, 18.0903),
+    (3.9152, -2.9211, 0.55922),
+    (3.1746, -2.3804, 0.49783),
+)
+LINE = 64  # bytes; what the compiled update pads to
 # The time of updating one number, beside that of a multiplication and an addition in a matrix product
 PER_NUMBER = 50
 
 
-def orthogonalized(matrix: np.ndarray, steps: int = STEPS) -> np.ndarray:
+def orthogonalized(matrix: np.ndarray, polynomials: Polynomials = POLYNOMIALS) -> np.ndarray:
     """Return a matrix with the same singular vectors and singular values near 1, by Newton and Schulz's iteration.
 
-        X = G / ||G||
-        X = a X + b (X X^T) X + c (X X^T)^2 X        steps times, (a, b, c) = (3.4445, -4.7750, 2.0315)
+        X = G / ||(G G^T)^2||^(1/4)
+        X = a X + b (X X^T) X + c (X X^T)^2 X        for each (a, b, c)
 
-    Each iteration turns a singular value s into a s + b s^3 + c s^5. Five of them bring every value from 0.01 to 1 into
-    0.68..1.14. That is not exact, but fast, because it takes matrix products only. A matrix of zeros stays zero.
+    The norm is Frobenius's, so the first line divides by the eighth root of the sum of the singular values' eighth
+    powers, which is at least the largest of them, and at most 2.4 times as much in a matrix of 1024 x 1024. Then each
+    iteration turns a singular value s into a s + b s^3 + c s^5. Its coefficients are those that bring the interval into
+    which the one before it brings [0.002, 1] nearest to 1. All of them bring every value there into 0.68..1.32. That is
+    not exact, but fast, because it takes matrix products only. A matrix of zeros stays zero.
 
     >>> np.linalg.svd(orthogonalized(np.diag([1.0, 0.1])), compute_uv=False).round(2)
     array([0.71, 0.7 ])
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
-    kellerjordan.github.io/posts/muon.
+    kellerjordan.github.io/posts/muon; Amsel et al., "The Polar Express", arXiv:2505.16932, for the coefficients.
     """
-    scratch = Scratch.of(matrix.shape, np.empty(Scratch.size(matrix.shape), matrix.dtype))
-    scratch.x[...] = matrix
-    return scratch.orthogonalized(steps)
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / matrix.dtype.type(norm_of(x))
+    x = x / matrix.dtype.type(norm_of(x @ x.T @ (x @ x.T)) ** 0.25)
+    for a, b, c in polynomials:
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
 
 
-@dataclass(frozen=True)
-class Scratch:
-    """Memory for one matrix: two arrays of its shape, and two squares of its shorter side."""
-
-    x: np.ndarray
-    y: np.ndarray
-    gram: np.ndarray
-    poly: np.ndarray
-
-    @staticmethod
-    def size(shape: tuple[int, ...]) -> int:
-        """Return how many numbers are needed for a matrix of this shape."""
-        return 2 * math.prod(shape) + 2 * min(shape) ** 2
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...], memory: np.ndarray) -> "Scratch":
-        """Return the scratch for a matrix of this shape in the first size(shape) elements of the memory."""
-        n, short = math.prod(shape), min(shape)
-        x, y, gram, poly, _ = np.split(memory, np.cumsum([n, n, short**2, short**2]))
-        return cls(x.reshape(shape), y.reshape(shape), gram.reshape(short, short), poly.reshape(short, short))
-
-    def orthogonalized(self, steps: int) -> np.ndarray:
-        """Return orthogonalized(x); it is in the memory of x or y, which are both overwritten."""
-        x, y, gram, poly = self.x, self.y, self.gram, self.poly
-        tall = x.shape[0] > x.shape[1]
-        x /= np.linalg.norm(x) + 1e-30
-        diagonal = poly.reshape(-1)[:: len(poly) + 1]
-        for _ in range(steps):
-            # of a product with its own transpose, BLAS computes half; gram is its own transpose
-            np.matmul(*((x.T, x) if tall else (x, x.T)), out=gram)
-            np.matmul(gram, gram.T, out=poly)
-            poly *= 2.0315
-            gram *= -4.7750
-            poly += gram
-            diagonal += 3.4445
-            np.matmul(*((x, poly) if tall else (poly, x)), out=y)
-            x, y = y, x
-        return x
+def norm_of(matrix: np.ndarray) -> float:
+    """Return the root of the sum of the squares, which float64 holds if the numbers are float32; 1 for zeros."""
+    return float(np.linalg.norm(matrix.astype(np.float64))) or 1.0
 
 
 def muon_update(
     param: np.ndarray,
     grad: np.ndarray,
     exp_avg: np.ndarray,
+    places: np.ndarray,
+    polynomials: np.ndarray,
     lr: float,
     beta: float,
     weight_decay: float,
     scale: float,
-    scratch: Scratch,
+    memory: np.ndarray,
 ) -> None:
-    """Take one step in place for a matrix (m, n): param and exp_avg are changed, grad is not.
+    """Take one step in place for some matrices: param and exp_avg are changed, grad is not.
 
         grad    = scale * grad
         exp_avg = beta * exp_avg + (1 - beta) * grad
         step    = orthogonalized(beta * exp_avg + (1 - beta) * grad)         (Nesterov's momentum)
         param  -= lr * weight_decay * param
-        param  -= lr * 0.2 sqrt(max(m, n)) * step
+        param  -= lr * 0.2 sqrt(max(m, n)) * step                            for a matrix (m, n)
+
+    param, grad, exp_avg  one-dimensional, of one dtype
+    places                (matrices, 5), int64: where each begins in param and grad, where it does in exp_avg, how many
+                          numbers there are from one row to the next, m, and n
+    polynomials           (iterations, 3), float64
+    memory                room_for numbers for the largest, which the compiled update works in
 
     The step has about the same length in every direction of the matrix, also in directions that gradients rarely take.
     Its root mean square is about 0.2 lr, as with AdamW, so the same learning rates suit both.
@@ -99,23 +88,37 @@ def muon_update(
     Source: Jordan et al. (see orthogonalized); Liu et al., "Muon is Scalable for LLM Training", arXiv:2502.16982, for
     the decay and the factor.
     """
-    share = np.multiply(grad, scale, out=scratch.y)
-    share *= 1 - beta
-    exp_avg *= beta
-    exp_avg += share
-    ahead = np.multiply(exp_avg, beta, out=scratch.x)
-    ahead += share
-    step = scratch.orthogonalized(STEPS)
-    step *= lr * 0.2 * math.sqrt(max(param.shape))
-    param *= 1 - lr * weight_decay
-    param -= step
+    for at, own, step, m, n in places.tolist():
+        matrix, average = matrix_at(param, at, step, m, n), matrix_at(exp_avg, own, step, m, n)
+        share = (1 - beta) * (scale * matrix_at(grad, at, step, m, n))
+        average *= beta
+        average += share
+        matrix *= 1 - lr * weight_decay
+        matrix -= lr * 0.2 * math.sqrt(max(m, n)) * orthogonalized(beta * average + share, polynomials)
+
+
+def matrix_at(flat: np.ndarray, start: int, step: int, m: int, n: int) -> np.ndarray:
+    """Return a view of the matrix (m, n) that begins there, with its rows `step` numbers apart."""
+    return np.lib.stride_tricks.as_strided(flat[start:], (m, n), (step * flat.itemsize, flat.itemsize))
+
+
+def room_for(m: int, n: int, itemsize: int) -> int:
+    """Return how many numbers the compiled update needs for a matrix: for it, its transpose, and four squares.
+
+    Sides are padded to lines, rows to an odd number of them, and the first line begins where memory is aligned.
+    """
+    unit = LINE // itemsize
+    (short, short_row), (long, long_row) = (
+        (lines * unit, (lines | 1) * unit) for lines in (-(-side // unit) for side in sorted((m, n)))
+    )
+    return unit + short * long_row + long * short_row + 4 * short * short_row
 
 
 @dataclass(frozen=True)
 class Share:
     """What one part of a step updates: whole matrices, a slice of AdamW's averages, and memory to work in."""
 
-    matrices: list[tuple[str, slice]]  # a parameter's name, and the columns that are one matrix of it
+    places: np.ndarray  # of the matrices, as muon_update wants them
     rest: slice
     memory: np.ndarray
 
@@ -143,10 +146,12 @@ class Muon:
         update: Callable = adamw_update,
         momentum: float = 0.95,
         without: Collection[str] = (),
+        update_matrices: Callable = muon_update,
     ) -> None:
-        self.params = params
+        self.params, self.update_matrices = params, update_matrices
         self.matrices = {name: count for name, count in matrices.items() if name not in without}
         self.momentum, self.weight_decay = momentum, weight_decay
+        self.polynomials = np.array(POLYNOMIALS)
         self.rest = AdamW(params, beta1, beta2, eps, 0.0, update, {*self.matrices, *without})
         self.shares: list[Share] = []  # made at the first step
         self.exp_avg = zeros({name: params.shapes[name] for name in self.matrices}, params.flat.dtype)
@@ -190,10 +195,18 @@ class Muon:
         list(map(lambda share: self._update(share, grads, lr, scale), self.shares))
 
     def _update(self, share: Share, grads: Parameters, lr: float, scale: float) -> None:
-        for name, columns in share.matrices:
-            param, grad, exp_avg = (arrays[name][:, columns] for arrays in (self.params, grads, self.exp_avg))
-            scratch = Scratch.of(param.shape, share.memory)
-            muon_update(param, grad, exp_avg, lr, self.momentum, self.weight_decay, scale, scratch)
+        self.update_matrices(
+            self.params.flat,
+            grads.flat,
+            self.exp_avg.flat,
+            share.places,
+            self.polynomials,
+            lr,
+            self.momentum,
+            self.weight_decay,
+            scale,
+            share.memory,
+        )
         self.rest.update_part(share.rest, grads, lr, scale)
 
     def _shares(self, parts: int) -> list[Share]:
@@ -201,31 +214,41 @@ class Muon:
 
         AdamW's numbers then fill up the parts that have less to do than others.
         """
-        matrices = []
+        places = []
         for name, count in self.matrices.items():
-            m, n = self.params.shapes[name][0], self.params.shapes[name][1] // count
-            matrices += [((m, n), name, slice(i * n, (i + 1) * n)) for i in range(count)]
-        costs, sizes = [0.0] * parts, [0] * parts
-        chosen: list[list[tuple[str, slice]]] = [[] for _ in range(parts)]
-        for shape, name, columns in sorted(matrices, key=lambda matrix: -cost_of(*matrix[0])):
+            m, step = self.params.shapes[name]
+            n, at, own = step // count, self.params.places[name].start, self.exp_avg.places[name].start
+            places += [(at + i * n, own + i * n, step, m, n) for i in range(count)]
+        costs = [0.0] * parts
+        chosen: list[list[tuple[int, ...]]] = [[] for _ in range(parts)]
+        for place in sorted(places, key=lambda place: -cost_of(*place[3:])):
             least = costs.index(min(costs))
-            chosen[least].append((name, columns))
-            costs[least] += cost_of(*shape)
-            sizes[least] = max(sizes[least], Scratch.size(shape))
+            chosen[least].append(place)
+            costs[least] += cost_of(*place[3:])
         total = self.rest.exp_avg.flat.size
         bounds = np.cumsum([0, *filled(costs, PER_NUMBER * total)]) / PER_NUMBER
         rests = [slice(*bound) for bound in pairwise(np.round(bounds).astype(int))]
-        memories = [np.empty(size, self.params.flat.dtype) for size in sizes]
-        return [Share(*share) for share in zip(chosen, rests, memories, strict=True)]
+        dtype = self.params.flat.dtype
+        sizes = [max((room_for(m, n, dtype.itemsize) for *_, m, n in own), default=0) for own in chosen]
+        return [
+            Share(np.array(own, np.int64).reshape(-1, 5), rest, np.empty(size, dtype))
+            for own, rest, size in zip(chosen, rests, sizes, strict=True)
+        ]
+
+
+def products_of(m: int, n: int) -> float:
+    """Return how many multiplications and additions the compiled update of a matrix (m, n) has in its products.
+
+    X X^T, whose half is computed, and Q X are products of the longer side. For each polynomial there are four products
+    of squares, of which half is computed; the last needs no more R, and the first is Q.
+    """
+    short, long = min(m, n), max(m, n)
+    return short * short * (1.5 * long + (4 * len(POLYNOMIALS) - 3) * short / 2)
 
 
 def cost_of(m: int, n: int) -> float:
-    """Return what updating a matrix (m, n) costs, in multiplications and additions of a matrix product.
-
-    A product with its own transpose costs about two thirds of another one.
-    """
-    short, long = min(m, n), max(m, n)
-    return STEPS * short * short * (2 / 3 * (short + long) + long) + PER_NUMBER * m * n
+    """Return what the compiled update of a matrix (m, n) costs, in multiplications and additions of its products."""
+    return products_of(m, n) + PER_NUMBER * m * n
 
 
 def filled(levels: Sequence[float], amount: float) -> list[float]:

@@ -213,12 +213,12 @@ def make_optimizer(model: Model, config: TrainConfig, adapters: Adapters | None)
     """Return the optimizer that the configuration names. Raises ValueError for one that cannot train adapters."""
     if adapters is not None and config.optimizer != "adamw":
         raise ValueError(f"optimizer={config.optimizer!r} is for whole models: adapters are trained by adamw")
-    update = get_ops(config.ops).adamw_update
-    settings = (config.beta1, config.beta2, config.adam_epsilon, config.weight_decay, update)
+    ops = get_ops(config.ops)
+    settings = (config.beta1, config.beta2, config.adam_epsilon, config.weight_decay, ops.adamw_update)
     params = model.params if adapters is None else adapters.params
     frozen = params.keys() - trained_names(params, config.trainable)
     if config.optimizer == "muon":
-        return Muon(params, model.matrices, *settings, without=frozen)
+        return Muon(params, model.matrices, *settings, without=frozen, update_matrices=ops.muon_update)
     return AdamW(params, *settings, without=frozen)
 
 
