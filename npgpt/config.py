@@ -234,6 +234,9 @@ class TrainConfig:
     grad_clip: float = option(1.0, "largest norm of the gradient of all that is trained; 0 sets no limit")
     eval_every: int = option(250, "steps between evaluations on validation batches")
     eval_batches: int = option(20, "validation batches per evaluation")
+    patience: int = option(
+        0, "evaluations in a row without a better validation loss after which the run ends early; 0 never ends it"
+    )
     final_eval_tokens: int | None = option(
         None,
         "most validation tokens that the last evaluation reads; if there are more, it reads a sample and prints the "
@@ -260,7 +263,7 @@ class TrainConfig:
         _at_least(self, 1, "batch_size", "gradient_accumulation_steps", "max_steps")
         _at_least(self, 1, "eval_every", "eval_batches", "save_every")
         _at_least(self, 0, "warmup_steps", "weight_decay", "grad_clip", "min_lr")
-        _at_least(self, 0, "seed", "threads", "sample_tokens")
+        _at_least(self, 0, "seed", "threads", "sample_tokens", "patience")
         if self.final_eval_tokens is not None:
             _at_least(self, 0, "final_eval_tokens")
         _positive(self, "learning_rate", "adam_epsilon")

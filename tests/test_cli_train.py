@@ -136,6 +136,7 @@ OTHER = {  # a value that is not the default for every field
     "grad_clip": 0.5,
     "eval_every": 2,
     "eval_batches": 1,
+    "patience": 4,
     "final_eval_tokens": 8,
     "save_every": 2,
     "sample_tokens": 0,

@@ -95,6 +95,7 @@ VARIANTS = {
     "muon": ({"optimizer": "muon"}, {}),
     "shuffled windows": ({"windows": "shuffled", "schedule": "trapezoid"}, {}),  # 32 an epoch, 33 in all
     "averaging": ({"average": 0.85, "save_every": 1}, {}),  # from the second step on
+    "patience": ({"patience": 2, "eval_every": 1, "save_every": 2, "learning_rate": 0.3}, {}),
     "no clipping": ({"grad_clip": 0, "warmup_steps": 0, "save_every": 100}, {}),
 }
 

@@ -45,6 +45,8 @@ def train_with_progress(run: "Run", resume: str) -> float:
                 line = (
                     f"step {step:>6}  loss {loss:.4f}  validation {record.get('last_val_loss', record['val_loss']):.4f}"
                 )
+                if bar is not None and "stopped_early" in record:
+                    bar.close()
                 if "averaged" in record:
                     line += f", mean of {record['averaged']:,} steps {record['mean_val_loss']:.4f}"
             try:

@@ -81,7 +81,8 @@ class Training:
     def __repr__(self) -> str:
         losses = [record for record in self.records if "val_loss" in record]
         done = max((record["step"] for record in self.records), default=0)
-        lines = [f"{self.folder}: {self.model.size:,} parameters, {done:,} of {self.config.max_steps:,} steps"]
+        early = ", stopped early" if any("stopped_early" in record for record in self.records[-2:]) else ""
+        lines = [f"{self.folder}: {self.model.size:,} parameters, {done:,} of {self.config.max_steps:,} steps{early}"]
         if losses:
             best = losses[-1] if self.finished else min(losses, key=lambda record: record["val_loss"])
             floor = "" if self.floor is None else f", floor {self.floor:.4f}"

@@ -126,7 +126,7 @@ def _progress(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     try:
         progress = json.loads(metadata["progress"])
         counts = [progress[name] for name in ("step", "best_step", "optimizer_steps")]
-        counts += [progress.get(name, 0) for name in ("averaged", "best_averaged")]
+        counts += [progress.get(name, 0) for name in ("averaged", "best_averaged", "waited")]
         best = progress["best_val_loss"]
     except (KeyError, TypeError, ValueError, RecursionError):
         counts, best = [None], None

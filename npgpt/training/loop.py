@@ -11,6 +11,7 @@ from npgpt.models.base import Model
 from npgpt.models.lora import Adapters
 from npgpt.ops import get_ops
 from npgpt.optim import AdamW, Mean, Muon, Optimizer
+from npgpt.support.notices import notice
 from npgpt.support.parameters import select
 from npgpt.training.checkpoint import append_metrics, cut_metrics, load_state, save_state
 from npgpt.training.compute import set_compute
@@ -37,7 +38,8 @@ class Trainer:
     pace                  asked before the first step and after every step, with the number of steps taken, how many the
                           run will have; max_steps unless it is replaced. If it says no more than were taken, the run
                           ends there
-    total                 its last answer
+    total                 its last answer; once patience has run out, the step at which it did
+    stopped_early         whether it has
     evaluation            the last evaluation, of the best model; None before it
 
     The folder's model.safetensors holds the best model by validation loss, its training state the last one.
@@ -59,22 +61,24 @@ class Trainer:
         self.optimizer = make_optimizer(model, config, adapters)
         self.mean = Mean(self.optimizer.params) if config.average else None
         set_compute(model, config)
-        self.progress: dict[str, Any] = {"step": 0, "best_step": 0, "best_val_loss": None, "best_averaged": 0}
+        self.progress: dict[str, Any] = {"step": 0, "best_step": 0, "best_val_loss": None}
+        self.progress |= {"best_averaged": 0, "waited": 0}  # evaluations in a row without a better loss
         self.on_evaluating: Callable[[int, int], object] = lambda done, total: None
         self.pace: Callable[[int], int] = lambda done: config.max_steps
-        self.total = config.max_steps
+        self.total, self.stopped_early = config.max_steps, False
         self.evaluation: Evaluation | None = None
         self.split = split or settle(work_of(model, config.batch_size, config.ops == "fast"), config.threads)
         self._best: Model | None = None
 
     def run(self, resume: bool = False, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Record]:
-        """Train to the last step, and yield each record that is written to metrics.jsonl.
+        """Train to the last step, or until patience runs out, and yield each record that is written to metrics.jsonl.
 
         A step's record has step, loss, lr, grad_norm and tokens_per_s; an evaluation's has step and val_loss. While
         weights are averaged, it also has averaged, the number of steps, and the losses last_val_loss and
-        mean_val_loss, the lower of which is val_loss. The last record is the best model's loss on all validation data,
-        and `whole` is True in it; or, if there are more than final_eval_tokens, on a sample of that many. Then `whole`
-        is False, and val_stderr and val_tokens say more. If the best model is a mean, averaged says of how many steps.
+        mean_val_loss, the lower of which is val_loss; if it ends the run early, it has stopped_early. The last record
+        is the best model's loss on all validation data, and `whole` is True in it; or, if there are more than
+        final_eval_tokens, on a sample of that many. Then `whole` is False, and val_stderr and val_tokens say more. If
+        the best model is a mean, averaged says of how many steps.
 
         resume       continue from the folder's training state, to the same bits as a run that never stopped
         should_stop  called after every step; if it returns True, the state is saved and the run ends without the last
@@ -87,6 +91,7 @@ class Trainer:
         with Workers(self.model, config.batch_size, split=self.split) as workers:
             done = self.progress["step"]
             self.total = max(done, self.pace(done))
+            self._end_if_out_of_patience()
             while done < self.total:
                 record = train_step(workers, self.optimizer, self.train_data, config, done, self.total, self.adapters)
                 done = self.progress["step"] = done + 1
@@ -95,18 +100,20 @@ class Trainer:
                 yield self._log(record)
                 last = done == self.total
                 stop = not last and should_stop()
-                save = last or stop or done % config.save_every == 0
-                if last or done % config.eval_every == 0:
-                    record = self._evaluate(workers)
-                    yield self._log(record)
-                    self._keep_if_best(record)
-                elif save:
+                evaluating = last or done % config.eval_every == 0
+                if evaluating:
+                    yield self._log(self._evaluate(workers))
+                save = done == self.total or stop or done % config.save_every == 0
+                if save and not evaluating:
                     # finite parameters are not enough: the next loss of a model that is diverging may not be finite
                     require_finite(done, next_loss=self._next_loss())
                 if save:
                     save_state(self.folder, self.model, self.optimizer, self.progress, self.mean)
                 if stop:
                     return
+            if self.stopped_early:
+                best_step = self.progress["best_step"]
+                notice(f"no better loss since step {best_step}: stopped early; the model of step {best_step} is kept")
             most, best = config.final_eval_tokens, self.best()
             if most is None:
                 most = affordable_tokens(best.size)
@@ -153,8 +160,20 @@ class Trainer:
         append_metrics(self.folder, record)
         return record
 
+    def _end_if_out_of_patience(self) -> None:
+        step = self.progress["step"]
+        if 0 < self.config.patience <= self.progress["waited"] and step < self.total:
+            self.total, self.stopped_early = step, True
+
     def _evaluate(self, workers: Workers) -> Record:
-        """Return the record of an evaluation, of the weights and of their mean, if there is one."""
+        """Evaluate, keep the model if it is the best, end the run if patience has run out, and return the record."""
+        record = self._losses(workers)
+        self._keep_if_best(record)
+        self._end_if_out_of_patience()
+        return record | ({"stopped_early": True} if self.stopped_early else {})
+
+    def _losses(self, workers: Workers) -> Record:
+        """Return the validation losses of the weights and of their mean, if there is one."""
         step, loss = self.progress["step"], self._validation_loss(workers)
         if self.mean is None or self.mean.count < 2:
             return {"step": step, "val_loss": loss}
@@ -172,9 +191,10 @@ class Trainer:
     def _keep_if_best(self, found: Record) -> None:
         loss, best = found["val_loss"], self.progress["best_val_loss"]
         if best is not None and not loss < best:
+            self.progress["waited"] += 1
             return
         averaged = found["averaged"] if loss < found.get("last_val_loss", loss) else 0
-        self.progress |= {"best_step": found["step"], "best_val_loss": loss, "best_averaged": averaged}
+        self.progress |= {"best_step": found["step"], "best_val_loss": loss, "best_averaged": averaged, "waited": 0}
         self._best = None
         with self._averaged() if averaged else nullcontext():
             self.model.save_pretrained(self.folder)
