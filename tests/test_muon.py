@@ -1,5 +1,6 @@
 """The compiled update of Muon beside its definition, and the products that it is made of."""
 
+import math
 import os
 
 import numpy as np
@@ -73,7 +74,8 @@ def test_small_singular_values_come_out_as_in_the_definition(shape, smallest):
             u.T @ inside(updated(update, arrays, shape, shape[1], dtype)[0], shape, shape[1]) @ v
             for update, dtype in ((optim.muon.muon_update, np.float64), (kernels.muon_update, np.float32))
         )
-        np.testing.assert_allclose(found, exact, rtol=0, atol=1e-4 * abs(exact).max())
+        longest = 0.1 * 0.2 * math.sqrt(max(shape))  # what the update multiplies by
+        assert np.linalg.norm(found - exact, 2) <= 5e-4 * longest  # which kernels/muon.py promises
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

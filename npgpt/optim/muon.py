@@ -19,8 +19,10 @@ POLYNOMIALS = (
     (3.1746, -2.3804, 0.49783),
 )
 LINE = 64  # bytes; what the compiled update pads to
-# The time of updating one number, beside that of a multiplication and an addition in a matrix product
-PER_NUMBER = 50
+# The time of all else for one number of a matrix, and of AdamW for one of its own, beside that of a multiplication and
+# an addition in a product. On Zen 4, they were 110 to 140 in matrices of up to 256 x 256, and 20 to 35
+PER_NUMBER = 100
+PER_NUMBER_OF_ADAMW = 30
 
 
 def orthogonalized(matrix: np.ndarray, polynomials: Polynomials = POLYNOMIALS) -> np.ndarray:
@@ -131,6 +133,8 @@ class Muon:
     weight_decay  decays the matrices only
     momentum      decay of the gradient's mean, which is all that Muon keeps of a matrix
     without       names of parameters that are frozen
+    update, update_matrices
+                  the steps that change arrays: the definitions, or their compiled twins in `FAST`
 
     The other arguments are those of AdamW.
     """
@@ -226,7 +230,7 @@ class Muon:
             chosen[least].append(place)
             costs[least] += cost_of(*place[3:])
         total = self.rest.exp_avg.flat.size
-        bounds = np.cumsum([0, *filled(costs, PER_NUMBER * total)]) / PER_NUMBER
+        bounds = np.cumsum([0, *filled(costs, PER_NUMBER_OF_ADAMW * total)]) / PER_NUMBER_OF_ADAMW
         rests = [slice(*bound) for bound in pairwise(np.round(bounds).astype(int))]
         dtype = self.params.flat.dtype
         sizes = [max((room_for(m, n, dtype.itemsize) for *_, m, n in own), default=0) for own in chosen]
