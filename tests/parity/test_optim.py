@@ -1,9 +1,9 @@
-"""AdamW and clipping against torch.optim.AdamW and torch.nn.utils.clip_grad_norm_."""
+"""AdamW, clipping, the linear schedule and the mean of weights against PyTorch's."""
 
 import numpy as np
 import pytest
 
-from npgpt.optim import AdamW
+from npgpt.optim import AdamW, Mean
 from npgpt.optim.schedule import clip_grad_norm, learning_rate_at
 from npgpt.support.parameters import Parameters
 
@@ -130,3 +130,25 @@ def test_clipping(gradient: list[float]) -> None:
     expected = torch.nn.utils.clip_grad_norm_([twin], MAX_NORM).item()
     np.testing.assert_allclose(norm, expected, rtol=1e-14)
     np.testing.assert_allclose(grads.flat, twin.grad, rtol=1e-14)
+
+
+def test_a_line_is_pytorchs_linear_schedule():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3e-2)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.25, total_iters=STEPS)
+    for step in range(STEPS + 5):
+        (rate,) = schedule.get_last_lr()
+        assert learning_rate_at(step, 3e-2, 0.25 * 3e-2, 0, STEPS, "linear") == pytest.approx(rate, rel=1e-12)
+        optimizer.step()
+        schedule.step()
+
+
+def test_the_mean_of_weights_is_pytorchs(rng):
+    params = Parameters({"a": (1000,)}, np.zeros(1000))
+    twin, mean = torch.nn.ParameterList([torch.nn.Parameter(torch.from_numpy(params.flat))]), Mean(params)
+    averaged = torch.optim.swa_utils.AveragedModel(twin)
+    for _ in range(20):
+        params.flat[:] = rng.standard_normal(1000)  # the twin's memory, too
+        mean.add()
+        averaged.update_parameters(twin)
+    found = averaged.module[0].detach().numpy()
+    np.testing.assert_allclose(mean.values.flat, found, rtol=0, atol=20 * 10 * np.finfo(float).eps)  # 20 roundings
