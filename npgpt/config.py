@@ -201,6 +201,9 @@ class TrainConfig:
         "windows, elsewhere in each epoch, and takes each once, in random order",
         WINDOWS,
     )
+    minutes: float | None = option(
+        None, "time for the whole command; the settings that are not given suit it, and it decides the number of steps"
+    )
     max_steps: int = option(2000, "number of optimizer steps")
     optimizer: str = option(
         "adamw",
@@ -267,6 +270,8 @@ class TrainConfig:
         if self.final_eval_tokens is not None:
             _at_least(self, 0, "final_eval_tokens")
         _positive(self, "learning_rate", "adam_epsilon")
+        if self.minutes is not None:
+            _positive(self, "minutes")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")

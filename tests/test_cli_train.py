@@ -121,6 +121,7 @@ OTHER = {  # a value that is not the default for every field
     "pack": True,
     "batch_size": 3,
     "gradient_accumulation_steps": 2,
+    "minutes": 0.5,
     "max_steps": 3,
     "learning_rate": 0.01,
     "min_lr": 0.001,

@@ -22,6 +22,7 @@ EXAMPLES = (
 HELPS = {"seed": "seed of the validation lines, the batches, dropout, and the first weights of adapters"}
 OF_THE_MODEL = (
     "init",
+    "minutes",
     "tokenizer",
     "windows",
     "pack",

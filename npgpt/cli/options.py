@@ -24,9 +24,10 @@ DEFAULTS = {
     "eos_token_id": END,
     "end_token": END,
     "final_eval_tokens": "262144, fewer for a model above 2 million parameters",
+    "minutes": "3 for your own text",
 }
 # keys of a --config file that are not fields of a config
-COMMAND_KEYS = ("data", "out", "preset", "dropout")
+COMMAND_KEYS = ("data", "out", "preset", "recipe", "dropout")
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +149,7 @@ def require_types(values: dict[str, Any]) -> None:
     dropout = values.get("dropout", 0.0)
     if isinstance(dropout, bool) or not isinstance(dropout, int | float):
         raise ValueError(f"dropout={dropout!r} must be of type float")
-    for key in ("out", "preset"):
+    for key in ("out", "preset", "recipe"):
         if not isinstance(values.get(key, ""), str):
             raise ValueError(f"{key}={values[key]!r} must be a string")
     if isinstance(values.get("data"), str):

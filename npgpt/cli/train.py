@@ -1,20 +1,26 @@
 """Train a GPT on the tales that come with npgpt, or on text files. The first 90% of each file is for training, the rest
-for validation. The defaults below are for your own text; those for tales follow where they differ, and train a small
-model in minutes. Writes a run folder, which `npgpt sample` and Hugging Face's transformers open."""
+for validation. On your own text, the settings that are not given suit --minutes (3), the machine and the text, unless
+--preset, --max-steps or --recipe nanogpt asks for the defaults below; those for tales follow where they differ, and
+train a small model in minutes. Writes a run folder, which `npgpt sample` and Hugging Face's transformers open."""
 
 import argparse
+import dataclasses
+import time
 from typing import TYPE_CHECKING
 
+from npgpt.cli.minutes import print_choice, print_outcome
 from npgpt.cli.options import add_config_flags, announce_compiling, read_toml
 from npgpt.cli.reading import TEXT_FILES, add_text_flags
 from npgpt.cli.running import train_with_progress
 from npgpt.config import PRESETS
+from npgpt.training.recipes import RECIPES, recipe_of
 
 if TYPE_CHECKING:
     from npgpt.training.run import Run
 
 EXAMPLES = (
-    "npgpt train --data poems.txt --tokenizer bpe:4096 --out runs/poems",
+    "npgpt train --data poems.txt --minutes 10 --out runs/poems",
+    "npgpt train --resume --out runs/poems --minutes 10",
     "npgpt train --data tales:zh --max-steps 5000 --out runs/tales-zh",
 )
 
@@ -36,9 +42,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "(default: tiny; tales have sizes of their own)",
     )
     parser.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        help="minutes chooses the settings that suit --minutes, this machine and the text; nanogpt has the defaults "
+        "below (default: minutes for your own text, unless --preset or --max-steps is given)",
+    )
+    parser.add_argument(
         "--config", metavar="FILE.toml", help="TOML file of settings, named like the flags; a flag overrides it"
     )
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out from where it stopped")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in --out from where it stopped; with --minutes, for so many more minutes",
+    )
     add_text_flags(parser)
     add_config_flags(parser)
 
@@ -48,9 +64,15 @@ def run(args: argparse.Namespace) -> int:
     file = read_toml(args.config) if args.config else {}
     from npgpt.training.pretraining import plan_training, start_training
 
+    if recipe := recipe_of({**file, **flags}, args.resume):
+        flags["recipe"] = recipe
     plan = plan_training(flags, file, args.resume)
+    # minutes count from the start of the program, which has read its modules by now
+    plan = dataclasses.replace(plan, began=plan.began - min(1.0, time.process_time()))
     announce_compiling(plan.config.ops)
     run = start_training(plan)
+    if run.choice is not None:
+        print_choice(run, plan.named)
     data, config = run.trainer, run.config
     frozen = "" if data.n_trained == run.model.size else f" ({data.n_trained:,} of them trained)"
     print(
@@ -61,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
     if config.warmup_steps >= config.max_steps:
         print(f"the warm-up of {config.warmup_steps} steps is longer than the run: the learning rate stays low")
     loss = train_with_progress(run, f"npgpt train --resume --out {run.folder}")
+    if run.choice is not None:
+        print_outcome(run, loss)
     show(run, loss)
     print(f"\ngenerate more with: npgpt sample {run.folder}")
     return 0

@@ -27,7 +27,7 @@ CONFIGS = (TrainConfig, GPTConfig, TextConfig)
 VALUE = (
     r"(?:[A-Z]{2,}|bpe:\w+|chars|bytes|utf-?\d[\w-]*|gb\w+|big5|latin-1|cp\d+|shift_jis|euc-\w+)\b|(?!out:|-)\S+(?=: )"
 )
-SETTINGS = ("preset", "dropout", *(field.name for config in CONFIGS for field in dataclasses.fields(config)))
+SETTINGS = ("preset", "recipe", "dropout", *(field.name for config in CONFIGS for field in dataclasses.fields(config)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -118,7 +118,7 @@ def train(
     out       the run folder; runs/1 or the next number free if it is not given
     resume    continue the run in out, to the same bits as if it had never stopped
     progress  show a progress bar on standard error
-    settings  the flags of `npgpt train` by name: preset, dropout, and the fields of TrainConfig, GPTConfig and
+    settings  the flags of `npgpt train` by name: preset, recipe, dropout, and the fields of TrainConfig, GPTConfig and
               TextConfig
 
     An interrupt (Ctrl-C, or a notebook's stop button) completes the current step, saves the run and returns it with

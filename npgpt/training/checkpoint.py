@@ -137,6 +137,15 @@ def _progress(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     return progress
 
 
+def read_progress(folder: str | Path) -> dict[str, Any]:
+    """Return how far a run had come when its state was saved: its step, its best one and more.
+
+    Raises FileNotFoundError or ValueError for a state that is missing or damaged.
+    """
+    path = Path(folder) / STATE
+    return _progress(path, read_metadata(path))
+
+
 def load_last(folder: str | Path, dtype: str = "float32") -> Model:
     """Return the model of the last saved step; model.safetensors holds the best."""
     folder = Path(folder)

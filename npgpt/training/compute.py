@@ -29,6 +29,15 @@ def require_compute(config: TrainConfig) -> None:
         )
 
 
+def can_round(config: TrainConfig) -> bool:
+    """Say whether compiled steps can compute with operands rounded to bfloat16 on this machine."""
+    if config.ops == "reference" or config.dtype != "float32":
+        return False
+    from npgpt.kernels import bf16
+
+    return not bf16.missing()
+
+
 def set_compute(model: Model, config: TrainConfig) -> None:
     """Have a model's steps compute as the settings say. Raises ValueError if the model cannot."""
     if config.compute != getattr(model, "compute", "float32"):

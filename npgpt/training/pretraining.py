@@ -6,6 +6,7 @@ for record in run.records(): ...
 """
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,10 +25,12 @@ from npgpt.support.notices import notice
 from npgpt.tokenizer import Tokenizer
 from npgpt.tokenizer.stream import AS_IT_IS
 from npgpt.training.checkpoint import refuse_existing
+from npgpt.training.choosing import Choice
 from npgpt.training.compute import require_compute
 from npgpt.training.loop import Trainer
 from npgpt.training.memory import require_memory, require_room_for_weights
-from npgpt.training.recipes import merge, recipe_for
+from npgpt.training.minutes import choice_for, keep_pace, more_minutes, tokenizer_for
+from npgpt.training.recipes import merge, minutes_of, recipe_for
 from npgpt.training.run import (
     Run,
     read_saved,
@@ -51,7 +54,10 @@ class TrainingPlan:
     model     the fields of GPTConfig that are known before the tokenizer is
     reading   how text files are read
     saved     train.json of the run to resume; None for a new run
-    named     the settings given by flags or a file, not by a recipe or a default
+    given     the settings given by flags or a file, not by a recipe or a default
+    began     the time, of time.monotonic, from which minutes count
+
+    If config.minutes is given, the rest of config and model is settled once the text is read.
     """
 
     folder: Path
@@ -60,7 +66,13 @@ class TrainingPlan:
     model: dict[str, Any]
     reading: TextConfig
     saved: dict[str, Any] | None
-    named: frozenset[str]
+    given: dict[str, Any]
+    began: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The names of the settings that are given."""
+        return frozenset(self.given)
 
 
 def plan_training(
@@ -68,18 +80,15 @@ def plan_training(
 ) -> TrainingPlan:
     """Settle the settings: a flag beats the --config file, which beats the settings saved with a resumed run.
 
-    flags  data (a list of names), out, preset, dropout, and fields of TrainConfig, GPTConfig and TextConfig; file
-           likewise
+    flags  data (a list of names), out, preset, recipe, dropout, and fields of TrainConfig, GPTConfig and TextConfig;
+           file likewise
 
     Raises FileNotFoundError or ValueError for settings that are not possible, or not possible together.
     """
     given = {**(file or {}), **flags}
     folder = require_out(given.get("out"), resume, "RUN")
-    if resume and "preset" in given:
-        name = given["preset"]
-        raise ValueError(
-            f"--preset {name} sets the sizes of a new model: a resumed run has its own, so leave --preset out"
-        )
+    if resume:
+        require_none_of_new_models(given)
     saved = read_saved(folder) if resume else None
     if saved and "finetune" in saved:
         raise ValueError(
@@ -89,17 +98,30 @@ def plan_training(
     before = {**saved["model"], **saved["train"], **reading} if saved else {}
     data = given.get("data") or (saved_names(folder, saved) if saved else None) or [DEFAULT_DATA]
     settings = merge(flags, file or {}, before, {} if resume else recipe_for(data))
-    model, train, texts, _ = split_fields(settings, GPTConfig, TrainConfig, TextConfig, also=("data", "out"))
+    settings["minutes"] = minutes_of(given, before)
+    model, train, texts, _ = split_fields(settings, GPTConfig, TrainConfig, TextConfig, also=("data", "out", "recipe"))
     if saved:
         require_same(folder, saved["model"], model)
         require_same(folder, reading, texts)
     GPTConfig(**model)  # raises for wrong sizes before any file is read
     config = TrainConfig(**train)
+    if saved and config.minutes is not None:
+        config = more_minutes(folder, config, given)
     # the vocabulary is not known yet, nor whether the text is long enough for the context
     require_room_for_weights(GPTConfig(**{"vocab_size": 1} | model | {"n_positions": 1}), config)
     require_effect_of_schedule(config, given)
     say_what_adapts(config, saved, given)
-    return TrainingPlan(folder, data, config, model, TextConfig(**texts), saved, frozenset(given))
+    return TrainingPlan(folder, data, config, model, TextConfig(**texts), saved, given)
+
+
+def require_none_of_new_models(given: Mapping[str, Any]) -> None:
+    """Raise ValueError for what settles the sizes of a new model, if a run is resumed."""
+    for what in ("preset", "recipe"):
+        if what in given:
+            raise ValueError(
+                f"--{what} {given[what]} sets the sizes of a new model: a resumed run has its own, so leave "
+                f"--{what} out"
+            )
 
 
 def reading_of(folder: Path) -> dict[str, Any]:
@@ -137,26 +159,19 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
     require_compute(plan.config)
     source = open_source(plan.data, plan.config.seed, plan.reading)
     require_effect(source, plan)
-    config, split = with_tokenizer_of(source, plan), None
+    plan = dataclasses.replace(plan, config=with_tokenizer_of(source, plan))
+    split = choice = None
     if plan.saved is None:
         refuse_existing(plan.folder)
-        tokenizer = source.make_tokenizer(config.tokenizer, config.end_token)
-        gpt_config = config_for(plan, tokenizer)
-        if config.end_token is None:
-            tokenizer = tokenizer.ending_with_id(end_ids(gpt_config))
-        if isinstance(source, TalesSource):  # as many are made as the run will use; the context becomes no shorter
-            require_memory(gpt_config, config)
-        n_positions, train_data, val_data = fitting(plan, source, tokenizer, config)
-        gpt_config = dataclasses.replace(gpt_config, n_positions=n_positions)
-        require_memory(gpt_config, config)
-        model: Model = new_model(gpt_config, config.seed, config.dtype, config.ops, config.init)
+        plan, choice, model, tokenizer, train_data, val_data = beginning(plan, source)
     else:
         gpt_config = GPTConfig(**plan.model)
-        split = saved_split(plan.saved, config, plan.named, shapes_of_model(gpt_config))
-        require_memory(gpt_config, config, split=split)
-        model = reopened(plan, config, source)
+        split = saved_split(plan.saved, plan.config, plan.named, shapes_of_model(gpt_config))
+        require_memory(gpt_config, plan.config, split=split)
+        model = reopened(plan, plan.config, source)
         tokenizer = known_tokenizer(plan, model)
-        train_data, val_data = source.split(tokenizer, model.config.n_positions, config)
+        train_data, val_data = source.split(tokenizer, model.config.n_positions, plan.config)
+    config = plan.config
     documents = config.pack or (isinstance(train_data, Text) and train_data.has(tokenizer.end_id))
     settings = {
         "data": source.settings() | {"tokenizer": tokenizer.fingerprint(), "documents": documents},
@@ -164,7 +179,58 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
         "train": dataclasses.asdict(config),
     }
     trainer = Trainer(model, train_data, val_data, config, plan.folder, split=split)
-    return Run(trainer, tokenizer, settings, source, plan.saved, lock=lock.pop_all())
+    if config.minutes is not None:
+        keep_pace(trainer, plan.began, plan.given, source, choice)
+    return Run(trainer, tokenizer, settings, source, plan.saved, lock=lock.pop_all(), choice=choice)
+
+
+def beginning(
+    plan: TrainingPlan, source: Source
+) -> tuple[TrainingPlan, Choice | None, Model, Tokenizer, Dataset, Dataset]:
+    """Return what a new run begins with: its plan, with all settings, and what was chosen if it has minutes; a model,
+    its tokenizer, and the data for training and validation."""
+    choice, data = None, None
+    if plan.config.minutes is not None and source.tokenizer_name is None:
+        name = tokenizer_for(source, plan.config, plan.given)
+        plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, tokenizer=name))
+    tokenizer = source.make_tokenizer(plan.config.tokenizer, plan.config.end_token)
+    if plan.config.end_token is None:
+        tokenizer = tokenizer.ending_with_id(end_ids(config_for(plan, tokenizer)))
+    if plan.config.minutes is not None:
+        plan, choice, data = chosen(plan, source, tokenizer)
+    gpt_config = config_for(plan, tokenizer)
+    if isinstance(source, TalesSource):  # as many are made as the run will use; the context becomes no shorter
+        require_memory(gpt_config, plan.config)
+    n_positions, train_data, val_data = data or fitting(plan, source, tokenizer, plan.config)
+    gpt_config = dataclasses.replace(gpt_config, n_positions=n_positions)
+    require_memory(gpt_config, plan.config)
+    config = plan.config
+    model = new_model(gpt_config, config.seed, config.dtype, config.ops, config.init)
+    return plan, choice, model, tokenizer, train_data, val_data
+
+
+def chosen(
+    plan: TrainingPlan, source: Source, tokenizer: Tokenizer
+) -> tuple[TrainingPlan, Choice, tuple[int, Dataset, Dataset] | None]:
+    """Return a plan with the settings that suit its minutes, what was chosen for them, and the data with its context;
+    None for tales, which are made when the number of steps is known."""
+    vocab_size, given = config_for(plan, tokenizer).vocab_size, plan.given
+    data: tuple[int, Dataset, Dataset] | None = None
+    if not isinstance(source, TalesSource):
+        # a running text is read once, and its context settled afterwards; documents are packed into a known one
+        running = not plan.config.pack and "n_positions" not in plan.named
+        known = dataclasses.replace(plan, model=plan.model | {"n_positions": 1}) if running else plan
+        data = fitting(known, source, tokenizer, plan.config)
+        given = given if running else {**given, "n_positions": data[0]}
+    choice = choice_for(source, data and data[1:], vocab_size, plan.config, given, plan.began)
+    model = {field.name: getattr(choice.model, field.name) for field in dataclasses.fields(GPTConfig)}
+    for name in ("vocab_size", "bos_token_id", "eos_token_id"):  # the tokenizer's, unless they are given
+        del model[name]
+    if data is not None:
+        n = choice.model.n_positions
+        train, val = (dataclasses.replace(d, n_positions=n) if isinstance(d, Text) else d for d in data[1:])
+        data = n, train, val
+    return dataclasses.replace(plan, config=choice.train, model=plan.model | model), choice, data
 
 
 def require_effect(source: Source, plan: TrainingPlan) -> None:

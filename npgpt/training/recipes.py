@@ -52,6 +52,53 @@ FINETUNE: dict[str, Any] = {
     "save_every": 200,
 }
 
+RECIPES = ("nanogpt", "minutes")
+DEFAULT_MINUTES = 3.0  # for own text
+# The sizes that the recipe of a run with a limit on its time chooses from, and what it sets for all of them
+SIZES = tuple(
+    dict(zip(("n_layer", "n_embd", "n_head", "n_positions", "batch_size"), size, strict=True))
+    for size in (
+        (2, 64, 2, 64, 24),
+        (2, 128, 4, 64, 24),
+        (2, 128, 4, 128, 12),
+        (2, 192, 6, 128, 12),
+        (3, 192, 6, 128, 12),
+        (4, 192, 6, 128, 16),
+        (4, 256, 8, 128, 16),
+        (6, 256, 8, 256, 16),
+        (6, 320, 10, 256, 16),
+        (6, 384, 12, 256, 16),
+        (8, 384, 12, 256, 16),
+    )
+)
+MINUTES: dict[str, Any] = {
+    "optimizer": "muon",
+    "tie_word_embeddings": False,
+    "init": "shift",
+    "initializer_range": 0.04,
+    "schedule": "trapezoid",
+    "decay_share": 0.5,
+    "windows": "shuffled",
+}
+# from how many epochs on a run drops out, and how much; its weight decay; and its patience, in evaluations
+DROPOUT = ((0, 0.0), (6, 0.1), (20, 0.2), (100, 0.3))
+WEIGHT_DECAY = ((0, 0.1), (4, 0.3), (12, 0.5))
+PATIENCE = ((0, 0), (4, 6))
+# Texts of so many bytes and more are read as pieces of words, by a vocabulary of this size
+VOCABULARIES = ((8e6, "bpe:2048"), (64e6, "bpe:4096"))
+
+
+def rate_of(n_embd: int, optimizer: str) -> float:
+    """Return the learning rate for a width: Muon's is 1e-2 at 128 channels and 8e-3 at 256."""
+    if optimizer == "adamw":
+        return round(min(3e-3, 2e-3 * (128 / n_embd) ** 0.5), 4)
+    return round(min(2e-2, 1e-2 * (128 / n_embd) ** 0.32), 4)
+
+
+def step_of(table: Sequence[tuple[float, Any]], value: float) -> Any:
+    """Return what a table of thresholds has for a value: the last whose threshold is at most that."""
+    return next((found for least, found in reversed(table) if value >= least), table[0][1])
+
 
 def recipe_for(data: Sequence[str]) -> dict[str, Any]:
     """Return the settings that suit what --data names. Every setting that is given overrides them."""
@@ -61,6 +108,31 @@ def recipe_for(data: Sequence[str]) -> dict[str, Any]:
     if langs is None:
         return {}
     return TALES if len(langs) == 1 else TALES_IN_TWO
+
+
+def recipe_of(given: Mapping[str, Any], resume: bool) -> str | None:
+    """Return which of RECIPES the command follows: the one that is given or, for a new run on own text, the one of
+    minutes, unless a preset or a number of steps is given."""
+    from npgpt.data.tales.corpus import langs_of
+
+    data = given.get("data")
+    tales = not data or (len(data) == 1 and langs_of(data[0]))
+    if "recipe" in given or resume or tales or given.keys() & {"minutes", "preset", "max_steps"}:
+        return given.get("recipe")
+    return "minutes"
+
+
+def minutes_of(given: Mapping[str, Any], saved: Mapping[str, Any]) -> float | None:
+    """Return the minutes of a run: those that are given, its recipe's, or, unless a number of steps is given, those of
+    the run to resume. Raises ValueError for an unknown recipe, and for minutes that contradict it."""
+    recipe, minutes = given.get("recipe"), given.get("minutes")
+    if recipe not in (None, *RECIPES):
+        raise ValueError(f"unknown recipe {recipe!r}{nearest(str(recipe), RECIPES)}")
+    if recipe == "nanogpt" and minutes is not None:
+        raise ValueError(f"--recipe nanogpt has a number of steps, not --minutes {minutes}: leave one of them out")
+    if minutes is not None or recipe == "minutes":
+        return minutes if minutes is not None else DEFAULT_MINUTES
+    return None if "max_steps" in given else saved.get("minutes")
 
 
 def merge(

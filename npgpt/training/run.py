@@ -16,6 +16,7 @@ from npgpt.support.notices import notice
 from npgpt.support.version import __version__
 from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import STATE, begin_run, remove_leftovers, remove_unstarted
+from npgpt.training.choosing import Choice
 from npgpt.training.loop import Record, Trainer
 from npgpt.training.threads import MOST, Split, choose_without_teams, n_threads, work_of
 
@@ -33,6 +34,7 @@ class Run:
     settings  the content of train.json, which --resume reads
     saved     train.json of the run to resume; None for a new run
     lock      the folder's lock, which records releases
+    choice    what was chosen to suit the minutes of a new run; None if it has none
     whole     the best model's loss on all validation data or a sample of it, once the run is finished
     """
 
@@ -44,11 +46,13 @@ class Run:
         source: Any,
         saved: dict[str, Any] | None,
         lock: ExitStack,
+        choice: Choice | None = None,
     ) -> None:
         run = run_id(settings) if saved is None else saved.get("run")
         settings |= {"workers": trainer.split._asdict()} | ({"run": run} if run else {})
         self.trainer, self.tokenizer, self.settings = trainer, tokenizer, settings
         self.source, self.resume, self.lock = source, saved is not None, lock
+        self.choice = choice
         self.whole: float | None = None
 
     @property
@@ -90,6 +94,9 @@ class Run:
             if not self.resume:
                 remove_unstarted(self.folder)
             raise
+        if self.settings["train"]["max_steps"] != self.trainer.total:  # which the clock has decided
+            self.settings["train"] = self.settings["train"] | {"max_steps": self.trainer.total}
+            self._write_settings()
 
     def _write_settings(self) -> None:
         data = self.settings["data"] | {"tokenizer_json": file_digest(self.folder / "tokenizer.json")}

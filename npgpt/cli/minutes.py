@@ -1,0 +1,118 @@
+"""What `npgpt train` says of a run with a limit on its time: a table of its settings, and the loss to expect."""
+
+import dataclasses
+import shlex
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+from npgpt.config import PRESETS, TrainConfig
+from npgpt.training.recipes import DEFAULT_PRESET
+
+if TYPE_CHECKING:
+    from npgpt.training.choosing import Choice
+    from npgpt.training.run import Run
+
+# settings that say nothing of what a run learns, or follow from others
+UNSAID = ("minutes", "vocab_size", "bos_token_id", "eos_token_id", "eval_every", "eval_batches", "save_every")
+WIDTH = 98
+
+
+def print_choice(run: "Run", named: Collection[str]) -> None:
+    """Print the settings that were chosen, one a line with its reason, and what to expect of them."""
+    choice = run.choice
+    assert choice is not None
+    print(f"settings for {run.config.minutes:g} minutes; each can be given instead, and the rest adapts:")
+    spread = {*named, "resid_pdrop"} if "dropout" in named else {*named}
+    spread |= {*PRESETS[DEFAULT_PRESET]} if "preset" in named else set()
+    for name, value, reason in lines(run, choice):
+        print(f"  {name:<20} {value:<10} {'as given' if name in spread else reason}".rstrip())
+    print(expectation(choice), flush=True)
+
+
+def lines(run: "Run", choice: "Choice") -> Iterator[tuple[str, str, str]]:
+    """Yield each setting: its name, its value and the reason."""
+    model, train = run.model.config, run.config
+    text, tokens = run.trainer.train_data.size, train.batch_size * model.n_positions
+    kinds = "characters" if train.tokenizer == "chars" else "tokens"
+    yield "tokenizer", train.tokenizer, f"{run.tokenizer.vocab_size:,} {kinds}; the text to train on has {text:,}"
+    size = f"{run.model.size:,} parameters: "
+    yield "n_layer", f"{model.n_layer}", size + ("the text is short" if choice.enough else "what this time can train")
+    yield "n_embd", f"{model.n_embd}", f"channels; {model.n_head} heads of {model.n_embd // model.n_head}"
+    yield "n_positions", f"{model.n_positions}", f"context; {train.batch_size} rows of it are {tokens:,} tokens a step"
+    yield "batch_size", f"{train.batch_size}", "small batches learn more from a token"
+    pace = "more would learn the text by heart" if choice.enough else "by the clock; this is a guess"
+    yield "max_steps", f"{train.max_steps:,}", f"{1000 * choice.step_seconds:.0f} ms each on this machine; {pace}"
+    faster = "products of rounded operands are faster here"
+    yield "compute", train.compute, faster if train.compute == "bf16" else "rounded operands are not faster here"
+    yield "optimizer", train.optimizer, "learns more in a step than adamw" if train.optimizer == "muon" else ""
+    yield "learning_rate", f"{train.learning_rate:.2g}", f"suits {model.n_embd} channels"
+    fall = f"constant, and in the last {train.decay_share:.0%} of the steps down to {train.min_lr:.2g}"
+    yield "schedule", train.schedule, fall if train.schedule == "trapezoid" else f"down to {train.min_lr:.2g}"
+    yield "dropout", f"{model.resid_pdrop:g}", epochs_in_words(choice.epochs)
+    yield "weight_decay", f"{train.weight_decay:g}", "more where the text is read more often"
+    yield "init", train.init, f"with a standard deviation of {model.initializer_range:g}"
+    tied = "the embedding is the head" if model.tie_word_embeddings else "a head of its own learns sooner"
+    yield "tie_word_embeddings", "on" if model.tie_word_embeddings else "off", tied
+    yield "windows", train.windows, "every token once an epoch" if train.windows == "shuffled" else ""
+    patience = f"; {train.patience} without a better loss end the run" if train.patience else ""
+    yield "eval_every", f"{train.eval_every:,}", f"{train.eval_batches} batches each: 3% of the time{patience}"
+
+
+def epochs_in_words(epochs: float) -> str:
+    """Return how often a text is read."""
+    if not epochs:
+        return "no tale is read twice"
+    return f"the text is read {epochs:.1f} times" if epochs >= 1 else f"{epochs:.0%} of the text is read once"
+
+
+def expectation(choice: "Choice") -> str:
+    """Say what loss to expect, and after how much text."""
+    seen = f"after {choice.tokens:,} tokens, {epochs_in_words(choice.epochs)}"
+    if choice.expected is None:
+        return f"{seen}; no loss can be foretold"
+    loss, low, high = choice.expected
+    return f"expected: {loss:.2f} nats per token ({low:.2f} to {high:.2f}) {seen}"
+
+
+def print_outcome(run: "Run", loss: float) -> None:
+    """Print what the run came to beside what was expected, and the command that repeats it without a clock."""
+    choice: Any = run.choice
+    seconds, steps = run.trainer.progress.get("seconds"), run.trainer.progress["step"]
+    took = f"{steps:,} steps" + (f" by {seconds / 60:.2f} minutes" if seconds else "")
+    if choice.expected is not None:
+        expected, low, high = choice.expected
+        where = "within the range" if low <= loss <= high else "below the range" if loss < low else "above the range"
+        took += f"; expected {expected:.2f} ({low:.2f} to {high:.2f}), reached {loss:.2f}: {where}"
+    print(took)
+    print("the same settings without a clock:")
+    print(" \\\n    ".join(wrapped(command_of(run), WIDTH)))
+
+
+def command_of(run: "Run") -> list[str]:
+    """Return the words of a command with the settings of a run that differ from those of --recipe nanogpt."""
+    plain = {field.name: field.default for field in dataclasses.fields(TrainConfig)} | PRESETS[DEFAULT_PRESET]
+    model = run.model.config
+    plain |= {f.name: f.default for f in dataclasses.fields(model) if f.name not in PRESETS[DEFAULT_PRESET]}
+    settings = {**dataclasses.asdict(run.config), **dataclasses.asdict(model)}
+    settings["max_steps"] = run.trainer.progress["step"]
+    words = ["npgpt train", "--data " + " ".join(map(shlex.quote, run.source.files))]
+    for name, value in settings.items():
+        if name in UNSAID or value == plain[name]:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-"))
+        else:
+            words.append(f"{flag} {shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}")
+    return words
+
+
+def wrapped(words: list[str], width: int) -> list[str]:
+    """Return words joined to lines of at most a width, if no word is longer."""
+    found = [words[0]]
+    for word in words[1:]:
+        if len(found[-1]) + 1 + len(word) > width - 6:
+            found.append(word)
+        else:
+            found[-1] += f" {word}"
+    return found
