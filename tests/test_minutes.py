@@ -10,7 +10,7 @@ from npgpt.training.pretraining import plan_training, start_training
 from npgpt.training.recipes import DEFAULT_MINUTES, recipe_of
 from tests.test_choosing import ZEN
 from tests.test_cli import command
-from tests.test_cli_train import TINY, interrupt_after, settings, steps
+from tests.test_cli_train import DOCUMENTS, TINY, interrupt_after, settings, steps
 
 SMALL = tuple(word for pair in zip(TINY[::2], TINY[1::2], strict=True) if pair[0] != "--max-steps" for word in pair)
 
@@ -121,8 +121,24 @@ def test_the_command_that_is_printed_repeats_the_run_without_a_clock(capsys, tex
     before, again = settings(text / "r"), settings(text / "s")
     left_out = {"minutes", "eval_every", "eval_batches", "save_every"}
     assert {name for name in before if before[name] != again[name]} <= left_out
-    losses = [json.loads(line)["loss"] for line in (text / "s" / "metrics.jsonl").read_text().splitlines()[:9]]
-    assert losses == [json.loads(line)["loss"] for line in (text / "r" / "metrics.jsonl").read_text().splitlines()[:9]]
+    losses = []
+    for folder in "r", "s":
+        lines = map(json.loads, (text / folder / "metrics.jsonl").read_text().splitlines())
+        losses.append([line["loss"] for line in lines if "loss" in line][:9])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("data", ["tales:en", "a.txt"])
+def test_packed_rows_are_not_said_to_be_shuffled_windows(text, monkeypatch, data):
+    monkeypatch.setattr("npgpt.data.source.TOKENIZER_TALES", 300)
+    monkeypatch.setattr("npgpt.data.source.VALIDATION_TALES", 20)
+    (text / "a.txt").write_text(DOCUMENTS)
+    flags = {"tokenizer": "bpe:1024"} if data == "tales:en" else {"tokenizer": "bpe:300", "pack": True}
+    flags |= {"end_token": "<end>"} if data == "a.txt" else {}
+    run = start_training(plan_training({"data": [data], "out": "r", "minutes": 0.05, "n_embd": 8, **flags}))
+    run.lock.close()
+    assert run.config.windows == "random"
+    assert run.choice.epochs == 0 if data == "tales:en" else run.choice.epochs > 0
 
 
 def test_steps_that_are_given_beside_minutes_are_kept(capsys, text):

@@ -53,7 +53,8 @@ def lines(run: "Run", choice: "Choice") -> Iterator[tuple[str, str, str]]:
     yield "init", train.init, f"with a standard deviation of {model.initializer_range:g}"
     tied = "the embedding is the head" if model.tie_word_embeddings else "a head of its own learns sooner"
     yield "tie_word_embeddings", "on" if model.tie_word_embeddings else "off", tied
-    yield "windows", train.windows, "every token once an epoch" if train.windows == "shuffled" else ""
+    if train.windows == "shuffled":
+        yield "windows", train.windows, "every token once an epoch"
     patience = f"; {train.patience} without a better loss end the run" if train.patience else ""
     yield "eval_every", f"{train.eval_every:,}", f"{train.eval_batches} batches each: 3% of the time{patience}"
 

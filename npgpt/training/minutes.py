@@ -4,28 +4,30 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from npgpt.config import GPTConfig, TrainConfig, split_fields
-from npgpt.data.batch import Dataset
+from npgpt.data.batch import IGNORED, Dataset, Text
 from npgpt.data.source import Source, TalesSource, TextSource
 from npgpt.support.machine import available_memory
 from npgpt.training.checkpoint import read_progress
-from npgpt.training.choosing import Choice, Facts, choose, unknown
+from npgpt.training.choosing import Choice, Expect, Facts, choose, unknown
 from npgpt.training.compute import can_round
 from npgpt.training.evaluation import affordable_tokens
+from npgpt.training.law import FEWEST, count_traits, expected_loss
 from npgpt.training.loop import Trainer
 from npgpt.training.pace import Pace
 from npgpt.training.recipes import SIZES, TALES, TALES_IN_TWO, VOCABULARIES, step_of
 from npgpt.training.speed import EVALUATING, measure
 
 # seconds to end the program, for a sample of a text, and for the hundred tales of the report
-AROUND, SAMPLING, REPORTING = 0.2, 0.3, 8.0
+AROUND, SAMPLING, REPORTING = 0.2, 0.3, 5.0
 VAL_TOKENS_OF_TALES = 100_000
 NOT_OF_MINUTES = ("max_steps", "eval_every", "save_every", "warmup_steps", "tokenizer")  # of the recipes for tales
 LAST_LINES = 2**14  # bytes of metrics.jsonl that tell how fast a run was
+PACKED_ROWS = 1000  # that are counted
 FEWEST_MORE = 100  # steps to begin with, where a run has timed none
 
 
@@ -56,14 +58,32 @@ def choice_for(
     known |= {"minutes": config.minutes, "tokenizer": config.tokenizer}
     rounding = "compute" not in given and can_round(config)
     machine = measure(config, ["float32", "bf16"] if rounding else [config.compute])
-    facts, recipes = Facts(float("inf"), VAL_TOKENS_OF_TALES, vocab_size), SIZES
+    facts = Facts(float("inf"), VAL_TOKENS_OF_TALES, vocab_size)
+    recipes: Sequence[dict[str, Any]] = SIZES
+    expect: Expect = unknown
     if data is not None:
         facts = Facts(data[0].size, data[1].size, vocab_size)
+        expect = law_of(data[0], vocab_size)
     elif isinstance(source, TalesSource):
         tales = TALES if len(source.corpus.langs) == 1 else TALES_IN_TWO
         recipes = ({name: value for name, value in tales.items() if name not in NOT_OF_MINUTES},)
+    if data is None or config.pack:  # rows of texts are shuffled as they are
+        recipes = tuple({**recipe, "windows": "random"} for recipe in recipes)
     seconds = 60 * (config.minutes or 0.0) - (time.monotonic() - began) - seconds_around(source, config)
-    return choose(facts, machine, seconds, known, unknown, recipes, available_memory())
+    return choose(facts, machine, seconds, known, expect, recipes, available_memory())
+
+
+def law_of(data: Dataset, vocab_size: int) -> Expect:
+    """Return what tells the loss to expect of a model on this text; it returns None for a text that is too short."""
+    if isinstance(data, Text):
+        ids = data.ids
+    else:  # rows of documents, whose beginnings are a sample of all
+        targets = next(data.whole(PACKED_ROWS)).targets
+        ids = targets[targets != IGNORED]
+    if len(ids) < FEWEST:
+        return unknown
+    traits = count_traits(ids, vocab_size)._replace(tokens=data.size)
+    return lambda n_parameters, tokens: expected_loss(traits, n_parameters, tokens)
 
 
 def more_minutes(folder: Path, config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:

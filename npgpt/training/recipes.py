@@ -55,7 +55,7 @@ FINETUNE: dict[str, Any] = {
 RECIPES = ("nanogpt", "minutes")
 DEFAULT_MINUTES = 3.0  # for own text
 # The sizes that the recipe of a run with a limit on its time chooses from, and what it sets for all of them
-SIZES = tuple(
+SIZES: tuple[dict[str, Any], ...] = tuple(
     dict(zip(("n_layer", "n_embd", "n_head", "n_positions", "batch_size"), size, strict=True))
     for size in (
         (2, 64, 2, 64, 24),
