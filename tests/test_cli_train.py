@@ -117,6 +117,7 @@ OTHER = {  # a value that is not the default for every field
     "bos_token_id": 1,
     "eos_token_id": 2,
     "tokenizer": "bpe:270",
+    "pretrain": "tales:en",
     "end_token": "<end>",
     "pack": True,
     "batch_size": 3,

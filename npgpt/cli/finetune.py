@@ -24,6 +24,7 @@ OF_THE_MODEL = (
     "init",
     "minutes",
     "tokenizer",
+    "pretrain",
     "windows",
     "pack",
     "sample_tokens",

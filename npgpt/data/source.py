@@ -18,7 +18,7 @@ from npgpt.data.tales.corpus import TRAIN, VALIDATE, VALIDATION_TALES, Floor, Ta
 from npgpt.data.text import full_names, open_texts
 from npgpt.data.vocabulary import make_tokenizer
 from npgpt.tokenizer import Tokenizer
-from npgpt.tokenizer.stream import END
+from npgpt.tokenizer.stream import END, TextFile
 
 TOKENIZER_TALES = 20_000  # tales from which a vocabulary is learned
 
@@ -65,7 +65,10 @@ def datasets(
 
 
 class TextSource:
-    """Text files."""
+    """Text files.
+
+    beside  other texts, which are no part of the data, but from which a vocabulary is learned, too
+    """
 
     tokenizer_name = None
 
@@ -73,10 +76,11 @@ class TextSource:
         self.config = config
         self.files = full_names(names)
         self.texts = open_texts(names, config)
+        self.beside: list[TextFile] = []
         self.packed = False
 
     def make_tokenizer(self, name: str, end_token: str | None = None) -> Tokenizer:
-        return make_tokenizer(name, self.texts.files, end_token)
+        return make_tokenizer(name, [*self.texts.files, *self.beside], end_token)
 
     def split(self, tokenizer: Tokenizer, n_positions: int, config: TrainConfig) -> tuple[Dataset, Dataset]:
         parts = split_texts(self.texts.files, tokenizer)

@@ -55,7 +55,7 @@ def choice_for(
     """
     model, train, _ = split_fields(given, GPTConfig, TrainConfig, also=given.keys())
     known = model | train | {name: given[name] for name in ("preset", "dropout") if name in given}
-    known |= {"minutes": config.minutes, "tokenizer": config.tokenizer}
+    known |= {"minutes": config.minutes, "tokenizer": config.tokenizer, "pretrain": config.pretrain}
     rounding = "compute" not in given and can_round(config)
     machine = measure(config, ["float32", "bf16"] if rounding else [config.compute])
     facts = Facts(float("inf"), VAL_TOKENS_OF_TALES, vocab_size)

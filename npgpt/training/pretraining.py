@@ -41,6 +41,7 @@ from npgpt.training.run import (
     saved_split,
     say_what_adapts,
 )
+from npgpt.training.warmstart import after_tales, with_tales
 
 DEFAULT_DATA = "tales:en"
 # how the texts of a run were read before train.json said so
@@ -159,7 +160,7 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
     require_compute(plan.config)
     source = open_source(plan.data, plan.config.seed, plan.reading)
     require_effect(source, plan)
-    plan = dataclasses.replace(plan, config=with_tokenizer_of(source, plan))
+    plan = dataclasses.replace(plan, config=with_tales(source, with_tokenizer_of(source, plan)))
     split = choice = None
     if plan.saved is None:
         refuse_existing(plan.folder)
@@ -173,8 +174,12 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
         train_data, val_data = source.split(tokenizer, model.config.n_positions, plan.config)
     config = plan.config
     documents = config.pack or (isinstance(train_data, Text) and train_data.has(tokenizer.end_id))
+    data = source.settings() | {"tokenizer": tokenizer.fingerprint(), "documents": documents}
+    if config.pretrain is not None:
+        train_data = after_tales(train_data, tokenizer, model.config.n_positions, config, plan.saved)
+        data["pretrain_steps"] = train_data.steps
     settings = {
-        "data": source.settings() | {"tokenizer": tokenizer.fingerprint(), "documents": documents},
+        "data": data,
         "model": dataclasses.asdict(model.config),
         "train": dataclasses.asdict(config),
     }
@@ -292,7 +297,7 @@ def reopened(plan: TrainingPlan, config: TrainConfig, source: Source) -> Model:
     model = open_model(folder, config.dtype, config.ops)
     require_run(folder / "model.safetensors")
     require_model_of(folder, model, saved)
-    for name in ("init", "tokenizer", "end_token", "dtype", "optimizer", "trainable", "pack"):
+    for name in ("init", "tokenizer", "end_token", "dtype", "optimizer", "trainable", "pack", "pretrain"):
         before = saved["train"].get(name, False if name == "pack" else None)  # it is younger than the others
         if before != getattr(config, name):
             raise ValueError(f"{name} is {before!r} in {folder} and cannot change with --resume")

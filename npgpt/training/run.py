@@ -23,7 +23,7 @@ from npgpt.training.threads import MOST, Split, choose_without_teams, n_threads,
 # what makes two runs of the same model on the same data two runs, besides how long they are
 OF_A_RUN = (
     *("seed", "init", "dtype", "optimizer", "trainable", "pack", "learning_rate", "min_lr", "batch_size"),
-    *("base_sha256", "lora", "lora_alpha", "in_order"),
+    *("base_sha256", "lora", "lora_alpha", "in_order", "pretrain"),
 )
 
 
