@@ -39,7 +39,7 @@ from npgpt.training.threads import n_threads
 from npgpt.training.workers import Workers
 
 TALES = 2000  # that are read where no text is given, some 1.2 MB
-POINTS = 16  # of a curve of the loss
+POINTS = 16  # of the curve of npgpt's loss
 TRIAL = 0.1  # of the time, in which steps are counted that are not part of a run
 # nanoGPT's train_shakespeare_char for a CPU, which are the defaults of TrainConfig, too; its 2,000 steps become as many
 # as fit into the time
@@ -84,6 +84,7 @@ class Point(NamedTuple):
 class Learner:
     """A contestant: its settings, and what begins a run of it.
 
+    points  how often the loss is measured in a run
     curves  of each seed, the loss on the validation text after so many seconds of training
     steps   of each seed, how many steps fitted into the time
     """
@@ -92,6 +93,7 @@ class Learner:
     sizes: GPTConfig
     settings: Mapping[str, Any]
     begin: Callable[[GPTConfig, TrainConfig], Any]
+    points: int = 1
     curves: list[list[Point]] = dataclasses.field(default_factory=list)
     steps: list[int] = dataclasses.field(default_factory=list)
 
@@ -153,6 +155,7 @@ def contestants(corpus: Corpus, threads: int, seconds: float) -> tuple[list[Lear
         return Learner(name, sizes, rest, lambda sizes, config: npgpt_training(sizes, config, ids, threads))
 
     found = [own("npgpt, its recipe", RECIPE), own("npgpt, nanoGPT's recipe", NANOGPT)]
+    found[0].points = POINTS
     if not installed("torch"):
         return found, ["torch is not installed: PyTorch is skipped"]
     notes = []
@@ -256,7 +259,7 @@ def learn(learner: Learner, corpus: Corpus, seed: int, seconds: float) -> None:
     """Train for about this many seconds, and add the curve of the loss. The run before tells how long a step takes."""
     ran = learner.steps and learner.curves[-1][-1].seconds / learner.steps[-1]
     steps = max(1, round(seconds / (ran or seconds_a_step(learner, seconds))))
-    marks = {math.ceil(steps * (i + 1) / POINTS) for i in range(POINTS)}
+    marks = {math.ceil(steps * (i + 1) / learner.points) for i in range(learner.points)}
     kept, clock = [], 0.0
     time.sleep(PAUSE)
     with learner.begin(learner.sizes, learner.config(seed, steps)) as training:
