@@ -133,3 +133,11 @@ def test_a_run_without_tales_is_what_it_was(text, tmp_path):
     run = started(text, tmp_path / "run", pretrain=None)
     assert "pretrain_steps" not in run.settings["data"]
     assert dataclasses.asdict(run.config)["pretrain"] is None
+
+
+def test_patience_begins_with_the_text(text, tmp_path, monkeypatch):
+    run = started(text, tmp_path / "run", patience=1, eval_every=1, max_steps=8)
+    losses = iter([1.0, *[2.0] * 20])
+    monkeypatch.setattr(type(run.trainer), "_validation_loss", lambda self, workers: next(losses))
+    steps = [record["step"] for record in run.records() if "lr" in record]
+    assert steps == [1, 2, 3, 4, 5]  # four on tales, and one that is no better

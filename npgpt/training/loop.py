@@ -40,6 +40,7 @@ class Trainer:
                           ends there
     total                 its last answer; once patience has run out, the step at which it did
     stopped_early         whether it has
+    patient_until         patience counts only evaluations after this step
     evaluation            the last evaluation, of the best model; None before it
 
     The folder's model.safetensors holds the best model by validation loss, its training state the last one.
@@ -65,7 +66,7 @@ class Trainer:
         self.progress |= {"best_averaged": 0, "waited": 0}  # evaluations in a row without a better loss
         self.on_evaluating: Callable[[int, int], object] = lambda done, total: None
         self.pace: Callable[[int], int] = lambda done: config.max_steps
-        self.total, self.stopped_early = config.max_steps, False
+        self.total, self.stopped_early, self.patient_until = config.max_steps, False, 0
         self.evaluation: Evaluation | None = None
         self.split = split or settle(work_of(model, config.batch_size, config.ops == "fast"), config.threads)
         self._best: Model | None = None
@@ -191,7 +192,7 @@ class Trainer:
     def _keep_if_best(self, found: Record) -> None:
         loss, best = found["val_loss"], self.progress["best_val_loss"]
         if best is not None and not loss < best:
-            self.progress["waited"] += 1
+            self.progress["waited"] += int(found["step"] > self.patient_until)
             return
         averaged = found["averaged"] if loss < found.get("last_val_loss", loss) else 0
         self.progress |= {"best_step": found["step"], "best_val_loss": loss, "best_averaged": averaged, "waited": 0}

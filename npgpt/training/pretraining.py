@@ -184,6 +184,7 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
         "train": dataclasses.asdict(config),
     }
     trainer = Trainer(model, train_data, val_data, config, plan.folder, split=split)
+    trainer.patient_until = data.get("pretrain_steps", 0)
     if config.minutes is not None:
         keep_pace(trainer, plan.began, plan.given, source, choice)
     return Run(trainer, tokenizer, settings, source, plan.saved, lock=lock.pop_all(), choice=choice)

@@ -2,6 +2,10 @@
 
 The first steps draw their batches from tales, the others from the text. The vocabulary is learned from both, and each
 evaluation is on the text, so the best model is the one that has learned the text best.
+
+What that is worth was measured on 20 kB, by characters, with three seeds (benchmarks/recipes/small.jsonl). On plays of
+Shakespeare the loss is 0.9% lower after as many steps in all (0.1 to 1.3%). On poems of the Tang, whose language is not
+that of the tales, it is 2.4% higher even after twice as many. So it is done only where it is asked for.
 """
 
 import dataclasses
