@@ -24,8 +24,9 @@ import numpy as np
 from benchmarks import peer_models as peers
 from benchmarks.timing import PAUSE, agree, installed, machine, milliseconds, progress, table
 from npgpt import GPT, GPTConfig
-from npgpt.config import PRESETS, TrainConfig
+from npgpt.config import PRESETS, TextConfig, TrainConfig
 from npgpt.data.batch import Text
+from npgpt.data.source import TextSource
 from npgpt.data.tales.corpus import TRAIN, TalesCorpus
 from npgpt.data.vocabulary import make_tokenizer
 from npgpt.models.registry import new_model
@@ -34,19 +35,20 @@ from npgpt.tokenizer import Tokenizer
 from npgpt.training.compute import set_compute
 from npgpt.training.evaluation import whole_loss
 from npgpt.training.loop import make_optimizer
+from npgpt.training.minutes import choice_for, tokenizer_for
 from npgpt.training.step import train_step
 from npgpt.training.threads import n_threads
 from npgpt.training.workers import Workers
 
 TALES = 2000  # that are read where no text is given, some 1.2 MB
 POINTS = 16  # of the curve of npgpt's loss
+NOT_CHOSEN = ("vocab_size", "seed", "minutes", "max_steps", "bos_token_id", "eos_token_id")
 TRIAL = 0.1  # of the time, in which steps are counted that are not part of a run
 # nanoGPT's train_shakespeare_char for a CPU, which are the defaults of TrainConfig, too; its 2,000 steps become as many
 # as fit into the time
 NANOGPT: dict[str, Any] = {"tokenizer": "chars", **PRESETS["tiny"]}
 # PyTorch's Muon at the rate that was the best of 5e-3, 1e-2 and 2e-2
 NANOGPT_MUON: dict[str, Any] = NANOGPT | {"optimizer": "muon", "learning_rate": 1e-2}
-RECIPE: dict[str, Any] = NANOGPT_MUON | {"tie_word_embeddings": False, "batch_size": 24}
 
 
 class Corpus:
@@ -57,13 +59,17 @@ class Corpus:
         self.text, self.parts = text, (text[:cut], text[cut:])
         self.known: dict[str, tuple[Tokenizer, np.ndarray, np.ndarray]] = {}
 
+    def write(self, folder: str) -> Path:
+        """Write the text to a file in a folder."""
+        file = Path(folder) / "text.txt"
+        file.write_text(self.text, "utf-8", newline="")
+        return file
+
     def encoded(self, name: str) -> tuple[Tokenizer, np.ndarray, np.ndarray]:
         """Return the tokenizer of a name and the ids of both parts."""
         if name not in self.known:
             with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "text"
-                file.write_text(self.text, "utf-8", newline="")
-                tokenizer = make_tokenizer(name, [file])
+                tokenizer = make_tokenizer(name, [self.write(folder)])
             self.known[name] = (tokenizer, *(np.asarray(tokenizer.encode(part)) for part in self.parts))
         return self.known[name]
 
@@ -138,6 +144,19 @@ def read(name: str | None) -> str:
     return Path(name).read_text("utf-8")
 
 
+def recipe(corpus: Corpus, threads: int, seconds: float) -> dict[str, Any]:
+    """Return what `npgpt train --minutes` chooses for this text, this machine and this time."""
+    config = TrainConfig(minutes=seconds / 60, threads=threads)
+    with tempfile.TemporaryDirectory() as folder:
+        source = TextSource([str(corpus.write(folder))], TextConfig())
+        config = dataclasses.replace(config, tokenizer=tokenizer_for(source, config, {}))
+        tokenizer, train, val = corpus.encoded(config.tokenizer)
+        data = Text(train, 1), Text(val, 1)  # whatever the context will be
+        choice = choice_for(source, data, tokenizer.vocab_size, config, {"threads": threads}, time.monotonic())
+    chosen = dataclasses.asdict(choice.model) | dataclasses.asdict(choice.train) | {"tokenizer": config.tokenizer}
+    return {name: value for name, value in chosen.items() if name not in NOT_CHOSEN}
+
+
 def sizes_of(settings: Mapping[str, Any], vocab_size: int) -> tuple[GPTConfig, dict[str, Any]]:
     """Return the model that settings describe, and those of them that are about training."""
     fields = {field.name for field in dataclasses.fields(GPTConfig)}
@@ -154,7 +173,7 @@ def contestants(corpus: Corpus, threads: int, seconds: float) -> tuple[list[Lear
         sizes, rest = sizes_of(settings, tokenizer.vocab_size)
         return Learner(name, sizes, rest, lambda sizes, config: npgpt_training(sizes, config, ids, threads))
 
-    found = [own("npgpt, its recipe", RECIPE), own("npgpt, nanoGPT's recipe", NANOGPT)]
+    found = [own("npgpt, its recipe", recipe(corpus, threads, seconds)), own("npgpt, nanoGPT's recipe", NANOGPT)]
     found[0].points = POINTS
     if not installed("torch"):
         return found, ["torch is not installed: PyTorch is skipped"]

@@ -8,7 +8,7 @@ import pytest
 from npgpt.config import GPTConfig, TrainConfig
 from npgpt.training import speed
 from npgpt.training.choosing import FEWEST_STEPS, TOKENS_A_PARAMETER, Facts, choose, parameters_of_blocks
-from npgpt.training.recipes import SIZES, TALES
+from npgpt.training.recipes import FEW_EPOCHS, SELDOM, SIZES, TALES
 from npgpt.training.speed import Machine, costs, measure, work
 
 ZEN = Machine({"float32": (5e-12, 2e-8), "bf16": (2.5e-12, 2.2e-8)}, {"muon": (2e-11, 2.5e-8), "adamw": (0.0, 7e-10)})
@@ -131,6 +131,19 @@ def test_a_text_that_is_read_often_drops_out_and_decays():
     first, last = chosen_for[0], chosen_for[-1]
     assert first.model.resid_pdrop < last.model.resid_pdrop
     assert first.train.weight_decay < last.train.weight_decay
+
+
+def test_a_text_of_rare_tokens_is_learned_slowly_and_for_few_epochs():
+    poems = Facts(6000, 700, 1800)  # of 20 kB of Chinese
+    one = chosen(facts=poems)
+    assert (one.train.optimizer, one.train.learning_rate, one.model.tie_word_embeddings) == ("adamw", 1e-3, True)
+    assert one.enough
+    assert FEW_EPOCHS - 1 < one.epochs < FEW_EPOCHS + 1
+    assert one.train.eval_every < one.train.max_steps / 10, "so that the best model is seen"
+    kept = chosen(facts=poems, optimizer="muon", max_steps=900, n_layer=2)
+    assert (kept.train.optimizer, kept.train.max_steps, kept.model.n_layer) == ("muon", 900, 2)
+    often = chosen(facts=poems._replace(vocab_size=poems.tokens // SELDOM))
+    assert often.train.optimizer == "muon"
 
 
 @pytest.mark.parametrize("tokens", [20, 100, 1000, 10_000])

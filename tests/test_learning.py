@@ -52,7 +52,7 @@ def test_losses_are_nats_a_character_whatever_a_token_is(tokenizer):
 
 
 def test_without_pytorch_the_recipes_are_compared_and_its_absence_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(learning, "RECIPE", TINY | {"optimizer": "muon"})
+    monkeypatch.setattr(learning, "recipe", lambda *_: TINY | {"optimizer": "muon"})
     monkeypatch.setattr(learning, "NANOGPT", TINY)
     monkeypatch.setattr(learning, "PAUSE", 0)
     monkeypatch.setattr(learning, "installed", lambda package: False)

@@ -31,6 +31,8 @@ def print_choice(run: "Run", named: Collection[str]) -> None:
 
 def lines(run: "Run", choice: "Choice") -> Iterator[tuple[str, str, str]]:
     """Yield each setting: its name, its value and the reason."""
+    from npgpt.training.recipes import SELDOM
+
     model, train = run.model.config, run.config
     text, tokens = run.trainer.train_data.size, train.batch_size * model.n_positions
     kinds = "characters" if train.tokenizer == "chars" else "tokens"
@@ -44,7 +46,8 @@ def lines(run: "Run", choice: "Choice") -> Iterator[tuple[str, str, str]]:
     yield "max_steps", f"{train.max_steps:,}", f"{1000 * choice.step_seconds:.0f} ms each on this machine; {pace}"
     faster = "products of rounded operands are faster here"
     yield "compute", train.compute, faster if train.compute == "bf16" else "rounded operands are not faster here"
-    yield "optimizer", train.optimizer, "learns more in a step than adamw" if train.optimizer == "muon" else ""
+    slow = "muon learns rare tokens by heart" if text < SELDOM * run.tokenizer.vocab_size else ""
+    yield "optimizer", train.optimizer, "learns more in a step than adamw" if train.optimizer == "muon" else slow
     yield "learning_rate", f"{train.learning_rate:.2g}", f"suits {model.n_embd} channels"
     fall = f"constant, and in the last {train.decay_share:.0%} of the steps down to {train.min_lr:.2g}"
     yield "schedule", train.schedule, fall if train.schedule == "trapezoid" else f"down to {train.min_lr:.2g}"

@@ -7,7 +7,20 @@ from typing import Any, NamedTuple
 from npgpt.config import GPTConfig, TrainConfig, split_fields
 from npgpt.training.evaluation import FEWEST_TOKENS, affordable_tokens
 from npgpt.training.memory import memory_to_train
-from npgpt.training.recipes import DROPOUT, DROPOUTS, MINUTES, PATIENCE, SIZES, WEIGHT_DECAY, merge, rate_of, step_of
+from npgpt.training.recipes import (
+    DROPOUT,
+    DROPOUTS,
+    FEW_EPOCHS,
+    MINUTES,
+    OF_SELDOM,
+    PATIENCE,
+    SELDOM,
+    SIZES,
+    WEIGHT_DECAY,
+    merge,
+    rate_of,
+    step_of,
+)
 from npgpt.training.speed import Machine
 
 FEWEST_STEPS = 100  # a size that would take fewer is too large
@@ -36,6 +49,11 @@ class Facts(NamedTuple):
     tokens: float
     val_tokens: int
     vocab_size: int
+
+    @property
+    def rare(self) -> bool:
+        """Whether each kind of token occurs but a few times."""
+        return self.tokens < SELDOM * self.vocab_size
 
 
 class Choice(NamedTuple):
@@ -107,6 +125,8 @@ def suited(
 ) -> Choice:
     """Return a size with the rates that suit its width, the dropout that suits the number of epochs, and so on."""
     epochs = 0.0
+    if facts.rare:
+        recipe = OF_SELDOM
     for _ in range(2):  # dropout follows from the number of steps, and costs time
         model, train = with_rates(recipe, facts, given, epochs)
         if "compute" not in given:
@@ -149,7 +169,7 @@ def best_steps(model: GPTConfig, train: TrainConfig, most: int, expect: Expect, 
     if all(map(is_narrow, found)):
         losses = [expected.loss for expected in found]
         return tried[losses.index(min(losses))]
-    epochs = MOST_EPOCHS * (facts.tokens / parameters_of_blocks(model)) ** 0.5
+    epochs = FEW_EPOCHS if facts.rare else MOST_EPOCHS * (facts.tokens / parameters_of_blocks(model)) ** 0.5
     return max(1, min(most, int(min(1e18, epochs * facts.tokens) / tokens_of(model, train, 1))))
 
 

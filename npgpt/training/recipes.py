@@ -84,6 +84,25 @@ MINUTES: dict[str, Any] = {
 DROPOUT = ((0, 0.0), (6, 0.1), (20, 0.2), (100, 0.3))
 WEIGHT_DECAY = ((0, 0.1), (4, 0.3), (12, 0.5))
 PATIENCE = ((0, 0), (4, 6))
+# For a text in which each kind of token occurs less than SELDOM times on average, such as 20 kB of Chinese by
+# characters. In twenty steps of its rate, which embeddings and head follow, Muon learns it by heart, and soon the
+# loss exceeds that of a guess. AdamW at this rate is best after some 15 epochs (benchmarks/recipes/small.jsonl).
+SELDOM, FEW_EPOCHS = 10, 20.0
+OF_SELDOM: dict[str, Any] = {
+    "n_layer": 3,
+    "n_embd": 96,
+    "n_head": 3,
+    "n_positions": 64,
+    "batch_size": 12,
+    "optimizer": "adamw",
+    "tie_word_embeddings": True,
+    "learning_rate": 1e-3,
+    "min_lr": 1e-5,
+    "embd_pdrop": 0.2,
+    "resid_pdrop": 0.2,
+    "attn_pdrop": 0.2,
+    "weight_decay": 0.3,
+}
 # Texts of so many bytes and more are read as pieces of words, by a vocabulary of this size
 VOCABULARIES = ((8e6, "bpe:2048"), (64e6, "bpe:4096"))
 
