@@ -7,7 +7,7 @@ import re
 import pytest
 
 from npgpt.training.pretraining import plan_training, start_training
-from npgpt.training.warmstart import langs_like
+from npgpt.training.warmstart import keep_share, langs_like
 
 TEXT = "O gentle Zephyr! Quoth the Wolf: 'tis $3 & no more; xylophones jingle, vexed.\n" * 12
 CHINESE = "秦川雄帝宅，函谷壯皇居。綺殿千尋起，離宮百雉餘。\n" * 30
@@ -141,3 +141,20 @@ def test_patience_begins_with_the_text(text, tmp_path, monkeypatch):
     monkeypatch.setattr(type(run.trainer), "_validation_loss", lambda self, workers: next(losses))
     steps = [record["step"] for record in run.records() if "lr" in record]
     assert steps == [1, 2, 3, 4, 5]  # four on tales, and one that is no better
+
+
+def test_the_tales_end_sooner_where_the_clock_allows_fewer_steps(text, tmp_path):
+    run = started(text, tmp_path / "run", max_steps=12)
+    data, pace = run.trainer.train_data, run.trainer.pace
+    assert (pace(0), data.steps) == (12, 6)
+    run.trainer.progress["pretrain_steps"] = 4  # of a run that was resumed
+    assert (pace(5), data.steps, run.trainer.patient_until) == (12, 4, 4)
+    fewer = started(text, tmp_path / "fewer", max_steps=12)
+    seen = iter([12, 12, 6, 12, 12])
+    fewer.trainer.pace = lambda done: next(seen)
+    keep_share(fewer.trainer, fewer.trainer.train_data)
+    steps = []
+    for done in range(5):
+        fewer.trainer.pace(done)
+        steps.append(fewer.trainer.train_data.steps)
+    assert steps == [6, 6, 3, 3, 3]  # fewer once the clock says so, and never more again

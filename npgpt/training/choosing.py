@@ -126,7 +126,7 @@ def suited(
     """Return a size with the rates that suit its width, the dropout that suits the number of epochs, and so on."""
     epochs = 0.0
     if facts.rare:
-        recipe = OF_SELDOM
+        recipe = {**recipe, **OF_SELDOM}
     for _ in range(2):  # dropout follows from the number of steps, and costs time
         model, train = with_rates(recipe, facts, given, epochs)
         if "compute" not in given:

@@ -41,7 +41,7 @@ from npgpt.training.run import (
     saved_split,
     say_what_adapts,
 )
-from npgpt.training.warmstart import after_tales, with_tales
+from npgpt.training.warmstart import AfterTales, after_tales, keep_share, with_tales
 
 DEFAULT_DATA = "tales:en"
 # how the texts of a run were read before train.json said so
@@ -184,9 +184,10 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
         "train": dataclasses.asdict(config),
     }
     trainer = Trainer(model, train_data, val_data, config, plan.folder, split=split)
-    trainer.patient_until = data.get("pretrain_steps", 0)
     if config.minutes is not None:
         keep_pace(trainer, plan.began, plan.given, source, choice)
+    if isinstance(train_data, AfterTales):
+        keep_share(trainer, train_data)
     return Run(trainer, tokenizer, settings, source, plan.saved, lock=lock.pop_all(), choice=choice)
 
 

@@ -24,13 +24,14 @@ from npgpt.data.tales.corpus import NAME, TRAIN, TalesCorpus, langs_of
 from npgpt.support.notices import notice
 from npgpt.tokenizer import Tokenizer
 from npgpt.tokenizer.stream import Spool, TextFile, read_parts
+from npgpt.training.loop import Trainer
 
 TALES = 4000  # some 2.4 MB in English, 2.1 MB in Chinese
 SHARE = 0.5  # of all steps, on tales
 SAMPLE = 1 << 16  # bytes of a text from which its language is guessed
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class AfterTales:
     """A text, or its documents, after as many steps on tales."""
 
@@ -81,6 +82,24 @@ def with_tales(source: Source, config: TrainConfig) -> TrainConfig:
     text = "\n".join(TalesCorpus(langs, config.seed).texts(TALES, TRAIN))
     source.beside = [TextFile(name, Path(name), spool=Spool(io.BytesIO(text.encode())))]
     return dataclasses.replace(config, pretrain=name)
+
+
+def keep_share(trainer: Trainer, data: AfterTales) -> None:
+    """Let the tales end sooner where the clock allows a run fewer steps than were planned, and patience begin then.
+
+    The progress of the run says how many steps they had, for one that is resumed.
+    """
+    pace = trainer.pace
+
+    def total(done: int) -> int:
+        steps = pace(done)
+        data.steps = trainer.progress.get("pretrain_steps", data.steps)
+        if done < data.steps:
+            data.steps = min(data.steps, max(done, int(SHARE * steps)))
+        trainer.progress["pretrain_steps"] = trainer.patient_until = data.steps
+        return steps
+
+    trainer.pace = total
 
 
 def langs_named(name: str) -> tuple[str, ...] | None:
