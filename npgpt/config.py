@@ -191,11 +191,7 @@ class TrainConfig:
         INITS,
     )
     tokenizer: str = option("chars", "chars, bytes, bpe:SIZE (learned from the text), or a folder with a tokenizer")
-    pretrain: str | None = option(
-        None,
-        "spend the first half of the steps on tales, before your own text: tales:en, tales:zh, or tales, which takes "
-        "the language of the text; it lowered the loss of 20 kB of Shakespeare by 0.9%, and raised that of Tang poems",
-    )
+    pretrain: str | None = option(None, "tales to spend the first half of the steps on: tales:en, tales:zh or tales")
     end_token: str | None = option(None, "special token that ends a text, such as '</s>'")
     pack: bool = option(False, "put whole documents into rows, so that none is read together with another")
     batch_size: int = option(12, "sequences per batch, B")
@@ -227,9 +223,7 @@ class TrainConfig:
         SCHEDULES,
     )
     decay_share: float = option(0.4, "share of all steps, at the end, in which a trapezoid falls")
-    warmup_steps: int = option(
-        100, "steps during which the learning rate rises linearly; by default at most a tenth of all steps"
-    )
+    warmup_steps: int = option(100, "steps in which the learning rate rises; by default at most a tenth of all steps")
     average: float = option(
         0.0,
         "share of all steps, at the end, over which the weights are averaged; the averaged model is kept as the best "
