@@ -73,6 +73,14 @@ def test_a_long_text_is_sampled(monkeypatch):
     assert count_traits(np.tile(ids, 2), 9).tokens == 100_000
 
 
+def test_the_text_to_validate_with_may_be_given():
+    rng = np.random.default_rng(0)
+    ids, other = rng.integers(0, 4, 5000), rng.integers(4, 9, 500)
+    assert count_traits(ids, 9, held=ids[-500:]).unigram < 1.5
+    assert count_traits(ids, 9, held=other).unigram > 4
+    assert count_traits(ids, 9) == count_traits(ids[:4500], 9, held=ids[4500:])._replace(tokens=5000)
+
+
 def test_a_text_that_is_too_short_to_count_is_refused():
     with pytest.raises(ValueError, match="a text of 199 tokens is too short"):
         count_traits(np.zeros(199, int), 3)

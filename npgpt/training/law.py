@@ -57,22 +57,25 @@ class Constants(NamedTuple):
     gamma: float
 
 
-FITTED = Constants(e=0.1472, k=1.601, a=0.004816, alpha=1.175, b=0.829, beta=0.1295, r=7.567, o=0.01527, gamma=0.3065)
-OFF_OUTSIDE = 0.2870  # how far log(measured / expected) may be off for 80 of 100 runs on texts left out
+FITTED = Constants(e=0.5569, k=12.28, a=0.0464, alpha=0.3208, b=0.2163, beta=0.2554, r=6.171, o=0.00125, gamma=0.7703)
+OFF_OUTSIDE = 0.2129  # how far log(measured / expected) may be off for 80 of 100 runs on texts left out
 
 
-def count_traits(ids: np.ndarray, vocab_size: int) -> Traits:
-    """Count a text's traits on a sample of at most 2^17 tokens, the last tenth of the text held out.
+def count_traits(ids: np.ndarray, vocab_size: int, held: np.ndarray | None = None) -> Traits:
+    """Count a text's traits on a sample of at most 2^17 tokens.
 
-    ids  (U,): the tokens to train on, integers below vocab_size; may be mapped from a file
+    ids   (U,): the tokens to train on, integers below vocab_size; may be mapped from a file
+    held  the tokens to validate with; None holds out the last tenth of ids
 
     The sample is spread over the text, so this takes less than a second for any size. Raises ValueError for fewer than
     FEWEST tokens.
     """
     if len(ids) < FEWEST:
         raise ValueError(f"a text of {len(ids)} tokens is too short to be counted: give at least {FEWEST}")
-    cut = len(ids) - len(ids) // 10
-    seen, held = _spread(ids[:cut], SAMPLE * 9 // 10), _spread(ids[cut:], SAMPLE // 10)
+    known = ids
+    if held is None:
+        known, held = np.split(ids, [len(ids) - len(ids) // 10])
+    seen, held = _spread(known, SAMPLE * 9 // 10), _spread(held, SAMPLE // 10)
     quarter = np.concatenate([piece[: len(piece) // 4] for piece in np.array_split(seen, PIECES)])
     whole, part = (counting_probs(counted, held, vocab_size) for counted in (seen, quarter))
     counted, less = (_loss(with_copying(held, min(probs, key=_loss))) for probs in (whole, part))
@@ -183,8 +186,10 @@ def loss_by(c: Constants, traits: Any, n_parameters: Any, tokens_seen: Any) -> A
     """Return the loss that some constants give; all arguments may be arrays of one shape.
 
         D_eff = D for the first pass, then U (1 + r (1 - exp(-(D / U - 1) / r)))        repeated tokens count less
-        L = S (e + a N^-alpha + b D_eff^-beta) + unigram o (N / U)^gamma log(max(1, D / U))^2   N, D_eff in millions
-        S = counted (counted / quarter)^k                   as if the counting model had seen 4^k times as much text
+        L = S (e + a N^-alpha) + bigram b D_eff^-beta + unigram o (N / U)^gamma log(max(1, D / U))^3
+        S = counted exp(-k log(counted / quarter)^2)        less where counting more text would help more
+
+    N, D_eff in millions where they stand alone. The last term is what overfitting costs.
 
     Sources: Hoffmann et al., "Training Compute-Optimal Large Language Models", arXiv:2203.15556, for the sum;
     Muennighoff et al., "Scaling Data-Constrained Language Models", arXiv:2305.16264, for D_eff.
@@ -192,7 +197,8 @@ def loss_by(c: Constants, traits: Any, n_parameters: Any, tokens_seen: Any) -> A
     passes = tokens_seen / traits.tokens
     again = np.maximum(passes - 1, 0)
     new = traits.tokens * (np.minimum(passes, 1) + c.r * (1 - np.exp(-again / c.r)))
-    scale = traits.counted * (traits.counted / traits.quarter) ** c.k
-    reducible = c.a * (n_parameters / 1e6) ** -c.alpha + c.b * (new / 1e6) ** -c.beta
-    overfit = c.o * (n_parameters / traits.tokens) ** c.gamma * np.log(np.maximum(passes, 1)) ** 2
-    return scale * (c.e + reducible) + traits.unigram * overfit
+    scale = traits.counted * np.exp(-c.k * np.log(traits.counted / traits.quarter) ** 2)
+    possible = scale * (c.e + c.a * (n_parameters / 1e6) ** -c.alpha)
+    unlearned = traits.bigram * c.b * (new / 1e6) ** -c.beta
+    overfit = c.o * (n_parameters / traits.tokens) ** c.gamma * np.log(np.maximum(passes, 1)) ** 3
+    return possible + unlearned + traits.unigram * overfit
