@@ -47,7 +47,7 @@ TRIAL = 0.1  # of the time, in which steps are counted that are not part of a ru
 # nanoGPT's train_shakespeare_char for a CPU, which are the defaults of TrainConfig, too; its 2,000 steps become as many
 # as fit into the time
 NANOGPT: dict[str, Any] = {"tokenizer": "chars", **PRESETS["tiny"]}
-# PyTorch's Muon at the rate that was the best of 5e-3, 1e-2 and 2e-2
+# PyTorch's Muon at the rate of npgpt's recipe for this width; it was not tuned further
 NANOGPT_MUON: dict[str, Any] = NANOGPT | {"optimizer": "muon", "learning_rate": 1e-2}
 
 

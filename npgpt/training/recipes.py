@@ -58,17 +58,16 @@ DEFAULT_MINUTES = 3.0  # for own text
 SIZES: tuple[dict[str, Any], ...] = tuple(
     dict(zip(("n_layer", "n_embd", "n_head", "n_positions", "batch_size"), size, strict=True))
     for size in (
-        (2, 64, 2, 64, 24),
-        (2, 128, 4, 64, 24),
+        (2, 64, 4, 64, 24),
+        (2, 96, 4, 128, 12),
         (2, 128, 4, 128, 12),
-        (2, 192, 6, 128, 12),
-        (3, 192, 6, 128, 12),
+        (3, 128, 4, 128, 12),
+        (3, 192, 6, 128, 16),
         (4, 192, 6, 128, 16),
-        (4, 256, 8, 128, 16),
-        (6, 256, 8, 256, 16),
-        (6, 320, 10, 256, 16),
-        (6, 384, 12, 256, 16),
-        (8, 384, 12, 256, 16),
+        (4, 256, 4, 256, 8),
+        (6, 256, 4, 256, 8),
+        (6, 384, 6, 256, 8),
+        (8, 512, 8, 256, 16),
     )
 )
 MINUTES: dict[str, Any] = {
@@ -77,7 +76,7 @@ MINUTES: dict[str, Any] = {
     "init": "shift",
     "initializer_range": 0.04,
     "schedule": "trapezoid",
-    "decay_share": 0.5,
+    "decay_share": 0.7,
     "windows": "shuffled",
 }
 # from how many epochs on a run drops out, and how much; its weight decay; and its patience, in evaluations
