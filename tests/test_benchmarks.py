@@ -181,7 +181,11 @@ def test_variables_that_slow_a_benchmark_down_are_named():
 
 
 def test_every_op_with_a_kernel_is_measured():
-    measured = {case.op for case in kernels.CASES} | {"adamw", "causal_softmax"}  # attention is made of the last
+    measured = {case.op for case in kernels.CASES} | {
+        "adamw",
+        "muon",
+        "causal_softmax",
+    }  # attention is made of the last
     assert measured == {name.rsplit("_", 1)[0] for name in NAMES if getattr(FAST, name) is not getattr(REFERENCE, name)}
 
 

@@ -26,11 +26,12 @@ from npgpt.training.speed import Machine
 FEWEST_STEPS = 100  # a size that would take fewer is too large
 MOST_EVALUATIONS, EVALUATING = 20, 0.03  # how often a run is evaluated, and the share of its time that this takes
 # The tokens that a model must see for each parameter of its blocks, and how often at most it reads a text of as many
-# tokens as it has such parameters. Half as often costs little, and twice as often overfits; of models four times as
-# large, a text is read half as often. The law of losses (law.py) does not decide: sizes that suit a time differ by a
-# few hundredths, and it is off by more on texts that it was not fitted to.
-TOKENS_A_PARAMETER, MOST_EPOCHS = 3.0, 20.0
+# tokens as it has such parameters: twice as often overfits. Of models four times as large, a text is read half as
+# often, and with a dropout of 0.2 fifteen times as often (benchmarks/recipes/{runs,small}.jsonl). The law of losses
+# (law.py) does not decide: sizes that suit a time differ by a few hundredths, and on other texts it is off by more.
+TOKENS_A_PARAMETER, MOST_EPOCHS, OF_DROPOUT = 3.0, 20.0, 15.0
 STEPS_AN_EPOCH, FEWEST_ROWS = 64, 4  # of a short text: its steps at least, where they have so many rows at least
+SHORTER, TRIES = 0.8, 30  # of the numbers of tokens whose losses are compared: each is so much of the one before
 LAST_EVALUATION = 0.1  # the largest share of the time that the last evaluation takes, on a sample if need be
 
 # the loss to expect, as `loss`, `low` and `high`, of a model whose blocks have so many parameters after so many tokens;
@@ -90,7 +91,7 @@ def choose(
     recipes: Sequence[Mapping[str, Any]] = SIZES,
     room: int | None = None,
 ) -> Choice:
-    """Choose the largest size that sees enough tokens in the time, and the settings that suit it. What is given is kept.
+    """Choose the largest size that sees enough tokens in the time, and settings that suit it. What is given is kept.
 
     seconds  for the training and the last evaluation
     given    fields of GPTConfig and TrainConfig, preset and dropout
@@ -98,7 +99,7 @@ def choose(
     recipes  the sizes to choose from
     room     bytes of memory; None if the system does not say
 
-    If max_steps is given, the sizes are those whose steps take no longer, or the one whose steps are the fastest.
+    If max_steps is given, it is the largest size whose steps take no longer, or the one whose steps are the fastest.
 
     Raises ValueError if what is given is not possible together.
     """
@@ -109,8 +110,8 @@ def choose(
         found = in_time or [min(found, key=lambda choice: choice.step_seconds)]
     else:
         found = [c for c in found if c.train.max_steps >= FEWEST_STEPS] or found[:1]
-    learned = [c for c in found if c.tokens >= TOKENS_A_PARAMETER * parameters_of_blocks(c.model)] or found[:1]
-    return max(learned, key=lambda choice: parameters_of_blocks(choice.model))
+        found = [c for c in found if c.tokens >= TOKENS_A_PARAMETER * parameters_of_blocks(c.model)] or found[:1]
+    return max(found, key=lambda choice: parameters_of_blocks(choice.model))
 
 
 def suited(
@@ -125,7 +126,7 @@ def suited(
     epochs = 0.0
     if facts.rare:
         recipe = {**recipe, **OF_SELDOM}
-    for _ in range(2):  # dropout follows from the number of steps, and costs time
+    for _ in range(2):  # dropout follows from what the time allows, and costs time
         model, train = with_rates(recipe, facts, given, epochs)
         if "compute" not in given:
             ways = [dataclasses.replace(train, compute=compute) for compute in machine.products]
@@ -141,23 +142,31 @@ def suited(
         if "max_steps" not in given:
             most = max(1, int((seconds - closing) * (1 - EVALUATING) / step))
             steps = min(most, enough_steps(model, train, facts))
-        epochs = tokens_of(model, train, steps) / facts.tokens
+        epochs = tokens_of(model, train, most) / facts.tokens  # that the time allows
+    epochs = tokens_of(model, train, steps) / facts.tokens
     train = with_intervals(train, steps, given, EVALUATING * seconds / a_token / model.n_positions, facts, model)
     expected = loss_to_expect(model, train, steps, expect)
     return Choice(model, train, steps < most, step, closing, epochs, expected)
 
 
 def loss_to_expect(model: GPTConfig, train: TrainConfig, steps: int, expect: Expect) -> Any:
-    """Return the loss to expect after some steps. The law is of the recipe, so it says nothing of another optimizer."""
+    """Return the loss to expect after some steps, or the least after fewer: the law was fitted without dropout, which
+    puts off the overfitting that it foretells. It is of the recipe, so it says nothing of another optimizer."""
     if train.optimizer != "muon":
         return None
-    return expect(parameters_of_blocks(model), tokens_of(model, train, steps))
+    tokens = tokens_of(model, train, steps)
+    found = [expect(parameters_of_blocks(model), max(1, int(tokens * SHORTER**k))) for k in range(TRIES)]
+    return min(found, key=lambda expected: expected.loss) if all(found) else None
 
 
 def enough_steps(model: GPTConfig, train: TrainConfig, facts: Facts) -> int:
     """Return the number of steps after which a model has read a text as often as it should: one that is read too often
     is learned by heart."""
-    epochs = FEW_EPOCHS if facts.rare else MOST_EPOCHS * (facts.tokens / parameters_of_blocks(model)) ** 0.5
+    epochs = FEW_EPOCHS
+    if not facts.rare:
+        epochs = (
+            MOST_EPOCHS * OF_DROPOUT ** (model.resid_pdrop / 0.2) * (facts.tokens / parameters_of_blocks(model)) ** 0.5
+        )
     return max(1, int(min(1e18, epochs * facts.tokens) / tokens_of(model, train, 1)))
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from npgpt.config import GPTConfig, TrainConfig, split_fields
 from npgpt.data.batch import IGNORED, Dataset, Text
 from npgpt.data.source import Source, TalesSource, TextSource
@@ -63,7 +65,7 @@ def choice_for(
     expect: Expect = unknown
     if data is not None:
         facts = Facts(data[0].size, data[1].size, vocab_size)
-        expect = law_of(data[0], vocab_size)
+        expect = law_of(*data, vocab_size)
     elif isinstance(source, TalesSource):
         tales = TALES if len(source.corpus.langs) == 1 else TALES_IN_TWO
         recipes = ({name: value for name, value in tales.items() if name not in NOT_OF_MINUTES},)
@@ -73,17 +75,21 @@ def choice_for(
     return choose(facts, machine, seconds, known, expect, recipes, available_memory())
 
 
-def law_of(data: Dataset, vocab_size: int) -> Expect:
+def law_of(data: Dataset, val_data: Dataset, vocab_size: int) -> Expect:
     """Return what tells the loss to expect of a model on this text; it returns None for a text that is too short."""
-    if isinstance(data, Text):
-        ids = data.ids
-    else:  # rows of documents, whose beginnings are a sample of all
-        targets = next(data.whole(PACKED_ROWS)).targets
-        ids = targets[targets != IGNORED]
-    if len(ids) < FEWEST:
+    ids, held = ids_of(data), ids_of(val_data)
+    if len(ids) < FEWEST or len(held) < FEWEST // 10:
         return unknown
-    traits = count_traits(ids, vocab_size)._replace(tokens=data.size)
+    traits = count_traits(ids, vocab_size, held)._replace(tokens=data.size)
     return lambda n_parameters, tokens: expected_loss(traits, n_parameters, tokens)
+
+
+def ids_of(data: Dataset) -> np.ndarray:
+    """Return the ids of a text, or of the first rows of documents, which are a sample of all."""
+    if isinstance(data, Text):
+        return data.ids
+    targets = next(data.whole(PACKED_ROWS)).targets
+    return np.asarray(targets[targets != IGNORED])
 
 
 def more_minutes(folder: Path, config: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
