@@ -8,6 +8,7 @@ import npgpt
 from npgpt.training.checkpoint import read_progress
 from npgpt.training.pretraining import plan_training, start_training
 from npgpt.training.recipes import DEFAULT_MINUTES, recipe_of
+from tests.test_averaging import losses
 from tests.test_choosing import ZEN
 from tests.test_cli import command
 from tests.test_cli_train import DOCUMENTS, TINY, interrupt_after, settings, steps
@@ -98,6 +99,28 @@ def test_a_run_goes_on_for_more_minutes_with_a_constant_rate_and_a_fall(capsys, 
     assert rates[0] == rates[5] == max(rates)
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.2 * rates[0]
+
+
+def test_the_rate_falls_over_the_same_share_however_often_a_run_goes_on(capsys, text, in_steps, monkeypatch):
+    in_steps()
+    monkeypatch.setattr("npgpt.training.minutes.steps_in", lambda *args: 50)
+    assert minutes(capsys, "--minutes", 0.1, *SMALL, "--patience", 0, "--decay-share", 0.5)[0] == 0
+    for _ in range(3):
+        before = len(steps(text / "r"))
+        assert command(capsys, "train", "--resume", "--out", "r", "--minutes", 0.1)[0] == 0
+        lines = [json.loads(line) for line in (text / "r" / "metrics.jsonl").read_text().splitlines()]
+        rates = [line["lr"] for line in lines if "lr" in line][before:]
+        assert 0.4 < sum(rate < max(rates) for rate in rates) / len(rates) < 0.6
+
+
+def test_a_run_that_was_stopped_early_goes_on_for_more_minutes(capsys, text, in_steps, monkeypatch):
+    in_steps()
+    with monkeypatch.context() as patch:
+        losses(patch, *range(9))
+        assert minutes(capsys, "--minutes", 0.1, *SMALL, "--patience", 2, "--eval-every", 2)[0] == 0
+    assert len(steps(text / "r")) == 6
+    assert command(capsys, "train", "--resume", "--out", "r", "--minutes", 0.1)[0] == 0
+    assert len(steps(text / "r")) > 6
 
 
 def test_minutes_that_are_none_or_contradict_are_refused(capsys, text):

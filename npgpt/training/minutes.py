@@ -96,7 +96,7 @@ def more_minutes(folder: Path, config: TrainConfig, given: Mapping[str, Any]) ->
     """Return the settings of a run to resume for some minutes, or for what is left of them.
 
     Minutes that are given are more minutes: the rate is constant again, and falls over the same share of the steps to
-    come as it fell over all of them.
+    come as it fell over those that were planned together before.
 
     Source: Wen et al., "Understanding Warmup-Stable-Decay Learning Rates", arXiv:2410.05192.
     """
@@ -110,7 +110,7 @@ def more_minutes(folder: Path, config: TrainConfig, given: Mapping[str, Any]) ->
     else:
         config = dataclasses.replace(config, max_steps=done + steps)
     share = steps / (done + steps)
-    suiting = {"schedule": "trapezoid", "decay_share": config.decay_share * share}
+    suiting = {"schedule": "trapezoid", "decay_share": progress.get("decay_share", config.decay_share) * share}
     if steps < 2 * config.eval_every:  # at least two evaluations
         suiting |= {"eval_every": max(1, steps // 2), "save_every": max(1, steps // 2)}
     return dataclasses.replace(config, **{name: value for name, value in suiting.items() if name not in given})
@@ -154,8 +154,11 @@ def keep_pace(
 
     def total(done: int) -> int:
         progress = trainer.progress
-        if pace.first is None and "minutes" not in given:  # a resumed run has used some of its minutes
-            if done and progress.get("total") == done:
+        if pace.first is None and done and "minutes" in given:  # with new patience; later minutes need the share, too
+            left = config.max_steps - done
+            progress |= {"waited": 0, "decay_share": min(1.0, config.decay_share * config.max_steps / max(1, left))}
+        elif pace.first is None and done:  # a resumed run has used some of its minutes
+            if progress.get("total") == done:
                 return done
             pace.began -= progress.get("seconds", 0.0)
             pace.most = progress.get("enough", pace.most)
