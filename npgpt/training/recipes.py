@@ -80,7 +80,7 @@ MINUTES: dict[str, Any] = {
     "windows": "shuffled",
 }
 # Of a run in whose time a text could be read so often: its dropout, its weight decay, and its patience in evaluations
-DROPOUT = ((0, 0.0), (6, 0.1), (20, 0.2), (400, 0.3))
+DROPOUT = ((0, 0.0), (6, 0.1), (9, 0.15), (20, 0.2), (400, 0.3))
 WEIGHT_DECAY = ((0, 0.1), (4, 0.3), (12, 0.5))
 PATIENCE = ((0, 0), (4, 6))
 # For a text in which each kind of token occurs less than SELDOM times on average, such as 20 kB of Chinese by
