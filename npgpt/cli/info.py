@@ -93,7 +93,10 @@ def print_parameters(model: "Model") -> None:
 
 
 # what each optimizer keeps of all that is trained
-KEPT = {"adamw": "AdamW's two averages", "muon": "Muon's average of the blocks' matrices, AdamW's two of the rest"}
+KEPT = {
+    "adamw": "AdamW's two averages",
+    "muon": "Muon's average of the blocks' matrices, what it works in, and AdamW's two of the rest",
+}
 
 
 def print_memory(model: "Model", train: TrainConfig, lora: int | None, split: "Split | None") -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from npgpt.config import GPTConfig, TrainConfig
 from npgpt.models.lora import TARGETS, adapter_shapes
 from npgpt.models.registry import floats_per_token, shapes_of_model
+from npgpt.optim.muon import room_for
 from npgpt.support.machine import available_memory
 from npgpt.support.parameters import Shapes
 from npgpt.training.evaluation import rows_of
@@ -32,11 +33,13 @@ def memory_to_train(
     to_learn, to_evaluate = floats_per_token(config, train.ops, rows * T, rows_evaluated * T)
     # a team adds up the gradients of several batches where they are
     gradients = split.groups * (2 if train.gradient_accumulation_steps > 1 and not teams else 1)
+    bytes_each = np.dtype(train.dtype).itemsize
     weights = size * (1 + gradients) + floats_of_training(config, train, lora)
+    if train.optimizer == "muon" and lora is None:
+        weights += floats_of_muon(config, train, split.threads, bytes_each)
     learned = split.groups * rows * to_learn
     evaluating = split.threads if teams else split.groups  # threads, each with rows of its own
     evaluated = evaluating * rows_evaluated * to_evaluate
-    bytes_each = np.dtype(train.dtype).itemsize
     return bytes_each * weights, int(HEAP * bytes_each * T * (learned + evaluated))
 
 
@@ -61,6 +64,18 @@ def n_averages(shapes: Shapes, matrices: Collection[str], train: TrainConfig) ->
     once = matrices if train.optimizer == "muon" else ()
     trained = trained_names(shapes, train.trainable)
     return sum(math.prod(shapes[name]) * (1 if name in once else 2) for name in trained)
+
+
+def floats_of_muon(config: GPTConfig, train: TrainConfig, threads: int, itemsize: int) -> int:
+    """Return how many numbers Muon works in: each thread that has a matrix has room for its largest."""
+    model = shapes_of_model(config)
+    trained = trained_names(model.params.shapes, train.trainable)
+    rooms: list[int] = []
+    for name, count in model.matrices.items():
+        if name in trained:
+            m, n = model.params.shapes[name]
+            rooms += count * [room_for(m, n // count, itemsize)]
+    return sum(sorted(rooms, reverse=True)[:threads])
 
 
 def fitting_batch_size(config: GPTConfig, train: TrainConfig, free: int, lora: int | None = None) -> int | None:
