@@ -153,3 +153,10 @@ def test_every_stored_run_is_complete():
         assert 0 < row["loss"] < 12
         assert row["seconds"] > 0
         assert row["seed"] >= 0
+
+
+def test_no_loss_above_that_of_a_guess_is_expected():
+    """Of a text whose end is another text, the counts foretell hundreds of nats."""
+    ids = np.repeat([0, 1], [900, 100])
+    expected = expected_loss(count_traits(ids, 2), 10**6, 10**6)
+    assert 0 < expected.low <= expected.loss <= expected.high <= np.log(2) + 1e-12

@@ -174,12 +174,14 @@ def expected_loss(traits: Traits, n_parameters: int, tokens_seen: int) -> Expect
     tokens_seen   D, batch size times context times steps; more than traits.tokens if the text is repeated
 
     The loss rises again where a text is repeated so often that the model overfits, so the best D can be searched for.
+    It is never above log(vocab_size), which a model that knows nothing would have.
     Raises ValueError for numbers that are not positive.
     """
     if n_parameters <= 0 or tokens_seen <= 0:
         raise ValueError(f"n_parameters={n_parameters} and tokens_seen={tokens_seen} must be positive")
-    loss = float(loss_by(FITTED, traits, n_parameters, tokens_seen))
-    return Expected(loss, loss * math.exp(-OFF_OUTSIDE), loss * math.exp(OFF_OUTSIDE))
+    guess = math.log(max(2, traits.vocab_size))  # what a model loses that knows nothing
+    loss = min(guess, float(loss_by(FITTED, traits, n_parameters, tokens_seen)))
+    return Expected(loss, loss * math.exp(-OFF_OUTSIDE), max(loss, min(guess, loss * math.exp(OFF_OUTSIDE))))
 
 
 def loss_by(c: Constants, traits: Any, n_parameters: Any, tokens_seen: Any) -> Any:
