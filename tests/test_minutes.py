@@ -136,19 +136,29 @@ def test_minutes_that_are_none_or_contradict_are_refused(capsys, text):
 
 def test_the_command_that_is_printed_repeats_the_run_without_a_clock(capsys, text, in_steps):
     in_steps()
-    code, out, _ = minutes(capsys, "--minutes", 0.1, *SMALL, "--dropout", 0.1)
+    (text / "a.txt").write_bytes((text / "a.txt").read_text().encode("utf-16"))
+    code, out, _ = minutes(capsys, "--minutes", 0.1, *SMALL, "--dropout", 0.1, "--encoding", "utf-16", "--patience", 9)
     assert code == 0
     words = out.split("without a clock:\n")[1].split("\n\n")[0].replace("\\\n", " ").split()
     assert max(map(len, out.split("without a clock:\n")[1].splitlines())) <= 100
     assert command(capsys, *words[1:], "--out", "s")[0] == 0
     before, again = settings(text / "r"), settings(text / "s")
-    left_out = {"minutes", "eval_every", "eval_batches", "save_every"}
+    left_out = {"minutes", "save_every"}
     assert {name for name in before if before[name] != again[name]} <= left_out
     losses = []
     for folder in "r", "s":
         lines = map(json.loads, (text / folder / "metrics.jsonl").read_text().splitlines())
         losses.append([line["loss"] for line in lines if "loss" in line][:9])
     assert losses[0] == losses[1]
+
+
+def test_the_command_that_is_printed_fits_a_prepared_folder(capsys, text, in_steps):
+    in_steps()
+    assert command(capsys, "prepare", "a.txt", "--tokenizer", "bytes", "--out", "p")[0] == 0
+    code, out, _ = command(capsys, "train", "--data", "p", "--out", "r", "--minutes", 0.1, *SMALL)
+    assert code == 0
+    words = out.split("without a clock:\n")[1].split("\n\n")[0].replace("\\\n", " ").split()
+    assert command(capsys, *words[1:], "--out", "s")[0] == 0
 
 
 @pytest.mark.parametrize("data", ["tales:en", "a.txt"])

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from npgpt.config import PRESETS, TrainConfig
+from npgpt.config import PRESETS, TextConfig, TrainConfig
 from npgpt.training.recipes import DEFAULT_PRESET
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # settings that say nothing of what a run learns, or follow from others
 UNSAID = ("minutes", "vocab_size", "bos_token_id", "eos_token_id", "eval_every", "eval_batches", "save_every")
+# settings whose defaults adapt to others, or for tales are others
+ALWAYS = ("optimizer", "learning_rate", "min_lr", "warmup_steps")
 WIDTH = 98
 
 
@@ -94,20 +96,28 @@ def print_outcome(run: "Run", loss: float) -> None:
 
 def command_of(run: "Run") -> list[str]:
     """Return the words of a command with the settings of a run that differ from those of --recipe nanogpt."""
+    from npgpt.data.source import TextSource
+
     plain = {field.name: field.default for field in dataclasses.fields(TrainConfig)} | PRESETS[DEFAULT_PRESET]
     model = run.model.config
     plain |= {f.name: f.default for f in dataclasses.fields(model) if f.name not in PRESETS[DEFAULT_PRESET]}
     settings = {**dataclasses.asdict(run.config), **dataclasses.asdict(model)}
     settings["max_steps"] = run.trainer.progress["step"]
+    unsaid = {*UNSAID} - ({"eval_every", "eval_batches"} if run.config.patience else set())  # patience counts these
+    if run.source.tokenizer_name is not None:  # a prepared folder comes with its tokenizer
+        unsaid.add("tokenizer")
+    if isinstance(run.source, TextSource):
+        plain |= {field.name: field.default for field in dataclasses.fields(TextConfig)}
+        settings |= dataclasses.asdict(run.source.config)
     words = ["npgpt train", "--data " + " ".join(map(shlex.quote, run.source.files))]
     for name, value in settings.items():
-        if name in UNSAID or value == plain[name]:
+        if name in unsaid or (value == plain[name] and name not in ALWAYS):
             continue
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-"))
         else:
-            words.append(f"{flag} {shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}")
+            words.append(f"{flag} {shlex.quote(str(value))}")
     return words
 
 
