@@ -191,7 +191,7 @@ def with_rates(
     optimizer = given.get("optimizer", chosen["optimizer"])
     if "learning_rate" not in recipe:
         chosen["learning_rate"] = rate_of(sizes["n_embd"], optimizer)
-        chosen["min_lr"] = chosen["learning_rate"] / 100
+        chosen["min_lr"] = float(f"{chosen['learning_rate'] / 100:.3g}")  # which prints as it is
     model, train, _ = split_fields(merge(given, {}, {}, chosen), GPTConfig, TrainConfig)
     return GPTConfig(**{"vocab_size": facts.vocab_size} | model), TrainConfig(**train)
 
