@@ -140,7 +140,8 @@ def test_the_examples_of_a_page_run(here, page):
         assert shlex.split(line)[: 1 + len(page)] == ["npgpt", *page]
         if page == ("plot",) or "--plot" in line:
             pytest.importorskip("matplotlib")
-        shutil.rmtree(folder_to_write(line), ignore_errors=True)
+        if "--resume" not in line:  # which goes on with the run of the example before
+            shutil.rmtree(folder_to_write(line), ignore_errors=True)
         assert run(line), line
 
 

@@ -102,7 +102,7 @@ TRAIN = f"train --data a.txt --out new {TINY}"
         ("train --data folder --out new", ["folder"]),
         ("train --data empty.txt --out new", ["empty.txt", "empty"]),
         ("train --data bom.txt --out new", ["bom.txt", "empty"]),
-        ("train --data short.txt --out new", ["too short", "n_positions=64"]),
+        ("train --data short.txt --out new", ["too short", "longer text"]),
         (f"train --data short.txt --out new {TINY}", ["too short", "n_positions=8"]),
         ("train --data latin.txt --out new", ["latin.txt", "UTF-8", "0xe9", "offset 3"]),
         ("train --data half.txt --out new", ["half.txt", "UTF-8", "offset 0"]),
