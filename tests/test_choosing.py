@@ -247,3 +247,9 @@ def test_an_overfitting_that_dropout_puts_off_is_not_expected():
         return Loss(1 + abs(tokens - 10**6) / 10**6)
 
     assert 1 <= chosen(3600, expect=rising).expected.loss < 1.15
+
+
+def test_the_embedding_is_the_head_where_tokens_are_seldom():
+    assert not chosen().model.tie_word_embeddings
+    assert chosen(facts=Facts(400_000, 50_000, 5000)).model.tie_word_embeddings
+    assert not chosen(facts=Facts(400_000, 50_000, 5000), tie_word_embeddings=False).model.tie_word_embeddings

@@ -65,7 +65,7 @@ def test_the_recipe_of_nanogpt_is_the_plan_without_one():
 
 def test_a_run_says_its_settings_and_why(capsys, text, in_steps):
     in_steps()
-    code, out, _ = minutes(capsys, "--minutes", 0.1, *SMALL)
+    code, out, _ = minutes(capsys, "--minutes", 0.1, "--patience", 0, *SMALL)
     assert code == 0
     table = out.split("settings for 0.1 minutes")[1].split("\nr: ")[0]
     assert max(map(len, table.splitlines())) <= 100
@@ -81,7 +81,7 @@ def test_a_run_that_was_stopped_has_what_is_left_of_its_minutes(capsys, text, in
     in_steps()
     with monkeypatch.context() as patch:
         interrupt_after(patch, 20)
-        assert minutes(capsys, "--minutes", 0.1, *SMALL)[0] == 130
+        assert minutes(capsys, "--minutes", 0.1, "--patience", 0, *SMALL)[0] == 130
     assert command(capsys, "train", "--resume", "--out", "r")[0] == 0
     assert 45 < len(steps(text / "r")) < 60
     done = read_progress(text / "r")

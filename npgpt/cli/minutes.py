@@ -56,7 +56,7 @@ def lines(run: "Run", choice: "Choice") -> Iterator[tuple[str, str, str]]:
     yield "dropout", f"{model.resid_pdrop:g}", epochs_in_words(choice.epochs)
     yield "weight_decay", f"{train.weight_decay:g}", "more where the text is read more often"
     yield "init", train.init, f"with a standard deviation of {model.initializer_range:g}"
-    tied = "the embedding is the head" if model.tie_word_embeddings else "a head of its own learns sooner"
+    tied = "better where tokens are seldom" if model.tie_word_embeddings else "a head of its own learns sooner"
     yield "tie_word_embeddings", "on" if model.tie_word_embeddings else "off", tied
     if train.windows == "shuffled":
         yield "windows", train.windows, "every token once an epoch"

@@ -16,6 +16,7 @@ from npgpt.training.recipes import (
     PATIENCE,
     SELDOM,
     SIZES,
+    TIED,
     WEIGHT_DECAY,
     merge,
     rate_of,
@@ -180,6 +181,7 @@ def with_rates(
 ) -> tuple[GPTConfig, TrainConfig]:
     """Return the settings of a size for a number of epochs, as recipes.py has them, without numbers of steps."""
     chosen = dict.fromkeys(DROPOUTS, step_of(DROPOUT, epochs)) | MINUTES | {"attn_pdrop": 0.0}  # which costs more time
+    chosen["tie_word_embeddings"] = facts.tokens < TIED * facts.vocab_size
     chosen |= {"weight_decay": step_of(WEIGHT_DECAY, epochs), "patience": step_of(PATIENCE, epochs), **recipe}
     fits = min(facts.tokens - 1, max(8, facts.val_tokens - 1))
     chosen["n_positions"] = int(max(1, min(chosen.get("n_positions", 64), fits)))
