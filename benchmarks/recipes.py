@@ -215,7 +215,9 @@ def trained(text: str, settings: Row) -> Row:
         for _ in run.records():
             pass
         model, config, train = run.model, run.model.config, run.trainer.config
-        tokens = train.batch_size * config.n_positions * train.gradient_accumulation_steps * train.max_steps
+        tokens = (
+            train.batch_size * config.n_positions * train.gradient_accumulation_steps * run.trainer.progress["step"]
+        )
         return {
             "corpus": Path(text).stem,
             **settings,
@@ -224,7 +226,7 @@ def trained(text: str, settings: Row) -> Row:
             "tokens_seen": tokens,
             "parameters": model.size,
             "block_parameters": 12 * config.n_layer * config.n_embd**2,
-            "steps": train.max_steps,
+            "steps": steps,
             "seed": train.seed,
             "loss": run.whole,
             "seconds": round(time.perf_counter() - started, 1),

@@ -1,5 +1,6 @@
 """AdamW and Muon by hand, the parts of them one at a time, clipping, and the schedule."""
 
+import doctest
 import math
 import tracemalloc
 from itertools import pairwise
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from npgpt.kernels import adamw_update, muon_update
-from npgpt.optim import AdamW, Muon
+from npgpt.optim import AdamW, Muon, muon
 from npgpt.optim.muon import POLYNOMIALS, cost_of, filled, orthogonalized
 from npgpt.optim.schedule import clip_grad_norm, learning_rate_at
 from npgpt.support.parameters import Parameters
@@ -174,6 +175,14 @@ def test_orthogonalized_keeps_the_singular_vectors_and_brings_the_values_near_on
     np.testing.assert_allclose(found, np.diag(np.diag(found)), atol=1e-12)
     assert (np.diag(found) > 0.504).all()
     assert (np.diag(found) < 1.496).all()
+
+
+def test_what_the_docstring_of_orthogonalized_says_is_true():
+    assert doctest.testmod(muon).failed == 0
+    values = np.geomspace(0.005, 1, 2000)
+    for a, b, c in POLYNOMIALS:
+        values = a * values + b * values**3 + c * values**5
+    assert (round(values.min(), 2), round(values.max(), 2)) == (0.5, 1.5)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (3, 8), (8, 3), (1, 5)])

@@ -34,11 +34,11 @@ def orthogonalized(matrix: np.ndarray, polynomials: Polynomials = POLYNOMIALS) -
     The norm is Frobenius's, so the first line divides by the eighth root of the sum of the singular values' eighth
     powers, which is at least the largest of them, and at most 2.4 times as much in a matrix of 1024 x 1024. Then each
     iteration turns a singular value s into a s + b s^3 + c s^5. Its coefficients are those that bring the interval into
-    which the one before it brings [0.002, 1] nearest to 1. All of them bring every value there into 0.68..1.32. That is
+    which the one before it brings [0.005, 1] nearest to 1. All of them bring every value there into 0.50..1.50. That is
     not exact, but fast, because it takes matrix products only. A matrix of zeros stays zero.
 
     >>> np.linalg.svd(orthogonalized(np.diag([1.0, 0.1])), compute_uv=False).round(2)
-    array([0.71, 0.7 ])
+    array([1.5 , 1.35])
 
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
     kellerjordan.github.io/posts/muon; Amsel et al., "The Polar Express", arXiv:2505.16932, for the coefficients.
