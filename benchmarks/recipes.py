@@ -9,6 +9,7 @@ recipes pictures    draw the pictures of docs/recipes.md
 import argparse
 import json
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -48,7 +49,11 @@ def run(options: argparse.Namespace) -> int:
     elif options.what == "ablations":
         print(table(read("ablations")))
     elif options.what == "run":
-        print(json.dumps(trained(options.text, json.loads(options.settings))))
+        try:
+            print(json.dumps(trained(options.text, json.loads(options.settings))))
+        except (OSError, TypeError, ValueError) as error:  # json's errors are ValueErrors
+            print(f"recipes run: error: {error}", file=sys.stderr)
+            return 2
     else:
         from benchmarks.recipes_pictures import draw
 
@@ -215,9 +220,8 @@ def trained(text: str, settings: Row) -> Row:
         for _ in run.records():
             pass
         model, config, train = run.model, run.model.config, run.trainer.config
-        tokens = (
-            train.batch_size * config.n_positions * train.gradient_accumulation_steps * run.trainer.progress["step"]
-        )
+        steps = run.trainer.progress["step"]  # fewer than max_steps where patience ran out
+        tokens = train.batch_size * config.n_positions * train.gradient_accumulation_steps * steps
         return {
             "corpus": Path(text).stem,
             **settings,

@@ -1,5 +1,6 @@
 """The law of losses: its counts against counting by hand, its constants and its range against the stored runs."""
 
+import argparse
 import math
 from collections import Counter
 from itertools import pairwise
@@ -160,3 +161,18 @@ def test_no_loss_above_that_of_a_guess_is_expected():
     ids = np.repeat([0, 1], [900, 100])
     expected = expected_loss(count_traits(ids, 2), 10**6, 10**6)
     assert 0 < expected.low <= expected.loss <= expected.high <= np.log(2) + 1e-12
+
+
+def test_a_stored_run_has_the_steps_that_it_took(tmp_path):
+    text = tmp_path / "a.txt"
+    text.write_text("To be, or not to be, that is the question.\n" * 60, encoding="utf-8")
+    size = {"n_layer": 1, "n_embd": 8, "n_head": 2, "n_positions": 16, "batch_size": 2, "ops": "reference"}
+    row = recipes.trained(str(text), size | {"max_steps": 40, "eval_every": 1, "patience": 1, "learning_rate": 3.0})
+    assert row["steps"] < 40
+    assert row["tokens_seen"] == 2 * 16 * row["steps"]
+
+
+@pytest.mark.parametrize(("text", "settings"), [("nope.txt", "{}"), ("tales:en", "{"), ("tales:en", '{"n_layer": 0}')])
+def test_a_run_that_is_not_possible_is_one_line(capsys, text, settings):
+    assert recipes.run(argparse.Namespace(what="run", text=text, settings=settings)) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
