@@ -68,13 +68,40 @@ class Team(Protocol):
         """Add the rows of gradients (groups, size) into the first, from start to stop; return its sum of squares."""
 
 
+class Decoder(Protocol):
+    """What continues several texts at once, each in a slot of memory that is allocated once.
+
+    A model may return one of its own from `decoder(slots, rows, weights, threads)`; generation/decoder.py has one for
+    every model. Each text is computed as if it were alone: bit for bit the same, whatever the other slots hold.
+
+    lengths  (slots,) int64: the tokens in each slot so far. To forget the last tokens of a slot, decrease its length
+    rows     the most tokens that one call can read
+    """
+
+    lengths: np.ndarray
+    rows: int
+
+    def read(self, slots: np.ndarray, ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Append ids[i] to slot slots[i], for each i; return the logits (len(wanted), V) after the rows in `wanted`.
+
+        slots, ids, wanted  int64. Tokens of one slot follow one another in their order. The result is memory that the
+                            next call overwrites
+
+        Raises ValueError for ids outside the vocabulary, and for a slot with more than n_positions tokens.
+        """
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let a slot hold the first `length` tokens of another, without computing them."""
+
+
 class Model(Protocol):
     """A causal language model over flat parameters.
 
     params    {name: array}, views into one buffer; `params.flat.dtype` is the precision of everything
     matrices  {name: count}: the parameters that Muon may train, each `count` matrices side by side; may be empty
 
-    A model may have a method `team(members)`, which returns a Team, or None if it cannot.
+    A model may have the methods `team(members)` and `decoder(slots, rows, weights, threads)`, which return a Team and a
+    Decoder, or None if it cannot.
     """
 
     params: Parameters

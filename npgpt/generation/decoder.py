@@ -1,0 +1,71 @@
+"""The decoder for every model: texts in slots, each with a past of its own.
+
+A GPT has a faster one, of the same interface (`npgpt.models.base.Decoder`).
+"""
+
+import numpy as np
+
+from npgpt.models.base import Decoder, Model, Past
+from npgpt.training.blas import blas_threads
+
+ROWS = 128  # tokens in one call: prompts are read in parts of this size, which bounds the memory
+
+
+def new_decoder(model: Model, slots: int, rows: int = ROWS, weights: str | None = None, threads: int = 0) -> Decoder:
+    """Return the model's own decoder, or the plain one if it has none.
+
+    slots    texts at once
+    rows     tokens in one call
+    weights  None for the model's own, "int8" for weights of 8 bits
+    threads  0 for as many as pay
+
+    Raises ValueError for weights that the model cannot have.
+    """
+    make = getattr(model, "decoder", None)
+    decoder = make(slots, rows, weights, threads) if make else None
+    if decoder is None and weights is not None:
+        raise ValueError(f"weights={weights!r}: {model.describe()} has no such weights")
+    return PlainDecoder(model, slots, rows) if decoder is None else decoder
+
+
+class PlainDecoder:
+    """A decoder from a model's forward and its past: one call for each text."""
+
+    def __init__(self, model: Model, slots: int, rows: int = ROWS) -> None:
+        self.model, self.rows = model, rows
+        self.lengths = np.zeros(slots, np.int64)
+        self._ids: list[list[int]] = [[] for _ in range(slots)]
+        self._pasts: list[Past] = [model.new_past() for _ in range(slots)]
+
+    def read(self, slots: np.ndarray, ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """Append tokens to slots, and return the logits after the wanted rows (npgpt.models.base.Decoder)."""
+        if len(ids) > self.rows:
+            raise ValueError(f"{len(ids)} tokens are more than the {self.rows} that one call reads")
+        found: dict[int, np.ndarray] = {}
+        for slot in dict.fromkeys(slots.tolist()):
+            rows = np.flatnonzero(slots == slot)
+            here = [int(row) for row in rows if row in wanted]
+            logits = self._append(slot, ids[rows], last=here == [rows[-1]])
+            found |= {row: logits[int(np.searchsorted(rows, row)) - len(rows)] for row in here}
+        return np.array([found[int(row)] for row in wanted]).reshape(len(wanted), self.model.config.vocab_size)
+
+    def _append(self, slot: int, ids: np.ndarray, last: bool) -> np.ndarray:
+        """Read tokens into a slot; return the logits after each of them, or after the last, (T or 1, V)."""
+        length, past = int(self.lengths[slot]), self._pasts[slot]
+        kept = self._ids[slot][:length]
+        if past.length != length:  # some were forgotten: a past of unknown kind cannot forget, so all are read again
+            past = self._pasts[slot] = self.model.new_past()
+            unread = [*kept, *ids.tolist()]
+        else:
+            unread = ids.tolist()
+        with blas_threads(self.model, len(unread)):
+            logits = self.model.forward(np.array([unread]), past, last=last)[0]
+        self._ids[slot] = [*kept, *ids.tolist()]
+        self.lengths[slot] = len(self._ids[slot])
+        return logits
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let a slot hold the first `length` tokens of another; they are read again with the next ones."""
+        self._ids[target] = self._ids[source][:length]
+        self._pasts[target] = self.model.new_past()
+        self.lengths[target] = length

@@ -1,0 +1,70 @@
+"""The decoder of every model: texts in slots give the logits that each gives alone."""
+
+import numpy as np
+import pytest
+
+from npgpt import GPT, GPTConfig
+from npgpt.generation.decoder import PlainDecoder, new_decoder
+
+CONFIG = GPTConfig(vocab_size=11, n_positions=12, n_embd=8, n_layer=2, n_head=2)
+
+
+def model():
+    gpt = GPT(CONFIG, dtype="float64", ops="reference")
+    rng = np.random.default_rng(1)
+    for name, array in gpt.params.items():
+        gpt.params[name] = 0.8 * rng.standard_normal(array.shape)
+    return gpt
+
+
+def read(decoder, rows, wanted):
+    slots, ids = np.array(rows, np.int64).T
+    return decoder.read(slots.copy(), ids.copy(), np.array(wanted, np.int64)).copy()
+
+
+def test_texts_of_different_lengths_are_read_side_by_side():
+    gpt = model()
+    decoder = PlainDecoder(gpt, slots=3)
+    read(decoder, [(0, 1), (0, 2), (2, 5)], [])
+    got = read(decoder, [(2, 7), (0, 3), (2, 8)], [0, 1, 2])
+    for row, ids in enumerate([[5, 7], [1, 2, 3], [5, 7, 8]]):
+        np.testing.assert_allclose(got[row], gpt.logits([ids])[0, -1], rtol=1e-11)
+    assert list(decoder.lengths) == [3, 0, 3]
+
+
+def test_forgotten_tokens_do_not_count():
+    gpt = model()
+    decoder = PlainDecoder(gpt, slots=1)
+    read(decoder, [(0, 1), (0, 2), (0, 3)], [2])
+    decoder.lengths[0] = 1
+    np.testing.assert_allclose(read(decoder, [(0, 9)], [0])[0], gpt.logits([[1, 9]])[0, -1], rtol=1e-11)
+
+
+def test_a_copy_goes_its_own_way():
+    gpt = model()
+    decoder = PlainDecoder(gpt, slots=2)
+    read(decoder, [(0, 1), (0, 2), (0, 3)], [2])
+    decoder.copy(0, 1, 2)
+    got = read(decoder, [(0, 4), (1, 5)], [1, 0])
+    np.testing.assert_allclose(got[0], gpt.logits([[1, 2, 5]])[0, -1], rtol=1e-11)
+    np.testing.assert_allclose(got[1], gpt.logits([[1, 2, 3, 4]])[0, -1], rtol=1e-11)
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="3 tokens are more than the 2"):
+        read(PlainDecoder(model(), 1, rows=2), [(0, 1)] * 3, [])
+    with pytest.raises(ValueError, match="13 tokens are longer than n_positions=12"):
+        read(PlainDecoder(model(), 1), [(0, 1)] * 13, [])
+
+
+def test_a_model_without_a_decoder_gets_the_plain_one():
+    class Plain:
+        def __init__(self):
+            self.new_past = model().new_past
+
+        def describe(self):
+            return "a plain model"
+
+    assert isinstance(new_decoder(Plain(), 2), PlainDecoder)
+    with pytest.raises(ValueError, match=r"int8.*a plain model has no such weights"):
+        new_decoder(Plain(), 2, weights="int8")
