@@ -50,6 +50,27 @@ def test_a_copy_goes_its_own_way():
     np.testing.assert_allclose(got[1], gpt.logits([[1, 2, 3, 4]])[0, -1], rtol=1e-11)
 
 
+def test_hidden_states_are_those_of_the_wanted_rows():
+    gpt = model()
+    decoder = PlainDecoder(gpt, slots=2)
+    read(decoder, [(0, 1), (1, 5), (0, 2), (0, 3)], [3, 0, 1])
+    assert decoder.hidden().shape == (3, CONFIG.n_embd)
+    for row, ids in zip(decoder.hidden(), [[1, 2, 3], [1], [5]], strict=True):
+        np.testing.assert_allclose(row, gpt.features([ids])[0, -1], rtol=1e-11)
+    decoder.lengths[0] = 1
+    read(decoder, [(0, 4)], [0])
+    np.testing.assert_allclose(decoder.hidden(), gpt.features([[1, 4]])[0, 1:], rtol=1e-11)
+
+
+def test_hidden_states_of_a_model_that_has_none_are_refused_by_name():
+    gpt = model()
+    gpt.tap_names = lambda: ["logits"]
+    decoder = PlainDecoder(gpt, slots=1)
+    read(decoder, [(0, 1)], [0])
+    with pytest.raises(ValueError, match=r"2 blocks.* has no value 'ln_f'"):
+        decoder.hidden()
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="3 tokens are more than the 2"):
         read(PlainDecoder(model(), 1, rows=2), [(0, 1)] * 3, [])
@@ -60,7 +81,7 @@ def test_what_does_not_fit_is_refused():
 def test_a_model_without_a_decoder_gets_the_plain_one():
     class Plain:
         def __init__(self):
-            self.new_past = model().new_past
+            self.new_past, self.tap_names = model().new_past, list
 
         def describe(self):
             return "a plain model"

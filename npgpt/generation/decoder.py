@@ -6,6 +6,7 @@ A GPT has a faster one, of the same interface (`npgpt.models.base.Decoder`).
 import numpy as np
 
 from npgpt.models.base import Decoder, Model, Past
+from npgpt.models.taps import Taps
 from npgpt.training.blas import blas_threads
 
 ROWS = 128  # tokens in one call: prompts are read in parts of this size, which bounds the memory
@@ -36,18 +37,30 @@ class PlainDecoder:
         self.lengths = np.zeros(slots, np.int64)
         self._ids: list[list[int]] = [[] for _ in range(slots)]
         self._pasts: list[Past] = [model.new_past() for _ in range(slots)]
+        self._taps = Taps("ln_f") if "ln_f" in model.tap_names() else None
+        self._hidden: list[np.ndarray] = []  # of the rows that the last call wanted
 
     def read(self, slots: np.ndarray, ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """Append tokens to slots, and return the logits after the wanted rows (npgpt.models.base.Decoder)."""
         if len(ids) > self.rows:
             raise ValueError(f"{len(ids)} tokens are more than the {self.rows} that one call reads")
-        found: dict[int, np.ndarray] = {}
+        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for slot in dict.fromkeys(slots.tolist()):
             rows = np.flatnonzero(slots == slot)
             here = [int(row) for row in rows if row in wanted]
             logits = self._append(slot, ids[rows], last=here == [rows[-1]])
-            found |= {row: logits[int(np.searchsorted(rows, row)) - len(rows)] for row in here}
-        return np.array([found[int(row)] for row in wanted]).reshape(len(wanted), self.model.config.vocab_size)
+            hidden = self._taps["ln_f"][0] if self._taps else logits
+            for row in here:
+                back = int(np.searchsorted(rows, row)) - len(rows)  # from the end: what was read again comes first
+                found[row] = logits[back], hidden[back]
+        self._hidden = [found[int(row)][1] for row in wanted]
+        return np.array([found[int(row)][0] for row in wanted]).reshape(len(wanted), self.model.config.vocab_size)
+
+    def hidden(self) -> np.ndarray:
+        """Return the last hidden states of the rows that the last call of `read` wanted."""
+        if self._taps is None:
+            raise ValueError(f"{self.model.describe()} has no value 'ln_f', the hidden states that its head reads")
+        return np.array(self._hidden)
 
     def _append(self, slot: int, ids: np.ndarray, last: bool) -> np.ndarray:
         """Read tokens into a slot; return the logits after each of them, or after the last, (T or 1, V)."""
@@ -59,7 +72,7 @@ class PlainDecoder:
         else:
             unread = ids.tolist()
         with blas_threads(self.model, len(unread)):
-            logits = self.model.forward(np.array([unread]), past, last=last)[0]
+            logits = self.model.forward(np.array([unread]), past, self._taps, last)[0]
         self._ids[slot] = [*kept, *ids.tolist()]
         self.lengths[slot] = len(self._ids[slot])
         return logits

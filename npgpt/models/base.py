@@ -90,6 +90,13 @@ class Decoder(Protocol):
         Raises ValueError for ids outside the vocabulary, and for a slot with more than n_positions tokens.
         """
 
+    def hidden(self) -> np.ndarray:
+        """Return the last hidden states (len(wanted), C) of the rows that the last call of `read` wanted.
+
+        They are what the head makes its logits from: of a GPT, what follows the final layer norm (the tap "ln_f"). The
+        result is memory that the next call overwrites. Raises ValueError if the model has no such states.
+        """
+
     def copy(self, source: int, target: int, length: int) -> None:
         """Let a slot hold the first `length` tokens of another, without computing them."""
 
