@@ -31,6 +31,7 @@ SHARED = {
         "memory",
         "normal",
         "products",
+        "streams",
         "rows",
     ),
     "team",
