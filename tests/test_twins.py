@@ -31,8 +31,9 @@ SHARED = {
         "memory",
         "normal",
         "products",
-        "streams",
         "rows",
+        "stream_tiles",
+        "streams",
     ),
     "team",
 }
