@@ -71,6 +71,12 @@ def _prefetch(builder: Any, address: Any) -> None:
     builder.call(function, [builder.inttoptr(address, _byte.as_pointer()), _int(0), _int(2), _int(1)])
 
 
+def _come(variables: list, values: list, block: Any) -> None:
+    """Give each variable of a loop its value where the loop is entered from a block."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.add_incoming(value, block)
+
+
 def _columns_tile(rows: int, vectors: int) -> Any:
     """Return an intrinsic that continues the chains of a tile of the result, `rows` times `vectors` vectors."""
 
@@ -97,7 +103,6 @@ def _columns_tile(rows: int, vectors: int) -> Any:
             ]
             start = builder.block
             resume, loop, after = (builder.append_basic_block() for _ in range(3))
-            new = ir.Constant(vector, None)
             builder.cbranch(builder.icmp_signed("!=", begin, _long(0)), loop, resume)
             builder.position_at_end(resume)
             old = [_load(builder, place, vector, size) for place in places]
@@ -115,19 +120,12 @@ def _columns_tile(rows: int, vectors: int) -> Any:
             for r in range(rows):
                 number = _spread(builder, _load(builder, builder.add(xs[r], offset), real, size), lanes)
                 results += [_fma(builder, number, loaded[v], sums[r * vectors + v]) for v in range(vectors)]
-            next_k = builder.add(k, _long(1))
-            following = [next_k, builder.add(w_row, w_step), builder.add(offset, _long(size))]
-            for variable, value, following_one in zip(
-                (k, w_row, offset), (_long(0), w, _long(0)), following, strict=True
-            ):
-                variable.add_incoming(value, start)
-                variable.add_incoming(value, resume)
-                variable.add_incoming(following_one, loop)
-            for total, before, result in zip(sums, old, results, strict=True):
-                total.add_incoming(new, start)
-                total.add_incoming(before, resume)
-                total.add_incoming(result, loop)
-            builder.cbranch(builder.icmp_signed("<", next_k, K), loop, after)
+            following = [builder.add(k, _long(1)), builder.add(w_row, w_step), builder.add(offset, _long(size))]
+            variables, firsts = [k, w_row, offset, *sums], [_long(0), w, _long(0)]
+            _come(variables, [*firsts, *[ir.Constant(vector, None)] * len(places)], start)
+            _come(variables, [*firsts, *old], resume)
+            _come(variables, [*following, *results], loop)
+            builder.cbranch(builder.icmp_signed("<", following[0], K), loop, after)
             builder.position_at_end(after)
             for place, result in zip(places, results, strict=True):
                 builder.store(result, builder.inttoptr(place, vector.as_pointer())).align = size
@@ -167,9 +165,8 @@ def _rows_tile(rows: int, columns: int) -> Any:
             new = [_fma(builder, left[r], right[c], sums[r * columns + c]) for r in range(rows) for c in range(columns)]
             steps = [builder.add(k, _long(1)), builder.add(at, _long(VECTOR)), builder.add(w_at, _long(lanes * w_size))]
             starts = [_long(0)] * 3 + [ir.Constant(vector, None)] * len(sums)
-            for variable, start, value in zip([k, at, w_at, *sums], starts, [*steps, *new], strict=True):
-                variable.add_incoming(start, before)
-                variable.add_incoming(value, loop)
+            _come([k, at, w_at, *sums], starts, before)
+            _come([k, at, w_at, *sums], [*steps, *new], loop)
             builder.cbranch(builder.icmp_signed("<", steps[0], vectors), loop, after)
             builder.position_at_end(after)
             for i, total in enumerate(new):
