@@ -162,6 +162,9 @@ def _rows_tile(rows: int, columns: int) -> Any:
             sums = [builder.phi(vector) for _ in range(rows * columns)]
             left = [_load(builder, builder.add(row, at), vector, size) for row in xs]
             right = [_weights(builder, builder.add(row, w_at), real, weight, lanes) for row in ws]
+            ahead = builder.add(w_at, builder.mul(w_step, _long(2 * columns)))  # the tile after the next
+            for row in ws:
+                _prefetch(builder, builder.add(row, ahead))
             new = [_fma(builder, left[r], right[c], sums[r * columns + c]) for r in range(rows) for c in range(columns)]
             steps = [builder.add(k, _long(1)), builder.add(at, _long(VECTOR)), builder.add(w_at, _long(lanes * w_size))]
             starts = [_long(0)] * 3 + [ir.Constant(vector, None)] * len(sums)

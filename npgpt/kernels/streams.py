@@ -37,9 +37,10 @@ from npgpt.support.jit import INNER, jit
 
 PANEL = 128  # columns of a panel of int8
 FEW = 16  # rows, below which a product waits for memory and not for arithmetic
-# Terms that are added to one tile before the next. Few rows: the processor fetches so many rows of w at once. Many:
-# what a tile needs of w stays in the nearest cache for all of them
-DEPTH_FEW, DEPTH_MANY = 32, 256
+# Terms that are added to one tile before the next, for one row, few and many. The processor reads so many rows of w
+# side by side, best eight; several rows of x have more sums to keep; for many, what a tile needs of w stays in the
+# nearest cache
+DEPTH_ONE, DEPTH_FEW, DEPTH_MANY = 8, 32, 256
 AHEAD = 2048  # bytes, how far ahead a panel is fetched
 
 
@@ -99,7 +100,7 @@ def _scaled(out: np.ndarray, scale: np.ndarray, bias: np.ndarray, first: int, la
 @jit(inner=True)
 def _columns(x: np.ndarray, w: np.ndarray, out: np.ndarray, first: int, last: int) -> None:
     M, K = x.shape
-    depth = DEPTH_FEW if M < FEW else DEPTH_MANY
+    depth = DEPTH_ONE if M == 1 and w.itemsize > 1 else DEPTH_FEW if M < FEW else DEPTH_MANY
     w_at, w_step = np.int64(w.ctypes.data), w.strides[0]
     for k in range(0, K, depth):
         terms = min(depth, K - k)
@@ -200,7 +201,7 @@ def panels(w: np.ndarray) -> np.ndarray:
     """Return a matrix (K, N) as contiguous panels of columns, (P, K, PANEL); the last is padded with 0.
 
     One token needs a matrix once, so its time is that of reading it. Half a row of int8 is too short to be read at the
-    speed of memory, a panel is not.
+    speed of memory, a panel is not. The rows of `rows_product` are contiguous as they are.
     """
     K, N = w.shape
     out = np.zeros((-(-N // PANEL), K, PANEL), w.dtype)
