@@ -8,8 +8,6 @@ import pytest
 from npgpt import layers
 from npgpt.config import GPTConfig
 from npgpt.models.gpt2 import (
-    block_backward,
-    block_forward,
     features_backward,
     features_forward,
     gpt_backward,
@@ -17,6 +15,7 @@ from npgpt.models.gpt2 import (
     loss_backward,
     loss_forward,
 )
+from npgpt.models.gpt2_block import block_backward, block_forward
 from npgpt.models.gpt2_parameters import zero_parameters
 from npgpt.ops import REFERENCE
 from npgpt.support.parameters import Parameters

@@ -67,7 +67,7 @@ def opened(name: str) -> "tuple[Model, TrainConfig, int | None, Split | None]":
     The settings that are not known are the defaults.
     """
     from npgpt.hub.gpt2 import find_folder
-    from npgpt.models.registry import open_model
+    from npgpt.models.registry import open_model, verify
     from npgpt.support.files import read_json
     from npgpt.training.finetuning import read_finetune
     from npgpt.training.run import read_saved, saved_split
@@ -76,7 +76,8 @@ def opened(name: str) -> "tuple[Model, TrainConfig, int | None, Split | None]":
     content = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     stored = content.get("dtype", content.get("torch_dtype"))
     dtype = "float64" if stored == "float64" else "float32"  # in which all narrower types are opened
-    model = open_model(folder, dtype, "reference")
+    model = open_model(folder, dtype, "reference", mapped=True)
+    verify(model)
     saved = read_saved(folder) if (folder / "train.json").is_file() else {}
     train = TrainConfig(**saved.get("train", {}) | {"dtype": dtype})
     lora = read_finetune(folder, saved)["lora"] if "finetune" in saved else None

@@ -15,7 +15,17 @@ import numpy as np
 
 from npgpt.config import GPTConfig
 from npgpt.hub.seeming import seems, unreadable
-from npgpt.hub.tensors import CONFIG, is_own, read_metadata, read_tensors, require_config, require_shapes, save_tensors
+from npgpt.hub.tensors import (
+    CONFIG,
+    MappedFile,
+    is_own,
+    map_tensors,
+    read_metadata,
+    read_tensors,
+    require_config,
+    require_shapes,
+    save_tensors,
+)
 from npgpt.support.files import read_json, write_json
 from npgpt.support.notices import notice
 from npgpt.support.parameters import Shapes
@@ -75,12 +85,16 @@ def write_gpt2(folder: Path, config: GPTConfig, params: Mapping[str, np.ndarray]
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
 
 
-def read_gpt2(name: str | Path, shapes_of: ShapesOf) -> tuple[GPTConfig, dict[str, np.ndarray]]:
+def read_gpt2(
+    name: str | Path, shapes_of: ShapesOf, mapped: bool = False
+) -> tuple[GPTConfig, dict[str, np.ndarray], MappedFile | None]:
     """Read a model from a folder or, if there is no such folder, from the Hugging Face hub.
 
-    Returns its configuration and the tensors that shapes_of lists for it. A folder that npgpt has written must be as it
-    was written; in one from another library, a notice says what was assumed. Raises FileNotFoundError or ValueError,
-    naming the file, if a file is missing or not a whole GPT-2.
+    mapped  map the file where that is possible, and leave it to the caller to verify it
+
+    Returns its configuration, the tensors that shapes_of lists for it, and the file if they are views of it. A folder
+    that npgpt has written must be as it was written; in one from another library, a notice says what was assumed.
+    Raises FileNotFoundError or ValueError, naming the file, if a file is missing or not a whole GPT-2.
     """
     folder = find_folder(name)
     path = folder / "model.safetensors"
@@ -91,14 +105,20 @@ def read_gpt2(name: str | Path, shapes_of: ShapesOf) -> tuple[GPTConfig, dict[st
         if is_own(path):
             read_tensors(path)  # whose error comes first: the metadata may be what is damaged
         raise
-    tensors, metadata = read_tensors(path)
-    require_config(path, metadata, dataclasses.asdict(config), folder / "config.json")
-    config = with_ends(folder / "generation_config.json", config, own=CONFIG in metadata)
-    if CONFIG not in metadata:
-        say_what_is_assumed(folder / "config.json", config)
-    tensors, config = match_names(tensors, config, path)
-    check_shapes(tensors, config, shapes_of, path)
-    return config, tensors
+    file = map_tensors(path) if mapped else None
+    tensors, metadata = read_tensors(path) if file is None else (file.tensors, file.metadata)
+    try:
+        require_config(path, metadata, dataclasses.asdict(config), folder / "config.json")
+        config = with_ends(folder / "generation_config.json", config, own=CONFIG in metadata)
+        if CONFIG not in metadata:
+            say_what_is_assumed(folder / "config.json", config)
+        tensors, config = match_names(tensors, config, path)
+        check_shapes(tensors, config, shapes_of, path)
+    except ValueError:
+        if file is not None:
+            file.verify()  # as above
+        raise
+    return config, tensors, file
 
 
 def read_config(path: Path, keys: Iterable[str] = ()) -> GPTConfig:

@@ -1,4 +1,4 @@
-"""safetensors files, written whole and with a checksum, and verified when they are read.
+"""safetensors files, written whole and with a checksum, and verified when they are read, or when a map of one is.
 
 The metadata also holds the configuration that the tensors belong to, because the same tensors under another number of
 heads are another model, and the id of their run, because another run's tensors may have the same shapes.
@@ -6,6 +6,9 @@ heads are another model, and the id of their run, because another run's tensors 
 
 import hashlib
 import json
+import math
+import mmap
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,10 @@ from npgpt.support.parameters import Shapes
 CHECKSUM = "npgpt_sha256"
 CONFIG = "npgpt_config"
 RUN = "npgpt_run"
-DTYPES = {"f2": "F16", "f4": "F32", "f8": "F64", "b1": "BOOL", "u1": "U8", "i4": "I32", "i8": "I64"}
+DTYPES = {"f2": "F16", "f4": "F32", "f8": "F64", "b1": "BOOL", "i1": "I8", "u1": "U8", "i4": "I32", "i8": "I64"}
+NUMPY = {name: f"<{dtype}" for dtype, name in DTYPES.items()}
+LINE = 64  # bytes of a cache line, where the data begin
+DAMAGED = "the file was damaged or changed after it was written"
 
 
 def save_tensors(
@@ -50,7 +56,7 @@ def _write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str,
         place = [start, start := start + tensor.nbytes]
         header[name] = {"dtype": DTYPES[tensor.dtype.str[1:]], "shape": tensor.shape, "data_offsets": place}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(len(text) + 8) % LINE)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
@@ -62,8 +68,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
     Raises FileNotFoundError, or ValueError for a file that is incomplete or was changed after it was written.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file{unreadable(path.parent)}")
+    require_file(path)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = dict(file.metadata() or {})
@@ -77,8 +82,89 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise ValueError(f"{path}: not a whole safetensors file that NumPy can read: {error}") from None
     written = metadata.pop(CHECKSUM, None)
     if written is not None and written != checksum(tensors, metadata):
-        raise ValueError(f"{path}: its checksum does not match: the file was damaged or changed after it was written")
+        raise ValueError(f"{path}: its checksum does not match: {DAMAGED}")
     return tensors, metadata
+
+
+def require_file(path: Path) -> None:
+    """Raise FileNotFoundError for a file that is not there, and say what is there instead."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file{unreadable(path.parent)}")
+
+
+class MappedFile:
+    """A safetensors file as a part of memory: the system reads a page of it from disk when the page is first used.
+
+    tensors   {name: array}, views of the file. What is written to one stays in memory and never reaches the file
+    flat      all data of the file as one array of float32, whatever they are
+    metadata  as read_tensors returns it
+
+    What the file says of its tensors is checked when it is mapped, but not its checksum, because that takes all of its
+    bytes: `verify` does it. A file that is replaced by another, as npgpt replaces files, stays mapped as it was. One
+    that is changed in place may change in memory, too; one that is cut short in place ends the process (SIGBUS) at the
+    next use of a page that is no longer there.
+    """
+
+    def __init__(self, path: Path, pages: mmap.mmap, metadata: dict[str, str]) -> None:
+        self.path, self.pages, self.metadata = path, pages, metadata
+        self._written = metadata.pop(CHECKSUM, None)
+        start = 8 + int.from_bytes(pages[:8], "little")
+        data = np.frombuffer(pages, np.uint8, offset=start)
+        self.tensors = dict(_views(data, json.loads(pages[8:start])))
+        self.flat = data[: len(data) // 4 * 4].view(np.float32)
+
+    def verify(self) -> None:
+        """Raise ValueError, naming the file, if the arrays are not what was written to it: it was damaged or changed.
+
+        That of another library has no checksum, so nothing can be said about it.
+        """
+        if self.pages.size() != len(self.pages):  # to read what is no longer there would end the process
+            raise ValueError(
+                f"{self.path}: {self.pages.size():,} bytes long, and it was {len(self.pages):,}: {DAMAGED}"
+            )
+        if self._written is not None and self._written != checksum(self.tensors, self.metadata):
+            raise ValueError(f"{self.path}: its checksum does not match: {DAMAGED}")
+
+    def starts(self, tensors: Mapping[str, np.ndarray]) -> dict[str, int] | None:
+        """Return where in `flat` each of these views begins; None if one of them is not float32, or not aligned."""
+        first = self.flat.ctypes.data
+        if first % 4 or not all(t.dtype == np.float32 and t.ctypes.data % 4 == 0 for t in tensors.values()):
+            return None
+        return {name: (tensor.ctypes.data - first) // 4 for name, tensor in tensors.items()}
+
+    def __reduce__(self) -> tuple:
+        return type(None), ()  # a copy of a model is in memory, and needs no file
+
+
+def map_tensors(path: Path) -> MappedFile | None:
+    """Map a safetensors file; None where it must be read instead: on Windows, which locks it, or for other dtypes.
+
+    Raises FileNotFoundError, or ValueError for a file that is not whole.
+    """
+    require_file(path)
+    try:
+        with safe_open(path, framework="numpy") as file:  # the library compares the header with the file's length
+            metadata = dict(file.metadata() or {})
+        if sys.platform == "win32" or sys.byteorder != "little":
+            return None
+        with path.open("rb") as opened:
+            pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+        return MappedFile(path, pages, metadata)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file that NumPy can read: {error}") from None
+    except (KeyError, OSError):  # of a dtype that NumPy does not have, or of a file system without maps
+        return None
+
+
+def _views(data: np.ndarray, header: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the tensors of a header as views of the data, none of which is outside."""
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        dtype, (start, stop) = np.dtype(NUMPY[entry["dtype"]]), entry["data_offsets"]
+        if not 0 <= start <= stop <= len(data) or stop - start != math.prod(entry["shape"]) * dtype.itemsize:
+            raise ValueError(f"{name} is at {start}..{stop} of {len(data)} bytes, in {entry['shape']}")
+        yield name, data[start:stop].view(dtype).reshape(entry["shape"])
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -102,8 +188,7 @@ def _with_bfloat16(data: bytes) -> Iterator[tuple[str, np.ndarray]]:
             wide = np.frombuffer(tensor["data"], "<u2").astype(np.uint32) << 16
             yield name, wide.view(np.float32).reshape(tensor["shape"])
         else:
-            dtype = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BOOL": "?", "U8": "u1"}[tensor["dtype"]]
-            yield name, np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
+            yield name, np.frombuffer(tensor["data"], NUMPY[tensor["dtype"]]).reshape(tensor["shape"])
 
 
 def require_config(path: Path, metadata: Mapping[str, str], config: Mapping[str, Any], source: Path) -> None:
@@ -117,8 +202,7 @@ def require_config(path: Path, metadata: Mapping[str, str], config: Mapping[str,
     for name, value in json.loads(metadata[CONFIG]).items():
         if name in found and found[name] != value:
             raise ValueError(
-                f"{source}: {name} is {found[name]!r}, but {path.name} was saved with {value!r}: "
-                "the file was damaged or changed after it was written"
+                f"{source}: {name} is {found[name]!r}, but {path.name} was saved with {value!r}: {DAMAGED}"
             )
 
 

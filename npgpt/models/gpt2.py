@@ -1,6 +1,4 @@
-"""The GPT: gpt_forward, gpt_backward (its mirror image), and a thin class over them.
-
-Pre-norm blocks on a residual stream, as in GPT-2: `x + attention(layernorm(x))`, then `x + mlp(layernorm(x))`.
+"""The GPT: gpt_forward, gpt_backward (its mirror image), and a thin class over them. Its block is in gpt2_block.py.
 
 The one forward serves training, generation and inspection: `past` keeps the keys and values of earlier tokens, and
 `taps` see or replace values by their names. The cache that a forward returns with either has no backward.
@@ -12,16 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from npgpt.config import GPTConfig
-from npgpt.hub.gpt2 import read_gpt2, write_gpt2
+from npgpt.hub.gpt2 import write_gpt2
+from npgpt.hub.tensors import MappedFile
 from npgpt.models.checks import checked_batch, checked_ids, checked_starts, rounds
-from npgpt.models.gpt2_inside import attention, mlp, tap_names
+from npgpt.models.gpt2_block import BlockCache, Starts, add, block_backward, block_forward
+from npgpt.models.gpt2_inside import tap_names
 from npgpt.models.gpt2_parameters import (
     block_matrices,
     flops_per_token,
     init_parameters,
     parameter_shapes,
+    read_parameters,
     weight_and_bias,
-    zero_parameters,
 )
 from npgpt.models.gpt2_step import Step
 from npgpt.models.kv_cache import KVCache
@@ -33,77 +33,6 @@ if TYPE_CHECKING:
     from npgpt.data.batch import Batch
 
 Rng = np.random.Generator | None
-Starts = np.ndarray | None  # (B, T): where in its row each position's own text begins; None where that is 0
-
-
-def add(y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return y + x, computed in the memory of y, which must be a new array that nothing else uses."""
-    y += x
-    return y
-
-
-class BlockCache(NamedTuple):
-    """What a block's backward needs: its name, the ops that it ran on, and the cache of each of them."""
-
-    h: str
-    ops: Ops
-    ln_1: tuple
-    c_attn: tuple
-    attn: tuple
-    c_proj: tuple
-    drop_1: Any
-    ln_2: tuple
-    mlp: tuple
-    drop_2: Any
-
-
-def block_forward(
-    x: np.ndarray,
-    params: Parameters,
-    h: str,
-    config: GPTConfig,
-    ops: Ops,
-    rng: Rng,
-    starts: Starts = None,
-    past: KVCache | None = None,
-    taps: Taps = NO_TAPS,
-) -> tuple[np.ndarray, BlockCache]:
-    """Run block `h` ("h.0", "h.1", ...): x (B, T, C) -> (B, T, C)."""
-    eps, p = config.layer_norm_epsilon, config.resid_pdrop
-    x = taps(f"{h}.in", x)
-    y, ln_1 = ops.layernorm_forward(x, *weight_and_bias(params, f"{h}.ln_1"), eps)
-    y = taps(f"{h}.ln_1", y)
-    qkv, c_attn = ops.linear_forward(y, *weight_and_bias(params, f"{h}.attn.c_attn"))
-    heads, attn = attention(qkv, h, config, ops, rng, starts, past, taps)
-    y, c_proj = ops.linear_forward(heads, *weight_and_bias(params, f"{h}.attn.c_proj"))
-    y, drop_1 = ops.dropout_forward(y, p, rng)
-    x = add(taps(f"{h}.attn.out", y), x)
-    x = taps(f"{h}.mid", x)
-    y, ln_2 = ops.layernorm_forward(x, *weight_and_bias(params, f"{h}.ln_2"), eps)
-    y = taps(f"{h}.ln_2", y)
-    c_fc, c_mlp_proj = weight_and_bias(params, f"{h}.mlp.c_fc"), weight_and_bias(params, f"{h}.mlp.c_proj")
-    y, mlp_cache = mlp(y, *c_fc, *c_mlp_proj, h, config, ops, taps)
-    y, drop_2 = ops.dropout_forward(y, p, rng)
-    x = add(taps(f"{h}.mlp.out", y), x)
-    x = taps(f"{h}.out", x)
-    return x, BlockCache(h, ops, ln_1, c_attn, attn, c_proj, drop_1, ln_2, mlp_cache, drop_2)
-
-
-def block_backward(dx: np.ndarray, cache: BlockCache, grads: Parameters) -> np.ndarray:
-    """Return dx (B, T, C) at the block's input; the gradients of its parameters go into grads."""
-    h, ops = cache.h, cache.ops
-    # x = x + y: the residual stream carries dx past the branch, and the branch adds its own
-    dy = ops.dropout_backward(dx, cache.drop_2)
-    c_fc, c_mlp_proj = weight_and_bias(grads, f"{h}.mlp.c_fc"), weight_and_bias(grads, f"{h}.mlp.c_proj")
-    dy, *_ = ops.mlp_backward(dy, cache.mlp, *c_fc, *c_mlp_proj)
-    dy, *_ = ops.layernorm_backward(dy, cache.ln_2, *weight_and_bias(grads, f"{h}.ln_2"))
-    dx = add(dy, dx)
-    dy = ops.dropout_backward(dx, cache.drop_1)
-    dy, *_ = ops.linear_backward(dy, cache.c_proj, *weight_and_bias(grads, f"{h}.attn.c_proj"))
-    dqkv = ops.attention_backward(dy, cache.attn)
-    dy, *_ = ops.linear_backward(dqkv, cache.c_attn, *weight_and_bias(grads, f"{h}.attn.c_attn"))
-    dy, *_ = ops.layernorm_backward(dy, cache.ln_1, *weight_and_bias(grads, f"{h}.ln_1"))
-    return add(dy, dx)
 
 
 class FeaturesCache(NamedTuple):
@@ -265,6 +194,7 @@ class GPT:
         self.config = config
         self.ops = get_ops(ops)
         self.params = init_parameters(config, seed, dtype) if params is None else params
+        self.file: MappedFile | None = None  # where the parameters are mapped from
         self.compute = "float32"  # or "bf16": then loss_and_grads rounds the operands of the large products
 
     @property
@@ -275,7 +205,7 @@ class GPT:
     @property
     def size(self) -> int:
         """The number of parameters."""
-        return self.params.flat.size
+        return self.params.size
 
     @property
     def matrices(self) -> dict[str, int]:
@@ -363,7 +293,8 @@ class GPT:
         grads  gradients to overwrite and return, instead of new ones
         """
         ids, targets, starts = checked_batch(ids, targets, starts, self.config.n_positions)
-        if self.ops.step is not None and (grads is None or grads.shapes is self.params.shapes):
+        like = self.params.packed and (grads is None or grads.shapes is self.params.shapes)
+        if self.ops.step is not None and like:
             grads = self.params.empty_like() if grads is None else grads
             step = Step(self.config, self.params, self.ops.step, bf16=rounds(self.compute, self.dtype))
             return step(ids, targets, starts, grads, rng, dloss), grads
@@ -385,12 +316,26 @@ class GPT:
         return GPT.from_pretrained(folder, self.dtype.name, self.ops)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, dtype: str = "float32", ops: str | Ops = "fast") -> "GPT":
+    def from_pretrained(
+        cls, name: str | Path, dtype: str = "float32", ops: str | Ops = "fast", mapped: bool = False
+    ) -> "GPT":
         """Read a GPT-2 from a folder, or by its name on the Hugging Face hub (with the `hub` extra).
+
+        mapped  do not read the weights but map their file, so that the model is open at once and there is one copy of
+                them. For a model that is not trained. A file that is damaged is then found by `verify`
 
         Raises FileNotFoundError or ValueError, naming the file, if a file is missing or not a whole GPT-2.
         """
-        config, tensors = read_gpt2(name, parameter_shapes)
-        params = zero_parameters(config, dtype)
-        params |= tensors
-        return cls(config, dtype=dtype, ops=ops, params=params)
+        config, params, file = read_parameters(name, dtype, mapped)
+        model = cls(config, dtype=dtype, ops=ops, params=params)
+        model.file = file
+        return model
+
+    def verify(self) -> None:
+        """Compare weights that are mapped from a file with its checksum; those that were read have been compared.
+
+        Raises ValueError, naming the file, if it was damaged or changed after it was written. A file without a
+        checksum, of another library, cannot be verified.
+        """
+        if self.file is not None:
+            self.file.verify()

@@ -1,10 +1,13 @@
-"""GPT-2's parameters: their names, shapes and initial values, and the operations that they cost."""
+"""GPT-2's parameters: their names, shapes and initial values, from a folder, and the operations that they cost."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 
 from npgpt.config import GPTConfig
+from npgpt.hub.gpt2 import read_gpt2
+from npgpt.hub.tensors import MappedFile
 from npgpt.support.parameters import Parameters, Shapes, zeros
 
 # the linear layers of a block, and the number of matrices in each: c_attn makes queries, keys and values
@@ -54,6 +57,24 @@ def weight_and_bias(params: Parameters, name: str) -> tuple[np.ndarray, np.ndarr
 def zero_parameters(config: GPTConfig, dtype: str = "float32") -> Parameters:
     """Return the model's parameters, all zero."""
     return zeros(parameter_shapes(config), dtype)
+
+
+def read_parameters(
+    name: str | Path, dtype: str = "float32", mapped: bool = False
+) -> tuple[GPTConfig, Parameters, MappedFile | None]:
+    """Read the configuration and the parameters of a folder, or of a name on the Hugging Face hub.
+
+    mapped  map the file where that is possible: then it is returned, too, and it is not verified yet
+    """
+    config, tensors, file = read_gpt2(name, parameter_shapes, mapped)
+    starts = file.starts(tensors) if file is not None and dtype == "float32" else None
+    if file is not None and starts is not None:
+        return config, Parameters(parameter_shapes(config), file.flat, starts), file
+    if file is not None:  # of another precision, so there must be a copy
+        file.verify()
+    params = zero_parameters(config, dtype)
+    params |= tensors
+    return config, params, None
 
 
 def init_parameters(config: GPTConfig, seed: int = 0, dtype: str = "float32", init: str = "gpt2") -> Parameters:

@@ -56,9 +56,11 @@ class Step:
         )
 
     def sizes(self, shape: tuple[int, ...], train: bool, drop: bool) -> Any:
-        """Return the sizes of a batch (B, T)."""
+        """Return the sizes of a batch (B, T). Raises ValueError if mapped weights were to be trained."""
         c = self.config
-        vectors = self.params.flat.size - self.params.n_decayed
+        if train:
+            self.params.require_packed()  # where the gradients go follows from it
+        vectors = self.params.size - self.params.n_matrices
         model = (c.n_embd, c.n_head, c.mlp_width, c.vocab_size, c.n_positions, c.n_layer, vectors)
         drops = (c.embd_pdrop, c.attn_pdrop, c.resid_pdrop) if drop else (0.0, 0.0, 0.0)
         return self.kernel.batch_sizes(shape, model, self.members, train, drops)

@@ -1,5 +1,6 @@
 """Which class a model is of: the one place that knows, besides the models themselves."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from npgpt.support.parameters import Parameters
 
 # by the model_type of config.json: what opens a folder, from its name, a dtype and ops
 OPENERS: dict[str, Callable[[str | Path, str, str | Ops], Model]] = {"gpt2": GPT.from_pretrained}
+# what opens one without reading its weights, for models that can do so
+MAPPING = {"gpt2": functools.partial(GPT.from_pretrained, mapped=True)}
 
 
 def new_model(config: GPTConfig, seed: int, dtype: str, ops: str | Ops, init: str = "gpt2") -> Model:
@@ -38,11 +41,22 @@ def floats_per_token(config: GPTConfig, ops: str, learned: int, evaluated: int) 
     return floats_to_train(config, fast, learned), floats_to_evaluate(config, fast, evaluated)
 
 
-def open_model(name: str | Path, dtype: str = "float32", ops: str | Ops = "fast") -> Model:
+def open_model(name: str | Path, dtype: str = "float32", ops: str | Ops = "fast", mapped: bool = False) -> Model:
     """Open a trained model: a folder, or the name of a GPT-2 on the Hugging Face hub (with the `hub` extra).
+
+    mapped  the model is not to be trained: map its weights where that is possible. Whether its file is damaged,
+            `verify` says
 
     Raises FileNotFoundError or ValueError, naming the file, for what is not there or not a whole model.
     """
     path = Path(name) / "config.json"
     kind = str(read_json(path).get("model_type")) if path.is_file() else "gpt2"
-    return OPENERS.get(kind, OPENERS["gpt2"])(name, dtype, ops)  # whose error names a kind that nobody opens
+    opener = OPENERS.get(kind, OPENERS["gpt2"])  # whose error names a kind that nobody opens
+    return (MAPPING.get(kind, opener) if mapped else opener)(name, dtype, ops)
+
+
+def verify(model: Model) -> None:
+    """Raise ValueError, naming the file, if a model's weights are mapped from one that is damaged."""
+    check = getattr(model, "verify", None)
+    if check is not None:
+        check()

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, MutableMapping
 from fnmatch import fnmatchcase
+from itertools import accumulate
 
 import numpy as np
 
@@ -17,26 +18,42 @@ class Parameters(dict[str, np.ndarray]):
 
     The matrices come first in the buffer, in `flat[:n_decayed]`, because only they have weight decay. `places` holds
     each array's slice of the buffer. Assigning to a name copies into its view, so views and buffer always agree.
+
+    starts  where in the buffer each array begins, if the buffer is laid out otherwise, as that of a mapped file is. It
+            may hold other things, too. Such parameters cannot be trained
+
+    Raises ValueError for a buffer without room for the arrays, and for arrays that overlap.
     """
 
-    def __init__(self, shapes: Shapes, flat: np.ndarray) -> None:
-        size = sum(map(math.prod, shapes.values()))
-        if flat.shape != (size,):
-            raise ValueError(f"the shapes need a buffer of {size} elements, got {flat.shape}")
-        matrices = [name for name in shapes if len(shapes[name]) >= 2]
-        vectors = [name for name in shapes if len(shapes[name]) < 2]
-        views, start = {}, 0
-        self.places: dict[str, slice] = {}
-        for name in matrices + vectors:
-            stop = start + math.prod(shapes[name])
-            self.places[name] = slice(start, stop)
-            views[name] = flat[start:stop].reshape(shapes[name])
-            start = stop
-        super().__init__((name, views[name]) for name in shapes)
+    def __init__(self, shapes: Shapes, flat: np.ndarray, starts: Mapping[str, int] | None = None) -> None:
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        self.size = sum(sizes.values())
+        self.n_matrices = sum(sizes[name] for name in shapes if len(shapes[name]) >= 2)  # elements of all matrices
+        self.packed = starts is None
+        if starts is None and flat.shape != (self.size,):
+            raise ValueError(f"the shapes need a buffer of {self.size} elements, got {flat.shape}")
+        starts = packed_starts(shapes, sizes) if starts is None else starts
+        self.places = {name: slice(starts[name], starts[name] + size) for name, size in sizes.items()}
+        end = 0
+        for name, place in sorted(self.places.items(), key=lambda item: (item[1].start, item[1].stop)):
+            if not end <= place.start <= place.stop <= len(flat):
+                raise ValueError(f"{name} is at {place.start}..{place.stop} of {len(flat)}, where it has no room")
+            end = place.stop
+        super().__init__((name, flat[place].reshape(shapes[name])) for name, place in self.places.items())
         self.flat = flat
         self._starts: dict[tuple[str, ...], np.ndarray] = {}
         self.shapes = shapes
-        self.n_decayed = sum(math.prod(shapes[name]) for name in matrices)
+
+    @property
+    def n_decayed(self) -> int:
+        """How much of the buffer, from its begin on, is matrices. Raises ValueError if they do not come first."""
+        self.require_packed()
+        return self.n_matrices
+
+    def require_packed(self) -> None:
+        """Raise ValueError if the buffer is that of a mapped file."""
+        if not self.packed:
+            raise ValueError("weights that are mapped from a file cannot be trained: open the model without mapped")
 
     def __setitem__(self, name: str, value: np.ndarray) -> None:
         self[name][...] = value
@@ -49,7 +66,8 @@ class Parameters(dict[str, np.ndarray]):
 
     def __reduce__(self) -> tuple:
         # otherwise copy.deepcopy and pickle would separate the views from the buffer
-        return Parameters, (self.shapes, self.flat)
+        starts = None if self.packed else {name: place.start for name, place in self.places.items()}
+        return Parameters, (self.shapes, self.flat, starts)
 
     def starts(self, names: tuple[str, ...]) -> np.ndarray:
         """Return where in the buffer each of these begins, -1 for a name that is not there. Not to be changed."""
@@ -59,7 +77,13 @@ class Parameters(dict[str, np.ndarray]):
 
     def empty_like(self) -> "Parameters":
         """Return parameters of the same names and shapes in a new, uninitialised buffer."""
-        return Parameters(self.shapes, np.empty_like(self.flat))
+        return Parameters(self.shapes, np.empty(self.size, self.flat.dtype))
+
+
+def packed_starts(shapes: Shapes, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return where each array begins in a buffer of matrices, one after another, and then vectors."""
+    names = sorted(shapes, key=lambda name: len(shapes[name]) < 2)  # a stable order
+    return dict(zip(names, accumulate((sizes[name] for name in names), initial=0), strict=False))
 
 
 def zeros(shapes: Shapes, dtype: str | np.dtype) -> Parameters:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 NPGPT = Project(
     ROOT,
-    files=("npgpt/layers/*.py", "npgpt/kernels/*.py", "npgpt/models/gpt2.py"),
+    files=("npgpt/layers/*.py", "npgpt/kernels/*.py", "npgpt/models/gpt2.py", "npgpt/models/gpt2_block.py"),
     tests=(
         "tests/test_twins.py",
         "tests/test_kernels*.py",
