@@ -7,7 +7,8 @@ from npgpt.support.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from npgpt.config import GPTConfig, TrainConfig
-    from npgpt.generation.engine import generate
+    from npgpt.generation.engine import Generator, generate
+    from npgpt.generation.settings import Sampling
     from npgpt.gradcheck import (
         check_accumulation,
         check_adjoint,
@@ -36,7 +37,9 @@ _HOME = {
     "AdamW": "npgpt.optim",
     "GPT": "npgpt.models.gpt2",
     "GPTConfig": "npgpt.config",
+    "Generator": "npgpt.generation.engine",
     "Muon": "npgpt.optim",
+    "Sampling": "npgpt.generation.settings",
     "Tokenizer": "npgpt.tokenizer",
     "TrainConfig": "npgpt.config",
     "check_accumulation": "npgpt.gradcheck",
@@ -64,7 +67,9 @@ __all__ = [
     "GPT",
     "AdamW",
     "GPTConfig",
+    "Generator",
     "Muon",
+    "Sampling",
     "Tokenizer",
     "TrainConfig",
     "check_accumulation",

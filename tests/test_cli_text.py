@@ -40,8 +40,8 @@ def here(pristine, monkeypatch):
 def read(monkeypatch):
     """The ids that the model has read before it wrote anything."""
     found = []
-    real = engine._generate
-    monkeypatch.setattr(engine, "_generate", lambda model, ids, *rest: found.append(ids) or real(model, ids, *rest))
+    real = engine.Request
+    monkeypatch.setattr(engine, "Request", lambda ids, *rest: found.append([*ids]) or real(ids, *rest))
     return found
 
 

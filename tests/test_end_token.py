@@ -46,9 +46,11 @@ def foreign(folder, tokenizer=BPE, generation=None, **config):
 def asked(monkeypatch):
     """(the ids that the model reads, the tokens that end the text) of each text that is generated."""
     found = []
-    real = engine._generate
+    real = engine.Request
     monkeypatch.setattr(
-        engine, "_generate", lambda model, ids, *rest: found.append((ids, {*rest[-1]})) or real(model, ids, *rest)
+        engine,
+        "Request",
+        lambda ids, sampling, ends, *rest: found.append(([*ids], {*ends})) or real(ids, sampling, ends, *rest),
     )
     return found
 
@@ -90,7 +92,7 @@ def test_generation_ends_at_any_of_several_tokens(here):
     model, tokenizer = open_run("m")
     logits = np.zeros((1, 1, BPE.vocab_size))
     logits[..., second] = 9
-    model.forward = lambda *args, **kwargs: logits
+    model.forward, model.decoder, model.tap_names = lambda *args, **kwargs: logits, None, list
     assert list(npgpt.generate(model, [65], 5, temperature=0)) == [second]
     assert list(npgpt.generate(model, [65], 2, temperature=0, stop=IDS["</s>"])) == [second] * 2
     assert list(npgpt.generate(model, [65], 2, temperature=0, stop=[3, second])) == [second]

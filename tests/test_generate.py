@@ -60,7 +60,7 @@ def test_a_past_is_full_when_the_context_is():
 @pytest.mark.parametrize("prompt", [[1], [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2]])
 def test_greedy_takes_the_likeliest_and_the_context_slides(prompt):
     gpt, context = model(), list(prompt)
-    for token in generate(gpt, prompt, 20, temperature=0):
+    for token in generate(gpt, prompt, 20, temperature=0, context="slide"):
         assert token == gpt.logits([context[-8:]])[0, -1].argmax()
         context.append(token)
     assert len(context) == len(prompt) + 20
@@ -83,6 +83,7 @@ def test_tokens_come_one_at_a_time():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpt, "forward", counting)
+        patch.setattr(gpt, "decoder", None, raising=False)
         list(itertools.islice(generate(gpt, [1, 2, 3], 100), 3))
     assert calls == [3, 1, 1]  # the prompt at once, then a token at a time, and none that nobody asked for
 
@@ -126,7 +127,9 @@ def test_rules_after_one_another():
     gpt = model()
     with pytest.MonkeyPatch.context() as patch:
         logits = np.append(LOGITS, np.full(4, -np.inf))[None, None]
-        patch.setattr(gpt, "forward", lambda ids, past, last: logits)
+        patch.setattr(gpt, "forward", lambda ids, past, taps, last: logits)
+        patch.setattr(gpt, "decoder", None, raising=False)
+        patch.setattr(gpt, "tap_names", list)
         assert set(generate(gpt, [1], 50, top_k=2)) == {0, 2}
         assert set(generate(gpt, [1], 50, top_k=2, top_p=0.5)) == {0}
 
@@ -140,11 +143,11 @@ def test_it_stops_after_the_end_of_text():
 
 def test_it_stops_after_another_token_that_is_given():
     gpt = model(eos_token_id=0)
-    tokens = list(generate(gpt, [1], 50, temperature=3.0, stop=-1))
+    tokens = list(generate(gpt, [1], 50, temperature=3.0, stop=()))
     assert len(tokens) == 50
     last = next(token for token in tokens if token)
     assert list(generate(gpt, [1], 50, temperature=3.0, stop=last))[-1] == last
-    assert 0 in list(generate(gpt, [1], 50, temperature=3.0, stop=-1))
+    assert 0 in list(generate(gpt, [1], 50, temperature=3.0, stop=()))
     assert list(generate(gpt, [1], 50, temperature=3.0, stop=last)) == tokens[: tokens.index(last) + 1]
 
 

@@ -1,13 +1,306 @@
-"""The engine: one token after another, from a model's forward and its past."""
+"""The engine: many texts written side by side, and `generate`, one text written alone."""
 
 import math
+import time
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
-from npgpt.generation.rules import apply_temperature, draw, keep_top_k, keep_top_p
+from npgpt.generation.decoder import ROWS, new_decoder
+from npgpt.generation.requests import Completion, Request, Rules, Scratch, Stops, Text
+from npgpt.generation.settings import Sampling, checked_ids, settings_of
 from npgpt.models.base import Model, end_ids
-from npgpt.training.blas import blas_threads
+from npgpt.tokenizer import Tokenizer
+
+DEFAULT = Sampling()
+
+
+class Generator:
+    """Writes many texts with a model, each in a slot of its own: they begin, end and are cancelled between steps.
+
+    >>> generator = npgpt.Generator(model, tokenizer)
+    >>> [completion.text for completion in generator.complete(["Once", "Yesterday"], max_new_tokens=20)]
+
+    model      any model of the protocol
+    tokenizer  for prompts that are texts, and for settings that speak of text; without it prompts are ids
+    slots      texts that are written at once; more of them wait
+    weights    None for the model's own, "int8" for weights of 8 bits
+    threads    0 for as many as pay
+    vocab_size draw from the first tokens only, if the model's vocabulary is padded; the tokenizer's, if there is one
+
+    A text gets bit for bit the tokens that it would get alone. Not for several threads at once.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer | None = None,
+        slots: int = 8,
+        weights: str | None = None,
+        threads: int = 0,
+        vocab_size: int | None = None,
+    ) -> None:
+        if slots < 1:
+            raise ValueError(f"slots={slots} must be at least 1")
+        self.model, self.tokenizer = model, tokenizer
+        config = model.config
+        size = config.vocab_size
+        if vocab_size is not None:
+            size = vocab_size
+            if not 1 <= size <= config.vocab_size:
+                raise ValueError(f"vocab_size={size} must be in 1..{config.vocab_size}")
+        elif tokenizer is not None:
+            size = min(size, tokenizer.vocab_size)
+        self.decoder = new_decoder(model, slots, ROWS + slots, weights, threads)
+        self._size, self._n_positions = size, config.n_positions
+        self._scratch = Scratch(config.vocab_size, size, model.dtype)
+        own = None if tokenizer is None else tokenizer.end_id
+        self._ends = (*end_ids(config), *(() if own is None or own in end_ids(config) else (own,)))
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []
+        self._timed: list[Request] = []  # those with a deadline
+        self._free = list(range(slots))
+        self._rows = np.empty((2, ROWS + slots), np.int64)  # a slot and an id
+        self._wanted = np.empty(slots, np.int64)
+        self._before = np.empty(slots, np.int64)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a text waits or is being written."""
+        return any(not request.done for request in chain(self._running, self._waiting))
+
+    def submit(
+        self,
+        prompt: str | Iterable[int],
+        sampling: Sampling = DEFAULT,
+        deadline: float | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> Request:
+        """Let a text wait for a slot, and return it; `step` writes it.
+
+        prompt    a text, in which nothing is a special token, or ids
+        deadline  seconds from now, after which the text ends where it is
+        rng       the generator of its draws, in place of one with sampling.seed
+
+        Raises ValueError or TypeError for settings that this model and tokenizer cannot have, and for a prompt that is
+        empty or leaves no room.
+        """
+        request = self._new(prompt, sampling, deadline, rng)
+        self._waiting.append(request)
+        if deadline is not None:
+            self._timed.append(request)
+        return request
+
+    def step(self) -> list[Request]:
+        """Give each text in a slot its next token, or read a part of its prompt; return those with a token or an end.
+
+        Before that, texts that have ended leave their slots, and waiting ones take them.
+        """
+        news = self._expired()
+        self._admit()
+        texts, n = self._gather()
+        if not texts:
+            return news
+        for text, logits in zip(texts, self._read(n, len(texts)), strict=True):
+            request = text.request
+            try:
+                request.advance(logits, self._scratch)
+            except Exception as error:  # of this text alone: the others go on
+                request.fail(error)
+            news.append(request)
+        return news
+
+    def complete(
+        self, prompts: Iterable[str | Iterable[int]], sampling: Sampling | None = None, n: int = 1, **settings: Any
+    ) -> list[Completion]:
+        """Return the completions of prompts, n of each, those of one prompt after another.
+
+        settings  those of Sampling by their names, instead of `sampling`
+
+        The first text of a prompt gets its draws from default_rng(seed), text i from default_rng((seed, i)). Raises
+        what `submit` raises, and the first error in a text; the other texts are cancelled then.
+        """
+        sampling = chosen_settings(sampling, settings)
+        if n < 1:
+            raise ValueError(f"n={n} must be at least 1")
+        if n > 1 and sampling.temperature == 0:
+            raise ValueError(f"n={n} texts at temperature 0 would all be the same: raise the temperature")
+        if isinstance(prompts, str):
+            raise TypeError(f"prompts={prompts!r} must be a list of prompts")
+        requests = [self._new(prompt, sampling, None, draws(sampling, i)) for prompt in prompts for i in range(n)]
+        self._waiting.extend(requests)
+        try:
+            for request in requests:
+                while not request.done:
+                    self.step()
+            return [request.completion for request in requests]
+        finally:
+            for request in requests:
+                request.cancel()
+
+    def stream(self, prompt: str | Iterable[int], sampling: Sampling | None = None, **settings: Any) -> Iterator[str]:
+        """Yield what follows a prompt, a piece as soon as it is known. Closing the iterator cancels the text.
+
+        settings  those of Sampling by their names, instead of `sampling`
+
+        Raises what `submit` raises, at once.
+        """
+        if self.tokenizer is None:
+            raise ValueError("a stream is text: give the generator a tokenizer, or take ids from npgpt.generate")
+        request = self._new(prompt, chosen_settings(sampling, settings), None, None)
+        return self._followed(request, request.pieces)
+
+    def _followed(self, request: Request, items: list) -> Iterator[Any]:
+        """Yield the items of a list that a request appends to, each as soon as it is there."""
+        self._waiting.append(request)
+        shown = 0
+        try:
+            while True:
+                while shown < len(items):
+                    shown += 1
+                    yield items[shown - 1]
+                if request.error is not None:
+                    raise request.error
+                if request.done:
+                    return
+                self.step()
+        finally:
+            request.cancel()
+
+    def _new(
+        self,
+        prompt: str | Iterable[int],
+        sampling: Sampling,
+        deadline: float | None,
+        rng: np.random.Generator | None,
+    ) -> Request:
+        """Return a request that has been checked."""
+        ids = self._checked_prompt(prompt)
+        room = self._n_positions - len(ids)
+        if room < 1 and (sampling.max_new_tokens is None or sampling.context == "stop"):
+            why = "max_new_tokens=None" if sampling.max_new_tokens is None else "context='stop'"
+            raise ValueError(
+                f"the prompt has {len(ids)} tokens, and with {why} the model's context of {self._n_positions} must "
+                "also hold what follows"
+            )
+        if deadline is not None and not (math.isfinite(deadline) and deadline > 0):
+            raise ValueError(f"deadline={deadline} must be seconds above 0")
+        ends = self._ends if sampling.stop_ids is None else sampling.stop_ids
+        check_vocabulary("stop_ids", ends if sampling.stop_ids is not None else (), self._size)
+        check_vocabulary("logit_bias", sampling.logit_bias or (), self._size)
+        most = room if sampling.max_new_tokens is None else sampling.max_new_tokens
+        rules = Rules(sampling, self.tokenizer, self._size, ends, len(ids))
+        stops = Stops(sampling, self.tokenizer, ends)
+        rng = np.random.default_rng(sampling.seed) if rng is None else rng
+        return Request(ids, sampling, ends, most, self._n_positions, rules, stops, rng, deadline)
+
+    def _checked_prompt(self, prompt: str | Iterable[int]) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise ValueError(f"the prompt {prompt[:40]!r} is a text: give the generator a tokenizer, or ids")
+            ids = tuple(self.tokenizer.encode_prompt(prompt))
+        else:
+            ids = checked_ids("prompt", prompt)
+        if not ids:
+            raise ValueError("the prompt is empty: give at least one token to continue from")
+        check_vocabulary("the prompt", ids, self.model.config.vocab_size)
+        return ids
+
+    def _expired(self) -> list[Request]:
+        """End the texts whose time is over, and return them."""
+        if not self._timed:
+            return []
+        now = time.monotonic()
+        self._timed = [request for request in self._timed if not request.done]
+        return [request for request in self._timed if request.expire(now)]
+
+    def _admit(self) -> None:
+        """Take the slots of texts that have ended, and give free ones to texts that wait."""
+        if any(request.done for request in self._running):
+            for request in self._running:
+                if request.done:
+                    self._free += [text.slot for text in request.texts]
+            self._running = [request for request in self._running if not request.done]
+        while self._waiting:
+            request = self._waiting[0]
+            if not request.done:
+                if len(self._free) < len(request.texts):
+                    break
+                for text in request.texts:
+                    text.slot = self._free.pop(0)
+                    self.decoder.lengths[text.slot] = 0
+                self._running.append(request)
+            self._waiting.popleft()
+
+    def _gather(self) -> tuple[list[Text], int]:
+        """Write the rows of the next call of the decoder; return the texts that get logits, and the number of rows.
+
+        A part of a prompt ends where its slot holds a multiple of ROWS tokens, so that a text is read in the same parts
+        whatever the others are: products of other shapes may round in another way.
+        """
+        texts: list[Text] = []
+        rows, room = 0, ROWS
+        lengths = self.decoder.lengths.tolist()
+        for request in self._running:
+            for text in request.texts:
+                length = lengths[text.slot]
+                if text.n - text.start > self._n_positions:
+                    length = self._make_room(text)
+                unread = text.n - text.start - length
+                if unread == 0:  # a step was interrupted after it had read this token: it is read again
+                    length, unread = length - 1, 1
+                    self.decoder.lengths[text.slot] = length
+                size = min(unread, ROWS - length % ROWS)
+                if size > 1:
+                    if size > room:
+                        continue
+                    room -= size
+                begin = text.start + length
+                self._rows[0, rows : rows + size] = text.slot
+                self._rows[1, rows : rows + size] = text.ids[begin : begin + size]
+                rows += size
+                if size == unread:
+                    self._wanted[len(texts)] = rows - 1
+                    texts.append(text)
+        return texts, rows
+
+    def _make_room(self, text: Text) -> int:
+        """Drop the oldest tokens of a full context, and return how many the slot holds now: none."""
+        block = text.request.sampling.context == "block"
+        text.start += max(1, self._n_positions // 4) if block else 1
+        self.decoder.lengths[text.slot] = 0
+        return 0
+
+    def _read(self, rows: int, wanted: int) -> np.ndarray:
+        """Return the logits of the rows that _gather wrote. What interrupts it leaves the slots as they were."""
+        self._before[:] = self.decoder.lengths
+        try:
+            return self.decoder.read(self._rows[0, :rows], self._rows[1, :rows], self._wanted[:wanted])
+        except BaseException:
+            self.decoder.lengths[:] = self._before
+            raise
+
+
+def draws(sampling: Sampling, i: int) -> np.random.Generator:
+    """Return the generator of the draws of text i of a prompt."""
+    return np.random.default_rng(sampling.seed if i == 0 else (sampling.seed, i))
+
+
+def chosen_settings(sampling: Sampling | None, settings: dict[str, Any]) -> Sampling:
+    """Return the settings that are given in one of two ways."""
+    if sampling is not None and settings:
+        raise ValueError(f"give {', '.join(settings)} in `sampling`, or leave `sampling` out")
+    return settings_of(settings) if sampling is None else sampling
+
+
+def check_vocabulary(what: str, ids: Iterable[int], vocab_size: int) -> None:
+    """Raise ValueError for an id outside the vocabulary."""
+    for i in ids:
+        if not 0 <= i < vocab_size:
+            raise ValueError(f"{what} has the id {i}, which is outside the vocabulary of {vocab_size}")
 
 
 def generate(
@@ -20,72 +313,31 @@ def generate(
     seed: int | np.random.Generator = 0,
     vocab_size: int | None = None,
     stop: int | Collection[int] | None = None,
+    tokenizer: Tokenizer | None = None,
+    **settings: Any,
 ) -> Iterator[int]:
     """Yield the tokens that follow ids, each as soon as it is drawn.
 
-    ids          the prompt, at least one token. The model reads the last n_positions tokens of a longer one, and the
-                 context slides when it is full
+    ids          the prompt, at least one token. The model reads the last n_positions tokens of a longer one
     temperature  divides the logits; 0 always takes the likeliest token
     top_k        draw from the k likeliest tokens only
     top_p        draw from the fewest tokens whose total probability is at least top_p
     seed         seed of the draws, or a generator
     vocab_size   draw from the first vocab_size tokens only, if the model's vocabulary is padded
     stop         the token that ends the text, or several; the model's eos_token_id if it is not given
+    tokenizer    for settings that speak of text
+    settings     the other fields of npgpt.Sampling by their names, such as min_p or repetition_penalty
 
     Raises ValueError for arguments outside these ranges, before the first token, and for logits that are NaN.
+    `npgpt.Generator` writes several texts at once.
     """
-    context = [int(i) for i in ids]
-    size = model.config.vocab_size if vocab_size is None else vocab_size
-    if not context:
-        raise ValueError("the prompt is empty: give at least one token to continue from")
-    if not all(0 <= i < model.config.vocab_size for i in context):
-        raise ValueError(f"the prompt has ids outside the vocabulary of {model.config.vocab_size}")
-    if not 1 <= size <= model.config.vocab_size:
-        raise ValueError(f"vocab_size={size} must be in 1..{model.config.vocab_size}")
-    if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 0")
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ValueError(f"temperature={temperature} must be a number of at least 0")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k} must be at least 1")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p} must be in (0, 1]")
-    ends = end_ids(model.config) if stop is None else stop if isinstance(stop, Collection) else (stop,)
-    return _generate(model, context, max_new_tokens, temperature, top_k, top_p, seed, size, ends)
-
-
-def _generate(
-    model: Model,
-    context: list[int],
-    max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int | np.random.Generator,
-    size: int,
-    ends: Collection[int],
-) -> Iterator[int]:
-    rng = np.random.default_rng(seed)
-    n_positions = model.config.n_positions
-    context = context[-n_positions:]
-    past = model.new_past()
-    for _ in range(max_new_tokens):
-        if len(context) > n_positions:
-            # positions are learned: when the window slides, each token moves to another one, and all keys change
-            context, past = context[-n_positions:], model.new_past()
-        unread = np.array([context[past.length :]])
-        with blas_threads(model, unread.size):
-            logits = model.forward(unread, past, last=True)
-        logits = logits[0, -1, :size].astype(np.float64)
-        if np.isnan(logits).any():
-            raise ValueError("the model's logits are NaN: its weights are damaged, or training diverged")
-        logits = apply_temperature(logits, temperature)
-        if top_k is not None:
-            logits = keep_top_k(logits, top_k)
-        if top_p is not None:
-            logits = keep_top_p(logits, top_p)
-        token = draw(logits, rng)
-        yield token
-        if token in ends:
-            return
-        context.append(token)
+    sampling = settings_of(
+        {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        | ({} if stop is None else {"stop_ids": stop})
+        | ({} if isinstance(seed, np.random.Generator) else {"seed": seed})
+        | settings
+    )
+    slots = 1 if sampling.negative_prompt is None else 2
+    generator = Generator(model, tokenizer, slots, vocab_size=vocab_size)
+    request = generator._new(ids, sampling, None, seed if isinstance(seed, np.random.Generator) else None)
+    return generator._followed(request, request.ids)

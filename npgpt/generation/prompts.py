@@ -91,6 +91,7 @@ def continue_text(
     npgpt.generate, and so are the errors.
     """
     ends = {*end_ids(model.config), *(() if tokenizer.end_id is None else (tokenizer.end_id,))}
+    ends &= {*range(tokenizer.vocab_size)}
     tokens = generate(model, ids, max_new_tokens, temperature, top_k, top_p, seed, tokenizer.vocab_size, ends)
     return (token for token in tokens if token not in ends)
 

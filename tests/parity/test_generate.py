@@ -54,7 +54,7 @@ def test_past_a_full_context(changes: dict, prompt: list[int]) -> None:
     # transformers' generate does not slide: ask it for each token with the last n_positions alone
     model, context = lively_model(n_positions=7, **changes), prompt
     twin = torch_twin(model)
-    for token in generate(model, prompt, max_new_tokens=20, temperature=0):
+    for token in generate(model, prompt, max_new_tokens=20, temperature=0, context="slide"):
         window = torch.tensor([context[-7:]])
         assert token == twin(window).logits[0, -1].argmax().item()
         context = [*context, token]
