@@ -13,11 +13,11 @@ from npgpt.support.hints import nearest
 # reads the rest again for each new one, "stop" ends the text
 CONTEXTS = ("block", "slide", "stop")
 
-# The rules that change logits, in the order in which they work unless `order` says another. Rules that need the
-# model's own scores come first, those that leave tokens out follow temperature, as in transformers
+# The rules that change logits, in the order in which they work unless `order` says another: transformers' order, and
+# its other rules beside those of their kind. top_n_sigma measures the spread of all logits, so it precedes top_k
 ORDER = (
-    "guidance", "bias", "banned", "repetition", "presence", "dry", "no_repeat_ngram", "min_length",
-    "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon", "eta", "top_n_sigma", "mirostat",
+    "guidance", "bias", "repetition", "presence", "dry", "no_repeat_ngram", "banned", "min_length", "prefix",
+    "temperature", "top_n_sigma", "top_k", "top_p", "min_p", "typical_p", "epsilon", "eta", "mirostat",
 )  # fmt: skip
 
 
@@ -56,7 +56,7 @@ class Sampling:
     dry_allowed_length: int = 2
     dry_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
     no_repeat_ngram_size: int = 0
-    # what must and must not be written (rules/steering.py)
+    # what must and must not be written (rules/steering.py, by the bytes of tokens: rules/spelling.py)
     logit_bias: Mapping[int, float] | None = None  # {id: what is added to its logit}
     banned: tuple[str | tuple[int, ...], ...] = ()  # words, or sequences of ids, that are not written
     prefix: str | tuple[int, ...] = ""  # what the text begins with
