@@ -131,7 +131,11 @@ def here(pristine, tmp_path, monkeypatch):
     sys.modules.pop("rmsnorm", None)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=" ".join)
+# train's examples train some twenty models
+SLOW = [pytest.param(page, marks=pytest.mark.big) if page == ("train",) else page for page in PAGES]
+
+
+@pytest.mark.parametrize("page", SLOW, ids=" ".join)
 def test_the_examples_of_a_page_run(here, page):
     found = examples(page)
     assert len(found) >= (1 if page == ("data", "list") else 2)

@@ -183,7 +183,10 @@ def test_every_field_is_a_flag_with_help_and_default(capsys, field):
     assert all(choice in text for choice in field.metadata["choices"] or ())
 
 
-@pytest.mark.parametrize("way", ["flags", "file with _", "file with -"])
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param("flags", marks=pytest.mark.big), "file with _", pytest.param("file with -", marks=pytest.mark.big)],
+)
 def test_every_field_can_be_set(capsys, text, way):
     flags = [word for name, value in TOGETHER.items() for word in as_flag(name, value)]
     if way != "flags":
