@@ -160,3 +160,18 @@ def test_a_context_that_stops_ends_the_text():
     assert completion.ids == tuple(generate(gpt, [1, 2, 3], 9, temperature=0))
     (completion,) = Generator(gpt).complete([[1, 2, 3]], max_new_tokens=None, temperature=0)
     assert (len(completion.ids), completion.finish_reason) == (9, "length")
+
+
+def test_lent_slots_are_empty_and_come_back():
+    generator = Generator(model(), slots=3)
+    request = generator.submit([1, 2, 3], Sampling(max_new_tokens=4, temperature=0))
+    generator.step()
+    with generator.lent(2) as slots:
+        assert list(generator.decoder.lengths[slots]) == [0, 0]
+        with pytest.raises(ValueError, match="2 slots are needed, but 0 are free"), generator.lent(2):
+            pass
+        while not request.done:
+            generator.step()
+    assert request.completion == alone(generator.model, [1, 2, 3], request.sampling)
+    with generator.lent(3) as slots:
+        assert sorted(slots) == [0, 1, 2]

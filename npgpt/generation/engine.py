@@ -4,6 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -55,8 +56,8 @@ class Generator:
         elif tokenizer is not None:
             size = min(size, tokenizer.vocab_size)
         self.decoder = new_decoder(model, slots, ROWS + slots, weights, threads)
-        self._size, self._n_positions = size, config.n_positions
-        self._scratch = Scratch(config.vocab_size, size, model.dtype)
+        self.vocab_size, self.n_positions = size, config.n_positions
+        self.scratch = Scratch(config.vocab_size, size, model.dtype)
         own = None if tokenizer is None else tokenizer.end_id
         self._ends = (*end_ids(config), *(() if own is None or own in end_ids(config) else (own,)))
         self._waiting: deque[Request] = deque()
@@ -88,7 +89,7 @@ class Generator:
         Raises ValueError or TypeError for settings that this model and tokenizer cannot have, and for a prompt that is
         empty or leaves no room.
         """
-        request = self._new(prompt, sampling, deadline, rng)
+        request = self.request(prompt, sampling, deadline, rng)
         self._waiting.append(request)
         if deadline is not None:
             self._timed.append(request)
@@ -107,7 +108,7 @@ class Generator:
         for text, logits in zip(texts, self._read(n, len(texts)), strict=True):
             request = text.request
             try:
-                request.advance(logits, self._scratch)
+                request.advance(logits, self.scratch)
             except Exception as error:  # of this text alone: the others go on
                 request.fail(error)
             news.append(request)
@@ -130,7 +131,7 @@ class Generator:
             raise ValueError(f"n={n} texts at temperature 0 would all be the same: raise the temperature")
         if isinstance(prompts, str):
             raise TypeError(f"prompts={prompts!r} must be a list of prompts")
-        requests = [self._new(prompt, sampling, None, draws(sampling, i)) for prompt in prompts for i in range(n)]
+        requests = [self.request(prompt, sampling, None, draws(sampling, i)) for prompt in prompts for i in range(n)]
         self._waiting.extend(requests)
         try:
             for request in requests:
@@ -150,7 +151,7 @@ class Generator:
         """
         if self.tokenizer is None:
             raise ValueError("a stream is text: give the generator a tokenizer, or take ids from npgpt.generate")
-        request = self._new(prompt, chosen_settings(sampling, settings), None, None)
+        request = self.request(prompt, chosen_settings(sampling, settings), None, None)
         return self._followed(request, request.pieces)
 
     def _followed(self, request: Request, items: list) -> Iterator[Any]:
@@ -170,32 +171,47 @@ class Generator:
         finally:
             request.cancel()
 
-    def _new(
+    def request(
         self,
         prompt: str | Iterable[int],
         sampling: Sampling,
         deadline: float | None,
         rng: np.random.Generator | None,
     ) -> Request:
-        """Return a request that has been checked."""
+        """Return what `submit` returns, without a place in the queue: a search writes it by itself."""
         ids = self._checked_prompt(prompt)
-        room = self._n_positions - len(ids)
+        room = self.n_positions - len(ids)
         if room < 1 and (sampling.max_new_tokens is None or sampling.context == "stop"):
             why = "max_new_tokens=None" if sampling.max_new_tokens is None else "context='stop'"
             raise ValueError(
-                f"the prompt has {len(ids)} tokens, and with {why} the model's context of {self._n_positions} must "
+                f"the prompt has {len(ids)} tokens, and with {why} the model's context of {self.n_positions} must "
                 "also hold what follows"
             )
         if deadline is not None and not (math.isfinite(deadline) and deadline > 0):
             raise ValueError(f"deadline={deadline} must be seconds above 0")
         ends = self._ends if sampling.stop_ids is None else sampling.stop_ids
-        check_vocabulary("stop_ids", ends if sampling.stop_ids is not None else (), self._size)
-        check_vocabulary("logit_bias", sampling.logit_bias or (), self._size)
+        check_vocabulary("stop_ids", ends if sampling.stop_ids is not None else (), self.vocab_size)
+        check_vocabulary("logit_bias", sampling.logit_bias or (), self.vocab_size)
         most = room if sampling.max_new_tokens is None else sampling.max_new_tokens
-        rules = Rules(sampling, self.tokenizer, self._size, ends, len(ids))
+        rules = Rules(sampling, self.tokenizer, self.vocab_size, ends, len(ids))
         stops = Stops(sampling, self.tokenizer, ends)
         rng = np.random.default_rng(sampling.seed) if rng is None else rng
-        return Request(ids, sampling, ends, most, self._n_positions, rules, stops, rng, deadline)
+        return Request(ids, sampling, ends, most, self.n_positions, rules, stops, rng, deadline)
+
+    @contextmanager
+    def lent(self, slots: int) -> Iterator[list[int]]:
+        """Lend empty slots to a search. Raises ValueError if too few are free."""
+        self._admit()
+        if len(self._free) < slots:
+            raise ValueError(
+                f"{slots} slots are needed, but {len(self._free)} are free: make a Generator with more slots"
+            )
+        lent, self._free = self._free[:slots], self._free[slots:]
+        self.decoder.lengths[lent] = 0
+        try:
+            yield lent
+        finally:
+            self._free += lent
 
     def _checked_prompt(self, prompt: str | Iterable[int]) -> tuple[int, ...]:
         if isinstance(prompt, str):
@@ -247,8 +263,8 @@ class Generator:
         for request in self._running:
             for text in request.texts:
                 length = lengths[text.slot]
-                if text.n - text.start > self._n_positions:
-                    length = self._make_room(text)
+                if text.n - text.start > self.n_positions:
+                    length = self.make_room(text)
                 unread = text.n - text.start - length
                 if unread == 0:  # a step was interrupted after it had read this token: it is read again
                     length, unread = length - 1, 1
@@ -267,10 +283,9 @@ class Generator:
                     texts.append(text)
         return texts, rows
 
-    def _make_room(self, text: Text) -> int:
+    def make_room(self, text: Text) -> int:
         """Drop the oldest tokens of a full context, and return how many the slot holds now: none."""
-        block = text.request.sampling.context == "block"
-        text.start += max(1, self._n_positions // 4) if block else 1
+        text.start += dropped(text.request.sampling.context, self.n_positions)
         self.decoder.lengths[text.slot] = 0
         return 0
 
@@ -282,6 +297,11 @@ class Generator:
         except BaseException:
             self.decoder.lengths[:] = self._before
             raise
+
+
+def dropped(context: str, n_positions: int) -> int:
+    """Return how many of the oldest tokens a full context leaves out."""
+    return max(1, n_positions // 4) if context == "block" else 1
 
 
 def draws(sampling: Sampling, i: int) -> np.random.Generator:
@@ -339,5 +359,5 @@ def generate(
     )
     slots = 1 if sampling.negative_prompt is None else 2
     generator = Generator(model, tokenizer, slots, vocab_size=vocab_size)
-    request = generator._new(ids, sampling, None, seed if isinstance(seed, np.random.Generator) else None)
+    request = generator.request(ids, sampling, None, seed if isinstance(seed, np.random.Generator) else None)
     return generator._followed(request, request.ids)

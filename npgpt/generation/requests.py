@@ -112,10 +112,11 @@ class Request:
         self.pieces: list[str] = []  # the text so far, as it may be shown
         self.error: Exception | None = None
         self._reason: str | None = None
-        self._most, self._n_positions = most, n_positions
-        self._rules, self._stops, self._rng = rules, stops, rng
+        self.most, self._n_positions = most, n_positions
+        self.rules, self.stops, self.rng = rules, stops, rng
         self._until = math.inf if deadline is None else time.monotonic() + deadline
-        self._likeliest = sampling.temperature == 0 and not changes_logits(sampling)
+        self.likeliest = sampling.temperature == 0 and not changes_logits(sampling)
+        self.draw = draw  # a search puts another way of choosing in place
         self.texts = [Text(self, prompt, n_positions)]
         if most == 0:
             self.end("length")
@@ -132,7 +133,7 @@ class Request:
         if self._reason is None:
             raise ValueError("the text has not ended: call Generator.step until `done`")
         return Completion(
-            self.prompt_ids, tuple(self.ids), self._stops.text, tuple(self.logprobs), tuple(self.top), self._reason
+            self.prompt_ids, tuple(self.ids), self.stops.text, tuple(self.logprobs), tuple(self.top), self._reason
         )
 
     def cancel(self) -> None:
@@ -142,7 +143,7 @@ class Request:
     def end(self, reason: str) -> None:
         """End the text, unless it has ended."""
         if not self.done:
-            self._show(self._stops.finish())
+            self._show(self.stops.finish())
             self._reason = reason
 
     def fail(self, error: Exception) -> None:
@@ -162,7 +163,7 @@ class Request:
         peak = float(logits[likeliest])
         if math.isnan(peak):
             raise ValueError("the model's logits are NaN: its weights are damaged, or training diverged")
-        known = self._likeliest and likeliest < scratch.size
+        known = self.likeliest and likeliest < scratch.size
         token = likeliest if known else self._choose(logits, scratch)
         total = scratch.log_sum_exp(logits, peak)
         self.logprobs.append(float(logits[token]) - total)
@@ -175,12 +176,11 @@ class Request:
         row = scratch.row
         np.copyto(row, logits[: scratch.size])
         text = self.texts[0]
-        found = self._rules.apply(text.ids[: text.n], row)
-        likeliest = int(found.argmax())
-        if not found[likeliest] > -math.inf:
+        found = self.rules.apply(text.ids[: text.n], row)
+        if not found.max() > -math.inf:
             raise ValueError(f"the rules leave no token that could follow: {self.sampling}")
-        token = likeliest if self.sampling.temperature == 0 else draw(found, self._rng)
-        self._rules.chosen(token, found)
+        token = int(found.argmax()) if self.sampling.temperature == 0 else self.draw(found, self.rng)
+        self.rules.chosen(token, found)
         return token
 
     def _take(self, token: int) -> None:
@@ -188,10 +188,10 @@ class Request:
         self.ids.append(token)
         for text in self.texts:
             text.append(token)
-        self._show(self._stops.feed(token))
-        if self._stops.stopped is not None:
-            self.end(self._stops.stopped)
-        elif len(self.ids) == self._most:
+        self._show(self.stops.feed(token))
+        if self.stops.stopped is not None:
+            self.end(self.stops.stopped)
+        elif len(self.ids) == self.most:
             self.end("length")
         elif self.sampling.context == "stop" and self.texts[0].n >= self._n_positions:
             self.end("context")
