@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from npgpt.config import GPTConfig, TrainConfig
     from npgpt.generation.engine import Generator, generate
     from npgpt.generation.settings import Sampling
+    from npgpt.generation.scores import score
     from npgpt.gradcheck import (
         check_accumulation,
         check_adjoint,
@@ -60,6 +61,7 @@ _HOME = {
     "find_dead": "npgpt.gradcheck",
     "generate": "npgpt.generation.engine",
     "numerical_gradient": "npgpt.gradcheck",
+    "score": "npgpt.generation.scores",
     "train": "npgpt.notebook.training",
 }
 
@@ -90,6 +92,7 @@ __all__ = [
     "find_dead",
     "generate",
     "numerical_gradient",
+    "score",
     "train",
 ]
 

@@ -26,16 +26,23 @@ def first_prompt(
     learned_documents  whether the model has learned running text in which the end token separates documents. Then a new
                        one begins after it
     """
-    after_end = learned_examples or (learned_documents and text is None)
-    begin = [tokenizer.end_id] if tokenizer.end_id is not None and after_end else []
-    if text is not None:
-        return begin + tokenizer.encode_prompt(text, special)
-    if begin:
-        return begin
+    if text is None:
+        return new_text(tokenizer, learned_examples or learned_documents) or [first]
+    begin = [tokenizer.end_id] if tokenizer.end_id is not None and learned_examples else []
+    return begin + tokenizer.encode_prompt(text, special)
+
+
+def new_text(tokenizer: Tokenizer, after_end: bool) -> list[int]:
+    """Return the ids that a new text begins after: the end token, or a line end; nothing if the tokenizer has neither.
+
+    after_end  whether the model has learned texts that begin after the end token
+    """
+    if after_end and tokenizer.end_id is not None:
+        return [tokenizer.end_id]
     try:
         return tokenizer.encode_prompt("\n")
     except ValueError:
-        return [first]
+        return []
 
 
 def answer_tokens(
