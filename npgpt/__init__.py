@@ -8,8 +8,8 @@ from npgpt.support.version import __version__ as __version__
 if TYPE_CHECKING:
     from npgpt.config import GPTConfig, TrainConfig
     from npgpt.generation.engine import Generator, generate
-    from npgpt.generation.settings import Sampling
     from npgpt.generation.scores import score
+    from npgpt.generation.settings import Sampling
     from npgpt.gradcheck import (
         check_accumulation,
         check_adjoint,

@@ -1,5 +1,6 @@
 """Scores: how likely a text is to a model, token by token. Any model of the protocol, through its decoder."""
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -267,14 +268,31 @@ def read_windows(
     )
     scored = np.concatenate([np.arange(window.start, window.stop) >= window.new for window in group])
     found = []
-    for begin in range(0, len(ids), decoder.rows):
-        part = slice(begin, begin + decoder.rows)
+    for part in calls([window.stop - window.start for window in group], decoder.rows):
         wanted = np.flatnonzero(scored[part])
         logits = decoder.read(slots[part], ids[part], wanted)
         found.append(figures(logits, targets[part][wanted], size, top))
     borders = np.cumsum([window.stop - window.new for window in group])[:-1]
     by_window = zip(*(np.split(np.concatenate(arrays), borders) for arrays in zip(*found, strict=True)), strict=True)
     return [list(arrays) for arrays in by_window]
+
+
+def calls(sizes: Sequence[int], rows: int) -> list[slice]:
+    """Return which tokens of windows each call of a decoder reads: at most `rows`, and a window in the parts that it is
+    read in alone. So its products have the same shapes, and its figures the same bits, whatever is read beside it.
+
+    >>> calls([3, 6, 1], rows=4)
+    [slice(0, 3, None), slice(3, 7, None), slice(7, 10, None)]
+    """
+    parts = [min(rows, size - start) for size in sizes for start in range(0, size, rows)]
+    borders, filled = [0], 0
+    for part in parts:
+        if filled + part > rows:
+            borders.append(borders[-1] + filled)
+            filled = 0
+        filled += part
+    borders.append(borders[-1] + filled)
+    return [slice(*pair) for pair in itertools.pairwise(borders)]
 
 
 def figures(logits: np.ndarray, targets: np.ndarray, size: int, top: int) -> tuple[np.ndarray, ...]:
