@@ -14,7 +14,7 @@ from npgpt import GPT, AdamW, GPTConfig, generate
 from npgpt.data.batch import Batch
 from npgpt.optim.schedule import clip_scale
 from npgpt.support.buffers import Buffers
-from npgpt.training.crew import Crew
+from npgpt.support.crew import Crew
 from npgpt.training.threads import Split
 from npgpt.training.workers import Workers
 

@@ -20,8 +20,8 @@ from npgpt.data.batch import Batch
 from npgpt.models.base import Model
 from npgpt.optim import Optimizer
 from npgpt.support.buffers import Buffers, empty
+from npgpt.support.crew import Crew
 from npgpt.support.parameters import Parameters
-from npgpt.training.crew import Crew
 from npgpt.training.threads import Split, settle, work_of
 
 Result = TypeVar("Result")
