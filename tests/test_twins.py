@@ -25,6 +25,7 @@ SHARED = {
         "bf16",
         "block",
         "clock",
+        "decode",
         "exp",
         "gpt",
         "gram",

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npgpt.kernels import decode
 from npgpt.kernels.bf16 import SCRATCH, product_in
 from npgpt.kernels.block import Block, Work, block_backward, block_forward, draw, dropped
 from npgpt.kernels.clock import BACKWARD, EMBED, HEAD, LOSS, NORM, WAIT, lap, start
@@ -31,6 +32,7 @@ __all__ = [
     "add_up",
     "batch_sizes",
     "count_targets",
+    "decode",
     "features_backward",
     "features_forward",
     "head_loss",

@@ -14,6 +14,7 @@ from npgpt.hub.gpt2 import write_gpt2
 from npgpt.hub.tensors import MappedFile
 from npgpt.models.checks import checked_batch, checked_ids, checked_starts, rounds
 from npgpt.models.gpt2_block import BlockCache, Starts, add, block_backward, block_forward
+from npgpt.models.gpt2_decoder import GPTDecoder
 from npgpt.models.gpt2_inside import tap_names
 from npgpt.models.gpt2_parameters import (
     block_matrices,
@@ -306,6 +307,12 @@ class GPT:
         """Return what lets so many threads compute a batch together; None where there is no compiled step."""
         bf16 = rounds(self.compute, self.dtype)
         return None if self.ops.step is None else Step(self.config, self.params, self.ops.step, members, bf16)
+
+    def decoder(self, slots: int, rows: int, weights: str | None = None, threads: int = 0) -> GPTDecoder | None:
+        """Return what continues texts fast (npgpt.models.base.Decoder); None where there is no compiled step."""
+        if self.ops.step is None or weights is not None:
+            return None
+        return GPTDecoder(self.config, self.params, self.params, None, self.ops.step.decode, slots, rows, threads)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, generation_config.json and model.safetensors, as `transformers` reads them."""

@@ -32,9 +32,13 @@ class Crew:
             thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def dismiss(self) -> None:
+        """Let the threads end, and do not wait for it."""
         for inbox in self._inboxes:
             inbox.put(None)
+
+    def __exit__(self, *error: object) -> None:
+        self.dismiss()
         for thread in self._threads:
             thread.join()
 
