@@ -309,8 +309,11 @@ class GPT:
         return None if self.ops.step is None else Step(self.config, self.params, self.ops.step, members, bf16)
 
     def decoder(self, slots: int, rows: int, weights: str | None = None, threads: int = 0) -> GPTDecoder | None:
-        """Return what continues texts fast (npgpt.models.base.Decoder); None where there is no compiled step."""
-        if self.ops.step is None or weights is not None:
+        """Return what continues texts fast (npgpt.models.base.Decoder); None where there is no compiled step.
+
+        Nor has a model whose own `forward` computes something else.
+        """
+        if self.ops.step is None or type(self).forward is not GPT.forward or weights is not None:
             return None
         return GPTDecoder(self.config, self.params, self.params, None, self.ops.step.decode, slots, rows, threads)
 
