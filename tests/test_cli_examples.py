@@ -26,6 +26,7 @@ TEXTS = {
     "唐诗.txt": "床前明月光，疑是地上霜。举头望明月，低头思故乡。\n" * 20,
     "tasks.jsonl": "".join(json.dumps({"prompt": f"{i} + 1 = ", "completion": f"{i + 1}"}) + "\n" for i in range(9)),
     "问答.jsonl": '{"prompt": "问：谁？\\n答：", "completion": "我"}\n' * 9,
+    "choices.jsonl": '{"prompt": "Shall I compare thee to a ", "choices": ["summer\'s day", "day"], "answer": 0}\n' * 2,
     "rmsnorm.py": "import numpy as np\n\nmake_args = lambda: np.array([[0.5, -1.0, 2.0]])\n"
     "forward = lambda x: (x**3, x)\nbackward = lambda dout, x: 3 * x**2 * dout\n",
 }

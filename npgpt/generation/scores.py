@@ -78,6 +78,7 @@ def score(
     top: int = 0,
     after_end: bool | None = None,
     end: bool = False,
+    special: bool = False,
 ) -> Score: ...
 @overload
 def score(
@@ -90,6 +91,7 @@ def score(
     top: int = 0,
     after_end: bool | None = None,
     end: bool = False,
+    special: bool = False,
 ) -> list[Score]: ...
 def score(
     model: Model,
@@ -101,6 +103,7 @@ def score(
     top: int = 0,
     after_end: bool | None = None,
     end: bool = False,
+    special: bool = False,
 ) -> Score | list[Score]:
     """Return how likely a text is, or a completion of a prompt: of each token the probability, its rank, and the n
     likeliest tokens.
@@ -115,6 +118,7 @@ def score(
                 the tokenizer has one. Otherwise a text begins after a line end, as one does that is sampled. If it
                 cannot, its first token is not scored
     end         whether the end token that follows is scored, too
+    special     whether special tokens in the texts are encoded as such, not as plain text
 
     >>> a, b = score(model, tokenizer, prompt="1 + 1 = ", completion=["2", "3"])
     >>> a.nats < b.nats
@@ -128,7 +132,7 @@ def score(
     """
     if top < 0 or top > tokenizer.vocab_size:
         raise ValueError(f"top={top} must be in 0..{tokenizer.vocab_size}, the size of the vocabulary")
-    framing = Framing(tokenizer, tokenizer.end_id is not None if after_end is None else after_end, end)
+    framing = Framing(tokenizer, tokenizer.end_id is not None if after_end is None else after_end, end, special)
     if (text is None) == (prompt is None) or (prompt is None) != (completion is None):
         raise ValueError("give a text, or a prompt and a completion")
     if text is not None:
@@ -148,16 +152,20 @@ class Framed(NamedTuple):
 
 
 class Framing(NamedTuple):
-    """How texts are put before a model: after the end token or not, and with the one that follows or not."""
+    """How texts are put before a model.
+
+    after_end, end, special  as in `score`
+    """
 
     tokenizer: Tokenizer
     after_end: bool
-    end: bool
+    end: bool = False
+    special: bool = False
 
     def text(self, text: str) -> Framed:
         """Return the tokens of a text, which begins anew."""
         before = new_text(self.tokenizer, self.after_end)
-        ids = [*before, *self.tokenizer.encode_prompt(text), *self.following()]
+        ids = [*before, *self.tokenizer.encode_prompt(text, self.special), *self.following()]
         first = max(1, len(before))
         if len(ids) <= first:
             what = "is empty" if not text else "has one token, which nothing comes before"
@@ -166,12 +174,12 @@ class Framing(NamedTuple):
 
     def completion(self, prompt: str, completion: str, n_positions: int) -> Framed:
         """Return the tokens of a prompt and its completion. Raises ValueError if they do not fit into the context."""
-        read = self.tokenizer.encode_prompt(prompt)
+        read = self.tokenizer.encode_prompt(prompt, self.special)
         if self.after_end or not read:  # after an empty prompt a text begins
             read = [*new_text(self.tokenizer, self.after_end), *read]
         if not read:
             raise ValueError("the prompt is empty, and the tokenizer has no token that a text begins after")
-        written = [*self.tokenizer.encode_prompt(completion), *self.following()]
+        written = [*self.tokenizer.encode_prompt(completion, self.special), *self.following()]
         if not written:
             raise ValueError("the completion is empty: there is nothing to score")
         if len(read) + len(written) > n_positions + 1:  # the last token is predicted, and not read

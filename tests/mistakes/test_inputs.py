@@ -17,6 +17,7 @@ TEXTS = {
     "finetune": "finetune q --data {} --out new --max-steps 1 --batch-size 1",
     "ask": "ask f --data {}",
     "eval": "eval r --data {}",
+    "score": "score r {}",
     "tales": "tales --check {}",
     "prepare": "prepare {} --out new --tokenizer bytes",
     "tokenizer train": "tokenizer train {} --out new",
@@ -31,6 +32,7 @@ RUNS = {
     "sample": "sample {}",
     "ask": "ask {} --prompt the",
     "eval": "eval {} --data a.txt",
+    "score": "score {} a.txt",
     "plot": "plot {}",
     "profile": "profile {} --steps 1",
     "info": "info {}",
@@ -116,6 +118,7 @@ READ_INPUT = {
     "tokenizer train": "tokenizer train - --out new",
     "tokenizer stats": "tokenizer stats p -",
     "eval": "eval r --data -",
+    "score": "score r -",
     "finetune": "finetune q --data - --out new --max-steps 1 --batch-size 1",
 }
 

@@ -23,6 +23,7 @@ LINES = {
     "finetune": f"finetune q --data tasks.jsonl --out new {FINETUNE}",
     "ask": "ask f --prompt the",
     "eval": "eval r --data a.txt",
+    "score": "score r a.txt",
     "tales": "tales 3",
     "tasks": "tales 3 --tasks",
     "demo": "demo --out new --base-steps 1 --tune-steps 1 --tests 1 --tasks translate",

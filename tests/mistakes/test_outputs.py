@@ -27,6 +27,7 @@ PRINT = {
     "finetune": f"finetune q --data tasks.jsonl --out new {FINETUNE}",
     "ask": "ask f --prompt the",
     "eval": "eval r --data a.txt",
+    "score": "score r a.txt",
     "profile": "profile r --steps 1",
     "tales": "tales 3",
     "tasks": "tales 3 --tasks",
