@@ -77,6 +77,7 @@ def test_what_is_optional_may_be_none():
         ({"order": ["top_q"]}, "did you mean 'top_p'"),
         ({"order": ["top_p", "top_p"]}, "order has 'top_p' twice"),
         ({"regex": "a", "choices": ["a"]}, "regex and choices cannot be combined"),
+        ({"regex": "", "json_schema": "{}"}, "regex and json_schema cannot be combined"),
         ({"json_schema": {}}, "must be a text"),
         ({"min_new_tokens": 5, "max_new_tokens": 4}, "min_new_tokens=5 is above max_new_tokens=4"),
         ({"mirostat_tau": 3.0, "temperature": 0}, "mirostat_tau has no effect at temperature 0"),

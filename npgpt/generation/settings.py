@@ -210,7 +210,7 @@ def check_words(sampling: Sampling) -> None:
 
 def check_combinations(sampling: Sampling) -> None:
     """Raise ValueError for settings that contradict one another."""
-    given = [name for name in ("regex", "json_schema", "choices") if getattr(sampling, name)]
+    given = [name for name in ("regex", "json_schema", "choices") if getattr(sampling, name) not in (None, ())]
     if len(given) > 1:
         raise ValueError(f"{given[0]} and {given[1]} cannot be combined: a text must match one of them")
     if sampling.max_new_tokens is not None and sampling.min_new_tokens > sampling.max_new_tokens:
