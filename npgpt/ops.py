@@ -37,6 +37,7 @@ class Ops:
     gelu_forward = staticmethod(layers.gelu_forward)
     gelu_new_backward = staticmethod(layers.gelu_new_backward)
     gelu_new_forward = staticmethod(layers.gelu_new_forward)
+    int8_linear_forward = staticmethod(layers.int8_linear_forward)
     layernorm_backward = staticmethod(layers.layernorm_backward)
     layernorm_forward = staticmethod(layers.layernorm_forward)
     linear_backward = staticmethod(layers.linear_backward)

@@ -29,6 +29,7 @@ EXAMPLES = (
     "npgpt eval runs/poems --data unseen.txt",
     "npgpt eval runs/poems --data prepared/poems --max-tokens 100000",
     "npgpt eval runs/tales --data tales:en",
+    "npgpt eval runs/poems --data unseen.txt --weights int8",
 )
 SEED = 1337  # of the tales
 SPLITS = ("train", "val", "all")
@@ -61,6 +62,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, default=0, metavar="N", help="number of CPU threads (default: 0, as for npgpt train)"
     )
     parser.add_argument("--last", action="store_true", help="use the model of the last step, not the best one")
+    parser.add_argument(
+        "--weights",
+        choices=("int8",),
+        help="round the weights to integers of 8 bits first, and print how much that raises the loss",
+    )
     add_text_flags(parser)
 
 
@@ -69,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.data.tales.corpus import langs_of
     from npgpt.data.text import require_text
     from npgpt.generation.opening import open_run
+    from npgpt.models.registry import with_weights
 
     require_given("--data", args.data, "a file, or tales")
     require_at_least(0, "--max-tokens", args.max_tokens)
@@ -81,8 +88,16 @@ def run(args: argparse.Namespace) -> int:
     announce_compiling()
     model, tokenizer = open_run(args.run, args.last)
 
+    rounded, losses = with_weights(model, args.weights), []
+    if args.weights and rounded is model:
+        raise ValueError(f"{args.run} has such weights already: leave --weights {args.weights} out")
+
     def evaluate(data: "Dataset") -> "Evaluation":
-        return evaluate_with_progress(model, data, args.max_tokens, args.threads)
+        if args.weights:
+            losses.append(evaluate_with_progress(model, data, args.max_tokens, args.threads).loss)
+        found = evaluate_with_progress(rounded, data, args.max_tokens, args.threads)
+        losses.append(found.loss)
+        return found
 
     if langs:
         try:
@@ -91,6 +106,12 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"{error}{other_tales(args.run, args.data)}") from None
     else:
         print_loss_of_files(model, tokenizer, args, evaluate)
+    if args.weights:
+        plain, found = losses
+        print(
+            f"{model.dtype!s:<12}{plain:.4f} nats per token; {args.weights} is {100 * abs(found / plain - 1):.2f}% "
+            f"{'above' if found >= plain else 'below'} it"
+        )
     return 0
 
 

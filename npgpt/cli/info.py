@@ -88,7 +88,7 @@ def print_parameters(model: "Model") -> None:
     from npgpt.inspection.sizes import count_parameters
 
     print("\nparameters")
-    for group, count in count_parameters(model.params).items():
+    for group, count in count_parameters({**model.params, **getattr(model, "weights", {})}).items():
         print(f"  {group:<20}{count:>14,}  {count / model.size:6.1%}")
     print(f"  {'total':<20}{model.size:>14,}")
 
@@ -101,18 +101,21 @@ KEPT = {
 
 
 def print_memory(model: "Model", train: TrainConfig, lora: int | None, split: "Split | None") -> None:
-    """Print what a model needs, and what is free. Only the shapes of a GPT say what a batch needs.
+    """Print what a model needs, and what is free. Only the shapes of a GPT say what a batch needs, and weights of 8
+    bits are not trained.
 
     split  how the threads of a run share its steps; None chooses it for this machine
     """
+    from npgpt.models.registry import is_trainable
     from npgpt.support.machine import available_memory
     from npgpt.training.memory import fitting_batch_size, in_bytes, memory_to_train, n_averages
     from npgpt.training.threads import settle, work_of
 
-    weights, free, advice = model.size * model.dtype.itemsize, available_memory(), ""
+    weights = getattr(model, "nbytes", model.size * model.dtype.itemsize)  # some have other weights than floats
+    free, advice = available_memory(), ""
     rows = [("to sample", weights, "the weights")]
     kept = KEPT[train.optimizer]
-    if isinstance(model.config, GPTConfig):
+    if is_trainable(model) and isinstance(model.config, GPTConfig):
         split = split or settle(work_of(model, train.batch_size, train.ops == "fast"), train.threads)
         learned, batches = memory_to_train(model.config, train, lora, split)
         shape = f"{train.batch_size} x {model.config.n_positions} tokens"
@@ -124,7 +127,7 @@ def print_memory(model: "Model", train: TrainConfig, lora: int | None, split: "S
         if free is not None and learned + batches > free:
             size = fitting_batch_size(model.config, train, free, lora)
             advice = f"--batch-size {size} would" if size else "choose a smaller model or context"
-    else:
+    elif is_trainable(model):
         averages = n_averages(model.params.shapes, model.matrices, train) * model.dtype.itemsize
         rows += [("to train", 2 * weights + averages, f"the weights, the gradients and {kept}")]
     rows += [] if free is None else [("free here", free, "")]

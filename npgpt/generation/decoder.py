@@ -6,6 +6,7 @@ A GPT has a faster one, of the same interface (`npgpt.models.base.Decoder`).
 import numpy as np
 
 from npgpt.models.base import Decoder, Model, Past
+from npgpt.models.registry import with_weights
 from npgpt.models.taps import Taps
 from npgpt.training.blas import blas_threads
 
@@ -22,10 +23,9 @@ def new_decoder(model: Model, slots: int, rows: int = ROWS, weights: str | None 
 
     Raises ValueError for weights that the model cannot have.
     """
+    model = with_weights(model, weights)
     make = getattr(model, "decoder", None)
     decoder = make(slots, rows, weights, threads) if make else None
-    if decoder is None and weights is not None:
-        raise ValueError(f"weights={weights!r}: {model.describe()} has no such weights")
     return PlainDecoder(model, slots, rows) if decoder is None else decoder
 
 

@@ -74,12 +74,12 @@ def write_gpt2(folder: Path, config: GPTConfig, params: Mapping[str, np.ndarray]
         for name, shape in shapes_of(dataclasses.replace(config, bias=True)).items():
             tensors.setdefault(name, np.zeros(shape, dtype))
     save_tensors(folder / "model.safetensors", tensors, dataclasses.asdict(config))
-    content = {
-        "model_type": "gpt2",
-        "architectures": ["GPT2LMHeadModel"],
-        "dtype": dtype.name,
-        **dataclasses.asdict(config),
-    }
+    write_configs(folder, config, dtype, "gpt2", architectures=["GPT2LMHeadModel"])
+
+
+def write_configs(folder: Path, config: GPTConfig, dtype: np.dtype, model_type: str, **more: Any) -> None:
+    """Write config.json and generation_config.json."""
+    content = {"model_type": model_type, **more, "dtype": dtype.name, **dataclasses.asdict(config)}
     write_json(folder / "config.json", content)
     ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
@@ -121,17 +121,18 @@ def read_gpt2(
     return config, tensors, file
 
 
-def read_config(path: Path, keys: Iterable[str] = ()) -> GPTConfig:
+def read_config(path: Path, keys: Iterable[str] = (), model_type: str = "gpt2") -> GPTConfig:
     """Read GPT-2's config.json. Raises ValueError, with the key and its value, if npgpt cannot compute the model.
 
-    keys  those that must be there, because npgpt wrote them
+    keys        those that must be there, because npgpt wrote them
+    model_type  what the file must say
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} is not a run folder: it has no {path.name}{unreadable(path.parent)}")
     given = read_json(path)
     content = HUB_DEFAULTS | given
-    if content.get("model_type") != "gpt2":
-        raise ValueError(f"{path}: model_type {content.get('model_type')!r} is not 'gpt2'")
+    if content.get("model_type") != model_type:
+        raise ValueError(f"{path}: model_type {content.get('model_type')!r} is not {model_type!r}")
     for key in keys:
         if key not in given:
             raise ValueError(f"{path}: {key} is missing: the file was damaged or changed after it was written")

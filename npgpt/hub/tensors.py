@@ -9,7 +9,7 @@ import json
 import math
 import mmap
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -238,10 +238,19 @@ def checksum(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> 
     return digest.hexdigest()
 
 
-def require_shapes(tensors: Mapping[str, np.ndarray], shapes: Shapes, path: Path, config: str, of: str = "") -> None:
+def require_shapes(
+    tensors: Mapping[str, np.ndarray],
+    shapes: Shapes,
+    path: Path,
+    config: str,
+    of: str = "",
+    int8: Collection[str] = (),
+) -> None:
     """Raise ValueError for a missing or extra tensor, one that is not floats, and one of another shape than `shapes`.
 
-    config  what the shapes follow from; of  what a missing tensor's name begins with in the file
+    config  what the shapes follow from
+    of      what a missing tensor's name begins with in the file
+    int8    those that must be integers of 8 bits
     """
     for name in shapes:
         if name not in tensors:
@@ -249,7 +258,8 @@ def require_shapes(tensors: Mapping[str, np.ndarray], shapes: Shapes, path: Path
     for name, tensor in tensors.items():
         if name not in shapes:
             raise ValueError(f"{path}: the tensor {name} does not belong to the model of {config}")
-        if tensor.dtype.kind != "f":
-            raise ValueError(f"{path}: {name} has the dtype {tensor.dtype}, expected floats")
+        if tensor.dtype != np.int8 if name in int8 else tensor.dtype.kind != "f":
+            expected = "int8" if name in int8 else "floats"
+            raise ValueError(f"{path}: {name} has the dtype {tensor.dtype}, expected {expected}")
         if tensor.shape != shapes[name]:
             raise ValueError(f"{path}: {name} has the shape {tensor.shape}, expected {shapes[name]} by {config}")

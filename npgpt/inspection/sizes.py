@@ -1,8 +1,9 @@
 """How large a model is: its parameters by group."""
 
 from collections import Counter
+from collections.abc import Mapping
 
-from npgpt.support.parameters import Parameters
+import numpy as np
 
 GROUPS = {
     "wte": "token embedding",
@@ -14,7 +15,7 @@ GROUPS = {
 }
 
 
-def count_parameters(params: Parameters) -> Counter[str]:
+def count_parameters(params: Mapping[str, np.ndarray]) -> Counter[str]:
     """Return the number of parameters in each group that has any."""
     counts: Counter[str] = Counter()
     for name, array in params.items():

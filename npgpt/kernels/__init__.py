@@ -14,6 +14,7 @@ from npgpt.kernels.cross_entropy import cross_entropy_backward, cross_entropy_fo
 from npgpt.kernels.embedding import embedding_backward, embedding_forward
 from npgpt.kernels.gelu import gelu_backward, gelu_forward
 from npgpt.kernels.gelu_new import gelu_new_backward, gelu_new_forward
+from npgpt.kernels.int8 import int8_linear_forward
 from npgpt.kernels.layernorm import layernorm_backward, layernorm_forward
 from npgpt.kernels.linear import linear_backward, linear_forward
 from npgpt.kernels.linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
@@ -34,6 +35,7 @@ __all__ = [
     "gelu_forward",
     "gelu_new_backward",
     "gelu_new_forward",
+    "int8_linear_forward",
     "layernorm_backward",
     "layernorm_forward",
     "linear_backward",

@@ -3,7 +3,8 @@
 `out, cache = X_forward(...)` and `d... = X_backward(dout, cache)`: the gradients come in the order of the forward's
 array arguments, in their shapes and dtype. No layer writes into its inputs. Results are new arrays, with two
 exceptions. Dropout, when it is off, and the backward of LoRA return the array that they got. And a backward that gets
-an array for a parameter's gradient writes into it, as with NumPy's `out`, and returns it.
+an array for a parameter's gradient writes into it, as with NumPy's `out`, and returns it. The product with weights of 8
+bits has no backward, and returns its result alone.
 
 Imports: NumPy alone.
 """
@@ -15,6 +16,7 @@ from npgpt.layers.dropout import dropout_backward, dropout_forward
 from npgpt.layers.embedding import embedding_backward, embedding_forward
 from npgpt.layers.gelu import gelu_backward, gelu_forward
 from npgpt.layers.gelu_new import gelu_new_backward, gelu_new_forward
+from npgpt.layers.int8 import int8_linear_forward
 from npgpt.layers.layernorm import layernorm_backward, layernorm_forward
 from npgpt.layers.linear import linear_backward, linear_forward
 from npgpt.layers.linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
@@ -36,6 +38,7 @@ __all__ = [
     "gelu_forward",
     "gelu_new_backward",
     "gelu_new_forward",
+    "int8_linear_forward",
     "layernorm_backward",
     "layernorm_forward",
     "linear_backward",

@@ -7,16 +7,23 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.config import GPTConfig
+from npgpt.hub.gpt2_int8 import MODEL_TYPE
 from npgpt.models.base import Model
 from npgpt.models.gpt2 import GPT
+from npgpt.models.gpt2_int8 import Int8GPT
 from npgpt.models.gpt2_memory import floats_to_evaluate, floats_to_train
 from npgpt.models.gpt2_parameters import init_parameters, parameter_shapes
 from npgpt.ops import Ops
 from npgpt.support.files import read_json
+from npgpt.support.hints import nearest
 from npgpt.support.parameters import Parameters
 
 # by the model_type of config.json: what opens a folder, from its name, a dtype and ops
-OPENERS: dict[str, Callable[[str | Path, str, str | Ops], Model]] = {"gpt2": GPT.from_pretrained}
+OPENERS: dict[str, Callable[[str | Path, str, str | Ops], Model]] = {
+    "gpt2": GPT.from_pretrained,
+    MODEL_TYPE: Int8GPT.from_pretrained,
+}
+WEIGHTS = ("int8",)
 # what opens one without reading its weights, for models that can do so
 MAPPING = {"gpt2": functools.partial(GPT.from_pretrained, mapped=True)}
 
@@ -53,6 +60,33 @@ def open_model(name: str | Path, dtype: str = "float32", ops: str | Ops = "fast"
     kind = str(read_json(path).get("model_type")) if path.is_file() else "gpt2"
     opener = OPENERS.get(kind, OPENERS["gpt2"])  # whose error names a kind that nobody opens
     return (MAPPING.get(kind, opener) if mapped else opener)(name, dtype, ops)
+
+
+def with_weights(model: Model, weights: str | None) -> Model:
+    """Return a model with weights of another kind, made from this one's: "int8". None returns it as it is.
+
+    Raises ValueError for another kind, and for a model that cannot have such weights.
+    """
+    if weights is None or (weights == "int8" and isinstance(model, Int8GPT)):
+        return model
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights={weights!r} is unknown{nearest(str(weights), WEIGHTS)}")
+    if not isinstance(model, GPT):
+        raise ValueError(f"weights={weights!r}: {model.describe()} has no such weights")
+    return Int8GPT.of(model)
+
+
+def is_trainable(model: Model) -> bool:
+    """Say whether training can change a model's weights, which it cannot if they have 8 bits."""
+    return not isinstance(model, Int8GPT)
+
+
+def require_trainable(model: Model, name: str | Path) -> None:
+    """Raise ValueError if a model cannot be trained; `name` is where it was opened."""
+    if not is_trainable(model):
+        raise ValueError(
+            f"{name} has weights of 8 bits, which cannot be trained: give the run that they were made from"
+        )
 
 
 def verify(model: Model) -> None:

@@ -12,7 +12,7 @@ from npgpt.data.examples import Example, ExamplesSource, pack_examples
 from npgpt.hub.tensors import require_run
 from npgpt.models.base import Model, set_end
 from npgpt.models.lora import Adapters, save_adapter
-from npgpt.models.registry import open_model
+from npgpt.models.registry import open_model, require_trainable
 from npgpt.support.lock import locked
 from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import refuse_existing, say_if_unevaluated
@@ -185,6 +185,7 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
 def open_base(name: str, config: TrainConfig) -> tuple[Model, Tokenizer]:
     """Return the model of a run folder and its tokenizer, which must have an end token."""
     model = open_model(name, config.dtype, config.ops)
+    require_trainable(model, name)
     tokenizer = open_tokenizer(name, model, config.end_token)
     say_if_unevaluated(Path(name))
     set_end(model, tokenizer.require_end_id())

@@ -19,7 +19,7 @@ from npgpt.data.splitting import ContextError
 from npgpt.data.text import require_text
 from npgpt.hub.tensors import require_run
 from npgpt.models.base import Model, end_ids
-from npgpt.models.registry import new_model, open_model, shapes_of_model
+from npgpt.models.registry import new_model, open_model, require_trainable, shapes_of_model
 from npgpt.support.lock import locked
 from npgpt.support.notices import notice
 from npgpt.tokenizer import Tokenizer
@@ -297,6 +297,7 @@ def reopened(plan: TrainingPlan, config: TrainConfig, source: Source) -> Model:
     """Open the model of the run to resume. Raises ValueError for a change that would make it another run."""
     folder, saved = plan.folder, plan.saved or {}
     model = open_model(folder, config.dtype, config.ops)
+    require_trainable(model, folder)
     require_run(folder / "model.safetensors")
     require_model_of(folder, model, saved)
     for name in ("init", "tokenizer", "end_token", "dtype", "optimizer", "trainable", "pack", "pretrain"):

@@ -48,11 +48,11 @@ class Workers:
         self.n = split.groups * self.members  # threads that compute gradients
         self.teams = [make_team(split.members) for _ in range(split.groups)]
         self.buffers = [Buffers() for _ in range(self.n)]
-        self.flat = np.empty((split.groups, model.size), model.dtype)  # the gradients of each group
+        self.flat = np.empty((split.groups, model.params.size), model.dtype)  # the gradients of each group
         self.grads = [Parameters(model.params.shapes, flat) for flat in self.flat]
         self.laps: np.ndarray | None = None  # (n, clock.SIZE), if somebody wants to know where the time goes
         # the optimizer runs in parts on all threads, whatever the groups are
-        bounds = np.linspace(0, model.size, self.threads + 1).astype(int)
+        bounds = np.linspace(0, model.params.size, self.threads + 1).astype(int)
         self.parts = [slice(start, stop) for start, stop in pairwise(bounds)]
 
     def __enter__(self) -> "Workers":

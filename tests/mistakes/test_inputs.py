@@ -36,6 +36,7 @@ RUNS = {
     "plot": "plot {}",
     "profile": "profile {} --steps 1",
     "info": "info {}",
+    "export": "export {} --weights int8 --out new",
     "tokenizer encode": "tokenizer encode {} the",
     "tokenizer decode": "tokenizer decode {} 1",
     "tokenizer show": "tokenizer show {} the",

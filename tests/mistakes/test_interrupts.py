@@ -36,6 +36,7 @@ LINES = {
     "stats": "tokenizer stats p a.txt",
     "gradcheck": "gradcheck linear",
     "info": "info r",
+    "export": "export r --weights int8 --out new",
     "plot": "plot r",
     "profile": "profile r --steps 1",
 }

@@ -12,6 +12,7 @@ from tests.test_cli import start
 WRITE = {  # {} is where to write
     "train": f"train --data a.txt --out {{}}/new {TINY}",
     "finetune": f"finetune q --data tasks.jsonl --out {{}}/new {FINETUNE}",
+    "export": "export r --weights int8 --out {}/new",
     "demo": "demo --out {}/new --base-steps 1 --tune-steps 1 --tests 1",
     "prepare": "prepare a.txt --out {}/new --tokenizer bytes",
     "tokenizer train": "tokenizer train a.txt --out {}/new --vocab-size 270",
@@ -42,6 +43,7 @@ PRINT = {
     "gradcheck": "gradcheck linear",
     "wrong": "gradcheck wrong:forward,backward",
     "info": "info r",
+    "export": "export r --weights int8 --out new",
     "help": "--help",
     "help of a command": "train --help",
     "version": "--version",
