@@ -16,6 +16,7 @@ from npgpt.hub.gpt2_int8 import SCALE, read_int8, write_int8
 from npgpt.layers.int8 import dequantize, quantize
 from npgpt.models.base import Decoder
 from npgpt.models.gpt2 import GPT
+from npgpt.models.gpt2_decoder import GPTDecoder
 from npgpt.models.gpt2_parameters import block_matrices, flops_per_token, parameter_shapes
 from npgpt.models.kv_cache import KVCache
 from npgpt.models.taps import Taps
@@ -80,9 +81,9 @@ class Int8GPT:
         self, config: GPTConfig, params: Parameters, weights: Parameters, scales: Parameters, ops: str | Ops = "fast"
     ) -> None:
         self.config, self.params, self.weights, self.scales = config, params, weights, scales
-        self.ops = copy.copy(get_ops(ops))
-        self.ops.step = None  # which is for parameters in one buffer
+        self.ops = get_ops(ops)
         self.matrices: dict[str, int] = {}
+        self._panels: Parameters | None = None  # the weights as decoders read them
 
     @classmethod
     def of(cls, model: GPT) -> "Int8GPT":
@@ -136,7 +137,9 @@ class Int8GPT:
 
     def as_gpt(self) -> GPT:
         """Return a GPT that computes with the floats; it cannot be trained."""
-        return GPT(self.config, ops=self.ops, params=cast("Parameters", self.floats))
+        ops = copy.copy(self.ops)
+        ops.step = None  # which is for parameters in one buffer
+        return GPT(self.config, ops=ops, params=cast("Parameters", self.floats))
 
     def describe(self) -> str:
         """Return the shape in words, as `npgpt info` prints it."""
@@ -165,8 +168,19 @@ class Int8GPT:
         raise ValueError("weights of 8 bits cannot be trained: train the model that they were made from")
 
     def decoder(self, slots: int, rows: int, weights: str | None = None, threads: int = 0) -> Decoder | None:
-        """Return the compiled decoder, which computes from the integers; None where there is none."""
-        return None
+        """Return the compiled decoder, which computes from the integers; None where there is none.
+
+        All decoders of a model share one more copy of the integers, in the order in which they read them.
+        """
+        if self.ops.step is None:
+            return None
+        kernel = self.ops.step.decode
+        if self._panels is None:
+            blocks = block_matrices(self.config)
+            arrays = {name: kernel.panels(q) if name in blocks else q for name, q in self.weights.items()}
+            self._panels = memory({name: q.shape for name, q in arrays.items()}, "int8")
+            self._panels |= arrays
+        return GPTDecoder(self.config, self.params, self._panels, self.scales, kernel, slots, rows, threads)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, generation_config.json and model.safetensors, which only npgpt opens."""
