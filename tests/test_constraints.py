@@ -232,6 +232,23 @@ def test_a_text_that_cannot_go_on_allows_no_token():
     assert not constraint.over
 
 
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_prefix_is_part_of_what_must_match(kind):
+    tokenizer = TOKENIZERS[kind]
+    new(tokenizer, regex="(ab)+中", prefix="aba")
+    new(tokenizer, regex="(ab)+中", prefix=tokenizer.encode("ab中").tolist())
+    for prefix in ("b", "ab中a", tokenizer.encode("ba").tolist(), [9999]):
+        with pytest.raises(ValueError, match=r"no text that begins with prefix=.* matches the constraint"):
+            new(tokenizer, regex="(ab)+中", prefix=prefix)
+
+
+def test_a_schema_may_say_which_white_space_there_is():
+    schema = {"type": "array", "x-guidance": {"whitespace_pattern": ""}}
+    constraint = new(TOKENIZERS["bytes"], json_schema=json.dumps(schema))
+    assert constraint.matches("[1,2]")
+    assert not constraint.matches("[1, 2]")
+
+
 def test_matches_judges_whole_texts():
     for tokenizer in TOKENIZERS.values():
         constraint = new(tokenizer, regex="(ab|中)+")

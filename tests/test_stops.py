@@ -182,6 +182,21 @@ def test_a_pattern_that_cannot_stop_a_text_is_refused(pattern, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text", "before"),
+    [
+        (r"END\b", "ENDING", ""),
+        ("\n(?! )", "a\n b", "a"),
+        (r"\d+", "n 123", "n "),
+        ("(?<=\n)", "a\nb", "a\n"),
+        (r"[.!?]\s", "a 1.5. b", "a 1.5"),
+        (r"(?<=[.!?])\s", "a 1.5. b", "a 1.5."),
+    ],
+)
+def test_the_cases_of_the_documentation(pattern, text, before):
+    assert "".join(stopped(text.encode(), Stops(Sampling(stop_regex=pattern), BYTES, ()))) == before
+
+
 def test_a_match_may_be_empty_where_it_looks_around_itself():
     """So a text can end after what it stops at, not before."""
     assert "".join(stopped(b"ab\ncd", Stops(Sampling(stop_regex="(?<=\n)"), BYTES, ()))) == "ab\n"

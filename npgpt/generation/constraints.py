@@ -82,6 +82,8 @@ class Constraint:
         self._allowed: np.ndarray | None = None  # what may follow but for end tokens
         if not self.complete and not self._text_mask().any():
             raise ValueError("no text that matches the constraint can be written with this vocabulary")
+        if not self._may_begin(sampling.prefix):
+            raise ValueError(f"no text that begins with prefix={sampling.prefix!r} matches the constraint")
 
     @property
     def complete(self) -> bool:
@@ -116,9 +118,15 @@ class Constraint:
         """Return whether a text matches, such as one that was cut at a stop string."""
         matcher = self._begin.deep_copy()
         ids = self._tokens.greedy_tokenize(text)
-        return self._tokens.decode_bytes(ids) == text.encode() and bool(
-            matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
-        )
+        if self._tokens.decode_bytes(ids) != text.encode():
+            return False
+        return bool(matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting())
+
+    def _may_begin(self, prefix: str | tuple[int, ...]) -> bool:
+        """Return whether a text that matches may begin with a text or with tokens."""
+        ids = self._tokens.greedy_tokenize(prefix) if isinstance(prefix, str) else list(prefix)
+        known = all(0 <= i < self._tokens.vocab_size - 1 for i in ids)
+        return known and bool(self._begin.deep_copy().try_consume_tokens(ids) == len(ids))
 
     def _text_mask(self) -> np.ndarray:
         if self._allowed is None:
