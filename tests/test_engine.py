@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, Generator, GPTConfig, Sampling, generate
+from npgpt.generation import engine
 from npgpt.tokenizer import ByteTokenizer
 
 CONFIG = GPTConfig(vocab_size=11, n_positions=12, n_embd=8, n_layer=2, n_head=2)
@@ -175,3 +176,286 @@ def test_lent_slots_are_empty_and_come_back():
     assert request.completion == alone(generator.model, [1, 2, 3], request.sampling)
     with generator.lent(3) as slots:
         assert sorted(slots) == [0, 1, 2]
+
+
+class Counted:
+    """A model whose decoder needs no products: logits depend on all ids in a slot, and are exact whatever the parts."""
+
+    dtype, size = np.dtype(np.float32), 0
+
+    def __init__(self, vocab_size=11, n_positions=12):
+        self.config = GPTConfig(vocab_size=vocab_size, n_positions=n_positions, n_embd=8, n_layer=1, n_head=1)
+        self.read_ids, self.copied, self.calls = 0, 0, 0
+
+    def decoder(self, slots, rows, weights, threads):
+        self.lengths, self.rows = np.zeros(slots, np.int64), rows
+        self.held = np.full((slots, self.config.n_positions), -1)
+        self.fails = iter(())
+        return self
+
+    def read(self, slots, ids, wanted):
+        self.calls += 1
+        self.read_ids += len(ids)
+        logits = []
+        for row, (slot, i) in enumerate(zip(slots, ids, strict=True)):
+            self.held[slot, self.lengths[slot]] = i
+            self.lengths[slot] += 1
+            if row in wanted:
+                logits.append(self.after(self.held[slot, : self.lengths[slot]]))
+            error = next(self.fails, None)
+            if error is not None:
+                raise error
+        assert len(ids) <= self.rows
+        return np.array(logits, np.float32).reshape(len(wanted), self.config.vocab_size)
+
+    def after(self, ids):
+        seed = [int(i) for i in ids]
+        return np.random.default_rng(seed).standard_normal(self.config.vocab_size).astype(np.float32)
+
+    def copy(self, source, target, length):
+        self.copied += length
+        self.held[target, :length] = self.held[source, :length]
+        self.lengths[target] = length
+
+
+def random_sampling(rng, seed):
+    return Sampling(
+        seed=seed,
+        temperature=float(rng.choice([0, 0.7, 1.5])),
+        top_k=[None, 3][rng.integers(2)],
+        max_new_tokens=int(rng.integers(0, 40)),
+        context=str(rng.choice(["block", "slide"])),
+        logprobs=int(rng.integers(3)),
+        stop_ids=[(), (3,), None][rng.integers(3)],
+    )
+
+
+@pytest.mark.parametrize(("make", "seed"), [*((Counted, i) for i in range(6)), *((model, i) for i in range(2))])
+def test_random_arrivals_change_nothing(make, seed):
+    rng = np.random.default_rng(seed)
+    gpt = make(n_positions=60)
+    generator = Generator(gpt, slots=int(rng.integers(1, 5)))
+    stems = [rng.integers(0, 11, 50).tolist() for _ in range(2)]
+    waiting, requests = 14, []
+    while waiting or generator.busy:
+        for _ in range(min(waiting, rng.poisson(0.4))):
+            waiting -= 1
+            prompt = stems[rng.integers(2)][: rng.integers(1, 50)] + rng.integers(0, 11, rng.integers(0, 30)).tolist()
+            requests.append(generator.submit(prompt, random_sampling(rng, waiting)))
+        if requests and rng.random() < 0.02:
+            requests[rng.integers(len(requests))].cancel()
+        generator.step()
+    assert len(requests) == 14
+    for request in requests:
+        found = request.completion
+        want = alone(make(n_positions=60), request.prompt_ids, request.sampling)
+        if found.finish_reason == "cancelled":
+            n = len(found.ids)
+            assert (found.ids, found.logprobs, found.top) == (want.ids[:n], want.logprobs[:n], want.top[:n])
+        else:
+            assert found == want
+
+
+def test_a_prompt_longer_than_a_call_is_read_in_parts_beside_a_text():
+    gpt = Counted(n_positions=1000)
+    generator = Generator(gpt, slots=2)
+    short = generator.submit([1], Sampling(max_new_tokens=50))
+    generator.step()
+    long = generator.submit([*range(10)] * 60, Sampling(max_new_tokens=2))
+    steps = 0
+    while not long.done:
+        generator.step()
+        steps += 1
+    assert steps == 5 + 1  # 600 tokens are 4 parts of 128 and one of 88, after which there is the first token
+    assert len(short.ids) == 1 + steps  # it did not wait
+    for request in (short, long):
+        request.cancel()
+        assert request.completion.ids == alone(Counted(n_positions=1000), request.prompt_ids, request.sampling).ids[:7]
+
+
+def test_a_shared_prefix_is_read_once():
+    prefix = [1, 2, 3, 4, 5] * 40
+    gpt = Counted(n_positions=300)
+    generator = Generator(gpt, slots=4)
+    found = generator.complete([prefix], n=4, max_new_tokens=1)
+    assert gpt.read_ids == 200 + 3  # the others read the last token of the prompt
+    assert len({completion.ids for completion in found}) > 1
+    generator.complete([[*prefix, 6]], max_new_tokens=1)
+    assert gpt.read_ids == 200 + 3 + 1  # a slot that was left still holds it
+    generator.complete([[7, *prefix]], max_new_tokens=1)
+    assert gpt.read_ids == 200 + 3 + 1 + 201
+    assert gpt.copied == 3 * 199
+
+
+def test_a_text_whose_forerunner_is_cancelled_reads_the_rest():
+    gpt = Counted(n_positions=600)
+    generator = Generator(gpt, slots=2)
+    prompt = [1, 2, 3, 4, 5] * 100
+    first, second = (generator.submit([*prompt, i], Sampling(max_new_tokens=3, temperature=0)) for i in (6, 7))
+    generator.step()
+    first.cancel()
+    while generator.busy:
+        generator.step()
+    assert gpt.copied == 128
+    assert second.completion == alone(Counted(n_positions=600), [*prompt, 7], second.sampling)
+
+
+def test_an_error_in_one_text_does_not_end_the_others(monkeypatch):
+    gpt = model()
+    generator = Generator(gpt, slots=3)
+    good, bad, other = (generator.submit([i], Sampling(max_new_tokens=9, seed=i)) for i in range(3))
+    generator.step()
+    monkeypatch.setattr(bad.rules, "apply", lambda ids, logits, negative=None: 1 / 0)
+    assert generator.step() == [good, bad, other]
+    assert isinstance(bad.error, ZeroDivisionError)
+    assert bad.done
+    while generator.busy:
+        generator.step()
+    with pytest.raises(ZeroDivisionError):
+        bad.completion  # noqa: B018, it raises
+    for request in (good, other):
+        assert request.completion == alone(gpt, request.prompt_ids, request.sampling)
+
+
+def test_rules_that_leave_nothing_are_an_error(monkeypatch):
+    generator = Generator(model())
+    request = generator.submit([1])
+    monkeypatch.setattr(request.rules, "apply", lambda ids, logits, negative=None: logits - np.inf)
+    generator.step()
+    with pytest.raises(ValueError, match="no token is left"):
+        request.completion  # noqa: B018, it raises
+
+
+@pytest.mark.parametrize("when", range(14))
+def test_an_interrupt_inside_a_call_leaves_texts_that_can_go_on(when):
+    gpt = Counted(n_positions=9)
+    generator = Generator(gpt, slots=2)
+    requests = [generator.submit([i, 2, 3], Sampling(max_new_tokens=20, seed=i)) for i in range(3)]
+    gpt.fails = iter([None] * when + [KeyboardInterrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        [generator.step() for _ in range(99)]
+    while generator.busy:
+        generator.step()
+    for request in requests:
+        assert request.completion == alone(Counted(n_positions=9), request.prompt_ids, request.sampling)
+
+
+def test_an_interrupt_between_the_texts_of_a_step_ends_one_of_them(monkeypatch):
+    generator = Generator(Counted(), slots=3)
+    first, hit, last = (generator.submit([i], Sampling(max_new_tokens=9, seed=i)) for i in range(3))
+
+    def interrupted(token):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hit.stops, "feed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generator.step()
+    while generator.busy:
+        generator.step()
+    assert isinstance(hit.error, KeyboardInterrupt)
+    for request in (first, last):
+        assert request.completion == alone(Counted(), request.prompt_ids, request.sampling)
+
+
+def test_an_interrupted_completion_leaves_nothing():
+    gpt = Counted()
+    generator = Generator(gpt, slots=1)
+    gpt.fails = iter([None] * 5 + [KeyboardInterrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        generator.complete([[1, 2], [3]], max_new_tokens=30)
+    assert not generator.busy
+    assert generator.complete([[3]]) == [alone(Counted(), [3], Sampling())]
+
+
+@pytest.mark.parametrize(("context", "tokens"), [("block", 4 * 200), ("slide", 1 + 40 * 199)])
+def test_what_200_tokens_past_the_context_read(context, tokens):
+    """For each quarter of new tokens, block reads the other three quarters once more: 4 tokens for a new one."""
+    gpt = Counted(n_positions=40)
+    Generator(gpt, slots=1).complete([[1] * 39], max_new_tokens=1, context=context)
+    before, gpt.read_ids = gpt.read_ids, 0
+    Generator(gpt, slots=1).complete([[1] * 39], max_new_tokens=1 + 200, context=context)
+    assert before == 39
+    assert gpt.read_ids == 39 + tokens
+
+
+def test_a_negative_prompt_is_read_in_a_slot_of_its_own():
+    tokenizer, gpt = ByteTokenizer(), model(vocab_size=256, n_positions=60)
+    settings = {"guidance_scale": 1.7, "temperature": 0, "max_new_tokens": 20}
+    guided = Generator(gpt, tokenizer, slots=3).complete(["ab", "c"], negative_prompt="x" * 30, **settings)
+    for prompt, completion in zip(["ab", "c"], guided, strict=True):
+        text, negative = list(prompt.encode()), [ord("x")] * 30
+        for token in completion.ids:
+            own, other = (gpt.logits([ids])[0, -1].astype(np.float64) for ids in (text, negative))
+            own, other = (x - np.log(np.exp(x).sum()) for x in (own, other))
+            assert token == (other + 1.7 * (own - other)).argmax()
+            text.append(token)
+            negative.append(token)
+    empty, last = (
+        Generator(gpt, tokenizer).complete(["ab"], negative_prompt=negative, **settings) for negative in ("", "b")
+    )
+    assert empty[0].ids == last[0].ids
+    with pytest.raises(ValueError, match="slots=2 or more"):
+        Generator(gpt, tokenizer, slots=1).submit("a", Sampling(guidance_scale=2, negative_prompt=""))
+
+
+class OneOf:
+    """The constraint that a text is one of some."""
+
+    def __init__(self, *texts):
+        self.texts, self.so_far = [text.encode() for text in texts], b""
+
+    def mask(self):
+        mask = np.zeros(256, bool)
+        n = len(self.so_far)
+        mask[[text[n] for text in self.texts if text.startswith(self.so_far) and len(text) > n]] = True
+        mask[0] = self.so_far in self.texts  # the end token
+        return mask
+
+    def accept(self, token):
+        self.so_far += bytes([token] if token else [])
+
+    def matches(self, text):
+        return text.encode() in self.texts
+
+    @property
+    def over(self):
+        return self.so_far in self.texts and not self.mask()[1:].any()
+
+
+@pytest.mark.parametrize("temperature", [0, 1.5])
+def test_a_constrained_text_matches_or_is_said_not_to(monkeypatch, temperature):
+    texts = ["yes", "yes, sir", "no", "中文"]
+    monkeypatch.setattr(engine, "constraint_of", lambda *args: OneOf(*texts))
+    generator = Generator(model(vocab_size=256), ByteTokenizer())
+    seen = set()
+    for seed in range(12):
+        for most in (2, 99):
+            (found,) = generator.complete(
+                ["?"], seed=seed, temperature=temperature, max_new_tokens=most, stop_ids=0, top_k=3
+            )
+            seen.add(found.finish_reason)
+            assert (found.text in texts) == (found.finish_reason in ("constraint", "stop", "length"))
+            assert any(text.startswith(found.text.rstrip("\ufffd")) for text in texts)
+    assert seen >= {"constraint", "unfinished"}
+    monkeypatch.setattr(engine, "constraint_of", lambda *args: OneOf("yes"))
+    (found,) = generator.complete(["?"], stop="s")
+    assert (found.text, found.finish_reason) == ("ye", "unfinished")
+
+
+def test_a_text_that_can_neither_go_on_nor_end_is_unfinished(monkeypatch):
+    constraint = OneOf("yes")
+    monkeypatch.setattr(engine, "constraint_of", lambda *args: constraint)
+    monkeypatch.setattr(constraint, "mask", lambda: np.zeros(256, bool))
+    (found,) = Generator(model(vocab_size=256), ByteTokenizer()).complete(["?"])
+    assert (found.text, found.finish_reason) == ("", "unfinished")
+
+
+def test_a_stop_string_is_never_shown():
+    gpt = model(vocab_size=256)
+    generator = Generator(gpt, ByteTokenizer())
+    whole = generator.complete(["a"], seed=3, max_new_tokens=40)[0].text
+    stop = whole[5:8]
+    found = generator.complete(["a"], seed=3, max_new_tokens=40, stop=stop)[0]
+    assert (found.text, found.finish_reason) == (whole[: whole.index(stop)], "stop")
+    pieces = generator.stream("a", seed=3, max_new_tokens=40, stop=stop)
+    assert "".join(pieces) == found.text

@@ -5,18 +5,21 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
 
-from npgpt.generation.decoder import ROWS, new_decoder
-from npgpt.generation.requests import Completion, Request, Rules, Scratch, Stops, Text
+from npgpt.generation.decoder import ROWS, PlainDecoder, new_decoder
+from npgpt.generation.requests import Completion, Limit, Request, Scratch, Text
+from npgpt.generation.rules import Rules
 from npgpt.generation.settings import Sampling, checked_ids, settings_of
+from npgpt.generation.stops import Stops
 from npgpt.models.base import Model, end_ids
 from npgpt.tokenizer import Tokenizer
 
 DEFAULT = Sampling()
+SHARED = 16  # tokens: for fewer it is not worth the wait until another text has read them
 
 
 class Generator:
@@ -63,7 +66,12 @@ class Generator:
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._timed: list[Request] = []  # those with a deadline
-        self._free = list(range(slots))
+        self._texts: list[Text | None] = [None] * slots  # what each slot holds; the text may have ended
+        self._ended = [0] * slots  # when each slot was left
+        self._clock = count(1)
+        self._lent: set[int] = set()  # slots that a search has
+        # The plain decoder would read a copy again, in parts of other sizes, which may round in another way
+        self._shares = not isinstance(self.decoder, PlainDecoder)
         self._rows = np.empty((2, ROWS + slots), np.int64)  # a slot and an id
         self._wanted = np.empty(slots, np.int64)
         self._before = np.empty(slots, np.int64)
@@ -103,15 +111,19 @@ class Generator:
         news = self._expired()
         self._admit()
         texts, n = self._gather()
-        if not texts:
+        if not n:
             return news
         for text, logits in zip(texts, self._read(n, len(texts)), strict=True):
             request = text.request
             try:
-                request.advance(logits, self.scratch)
-            except Exception as error:  # of this text alone: the others go on
+                chosen = request.offer(text, logits, self.scratch)
+            except BaseException as error:
                 request.fail(error)
-            news.append(request)
+                if not isinstance(error, Exception):  # such as Ctrl-C
+                    raise
+                chosen = True  # the others go on
+            if chosen:
+                news.append(request)
         return news
 
     def complete(
@@ -175,8 +187,8 @@ class Generator:
         self,
         prompt: str | Iterable[int],
         sampling: Sampling,
-        deadline: float | None,
-        rng: np.random.Generator | None,
+        deadline: float | None = None,
+        rng: np.random.Generator | None = None,
     ) -> Request:
         """Return what `submit` returns, without a place in the queue: a search writes it by itself."""
         ids = self._checked_prompt(prompt)
@@ -195,23 +207,35 @@ class Generator:
         most = room if sampling.max_new_tokens is None else sampling.max_new_tokens
         rules = Rules(sampling, self.tokenizer, self.vocab_size, ends, len(ids))
         stops = Stops(sampling, self.tokenizer, ends)
+        constraint = constraint_of(sampling, self.tokenizer, self.vocab_size, ends)
+        negative = self._negative_prompt(sampling, ids)
         rng = np.random.default_rng(sampling.seed) if rng is None else rng
-        return Request(ids, sampling, ends, most, self.n_positions, rules, stops, rng, deadline)
+        return Request(ids, sampling, ends, most, self.n_positions, rules, stops, constraint, negative, rng, deadline)
+
+    def _negative_prompt(self, sampling: Sampling, ids: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return the ids to guide away from: of an empty text the last one of the prompt, as in transformers."""
+        if sampling.negative_prompt is None:
+            return None
+        if len(self._texts) < 2:
+            raise ValueError("a negative_prompt is read in a slot of its own: give the generator slots=2 or more")
+        return self._checked_prompt(sampling.negative_prompt or ids[-1:])
 
     @contextmanager
     def lent(self, slots: int) -> Iterator[list[int]]:
         """Lend empty slots to a search. Raises ValueError if too few are free."""
         self._admit()
-        if len(self._free) < slots:
-            raise ValueError(
-                f"{slots} slots are needed, but {len(self._free)} are free: make a Generator with more slots"
-            )
-        lent, self._free = self._free[:slots], self._free[slots:]
+        free = self._free()
+        if len(free) < slots:
+            raise ValueError(f"{slots} slots are needed, but {len(free)} are free: make a Generator with more slots")
+        lent = free[:slots]
+        for slot in lent:
+            self._texts[slot] = None
         self.decoder.lengths[lent] = 0
+        self._lent |= {*lent}
         try:
             yield lent
         finally:
-            self._free += lent
+            self._lent -= {*lent}
 
     def _checked_prompt(self, prompt: str | Iterable[int]) -> tuple[int, ...]:
         if isinstance(prompt, str):
@@ -236,20 +260,59 @@ class Generator:
     def _admit(self) -> None:
         """Take the slots of texts that have ended, and give free ones to texts that wait."""
         if any(request.done for request in self._running):
-            for request in self._running:
-                if request.done:
-                    self._free += [text.slot for text in request.texts]
+            for text in [text for request in self._running if request.done for text in request.texts]:
+                self._ended[text.slot] = next(self._clock)
             self._running = [request for request in self._running if not request.done]
         while self._waiting:
             request = self._waiting[0]
-            if not request.done:
-                if len(self._free) < len(request.texts):
+            if not (request.done or request in self._running):
+                unplaced = [text for text in request.texts if self._texts[text.slot] is not text]
+                if len(self._free()) < len(unplaced):
                     break
-                for text in request.texts:
-                    text.slot = self._free.pop(0)
-                    self.decoder.lengths[text.slot] = 0
+                for text in unplaced:
+                    self._place(text)
                 self._running.append(request)
             self._waiting.popleft()
+
+    def _free(self) -> list[int]:
+        """Return the slots that no text is being written in, those that were left first at the front."""
+        free = [slot for slot, text in enumerate(self._texts) if text is None or text.request.done]
+        return sorted({*free} - self._lent, key=self._ended.__getitem__)
+
+    def _place(self, text: Text) -> None:
+        """Give a text a free slot: the one that holds most of it, or the one that was left first.
+
+        If a text that is being written has more in common with it, it follows that one.
+        """
+        free = self._free()
+        best, common = free[0], 0
+        running, more = None, SHARED - 1
+        if self._shares:
+            for slot in free:
+                other = self._texts[slot]
+                if other is not None:
+                    n = common_length(other.window[: self.decoder.lengths[slot]], text.window)
+                    best, common = (slot, n) if n > common else (best, common)
+            for request in self._running:
+                for other in request.texts:
+                    n = common_length(other.window, text.window)
+                    running, more = (other, n) if n > more else (running, more)
+        self.decoder.lengths[best] = common  # first: what a slot holds is right after every line
+        text.slot, self._texts[best] = best, text
+        if running is not None and more > common:
+            text.follows = running, running.start, more
+
+    def _followed_length(self, text: Text) -> int | None:
+        """Return how many tokens the slot of a text holds after those that it shares are copied; None if it waits."""
+        other, start, common = text.follows or (text, 0, 0)
+        there = self._texts[other.slot] is other and other.start == start
+        held = min(common, int(self.decoder.lengths[other.slot])) if there else 0
+        if there and held < common and not other.request.done:
+            return None
+        text.follows = None
+        if held > self.decoder.lengths[text.slot]:
+            self.decoder.copy(other.slot, text.slot, held)
+        return int(self.decoder.lengths[text.slot])
 
     def _gather(self) -> tuple[list[Text], int]:
         """Write the rows of the next call of the decoder; return the texts that get logits, and the number of rows.
@@ -262,7 +325,9 @@ class Generator:
         lengths = self.decoder.lengths.tolist()
         for request in self._running:
             for text in request.texts:
-                length = lengths[text.slot]
+                length = lengths[text.slot] if text.follows is None else self._followed_length(text)
+                if length is None or text.logits is not None:
+                    continue  # it waits for another text
                 if text.n - text.start > self.n_positions:
                     length = self.make_room(text)
                 unread = text.n - text.start - length
@@ -285,8 +350,8 @@ class Generator:
 
     def make_room(self, text: Text) -> int:
         """Drop the oldest tokens of a full context, and return how many the slot holds now: none."""
-        text.start += dropped(text.request.sampling.context, self.n_positions)
         self.decoder.lengths[text.slot] = 0
+        text.start += dropped(text.request.sampling.context, self.n_positions)
         return 0
 
     def _read(self, rows: int, wanted: int) -> np.ndarray:
@@ -302,6 +367,13 @@ class Generator:
 def dropped(context: str, n_positions: int) -> int:
     """Return how many of the oldest tokens a full context leaves out."""
     return max(1, n_positions // 4) if context == "block" else 1
+
+
+def common_length(a: np.ndarray, b: np.ndarray) -> int:
+    """Return how many ids at the beginning of a and b are the same, without the last of b, which must be read."""
+    n = min(len(a), len(b) - 1)
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if len(differ) else n
 
 
 def draws(sampling: Sampling, i: int) -> np.random.Generator:
@@ -361,3 +433,12 @@ def generate(
     generator = Generator(model, tokenizer, slots, vocab_size=vocab_size)
     request = generator.request(ids, sampling, None, seed if isinstance(seed, np.random.Generator) else None)
     return generator._followed(request, request.ids)
+
+
+def constraint_of(
+    sampling: Sampling, tokenizer: Tokenizer | None, vocab_size: int, ends: Collection[int]
+) -> Limit | None:
+    """Nothing constrains yet."""
+    if sampling.regex is None and sampling.json_schema is None and not sampling.choices:
+        return None
+    raise ValueError("constraints are not there yet")

@@ -1,23 +1,16 @@
 """A request: a text that is being written, from its prompt to its completion."""
 
-import codecs
 import math
 import time
-from collections.abc import Collection
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from npgpt.generation.rules import apply_temperature, draw, keep_top_k, keep_top_p
+from npgpt.generation.rules import Rules, draw
 from npgpt.generation.settings import Sampling
-from npgpt.tokenizer import Tokenizer
-
-# settings that change nothing about which token is the likeliest
-NO_RULES = {
-    "max_new_tokens", "context", "temperature", "mirostat_eta", "penalty_window", "penalize_prompt", "dry_base",
-    "dry_allowed_length", "dry_breakers", "order", "stop", "stop_regex", "stop_ids", "seed", "logprobs",
-}  # fmt: skip
+from npgpt.generation.stops import Stops
 
 
 @dataclass(frozen=True)
@@ -48,7 +41,12 @@ class Completion:
 
 
 class Text:
-    """Ids that are to be read in a slot: `ids[start:n]`, of which the decoder has the first `lengths[slot]`."""
+    """Ids that are to be read in a slot: `ids[start:n]`, of which the decoder has the first `lengths[slot]`.
+
+    follows  another text, where it began, and how many ids the two have in common: those are copied, once that text has
+             read them
+    logits   of a request of several texts, the logits after the last id, once that has been read
+    """
 
     def __init__(self, request: "Request", ids: Collection[int], n_positions: int) -> None:
         self.request = request
@@ -57,6 +55,13 @@ class Text:
         self.n = len(ids)
         self.start = max(0, self.n - n_positions)
         self.slot = -1
+        self.follows: tuple[Text, int, int] | None = None
+        self.logits: np.ndarray | None = None
+
+    @property
+    def window(self) -> np.ndarray:
+        """The ids that fit into the context."""
+        return self.ids[self.start : self.n]
 
     def append(self, token: int) -> None:
         if self.n == len(self.ids):
@@ -65,23 +70,20 @@ class Text:
         self.n += 1
 
 
-class Judge(Protocol):
-    """What decides where a text ends, and what of it can be shown (stops.py)."""
+class Limit(Protocol):
+    """What tells which tokens can follow, where a text must match something (constraints.py)."""
 
-    stopped: str | None
-    text: str
+    @property
+    def complete(self) -> bool: ...
 
-    def feed(self, token: int) -> str: ...
+    @property
+    def over(self) -> bool: ...
 
-    def finish(self) -> str: ...
+    def mask(self) -> np.ndarray: ...
 
+    def matches(self, text: str) -> bool: ...
 
-class Chooser(Protocol):
-    """What changes logits before a token is drawn (rules.py)."""
-
-    def apply(self, ids: np.ndarray, logits: np.ndarray, negative: np.ndarray | None = None) -> np.ndarray: ...
-
-    def chosen(self, token: int, logits: np.ndarray) -> None: ...
+    def accept(self, token: int) -> None: ...
 
 
 class Request:
@@ -100,8 +102,10 @@ class Request:
         ends: Collection[int],
         most: int,
         n_positions: int,
-        rules: Chooser,
-        stops: Judge,
+        rules: Rules,
+        stops: Stops,
+        constraint: Limit | None,
+        negative: tuple[int, ...] | None,
         rng: np.random.Generator,
         deadline: float | None,
     ) -> None:
@@ -110,16 +114,15 @@ class Request:
         self.logprobs: list[float] = []
         self.top: list[tuple[tuple[int, float], ...]] = []
         self.pieces: list[str] = []  # the text so far, as it may be shown
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._reason: str | None = None
         self.most, self._n_positions = most, n_positions
-        self.rules, self.stops, self.rng = rules, stops, rng
+        self.rules, self.stops, self.constraint, self.rng = rules, stops, constraint, rng
         self._until = math.inf if deadline is None else time.monotonic() + deadline
-        self.likeliest = sampling.temperature == 0 and not changes_logits(sampling)
-        self.draw = draw  # a search puts another way of choosing in place
-        self.texts = [Text(self, prompt, n_positions)]
-        if most == 0:
-            self.end("length")
+        self.likeliest = sampling.temperature == 0 and constraint is None and {*rules.rules} <= {"temperature"}
+        self.draw: Callable[[np.ndarray, np.random.Generator], int] = draw  # a search puts another in place
+        self.texts = [Text(self, ids, n_positions) for ids in (prompt, negative) if ids is not None]
+        self._end_where_it_must()
 
     @property
     def done(self) -> bool:
@@ -144,11 +147,14 @@ class Request:
         """End the text, unless it has ended."""
         if not self.done:
             self._show(self.stops.finish())
+            if self.constraint is not None and reason != "cancelled" and not self.constraint.matches(self.stops.text):
+                reason = "unfinished"
             self._reason = reason
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """End the text with an error."""
-        self.error = error
+        if not self.done:
+            self.error = error
 
     def expire(self, now: float) -> bool:
         """End the text if its time is over; return whether it was."""
@@ -157,40 +163,66 @@ class Request:
         self.end("deadline")
         return True
 
-    def advance(self, logits: np.ndarray, scratch: "Scratch") -> None:
+    def offer(self, text: Text, logits: np.ndarray, scratch: "Scratch") -> bool:
+        """Take the logits (V,) after the last token of one of the texts; return whether they led to a token or an end.
+
+        Where there is a negative prompt, they do once both texts have theirs.
+        """
+        if len(self.texts) == 1:
+            self.advance(logits, scratch)
+            return True
+        text.logits = logits.copy()
+        own, negative = (text.logits for text in self.texts)
+        if own is None or negative is None:
+            return False
+        for text in self.texts:
+            text.logits = None
+        self.advance(own, scratch, negative)
+        return True
+
+    def advance(self, logits: np.ndarray, scratch: "Scratch", negative: np.ndarray | None = None) -> None:
         """Choose a token by the logits (V,) after the last one, and end the text if it has to end."""
         likeliest = int(logits.argmax())  # of NaN and numbers, NaN
         peak = float(logits[likeliest])
         if math.isnan(peak):
             raise ValueError("the model's logits are NaN: its weights are damaged, or training diverged")
+        if self.constraint is not None and not self.constraint.mask().any():
+            self.end("unfinished")
+            return
         known = self.likeliest and likeliest < scratch.size
-        token = likeliest if known else self._choose(logits, scratch)
+        token = likeliest if known else self._choose(logits, negative, scratch)
         total = scratch.log_sum_exp(logits, peak)
         self.logprobs.append(float(logits[token]) - total)
         if self.sampling.logprobs:
             self.top.append(top(logits, total, self.sampling.logprobs))
-        self._take(token)
+        self.ids.append(token)
+        for text in self.texts:
+            text.append(token)
+        if self.constraint is not None:
+            self.constraint.accept(token)
+        self._show(self.stops.feed(token))
+        self._end_where_it_must()
 
-    def _choose(self, logits: np.ndarray, scratch: "Scratch") -> int:
-        """Draw a token by the rules."""
-        row = scratch.row
+    def _choose(self, logits: np.ndarray, negative: np.ndarray | None, scratch: "Scratch") -> int:
+        """Return a token by the rules."""
+        row, text = scratch.row, self.texts[0]
         np.copyto(row, logits[: scratch.size])
-        text = self.texts[0]
-        found = self.rules.apply(text.ids[: text.n], row)
+        if negative is not None:
+            negative = negative[: scratch.size].astype(np.float64)
+        if self.constraint is not None:
+            row[~self.constraint.mask()] = -np.inf
+        found = self.rules.apply(text.ids[: text.n], row, negative)
         if not found.max() > -math.inf:
-            raise ValueError(f"the rules leave no token that could follow: {self.sampling}")
+            raise ValueError(f"no token is left to draw after {text.n} tokens")
         token = int(found.argmax()) if self.sampling.temperature == 0 else self.draw(found, self.rng)
         self.rules.chosen(token, found)
         return token
 
-    def _take(self, token: int) -> None:
-        """Add a token to the text, and end the text if it has to end."""
-        self.ids.append(token)
-        for text in self.texts:
-            text.append(token)
-        self._show(self.stops.feed(token))
+    def _end_where_it_must(self) -> None:
         if self.stops.stopped is not None:
             self.end(self.stops.stopped)
+        elif self.constraint is not None and self.constraint.over:
+            self.end("constraint")
         elif len(self.ids) == self.most:
             self.end("length")
         elif self.sampling.context == "stop" and self.texts[0].n >= self._n_positions:
@@ -217,11 +249,6 @@ class Scratch:
         return peak + math.log(exps.sum())
 
 
-def changes_logits(sampling: Sampling) -> bool:
-    """Say whether any setting may change which token is the likeliest."""
-    return any(getattr(sampling, f.name) != f.default for f in fields(Sampling) if f.name not in NO_RULES)
-
-
 def top(logits: np.ndarray, total: float, n: int) -> tuple[tuple[int, float], ...]:
     """Return the n likeliest tokens with their log-probabilities; of equally likely ones the first.
 
@@ -233,51 +260,3 @@ def top(logits: np.ndarray, total: float, n: int) -> tuple[tuple[int, float], ..
     some = np.flatnonzero(logits >= least)
     some = some[np.argsort(-logits[some], kind="stable")][:n]
     return tuple((int(i), float(logits[i]) - total) for i in some)
-
-
-# Until rules and stops are there: the smallest of both
-
-
-class Rules:
-    """Temperature, top-k and top-p."""
-
-    def __init__(self, sampling: Sampling, tokenizer: Any, vocab_size: int, ends: Any, prompt_length: int) -> None:
-        self.sampling = sampling
-        known = NO_RULES | {"top_k", "top_p"}
-        for f in fields(Sampling):
-            if f.name not in known and getattr(sampling, f.name) != f.default:
-                raise ValueError(f"{f.name} is not supported yet")
-
-    def apply(self, ids: np.ndarray, logits: np.ndarray, negative: np.ndarray | None = None) -> np.ndarray:
-        logits = apply_temperature(logits, self.sampling.temperature)
-        if self.sampling.top_k is not None:
-            logits = keep_top_k(logits, self.sampling.top_k)
-        return logits if self.sampling.top_p is None else keep_top_p(logits, self.sampling.top_p)
-
-    def chosen(self, token: int, logits: np.ndarray) -> None:
-        """Nothing is kept."""
-
-
-class Stops:
-    """End tokens."""
-
-    def __init__(self, sampling: Sampling, tokenizer: Tokenizer | None, ends: Collection[int]) -> None:
-        if sampling.stop or sampling.stop_regex:
-            raise ValueError("stop strings are not supported yet")
-        self.stopped: str | None = None
-        self.text, self._ends, self._tokenizer = "", ends, tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def feed(self, token: int) -> str:
-        if token in self._ends:
-            self.stopped = "stop"
-            return ""
-        return self._show(b"" if self._tokenizer is None else self._tokenizer.decode_bytes([token]))
-
-    def finish(self) -> str:
-        return self._show(b"", final=True)
-
-    def _show(self, data: bytes, final: bool = False) -> str:
-        piece = self._decoder.decode(data, final)
-        self.text += piece
-        return piece
