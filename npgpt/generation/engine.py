@@ -5,21 +5,22 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain, count
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from npgpt.generation.decoder import ROWS, PlainDecoder, new_decoder
-from npgpt.generation.requests import Completion, Limit, Request, Scratch, Text
+from npgpt.generation.constraints import constraint_of
+from npgpt.generation.decoder import ROWS, new_decoder
+from npgpt.generation.requests import Completion, Request, Scratch, Text
 from npgpt.generation.rules import Rules
 from npgpt.generation.settings import Sampling, checked_ids, settings_of
+from npgpt.generation.slots import Slots
 from npgpt.generation.stops import Stops
 from npgpt.models.base import Model, end_ids
 from npgpt.tokenizer import Tokenizer
 
 DEFAULT = Sampling()
-SHARED = 16  # tokens: for fewer it is not worth the wait until another text has read them
 
 
 class Generator:
@@ -66,15 +67,7 @@ class Generator:
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._timed: list[Request] = []  # those with a deadline
-        self._texts: list[Text | None] = [None] * slots  # what each slot holds; the text may have ended
-        self._ended = [0] * slots  # when each slot was left
-        self._clock = count(1)
-        self._lent: set[int] = set()  # slots that a search has
-        # The plain decoder would read a copy again, in parts of other sizes, which may round in another way
-        self._shares = not isinstance(self.decoder, PlainDecoder)
-        self._rows = np.empty((2, ROWS + slots), np.int64)  # a slot and an id
-        self._wanted = np.empty(slots, np.int64)
-        self._before = np.empty(slots, np.int64)
+        self._slots = Slots(self.decoder, slots, self.n_positions)
 
     @property
     def busy(self) -> bool:
@@ -110,10 +103,10 @@ class Generator:
         """
         news = self._expired()
         self._admit()
-        texts, n = self._gather()
+        texts, n = self._slots.gather(self._running)
         if not n:
             return news
-        for text, logits in zip(texts, self._read(n, len(texts)), strict=True):
+        for text, logits in zip(texts, self._slots.read(n, len(texts)), strict=True):
             request = text.request
             try:
                 chosen = request.offer(text, logits, self.scratch)
@@ -216,7 +209,7 @@ class Generator:
         """Return the ids to guide away from: of an empty text the last one of the prompt, as in transformers."""
         if sampling.negative_prompt is None:
             return None
-        if len(self._texts) < 2:
+        if len(self._slots.texts) < 2:
             raise ValueError("a negative_prompt is read in a slot of its own: give the generator slots=2 or more")
         return self._checked_prompt(sampling.negative_prompt or ids[-1:])
 
@@ -224,18 +217,18 @@ class Generator:
     def lent(self, slots: int) -> Iterator[list[int]]:
         """Lend empty slots to a search. Raises ValueError if too few are free."""
         self._admit()
-        free = self._free()
+        free = self._slots.free()
         if len(free) < slots:
             raise ValueError(f"{slots} slots are needed, but {len(free)} are free: make a Generator with more slots")
         lent = free[:slots]
         for slot in lent:
-            self._texts[slot] = None
+            self._slots.texts[slot] = None
         self.decoder.lengths[lent] = 0
-        self._lent |= {*lent}
+        self._slots.lent |= {*lent}
         try:
             yield lent
         finally:
-            self._lent -= {*lent}
+            self._slots.lent -= {*lent}
 
     def _checked_prompt(self, prompt: str | Iterable[int]) -> tuple[int, ...]:
         if isinstance(prompt, str):
@@ -257,123 +250,26 @@ class Generator:
         self._timed = [request for request in self._timed if not request.done]
         return [request for request in self._timed if request.expire(now)]
 
+    def make_room(self, text: Text) -> int:
+        """Drop the oldest tokens of a text that a search writes, as `step` does; return the 0 tokens left in its slot."""
+        return self._slots.make_room(text)
+
     def _admit(self) -> None:
         """Take the slots of texts that have ended, and give free ones to texts that wait."""
         if any(request.done for request in self._running):
             for text in [text for request in self._running if request.done for text in request.texts]:
-                self._ended[text.slot] = next(self._clock)
+                self._slots.leave(text)
             self._running = [request for request in self._running if not request.done]
         while self._waiting:
             request = self._waiting[0]
             if not (request.done or request in self._running):
-                unplaced = [text for text in request.texts if self._texts[text.slot] is not text]
-                if len(self._free()) < len(unplaced):
+                unplaced = [text for text in request.texts if self._slots.texts[text.slot] is not text]
+                if len(self._slots.free()) < len(unplaced):
                     break
                 for text in unplaced:
-                    self._place(text)
+                    self._slots.place(text, self._running)
                 self._running.append(request)
             self._waiting.popleft()
-
-    def _free(self) -> list[int]:
-        """Return the slots that no text is being written in, those that were left first at the front."""
-        free = [slot for slot, text in enumerate(self._texts) if text is None or text.request.done]
-        return sorted({*free} - self._lent, key=self._ended.__getitem__)
-
-    def _place(self, text: Text) -> None:
-        """Give a text a free slot: the one that holds most of it, or the one that was left first.
-
-        If a text that is being written has more in common with it, it follows that one.
-        """
-        free = self._free()
-        best, common = free[0], 0
-        running, more = None, SHARED - 1
-        if self._shares:
-            for slot in free:
-                other = self._texts[slot]
-                if other is not None:
-                    n = common_length(other.window[: self.decoder.lengths[slot]], text.window)
-                    best, common = (slot, n) if n > common else (best, common)
-            for request in self._running:
-                for other in request.texts:
-                    n = common_length(other.window, text.window)
-                    running, more = (other, n) if n > more else (running, more)
-        self.decoder.lengths[best] = common  # first: what a slot holds is right after every line
-        text.slot, self._texts[best] = best, text
-        if running is not None and more > common:
-            text.follows = running, running.start, more
-
-    def _followed_length(self, text: Text) -> int | None:
-        """Return how many tokens the slot of a text holds after those that it shares are copied; None if it waits."""
-        other, start, common = text.follows or (text, 0, 0)
-        there = self._texts[other.slot] is other and other.start == start
-        held = min(common, int(self.decoder.lengths[other.slot])) if there else 0
-        if there and held < common and not other.request.done:
-            return None
-        text.follows = None
-        if held > self.decoder.lengths[text.slot]:
-            self.decoder.copy(other.slot, text.slot, held)
-        return int(self.decoder.lengths[text.slot])
-
-    def _gather(self) -> tuple[list[Text], int]:
-        """Write the rows of the next call of the decoder; return the texts that get logits, and the number of rows.
-
-        A part of a prompt ends where its slot holds a multiple of ROWS tokens, so that a text is read in the same parts
-        whatever the others are: products of other shapes may round in another way.
-        """
-        texts: list[Text] = []
-        rows, room = 0, ROWS
-        lengths = self.decoder.lengths.tolist()
-        for request in self._running:
-            for text in request.texts:
-                length = lengths[text.slot] if text.follows is None else self._followed_length(text)
-                if length is None or text.logits is not None:
-                    continue  # it waits for another text
-                if text.n - text.start > self.n_positions:
-                    length = self.make_room(text)
-                unread = text.n - text.start - length
-                if unread == 0:  # a step was interrupted after it had read this token: it is read again
-                    length, unread = length - 1, 1
-                    self.decoder.lengths[text.slot] = length
-                size = min(unread, ROWS - length % ROWS)
-                if size > 1:
-                    if size > room:
-                        continue
-                    room -= size
-                begin = text.start + length
-                self._rows[0, rows : rows + size] = text.slot
-                self._rows[1, rows : rows + size] = text.ids[begin : begin + size]
-                rows += size
-                if size == unread:
-                    self._wanted[len(texts)] = rows - 1
-                    texts.append(text)
-        return texts, rows
-
-    def make_room(self, text: Text) -> int:
-        """Drop the oldest tokens of a full context, and return how many the slot holds now: none."""
-        self.decoder.lengths[text.slot] = 0
-        text.start += dropped(text.request.sampling.context, self.n_positions)
-        return 0
-
-    def _read(self, rows: int, wanted: int) -> np.ndarray:
-        """Return the logits of the rows that _gather wrote. What interrupts it leaves the slots as they were."""
-        self._before[:] = self.decoder.lengths
-        try:
-            return self.decoder.read(self._rows[0, :rows], self._rows[1, :rows], self._wanted[:wanted])
-        except BaseException:
-            self.decoder.lengths[:] = self._before
-            raise
-
-
-def dropped(context: str, n_positions: int) -> int:
-    """Return how many of the oldest tokens a full context leaves out."""
-    return max(1, n_positions // 4) if context == "block" else 1
-
-
-def common_length(a: np.ndarray, b: np.ndarray) -> int:
-    """Return how many ids at the beginning of a and b are the same, without the last of b, which must be read."""
-    n = min(len(a), len(b) - 1)
-    differ = np.flatnonzero(a[:n] != b[:n])
-    return int(differ[0]) if len(differ) else n
 
 
 def draws(sampling: Sampling, i: int) -> np.random.Generator:
@@ -433,12 +329,3 @@ def generate(
     generator = Generator(model, tokenizer, slots, vocab_size=vocab_size)
     request = generator.request(ids, sampling, None, seed if isinstance(seed, np.random.Generator) else None)
     return generator._followed(request, request.ids)
-
-
-def constraint_of(
-    sampling: Sampling, tokenizer: Tokenizer | None, vocab_size: int, ends: Collection[int]
-) -> Limit | None:
-    """Nothing constrains yet."""
-    if sampling.regex is None and sampling.json_schema is None and not sampling.choices:
-        return None
-    raise ValueError("constraints are not there yet")

@@ -4,10 +4,11 @@ import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from npgpt.generation.constraints import Constraint
 from npgpt.generation.rules import Rules, draw
 from npgpt.generation.settings import Sampling
 from npgpt.generation.stops import Stops
@@ -70,22 +71,6 @@ class Text:
         self.n += 1
 
 
-class Limit(Protocol):
-    """What tells which tokens can follow, where a text must match something (constraints.py)."""
-
-    @property
-    def complete(self) -> bool: ...
-
-    @property
-    def over(self) -> bool: ...
-
-    def mask(self) -> np.ndarray: ...
-
-    def matches(self, text: str) -> bool: ...
-
-    def accept(self, token: int) -> None: ...
-
-
 class Request:
     """A text that a Generator writes; made by `Generator.submit`.
 
@@ -104,7 +89,7 @@ class Request:
         n_positions: int,
         rules: Rules,
         stops: Stops,
-        constraint: Limit | None,
+        constraint: Constraint | None,
         negative: tuple[int, ...] | None,
         rng: np.random.Generator,
         deadline: float | None,
