@@ -251,7 +251,7 @@ class Generator:
         return [request for request in self._timed if request.expire(now)]
 
     def make_room(self, text: Text) -> int:
-        """Drop the oldest tokens of a text that a search writes, as `step` does; return the 0 tokens left in its slot."""
+        """Drop the oldest tokens of a text that a search writes, as `step` does; return the number left, 0."""
         return self._slots.make_room(text)
 
     def _admit(self) -> None:
