@@ -1,9 +1,10 @@
 """Measure how well a model predicts a text: the mean loss in nats per token, the perplexity, and the bits per byte.
 Bits per byte can be compared between tokenizers. For JSON lines with prompt and completion, only the completions are
 scored. With --data tales, the text is 1,000 tales that no run trains on, and the loss that no model can get below is
-printed, too."""
+printed, too. With --samples, texts are sampled, and how much they repeat is printed."""
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from npgpt.cli.checks import require_at_least, require_given
 from npgpt.cli.options import announce_compiling
 from npgpt.cli.reading import TEXT_FILES, add_text_flags, open_named, reading_as_run, say_reading
 from npgpt.cli.running import evaluation_bar
+from npgpt.cli.samples_report import add_samples_flags, check_samples_flags, report_samples
+from npgpt.config import TextConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +33,7 @@ EXAMPLES = (
     "npgpt eval runs/poems --data prepared/poems --max-tokens 100000",
     "npgpt eval runs/tales --data tales:en",
     "npgpt eval runs/poems --data unseen.txt --weights int8",
+    "npgpt eval runs/poems --samples 200 --top-p 0.9",
 )
 SEED = 1337  # of the tales
 SPLITS = ("train", "val", "all")
@@ -39,7 +43,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
     parser.add_argument(
         "--data",
-        required=True,
         metavar="FILE",
         help=f"{TEXT_FILES}; a folder written by npgpt prepare, a file of JSON lines with prompt and completion, or "
         "tales, tales:en or tales:zh",
@@ -68,6 +71,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="round the weights to integers of 8 bits first, and print how much that raises the loss",
     )
     add_text_flags(parser)
+    add_samples_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,10 +81,13 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.generation.opening import open_run
     from npgpt.models.registry import with_weights
 
+    check_samples_flags(args)
     require_given("--data", args.data, "a file, or tales")
+    if args.data is None:
+        require_data(args)
     require_at_least(0, "--max-tokens", args.max_tokens)
     require_at_least(0, "--threads", args.threads)
-    langs = langs_of(args.data)
+    langs = None if args.data is None else langs_of(args.data)
     if langs and args.split:
         raise ValueError(f"--split {args.split} has no effect on tales, of which no run has seen these: leave it out")
     if langs:
@@ -104,15 +111,28 @@ def run(args: argparse.Namespace) -> int:
             print_loss_of_tales(model, tokenizer, langs, evaluate)
         except ContextError as error:
             raise ValueError(f"{error}{other_tales(args.run, args.data)}") from None
-    else:
+    elif args.data is not None:
         print_loss_of_files(model, tokenizer, args, evaluate)
-    if args.weights:
+    if losses and args.weights:
         plain, found = losses
         print(
             f"{model.dtype!s:<12}{plain:.4f} nats per token; {args.weights} is {100 * abs(found / plain - 1):.2f}% "
             f"{'above' if found >= plain else 'below'} it"
         )
+    if args.samples is not None:
+        report_samples(rounded, tokenizer, args)
     return 0
+
+
+def require_data(args: argparse.Namespace) -> None:
+    """Raise ValueError if nothing is to be measured, or if a flag is about the text of --data, which is not given."""
+    if args.samples is None:
+        raise ValueError("there is nothing to measure: give --data FILE, or --samples N")
+    text_flags = {field.name for field in dataclasses.fields(TextConfig)} & vars(args).keys()
+    about_data = [name for name in ("split", "max_tokens") if getattr(args, name)] + sorted(text_flags)
+    if about_data:
+        flag = f"--{about_data[0].replace('_', '-')}"
+        raise ValueError(f"{flag} has no effect without --data: add --data FILE, or leave {flag} out")
 
 
 def evaluate_with_progress(model: "Model", data: "Dataset", most: int, threads: int) -> "Evaluation":

@@ -96,7 +96,7 @@ def exclude_repeated_ngrams(ids: np.ndarray, logits: np.ndarray, n: int) -> np.n
     Source: Paulus et al., "A Deep Reinforced Model for Abstractive Summarization", arXiv:1705.04304.
     """
     places = np.arange(n - 1, len(ids))
-    for back in range(1, n):
+    for back in range(1, n if places.size else 1):  # shorter texts do not have n - 1 tokens to look back at
         places = places[ids[places - back] == ids[-back]]
     out = logits.copy()
     last = ids[places]
