@@ -76,22 +76,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from npgpt.data.splitting import ContextError
-    from npgpt.data.tales.corpus import langs_of
-    from npgpt.data.text import require_text
     from npgpt.generation.opening import open_run
     from npgpt.models.registry import with_weights
 
-    check_samples_flags(args)
-    require_given("--data", args.data, "a file, or tales")
-    if args.data is None:
-        require_data(args)
-    require_at_least(0, "--max-tokens", args.max_tokens)
-    require_at_least(0, "--threads", args.threads)
-    langs = None if args.data is None else langs_of(args.data)
-    if langs and args.split:
-        raise ValueError(f"--split {args.split} has no effect on tales, of which no run has seen these: leave it out")
-    if langs:
-        require_text(vars(args), args.data)
+    langs = checked_langs(args)
     announce_compiling()
     model, tokenizer = open_run(args.run, args.last)
 
@@ -120,8 +108,27 @@ def run(args: argparse.Namespace) -> int:
             f"{'above' if found >= plain else 'below'} it"
         )
     if args.samples is not None:
-        report_samples(rounded, tokenizer, args)
+        report_samples(rounded, tokenizer, args, lambda n: source_texts(args, tokenizer, n))
     return 0
+
+
+def checked_langs(args: argparse.Namespace) -> tuple[str, ...] | None:
+    """Return the languages of --data tales; None for other data. Raises ValueError for flags that are not possible."""
+    from npgpt.data.tales.corpus import langs_of
+    from npgpt.data.text import require_text
+
+    check_samples_flags(args)
+    require_given("--data", args.data, "a file, or tales")
+    if args.data is None:
+        require_data(args)
+    require_at_least(0, "--max-tokens", args.max_tokens)
+    require_at_least(0, "--threads", args.threads)
+    langs = None if args.data is None else langs_of(args.data)
+    if langs and args.split:
+        raise ValueError(f"--split {args.split} has no effect on tales, of which no run has seen these: leave it out")
+    if langs:
+        require_text(vars(args), args.data)
+    return langs
 
 
 def require_data(args: argparse.Namespace) -> None:
@@ -242,6 +249,26 @@ def print_loss_of_tales(model: "Model", tokenizer: "Tokenizer", langs: tuple[str
     print_loss(found, predicted, floor.n_bytes)
     lowest = floor.nats / predicted
     print(f"floor       {lowest:.4f} nats per token; the model is {100 * (found.loss / lowest - 1):.1f}% above it")
+
+
+def source_texts(args: argparse.Namespace, tokenizer: "Tokenizer", n: int) -> list[str]:
+    """Return the real text that --data names: n tales, the completions of JSON lines, or a single long text."""
+    from npgpt.data import is_prepared
+    from npgpt.data.examples import has_examples, read_examples
+    from npgpt.data.tales.corpus import TEST, TalesCorpus, langs_of
+    from npgpt.tokenizer.stream import read_parts
+
+    if args.data is None:
+        return []
+    if langs := langs_of(args.data):
+        return list(TalesCorpus(langs, SEED).texts(n, TEST))
+    if is_prepared(args.data):
+        ids = prepared_ids(tokenizer, args)[: 1 << 22]
+        return [tokenizer.decode(i for i in ids.tolist() if i != tokenizer.end_id)]
+    files = open_named([args.data], reading_as_run(args)).files
+    if "text_field" not in args and all(map(has_examples, files)):
+        return [completion for example in read_examples(files) for _, completion in example.turns()]
+    return [b"".join(part for file in files for part in read_parts(file)).decode("utf-8")]
 
 
 def bytes_of(tokenizer: "Tokenizer", ids: "np.ndarray") -> int:

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from npgpt.cli.checks import require_at_least
@@ -76,8 +76,13 @@ def sampling_of(args: argparse.Namespace, ends: bool) -> "Sampling":
     return settings_of(defaults | {name: getattr(args, name) for name in FLAGS if name in args})
 
 
-def report_samples(model: "Model", tokenizer: "Tokenizer", args: argparse.Namespace) -> None:
-    """Sample texts, and print their figures."""
+def report_samples(
+    model: "Model", tokenizer: "Tokenizer", args: argparse.Namespace, source: Callable[[int], list[str]]
+) -> None:
+    """Sample texts, and print their figures.
+
+    source  returns real texts, about as many as it is asked for, or a single long one; nothing if there are none
+    """
     from npgpt.generation.opening import learned, learned_documents, learned_examples
     from npgpt.generation.prompts import first_prompt
     from npgpt.generation.samples import sample
@@ -94,7 +99,7 @@ def report_samples(model: "Model", tokenizer: "Tokenizer", args: argparse.Namesp
             show(done, None)
 
         texts = [one.text for one in sample(model, tokenizer, prompt, args.samples, sampling, progress)]
-    real = real_texts(args, tokenizer, texts)
+    real = pieces_of(args.data, source(len(texts)), texts)
     print(f"{len(texts)} texts sampled: {in_words(sampling)}")
     print_figures([("samples", texts)] + ([("real", real)] if real else []))
     names = learned(args.run).get("files") or []
@@ -152,43 +157,20 @@ ROWS = {
 }
 
 
-def real_texts(args: argparse.Namespace, tokenizer: "Tokenizer", texts: Sequence[str]) -> list[str]:
-    """Return as many pieces of real text as there are samples, each of as many words; nothing without --data."""
+def pieces_of(name: str | None, source: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """Return as many real texts as there are samples; of a single long one, pieces of as many words as each sample."""
     from npgpt.generation.repetition import words_of
 
-    if args.data is None:
-        return []
-    source = source_texts(args, tokenizer, len(texts))
-    if len(source) > 1:
-        return source[: len(texts)]
+    if len(source) != 1:
+        return list(source[: len(texts)])
     words = words_of(source[0])
     sizes = [len(words_of(text)) for text in texts]
     if sum(sizes) > len(words):
         from npgpt.support.notices import notice
 
-        notice(f"{args.data} has {len(words):,} words, and the samples {sum(sizes):,}: pieces of it overlap")
+        notice(f"{name} has {len(words):,} words, and the samples {sum(sizes):,}: pieces of it overlap")
     found, n = [], len(sizes)
     for i, size in enumerate(sizes):
         start = max(0, len(words) - size) * i // max(1, n - 1)
         found.append(" ".join(words[start : start + size]))
     return found
-
-
-def source_texts(args: argparse.Namespace, tokenizer: "Tokenizer", n: int) -> list[str]:
-    """Return the real text that --data names: n tales, the completions of JSON lines, or a single long text."""
-    from npgpt.cli.evaluate import SEED, prepared_ids
-    from npgpt.cli.reading import open_named, reading_as_run
-    from npgpt.data import is_prepared
-    from npgpt.data.examples import has_examples, read_examples
-    from npgpt.data.tales.corpus import TEST, TalesCorpus, langs_of
-    from npgpt.tokenizer.stream import read_parts
-
-    if langs := langs_of(args.data):
-        return list(TalesCorpus(langs, SEED).texts(n, TEST))
-    if is_prepared(args.data):
-        ids = prepared_ids(tokenizer, args)[: 1 << 22]
-        return [tokenizer.decode(i for i in ids.tolist() if i != tokenizer.end_id)]
-    files = open_named([args.data], reading_as_run(args)).files
-    if "text_field" not in args and all(map(has_examples, files)):
-        return [completion for example in read_examples(files) for _, completion in example.turns()]
-    return [b"".join(part for file in files for part in read_parts(file)).decode("utf-8")]
