@@ -4,7 +4,7 @@ import argparse
 import sys
 from types import ModuleType
 
-from benchmarks import gradcheck, kernels, learning, memory, recipes, scaling, startup, step, tokenizer
+from benchmarks import generation, gradcheck, kernels, learning, memory, recipes, scaling, startup, step, tokenizer
 
 BENCHMARKS: dict[str, ModuleType] = {
     "step": step,
@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "memory": memory,
     "gradcheck": gradcheck,
     "tokenizer": tokenizer,
+    "generation": generation,
     "recipes": recipes,
 }
 

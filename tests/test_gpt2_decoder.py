@@ -11,10 +11,10 @@ import pytest
 from npgpt import GPT, GPTConfig
 from npgpt.generation.decoder import PlainDecoder, new_decoder
 from npgpt.kernels import products
-from npgpt.models.gpt2_decoder import GPTDecoder, members_of
+from npgpt.models.gpt2_decoder import GPTDecoder, Packed, members_of
 from npgpt.ops import FAST
 from npgpt.support.crew import Crew
-from npgpt.support.parameters import Parameters
+from npgpt.support.parameters import zeros
 from tests.test_twins import COMPILED
 
 pytestmark = pytest.mark.skipif(not products.FOUND, reason="NumPy's BLAS has no function that compiled code could call")
@@ -271,23 +271,18 @@ def test_numbers_in_another_order_with_gaps_and_read_only_are_read_in_place():
 def test_int8_weights_are_multiplied_as_the_floats_that_they_stand_for(form):
     gpt = model(form)
     c, kernel, rng = gpt.config, gpt.ops.step.decode, np.random.default_rng(0)
-    small, scales = {}, {}
-    for name, array in list(gpt.params.items()):
-        if array.ndim == 2 and name != "wpe.weight":
-            out_axis = 0 if name in ("wte.weight", "lm_head.weight") else 1
-            small[name] = rng.integers(-127, 128, array.shape).astype(np.int8)
-            scales[name] = rng.random(array.shape[out_axis]).astype(np.float32) * 0.01
-            gpt.params[name] = small[name] * (scales[name][:, None] if out_axis == 0 else scales[name])
-            if out_axis:
-                small[name] = kernel.panels(small[name]).reshape(-1)
-    flats = []
-    for arrays in (small, scales):
-        arrays = {name: array.reshape(-1) for name, array in arrays.items()}
-        flats.append(Parameters({n: a.shape for n, a in arrays.items()}, np.concatenate(list(arrays.values()))))
-    decoder = GPTDecoder(c, gpt.params, *flats, kernel, 2, 64, 2)
-    found, want = read(decoder, rows_of(1, TEXTS[1])), alone(gpt, TEXTS[1])
+    names = [name for name, array in gpt.params.items() if array.ndim == 2 and name != "wpe.weight"]
+    outputs = {name: 0 if name in ("wte.weight", "lm_head.weight") else 1 for name in names}
+    small = zeros({name: gpt.params[name].shape for name in names}, "int8")
+    scales = zeros({name: (gpt.params[name].shape[outputs[name]],) for name in names}, "float32")
+    small.flat[:] = rng.integers(-127, 128, small.flat.size)
+    scales.flat[:] = rng.random(scales.flat.size) / 100
+    for name in names:
+        gpt.params[name] = small[name] * np.expand_dims(scales[name], 1 - outputs[name])
+    numbers = gpt.params, Packed(small, kernel), scales, kernel
+    found, want = read(GPTDecoder(c, *numbers, 2, 64, 2), rows_of(1, TEXTS[1])), alone(gpt, TEXTS[1])
     assert abs(found - want).max() <= 1e-5 * abs(want).max()
-    one = GPTDecoder(c, gpt.params, *flats, kernel, 1, 1, 1)
+    one = GPTDecoder(c, *numbers, 1, 1, 1)
     bits_equal(np.concatenate([read(one, [(0, i)]) for i in TEXTS[1]]), found)
 
 
