@@ -11,7 +11,7 @@ import pytest
 from npgpt import GPT, GPTConfig
 from npgpt.generation.decoder import PlainDecoder, new_decoder
 from npgpt.kernels import products
-from npgpt.models.gpt2_decoder import GPTDecoder, Packed, members_of
+from npgpt.models.gpt2_decoder import GPTDecoder, members_of
 from npgpt.ops import FAST
 from npgpt.support.crew import Crew
 from npgpt.support.parameters import zeros
@@ -279,7 +279,10 @@ def test_int8_weights_are_multiplied_as_the_floats_that_they_stand_for(form):
     scales.flat[:] = rng.random(scales.flat.size) / 100
     for name in names:
         gpt.params[name] = small[name] * np.expand_dims(scales[name], 1 - outputs[name])
-    numbers = gpt.params, Packed(small, kernel), scales, kernel
+    laid = {name: kernel.panels(q) if outputs[name] else q for name, q in small.items()}
+    packed = zeros({name: q.shape for name, q in laid.items()}, "int8")
+    packed |= laid
+    numbers = gpt.params, packed, scales, kernel
     found, want = read(GPTDecoder(c, *numbers, 2, 64, 2), rows_of(1, TEXTS[1])), alone(gpt, TEXTS[1])
     assert abs(found - want).max() <= 1e-5 * abs(want).max()
     one = GPTDecoder(c, *numbers, 1, 1, 1)

@@ -32,6 +32,7 @@ LOG2E = math.log2(math.e)
 QUERIES = 32  # of one text that attention takes at a time
 LANES = 32  # keys are computed in multiples of it: two vectors
 LINE = 16  # numbers that are written side by side
+STRIP = PANEL  # columns of a product of many rows that are computed at a time
 GRAIN = 64  # columns of a product that one thread takes at least; of int8 it is PANEL
 WTE, WPE, LN_WEIGHT, LN_BIAS, HEAD = range(5)  # the columns of a model's places
 # and those of a block's
@@ -221,8 +222,11 @@ def product(
     first, last = columns_of(columns, job)
     w, b = weight_at(job.weights, weight, K, columns), vector(job.floats, bias, columns)
     s = scale_at(job, scale, columns)
-    if first < last:
-        columns_product(part(x, 0, 0, N, K), w, s, b, part(out, 0, 0, N, columns), first, last)
+    # many rows by strips of columns, whose sums stay in the processor's cache until they are whole
+    step = max(1, last - first if N <= QUERIES else STRIP)
+    for start in range(first, last, step):
+        stop = min(start + step, last)
+        columns_product(part(x, 0, 0, N, K), w, s, b, part(out, 0, 0, N, columns), start, stop)
 
 
 @jit(inner=True)

@@ -14,7 +14,6 @@ from npgpt.config import GPTConfig
 from npgpt.models.gpt2_step import names_of
 from npgpt.support.crew import Crew
 from npgpt.support.machine import cores
-from npgpt.support.parameters import Parameters
 
 LINE = 64  # bytes: the width of a vector and of a line of the processor's caches
 MOST = 1024  # threads
@@ -32,31 +31,6 @@ class Flat(Protocol):
     flat: np.ndarray
 
     def starts(self, names: tuple[str, ...]) -> np.ndarray: ...
-
-
-class Packed:
-    """Matrices of int8 in the panels that the kernel reads; it is a copy.
-
-    weights  {name: int8}, each in the shape of the GPT's
-    kernel   the module kernels/decode.py
-    """
-
-    def __init__(self, weights: Parameters, kernel: Any) -> None:
-        self._starts: dict[str, int] = {}
-        by_rows = {name for name in weights if name in ("wte.weight", "lm_head.weight")}
-        panel = kernel.PANEL
-        size = 0
-        for name, array in weights.items():
-            self._starts[name] = size
-            size += array.size if name in by_rows else array.shape[0] * -(-array.shape[1] // panel) * panel
-            size = -(-size // LINE) * LINE
-        self.flat = aligned((size,), np.dtype(np.int8))
-        for name, array in weights.items():
-            numbers = array if name in by_rows else kernel.panels(array)
-            self.flat[self._starts[name] :][: numbers.size] = numbers.reshape(-1)
-
-    def starts(self, names: tuple[str, ...]) -> np.ndarray:
-        return np.array([self._starts.get(name, -1) for name in names], np.int64)
 
 
 def members_of(weight_bytes: int, n_layer: int, threads: int) -> int:
@@ -77,7 +51,8 @@ class GPTDecoder:
     """The decoder (npgpt.models.base.Decoder) of a GPT's configuration and numbers, which may lie in any order.
 
     floats   norms, biases and positions, in the precision of everything that is computed
-    weights  the matrices, embeddings among them: the same numbers, or int8, which is `Packed`
+    weights  the matrices, embeddings among them: the same numbers, or int8. Of int8 the blocks' matrices lie in panels
+             (kernels/streams.py)
     scales   a scale for each row of output of int8 weights; None for others
     kernel   the module kernels/decode.py
     threads  0 for as many as pay
