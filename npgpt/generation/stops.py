@@ -1,6 +1,7 @@
 """Where a text ends: at an end token, before a stop string, or before a match of a regular expression."""
 
 import codecs
+import copy
 from collections.abc import Collection, Iterable, Iterator
 
 from npgpt.generation.settings import Sampling
@@ -47,6 +48,15 @@ class Stops:
     def text(self) -> str:
         """All that may be shown so far."""
         return "".join(self._pieces)
+
+    def copy(self) -> "Stops":
+        """Return another that goes on from here by itself, for a text that continues this one in another way."""
+        other = copy.copy(self)
+        other._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        other._decoder.setstate(self._decoder.getstate())
+        other._pieces = [self.text]
+        other._finders = [copy.copy(finder) for finder in self._finders]
+        return other
 
     def feed(self, token: int) -> str:
         """Read a token; return what may be shown now. After the end of the text that is nothing."""

@@ -42,13 +42,17 @@ from npgpt.tokenizer import Tokenizer
 from npgpt.tokenizer.base import to_utf8
 
 __all__ = [
-    "Rules", "add_bias", "apply_temperature", "cut_epsilon", "cut_eta", "draw", "exclude_ends",
+    "NoTokenError", "Rules", "add_bias", "apply_temperature", "cut_epsilon", "cut_eta", "draw", "exclude_ends",
     "exclude_repeated_ngrams", "exclude_sequences", "exclude_words", "force_ids", "force_text", "guide", "keep_min_p",
     "keep_surprise", "keep_top_k", "keep_top_n_sigma", "keep_top_p", "keep_typical", "log_softmax", "penalize_dry",
     "penalize_presence", "penalize_repetition", "softmax",
 ]  # fmt: skip
 
 Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids so far (T,), logits (V,) -> logits (V,)
+
+
+class NoTokenError(ValueError):
+    """The rules exclude every token. A search goes on with its other texts."""
 
 
 class Rules:
@@ -94,7 +98,7 @@ class Rules:
         logits    the model's, (V,) float64
         negative  its logits after the negative prompt and the text so far, if there is one
 
-        Raises ValueError for logits that are NaN, and if the rules together exclude every token.
+        Raises ValueError for logits that are NaN, and NoTokenError if the rules together exclude every token.
         """
         top = logits.max()
         if not top < np.inf:
@@ -107,7 +111,7 @@ class Rules:
                 top = logits.max()
             if not top > -np.inf:
                 names = ", ".join(list(self.rules)[:done])
-                raise ValueError(f"no token is left to draw after {len(ids)} tokens: all are excluded by {names}")
+                raise NoTokenError(f"no token is left to draw after {len(ids)} tokens: all are excluded by {names}")
         return logits
 
     def chosen(self, token: int, logits: np.ndarray) -> None:
