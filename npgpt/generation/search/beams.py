@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from npgpt.generation.engine import DEFAULT, Generator, dropped
+from npgpt.generation.engine import DEFAULT, Generator
 from npgpt.generation.requests import Completion, Request, top
 from npgpt.generation.rules import NoTokenError, log_softmax
 from npgpt.generation.search.reading import CONSTRAINTS, DRAWS, GUIDANCE, best, read, refuse
 from npgpt.generation.settings import Sampling, checked_count, checked_number
+from npgpt.generation.slots import dropped
 from npgpt.generation.stops import Stops
 from npgpt.models.base import Decoder
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from npgpt.generation.engine import DEFAULT, Generator, dropped
+from npgpt.generation.engine import DEFAULT, Generator
 from npgpt.generation.requests import Completion, Request, Text
 from npgpt.generation.rules import NoTokenError, draw, softmax
 from npgpt.generation.search.reading import GUIDANCE, read, refuse, unread
 from npgpt.generation.settings import Sampling
+from npgpt.generation.slots import dropped
 from npgpt.models.base import Model
 
 MOST = 8  # tokens drafted at once
