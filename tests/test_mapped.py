@@ -212,6 +212,7 @@ def test_no_byte_of_the_header_makes_a_map_read_outside(saved):
     ("entry", "match"),
     [
         ({"data_offsets": [0, 400]}, "w is at 0..400"),
+        ({"data_offsets": [8, 32]}, "w is at 8..32"),
         ({"data_offsets": [-8, 16]}, "w is at -8..16"),
         ({"data_offsets": [24, 0]}, "w is at 24..0"),
         ({"shape": [7]}, r"in \[7\]"),
