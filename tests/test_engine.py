@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -459,3 +460,67 @@ def test_a_stop_string_is_never_shown():
     assert (found.text, found.finish_reason) == (whole[: whole.index(stop)], "stop")
     pieces = generator.stream("a", seed=3, max_new_tokens=40, stop=stop)
     assert "".join(pieces) == found.text
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_a_steady_step_allocates_nothing_of_the_size_of_the_vocabulary(slots):
+    size = 50_000
+    gpt = Counted(vocab_size=size, n_positions=1000)
+    logits = np.random.default_rng(0).standard_normal((slots, size)).astype(np.float32)
+    generator = Generator(gpt, slots=slots)
+
+    def read(slots, ids, wanted):
+        gpt.lengths[slots] += 1
+        return logits[: len(wanted)]
+
+    gpt.read = read
+    requests = [generator.submit([1], Sampling(temperature=0, max_new_tokens=200)) for _ in range(slots)]
+    for _ in range(10):
+        generator.step()
+    tracemalloc.start()
+    generator.step()
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(100):
+        generator.step()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert all(len(request.ids) == 111 for request in requests)
+    # ids and log-probabilities grow: two Python numbers and their places in lists, for each of 100 steps. An array
+    # with a byte for each token of the vocabulary would be as large as half of it
+    assert peak - before < min(size, 100 * slots * 150)
+
+
+def test_settings_that_are_not_given_are_the_generators(tmp_path):
+    gpt = model()
+    generator = Generator(gpt, sampling=Sampling(temperature=0, max_new_tokens=3))
+    plain = generator.complete([[1]])
+    assert plain == generator.complete([[1]], Sampling(temperature=0, max_new_tokens=3))
+    assert generator.complete([[1]], max_new_tokens=2)[0].ids == plain[0].ids[:2]  # at temperature 0, too
+    request = generator.submit([1])
+    while generator.busy:
+        generator.step()
+    assert request.completion == plain[0]
+    with pytest.raises(ValueError, match="give top_k in `sampling`"):
+        generator.complete([[1]], Sampling(), top_k=2)
+
+
+def test_a_folder_is_opened_and_damage_is_found_at_the_first_end(tmp_path):
+    gpt, tokenizer = model(vocab_size=256, n_positions=64), ByteTokenizer()
+    gpt.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    want = Generator(gpt, tokenizer).complete(["a"], max_new_tokens=9, seed=4)
+    assert Generator.from_pretrained(tmp_path, slots=2).complete(["a"], max_new_tokens=9, seed=4) == want
+    path = tmp_path / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        Generator.from_pretrained(tmp_path, verified=True)
+    generator = Generator.from_pretrained(tmp_path)
+    request = generator.submit("a", Sampling(max_new_tokens=2))
+    assert generator.step() == [request]
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        generator.step()
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        generator.complete(["a"], max_new_tokens=1)

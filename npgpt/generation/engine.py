@@ -5,8 +5,10 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import chain
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from npgpt.generation.settings import Sampling, checked_ids, settings_of
 from npgpt.generation.slots import Slots
 from npgpt.generation.stops import Stops
 from npgpt.models.base import Model, end_ids
+from npgpt.models.registry import verify
 from npgpt.tokenizer import Tokenizer
 
 DEFAULT = Sampling()
@@ -35,8 +38,13 @@ class Generator:
     weights    None for the model's own, "int8" for weights of 8 bits
     threads    0 for as many as pay
     vocab_size draw from the first tokens only, if the model's vocabulary is padded; the tokenizer's, if there is one
+    sampling   settings of texts that are given none, and under those that are given by their names
 
     A text gets bit for bit the tokens that it would get alone. Not for several threads at once.
+
+    A model reads n_positions tokens at most. When a text has more, `Sampling.context` decides: "block" drops the oldest
+    quarter of the tokens and reads the rest again, as a text that begins there, so that the next tokens cost no more
+    than before; "slide" drops one token, and so reads all of the others again for each new one; "stop" ends the text.
     """
 
     def __init__(
@@ -47,10 +55,12 @@ class Generator:
         weights: str | None = None,
         threads: int = 0,
         vocab_size: int | None = None,
+        sampling: Sampling = DEFAULT,
     ) -> None:
         if slots < 1:
             raise ValueError(f"slots={slots} must be at least 1")
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.sampling = model, tokenizer, sampling
+        self._verified = True
         config = model.config
         size = config.vocab_size
         if vocab_size is not None:
@@ -69,6 +79,33 @@ class Generator:
         self._timed: list[Request] = []  # those with a deadline
         self._slots = Slots(self.decoder, slots, self.n_positions)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        run: str | Path,
+        slots: int = 8,
+        weights: str | None = None,
+        threads: int = 0,
+        last: bool = False,
+        end_token: str | None = None,
+        verified: bool = False,
+    ) -> Self:
+        """Open a run folder, or a GPT-2 folder of transformers, to write with it by the defaults that it has.
+
+        last       open the model of the last step, not the best one
+        end_token  the name of the token that ends a text (default: the one that the folder names)
+        verified   compare the weights with their checksum before anything is written. Otherwise that is done when the
+                   first text has ended, and `step` raises ValueError for a damaged file then, before it returns
+
+        Raises FileNotFoundError or ValueError, naming the file, for what is not there, damaged or not a whole model.
+        """
+        from npgpt.generation.opening import open_run
+
+        model, tokenizer = open_run(str(run), last, end_token, verified)
+        generator = cls(model, tokenizer, slots, weights, threads)
+        generator._verified = verified
+        return generator
+
     @property
     def busy(self) -> bool:
         """Whether a text waits or is being written."""
@@ -77,7 +114,7 @@ class Generator:
     def submit(
         self,
         prompt: str | Iterable[int],
-        sampling: Sampling = DEFAULT,
+        sampling: Sampling | None = None,
         deadline: float | None = None,
         rng: np.random.Generator | None = None,
     ) -> Request:
@@ -90,7 +127,7 @@ class Generator:
         Raises ValueError or TypeError for settings that this model and tokenizer cannot have, and for a prompt that is
         empty or leaves no room.
         """
-        request = self.request(prompt, sampling, deadline, rng)
+        request = self.request(prompt, self.sampling if sampling is None else sampling, deadline, rng)
         self._waiting.append(request)
         if deadline is not None:
             self._timed.append(request)
@@ -117,6 +154,9 @@ class Generator:
                 chosen = True  # the others go on
             if chosen:
                 news.append(request)
+        if not self._verified and any(request.done for request in news):
+            verify(self.model)
+            self._verified = True
         return news
 
     def complete(
@@ -129,7 +169,7 @@ class Generator:
         The first text of a prompt gets its draws from default_rng(seed), text i from default_rng((seed, i)). Raises
         what `submit` raises, and the first error in a text; the other texts are cancelled then.
         """
-        sampling = chosen_settings(sampling, settings)
+        sampling = self._settings(sampling, settings)
         if n < 1:
             raise ValueError(f"n={n} must be at least 1")
         if n > 1 and sampling.temperature == 0:
@@ -156,7 +196,7 @@ class Generator:
         """
         if self.tokenizer is None:
             raise ValueError("a stream is text: give the generator a tokenizer, or take ids from npgpt.generate")
-        request = self.request(prompt, chosen_settings(sampling, settings), None, None)
+        request = self.request(prompt, self._settings(sampling, settings))
         return self._followed(request, request.pieces)
 
     def _followed(self, request: Request, items: list) -> Iterator[Any]:
@@ -175,6 +215,14 @@ class Generator:
                 self.step()
         finally:
             request.cancel()
+
+    def _settings(self, sampling: Sampling | None, settings: dict[str, Any]) -> Sampling:
+        """Return the settings that are given in one of two ways."""
+        if sampling is not None and settings:
+            raise ValueError(f"give {', '.join(settings)} in `sampling`, or leave `sampling` out")
+        if sampling is None and settings:
+            return settings_of({f.name: getattr(self.sampling, f.name) for f in fields(Sampling)} | settings)
+        return self.sampling if sampling is None else sampling
 
     def request(
         self,
@@ -275,13 +323,6 @@ class Generator:
 def draws(sampling: Sampling, i: int) -> np.random.Generator:
     """Return the generator of the draws of text i of a prompt."""
     return np.random.default_rng(sampling.seed if i == 0 else (sampling.seed, i))
-
-
-def chosen_settings(sampling: Sampling | None, settings: dict[str, Any]) -> Sampling:
-    """Return the settings that are given in one of two ways."""
-    if sampling is not None and settings:
-        raise ValueError(f"give {', '.join(settings)} in `sampling`, or leave `sampling` out")
-    return settings_of(settings) if sampling is None else sampling
 
 
 def check_vocabulary(what: str, ids: Iterable[int], vocab_size: int) -> None:
