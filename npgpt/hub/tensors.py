@@ -149,6 +149,8 @@ def map_tensors(path: Path) -> MappedFile | None:
             return None
         with path.open("rb") as opened:
             pages = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+        if hasattr(mmap, "MADV_WILLNEED"):  # read all of it meanwhile: page by page, a file that is not cached is slow
+            pages.madvise(mmap.MADV_WILLNEED)
         return MappedFile(path, pages, metadata)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path}: not a whole safetensors file that NumPy can read: {error}") from None
