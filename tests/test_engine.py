@@ -511,6 +511,8 @@ def test_a_folder_is_opened_and_damage_is_found_at_the_first_end(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     want = Generator(gpt, tokenizer).complete(["a"], max_new_tokens=9, seed=4)
     assert Generator.from_pretrained(tmp_path, slots=2).complete(["a"], max_new_tokens=9, seed=4) == want
+    (tmp_path / "generation_config.json").write_text('{"do_sample": false, "max_new_tokens": 7}')
+    assert Generator.from_pretrained(tmp_path).sampling == Sampling(temperature=0, max_new_tokens=7)
     path = tmp_path / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[-2] ^= 1

@@ -90,7 +90,7 @@ class Generator:
         end_token: str | None = None,
         verified: bool = False,
     ) -> Self:
-        """Open a run folder, or a GPT-2 folder of transformers, to write with it by the defaults that it has.
+        """Open a run folder, or a GPT-2 folder of transformers, to write with it by its generation_config.json.
 
         last       open the model of the last step, not the best one
         end_token  the name of the token that ends a text (default: the one that the folder names)
@@ -99,10 +99,12 @@ class Generator:
 
         Raises FileNotFoundError or ValueError, naming the file, for what is not there, damaged or not a whole model.
         """
+        from npgpt.generation.defaults import defaults_of
         from npgpt.generation.opening import open_run
 
+        sampling = settings_of(defaults_of(run))
         model, tokenizer = open_run(str(run), last, end_token, verified)
-        generator = cls(model, tokenizer, slots, weights, threads)
+        generator = cls(model, tokenizer, slots, weights, threads, sampling=sampling)
         generator._verified = verified
         return generator
 
