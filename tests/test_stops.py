@@ -16,7 +16,7 @@ from npgpt.tokenizer.chars import CharTokenizer
 
 BYTES = ByteTokenizer()
 PIECES = ["a", "b", "\n", "\r\n", "中", "文", "é", "e\u0301", "😀", " "]
-texts = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
+texts = st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | st.text("ab", max_size=12)  # of two, they overlap
 
 
 class Cut:
@@ -138,7 +138,13 @@ def test_a_stop_inside_a_token_leaves_the_beginning_of_the_token():
 
 @pytest.mark.parametrize(
     ("strings", "text", "before"),
-    [(("abc", "b"), "abc", "a"), (("bc", "abc", "c"), "xabc", "x"), (("abcd", "c"), "xabc", "xab")],
+    [
+        (("aabaaa", "ab" * 9), "aabaabaaa", "aab"),
+        (("abab", "ba" * 9), "xababab", "x"),
+        (("abc", "b"), "abc", "a"),
+        (("bc", "abc", "c"), "xabc", "x"),
+        (("abcd", "c"), "xabc", "xab"),
+    ],
 )
 def test_the_string_that_ends_first_counts_and_of_those_the_longest(strings, text, before):
     assert "".join(stopped(text.encode(), Stops(Sampling(stop=strings), BYTES, ()))) == before
