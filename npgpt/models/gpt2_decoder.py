@@ -18,11 +18,12 @@ from npgpt.support.machine import cores
 LINE = 64  # bytes: the width of a vector and of a line of the processor's caches
 MOST = 1024  # threads
 
-# Measured on Zen 4. One core reads weights at 25 GB/s, and all cores some three times as fast at most. Other threads
-# begin some 50 us after the call, and members wait for each other seven times a block.
-CORE_BYTES, ALL_BYTES = 25e9, 75e9
-CALL, MEETING, MEETINGS = 50e-6, 3e-6, 7
-GAIN = 1.02  # how much faster more threads must be
+# Measured on Zen 4. One core reads weights at 25 GB/s. How many more cores read at once differs from machine to machine,
+# but threads that wait for memory slow nothing down. Other threads begin some 50 us after the call, and members wait
+# for each other seven times a block: 1 us, and longer with each further member.
+CORE_BYTES = 25e9
+CALL, CALL_EACH, MEETING_EACH, MEETINGS = 50e-6, 7e-6, 0.7e-6, 7
+GAIN = 1.05  # how much faster more threads must be
 
 
 class Flat(Protocol):
@@ -36,12 +37,12 @@ class Flat(Protocol):
 def members_of(weight_bytes: int, n_layer: int, threads: int) -> int:
     """Return how many of at most `threads` threads to use for a token, by what each number of them would take.
 
-    Example: gpt2 in float32 has 500 MB and 12 blocks: 20 ms on one thread, 10.3 on two, 6.9 on 12.
+    Example: gpt2 in float32 has 500 MB and 12 blocks: 20 ms on one thread, 10.2 on two, 5.3 on four.
     """
 
     def seconds(n: int) -> float:
-        reading = weight_bytes / min(n * CORE_BYTES, ALL_BYTES)
-        return reading + (CALL + n_layer * MEETINGS * MEETING if n > 1 else 0)
+        waiting = CALL + n * (CALL_EACH + n_layer * MEETINGS * MEETING_EACH) if n > 1 else 0
+        return weight_bytes / (n * CORE_BYTES) + waiting
 
     took = {n: seconds(n) for n in range(1, threads + 1)}
     return next(n for n in took if took[n] <= GAIN * min(took.values()))
