@@ -18,9 +18,9 @@ from npgpt.support.machine import cores
 LINE = 64  # bytes: the width of a vector and of a line of the processor's caches
 MOST = 1024  # threads
 
-# Measured on Zen 4. One core reads weights at 25 GB/s. How many more cores read at once differs from machine to machine,
-# but threads that wait for memory slow nothing down. Other threads begin some 50 us after the call, and members wait
-# for each other seven times a block: 1 us, and longer with each further member.
+# Measured on Zen 4. One core reads weights at 25 GB/s. How many more cores read at once differs between machines, but
+# threads that wait for memory slow nothing down. Other threads begin some 50 us after the call, and members wait for
+# each other seven times a block: 1 us, and longer with each further member.
 CORE_BYTES = 25e9
 CALL, CALL_EACH, MEETING_EACH, MEETINGS = 50e-6, 7e-6, 0.7e-6, 7
 GAIN = 1.05  # how much faster more threads must be
