@@ -238,7 +238,7 @@ def test_no_call_allocates(members):
         now, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert max(now, peak) - before < 20_000  # some objects of Python; two rows of logits have 72,000 bytes
+    assert max(now, peak) - before < 50_000  # objects of Python; two rows of logits have 72,000 bytes
 
 
 def test_numbers_in_another_order_with_gaps_and_read_only_are_read_in_place():
