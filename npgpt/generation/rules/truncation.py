@@ -9,6 +9,7 @@ import numpy as np
 
 from npgpt.generation.rules.distribution import log_softmax, softmax
 
+SORTED = 2048  # so many tokens are sorted faster than divided
 BLOCKS = 1024  # of logits, whose maxima bound the k-th largest logit for any k up to a quarter of them
 
 
@@ -31,8 +32,10 @@ def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
         out = np.full(len(logits), -np.inf)
         out[logits.argmax()] = 0.0
         return out
+    out = logits - logits.max()
     with np.errstate(over="ignore"):  # an overflow gives -inf, which excludes the token
-        return (logits - logits.max()) / temperature
+        out /= temperature
+    return out
 
 
 def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
@@ -79,19 +82,41 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
 
     Source: Holtzman et al., "The Curious Case of Neural Text Degeneration", arXiv:1904.09751.
     """
-    top = logits.max()
-    exp = np.exp(logits - top)
-    total = exp.sum()
-    # sort only tokens above a probability that leaves enough of them
-    for least in (1e-3, 1e-4, 1e-5, 0.0):
-        candidates = logits >= top + math.log(least * total) if least else logits > -np.inf
-        if exp[candidates].sum() >= (p + 1e-9) * total:
+    probs = softmax(logits)
+    # the others sum to less than 1 - p, so that those that are kept are among these
+    likely = np.flatnonzero(probs > (1 - p) / (2 * len(logits)))
+    keys, weights, n, before = narrowed(-logits.take(likely), probs.take(likely), p)
+    before += cumulated_before(np.sort(weights)[::-1])
+    if n and np.abs(before - p).min() < 1e-10:  # rounding decides: add up in the order of the definition
+        keys, n, before = -logits[likely], 0, cumulated_before(np.sort(probs[likely])[::-1])
+    inside = int((before < p).sum())
+    return keep_largest(logits, n + inside, -np.partition(keys, inside - 1)[inside - 1])
+
+
+def cumulated_before(weights: np.ndarray) -> np.ndarray:
+    """Return the sum of all earlier weights, for each: [0.5, 0.3, 0.2] gives [0, 0.5, 0.8]."""
+    return np.concatenate(([0.0], np.cumsum(weights)[:-1]))
+
+
+def narrowed(keys: np.ndarray, weights: np.ndarray, mass: float) -> tuple[np.ndarray, np.ndarray, int, float]:
+    """Return the few tokens among which the weights, added up by rising keys, reach a mass.
+
+    Returns their keys and weights, and the number and the summed weights of the tokens with smaller keys. Tokens of
+    equal keys stay together. It halves the range of the keys until few are left, which is faster than sorting all.
+    """
+    n, before = 0, 0.0
+    while len(keys) > SORTED:
+        low = keys <= 0.5 * keys.min() + 0.5 * keys.max()
+        part = np.flatnonzero(low)  # indices are faster than a mask
+        if len(part) == len(keys):  # all keys are equal
             break
-    ordered = np.sort(logits[candidates])[::-1]
-    before = np.cumsum(np.exp(ordered - top) / total)
-    before = np.concatenate(([0.0], before[:-1]))  # the total probability of all likelier tokens
-    n = int((before < p).sum())
-    return keep_largest(logits, n, ordered[n - 1])
+        lower = weights.take(part)
+        if before + lower.sum() < mass:
+            n, before = n + len(part), before + lower.sum()
+            part = np.flatnonzero(~low)
+            lower = weights.take(part)
+        keys, weights = keys.take(part), lower
+    return keys, weights, n, float(before)
 
 
 def keep_min_p(logits: np.ndarray, min_p: float) -> np.ndarray:
@@ -119,14 +144,15 @@ def keep_typical(logits: np.ndarray, mass: float) -> np.ndarray:
 
     Source: Meister et al., "Locally Typical Sampling", arXiv:2202.00666.
     """
-    logp = log_softmax(logits)
-    finite = np.flatnonzero(logp > -np.inf)
-    surprise, p = -logp[finite], np.exp(logp[finite])
-    distance = np.abs(surprise - p @ surprise)
-    order = np.argsort(distance)
-    last = min(int((np.cumsum(p[order]) < mass).sum()), len(order) - 1)
+    finite = np.flatnonzero(logits > -np.inf)
+    logp = log_softmax(logits[finite])
+    probs = np.exp(logp)
+    distance = np.abs(logp - probs @ logp)
+    keys, weights, _, before = narrowed(distance, probs, mass)
+    order = np.argsort(keys)
+    last = min(int((before + np.cumsum(weights[order]) < mass).sum()), len(order) - 1)
     out = np.full(len(logits), -np.inf)
-    kept = finite[distance <= distance[order[last]]]
+    kept = finite[distance <= keys[order[last]]]
     out[kept] = logits[kept]
     return out
 
@@ -139,8 +165,7 @@ def cut_epsilon(logits: np.ndarray, epsilon: float) -> np.ndarray:
 
     Source: Hewitt et al., "Truncation Sampling as Language Model Desmoothing", arXiv:2210.15191.
     """
-    p = softmax(logits)
-    return keep(logits, (p >= epsilon) | (logits == logits.max()))
+    return keep(logits, (softmax(logits) >= epsilon) | (logits == logits.max()))
 
 
 def cut_eta(logits: np.ndarray, epsilon: float) -> np.ndarray:
@@ -153,12 +178,10 @@ def cut_eta(logits: np.ndarray, epsilon: float) -> np.ndarray:
 
     Source: Hewitt et al., "Truncation Sampling as Language Model Desmoothing", arXiv:2210.15191.
     """
-    logp = log_softmax(logits)
-    p = np.exp(logp)
-    finite = p > 0
-    entropy = -(p[finite] @ logp[finite])
+    logp = log_softmax(logits[logits > -np.inf])
+    entropy = -np.exp(logp) @ logp
     limit = min(epsilon, math.sqrt(epsilon) * math.exp(-entropy))
-    return keep(logits, (p >= limit) | (logits == logits.max()))
+    return keep(logits, (softmax(logits) >= limit) | (logits == logits.max()))
 
 
 def keep_top_n_sigma(logits: np.ndarray, n: float) -> np.ndarray:
