@@ -85,8 +85,8 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
     probs = softmax(logits)
     # the others sum to less than 1 - p, so that those that are kept are among these
     likely = np.flatnonzero(probs > (1 - p) / (2 * len(logits)))
-    keys, weights, n, before = narrowed(-logits.take(likely), probs.take(likely), p)
-    before += cumulated_before(np.sort(weights)[::-1])
+    keys, weights, n, start = narrowed(-logits.take(likely), probs.take(likely), p)
+    before = start + cumulated_before(np.sort(weights)[::-1])
     if n and np.abs(before - p).min() < 1e-10:  # rounding decides: add up in the order of the definition
         keys, n, before = -logits[likely], 0, cumulated_before(np.sort(probs[likely])[::-1])
     inside = int((before < p).sum())
