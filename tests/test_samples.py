@@ -144,3 +144,35 @@ def test_what_no_text_is_long_enough_for_is_a_dash(capsys):
     assert found["distinct-1"] == ["1.0000"]
     assert found["distinct-2"] == found["repeated 4-grams"] == ["-"]
     assert math.isclose(float(found["words before a loop"][0]), 1)
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ([], []),
+        ([1, 1, 5], [1, 2, 5]),
+        ([4.9, 5, 5], [3, 4, 5]),
+        ([0, 1, 2], [0, 1, 2]),
+    ],
+)
+def test_labels_stand_apart(places, expected):
+    from npgpt.inspection.diversity import apart
+
+    assert apart(places, 1, 0, 5) == pytest.approx(expected)
+
+
+def test_rules_are_drawn_with_their_names_and_real_text():
+    pytest.importorskip("matplotlib")
+    from npgpt.inspection.diversity import draw
+    from npgpt.inspection.losses import as_png
+
+    points = {"greedy": (0.1, 0.9), "top-p 0.9": (0.5, 0.8), "temperature 1": (0.5, 0.8)}
+    figure = draw(points, "run", "x", "y", real=(0.5, 1))
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == ["greedy", "temperature 1", "top-p 0.9", "real text"]
+    assert [line.get_xydata()[0].tolist() for line in axes.lines] == [[0.1, 0.9], [0.5, 0.8], [0.5, 0.8], [0.5, 1]]
+    heights = [text.xyann[1] for text in axes.texts[1:]]
+    assert heights == sorted(heights)
+    assert len(set(heights)) == 3
+    assert as_png(figure).startswith(b"\x89PNG")
+    draw({"greedy": (0.1, 0.9)}, "run", "x", "y", None)

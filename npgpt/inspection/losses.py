@@ -70,7 +70,7 @@ def draw(name: str | Path, records: Sequence[Record], floor: float | None = None
     steps = [(r["step"], r["loss"]) for r in records if "loss" in r]
     if not steps:
         raise ValueError(f"{name}: there is no step to draw yet")
-    figure = _new_figure()
+    figure = new_figure()
     axes = figure.subplots()
     evaluations = [(r["step"], r["val_loss"]) for r in records if "val_loss" in r and "whole" not in r]
     dot = "o" if len(steps) == 1 else None  # a line of one point is invisible
@@ -131,7 +131,8 @@ def _whole_numbers() -> Any:
     return MaxNLocator(integer=True)
 
 
-def _new_figure() -> Any:
+def new_figure(size: tuple[float, float] = (7, 4)) -> Any:
+    """Return an empty figure of a size in inches. Raises ValueError if matplotlib is missing."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -143,4 +144,4 @@ def _new_figure() -> Any:
         def _repr_png_(self) -> bytes:
             return as_png(self)
 
-    return Picture(figsize=(7, 4), dpi=150, layout="constrained")
+    return Picture(figsize=size, dpi=150, layout="constrained")

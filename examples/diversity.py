@@ -1,0 +1,60 @@
+"""Show what rules of sampling do to a model's texts: a table of figures, and a picture, diversity.png.
+
+    python examples/diversity.py runs/first              # tales, how many are right: see docs/generation.md
+    python examples/diversity.py runs/plays plays.txt    # any other run: bits per byte, beside real text
+
+It takes some minutes, and needs matplotlib. Without a run it counts what tales of the grammar itself repeat.
+"""
+
+import math
+import sys
+
+import npgpt
+from npgpt.cli.tales_report import what_is_wrong
+from npgpt.data.tales.corpus import TEST, TalesCorpus
+from npgpt.data.text import read_text
+from npgpt.generation.opening import learned_documents, learned_examples, open_run
+from npgpt.generation.prompts import first_prompt
+from npgpt.generation.repetition import repetition
+from npgpt.generation.samples import sample
+from npgpt.inspection.diversity import draw
+
+RULES = {f"temperature {t:g}": {"temperature": t} for t in (0.3, 0.6, 0.8, 1, 1.2)}
+RULES |= {"top-k 10": {"top_k": 10}, "top-k 40": {"top_k": 40}, "top-p 0.9": {"top_p": 0.9}}
+RULES |= {"min-p 0.1": {"min_p": 0.1}, "typical 0.9": {"typical_p": 0.9}, "eta 0.01": {"eta_cutoff": 0.01}}
+RULES |= {"top-n-sigma 1": {"top_n_sigma": 1.0}, "mirostat 1": {"mirostat_tau": 1.0}, "greedy": {"temperature": 0}}
+RULES |= {"greedy, repetition 1.2": {"temperature": 0, "repetition_penalty": 1.2}}
+RULES |= {"greedy, frequency 0.2": {"temperature": 0, "frequency_penalty": 0.2}}
+RULES |= {"greedy, DRY 0.8": {"temperature": 0, "dry_multiplier": 0.8}}
+RULES |= {"greedy, no 4 twice": {"temperature": 0, "no_repeat_ngram_size": 4}}
+
+
+def show(name, texts, quality):
+    """Print the figures of texts; return how many pairs of words are distinct, and the quality."""
+    r = repetition(texts)
+    figures = "".join(f"{value:10.3f}" for value in (*r.distinct, r.self_bleu))
+    print(f"{name:24}{quality:9.3f}{figures}{r.repeated:10.1%}{r.loops:8.1%}", flush=True)
+    return r.distinct[1], quality
+
+
+run = sys.argv[1] if len(sys.argv) > 1 else None
+tales = run is None or learned_examples(run)
+quality, real = "right" if tales else "bits/byte", None
+print(f"200 texts{'':15}{quality:>9}   distinct-1        -2        -3 self-BLEU  repeated   loops")
+if tales:
+    real = show("real text", list(TalesCorpus(("en",), 1).texts(200, TEST)), 1.0)
+if run:
+    points, (model, tokenizer) = {}, open_run(run)
+    prompt = first_prompt(tokenizer, None, tales, learned_documents=learned_documents(run))
+    for name, settings in RULES.items():
+        found = sample(model, tokenizer, prompt, 200, npgpt.Sampling(max_new_tokens=287, **settings))
+        texts = [one.text for one in found]
+        bits = -sum(sum(one.logprobs) for one in found) / math.log(2) / sum(len(text.encode()) for text in texts)
+        right = sum(not what_is_wrong(text, ("en", "zh")) for text in texts) / len(texts)
+        points[name] = show(name, texts, right if tales else bits)
+    if not tales and len(sys.argv) > 2:
+        text = read_text(sys.argv[2])
+        pieces = [text[len(text) * i // 201 :][: len(one)] for i, one in enumerate(texts)]
+        scores = npgpt.score(model, tokenizer, pieces)
+        real = show("real text", pieces, sum(s.nats for s in scores) / math.log(2) / sum(s.n_bytes for s in scores))
+    draw(points, run, "distinct pairs of words", quality, real).savefig("diversity.png")
