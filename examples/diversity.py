@@ -1,13 +1,14 @@
-"""Show what rules of sampling do to a model's texts: a table of figures, and a picture, diversity.png.
+"""Show in minutes what rules of sampling do to a model's texts: a table, and a picture, diversity.png (matplotlib).
 
     python examples/diversity.py runs/first              # tales, how many are right: see docs/generation.md
     python examples/diversity.py runs/plays plays.txt    # any other run: bits per byte, beside real text
 
-It takes some minutes, and needs matplotlib. Without a run it counts what tales of the grammar itself repeat.
+Without a run it counts what tales of the grammar itself repeat.
 """
 
 import math
 import sys
+from pathlib import Path
 
 import npgpt
 from npgpt.cli.tales_report import what_is_wrong
@@ -23,9 +24,8 @@ RULES = {f"temperature {t:g}": {"temperature": t} for t in (0.3, 0.6, 0.8, 1, 1.
 RULES |= {"top-k 10": {"top_k": 10}, "top-k 40": {"top_k": 40}, "top-p 0.9": {"top_p": 0.9}}
 RULES |= {"min-p 0.1": {"min_p": 0.1}, "typical 0.9": {"typical_p": 0.9}, "eta 0.01": {"eta_cutoff": 0.01}}
 RULES |= {"top-n-sigma 1": {"top_n_sigma": 1.0}, "mirostat 1": {"mirostat_tau": 1.0}, "greedy": {"temperature": 0}}
-RULES |= {"greedy, repetition 1.2": {"temperature": 0, "repetition_penalty": 1.2}}
-RULES |= {"greedy, frequency 0.2": {"temperature": 0, "frequency_penalty": 0.2}}
-RULES |= {"greedy, DRY 0.8": {"temperature": 0, "dry_multiplier": 0.8}}
+for key, x in ("repetition_penalty", 1.2), ("frequency_penalty", 0.2), ("dry_multiplier", 0.8):
+    RULES[f"greedy, {key.split('_')[0]} {x}"] = {"temperature": 0, key: x}
 RULES |= {"greedy, no 4 twice": {"temperature": 0, "no_repeat_ngram_size": 4}}
 
 
@@ -53,8 +53,8 @@ if run:
         right = sum(not what_is_wrong(text, ("en", "zh")) for text in texts) / len(texts)
         points[name] = show(name, texts, right if tales else bits)
     if not tales and len(sys.argv) > 2:
-        text = read_text(sys.argv[2])
-        pieces = [text[len(text) * i // 201 :][: len(one)] for i, one in enumerate(texts)]
+        pieces = [t[len(t) * i // 201 :][: len(one)] for t in [read_text(sys.argv[2])] for i, one in enumerate(texts)]
         scores = npgpt.score(model, tokenizer, pieces)
         real = show("real text", pieces, sum(s.nats for s in scores) / math.log(2) / sum(s.n_bytes for s in scores))
-    draw(points, run, "distinct pairs of words", quality, real).savefig("diversity.png")
+    label = "share of the tales that are right" if tales else "bits per byte, by the model itself"
+    draw(points, Path(run).name, "share of the pairs of words that are distinct", label, real).savefig("diversity.png")

@@ -22,7 +22,7 @@ def test_the_blocks_of_the_page_run(tmp_path, monkeypatch):
         GPT(config, seed=0).save_pretrained(tmp_path / "runs" / run)
         tokenizer.save_pretrained(tmp_path / "runs" / run)
     has_constraints = importlib.util.find_spec("llguidance") is not None
-    cells: dict = {"__name__": "page"}
+    cells: dict = {"__name__": "page", "small_model": GPT(config, seed=1)}
     for number, code in enumerate(BLOCKS, 1):
         if not has_constraints and any(word in code for word in CONSTRAINED):
             continue

@@ -34,7 +34,7 @@ def draw(
         for (y, x, name), text_y in zip(chosen, ys, strict=True):
             axes.annotate(
                 name, (x, y), (column, text_y), fontsize=8, va="center",
-                arrowprops={"arrowstyle": "-", "color": "0.75", "lw": 0.6, "shrinkA": 1, "shrinkB": 3},
+                arrowprops={"arrowstyle": "-", "color": "0.75", "lw": 0.6, "shrinkB": 3, "relpos": (0, 0.5)},
             )  # fmt: skip
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.grid(alpha=0.3, lw=0.5)
