@@ -30,3 +30,10 @@ def test_the_blocks_of_the_page_run(tmp_path, monkeypatch):
             exec(compile(code, f"docs/generation.md, block {number}", "exec"), cells)
     assert len(BLOCKS) >= 5
     assert cells["found"].nats > 0
+
+
+def test_the_pictures_of_the_page_are_there():
+    pictures = re.findall(r"!\[.+?\]\((pictures/.+?)\)", PAGE)
+    assert len(pictures) == 2
+    for name in pictures:
+        assert (Path(npgpt.__file__).parents[1] / "docs" / name).read_bytes().startswith(b"\x89PNG")
