@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from npgpt.cli.checks import require_at_least
 from npgpt.cli.options import announce_compiling
 from npgpt.cli.reading import add_encoding, open_named, text_config
-from npgpt.cli.texts import END_TOKEN, SPECIAL, read_input
+from npgpt.cli.texts import END_TOKEN, SPECIAL, read_prompt
 from npgpt.config import LANGS, TASKS
 
 if TYPE_CHECKING:
@@ -86,24 +86,9 @@ def run(args: argparse.Namespace) -> int:
         return complete_lines(model, tokenizer, args)
     if args.task is not None:
         return complete_example(model, tokenizer, args)
-    prompt = read_prompt(text_config(args).encoding) if args.prompt is None else args.prompt
+    prompt = read_prompt(NO_PROMPT, text_config(args).encoding) if args.prompt is None else args.prompt
     complete(tokenizer, answer_tokens(model, tokenizer, prompt, *settings(args), args.seed, special=args.special))
     return 0
-
-
-def read_prompt(encoding: str) -> str:
-    """Return the prompt on standard input, without the line end that Enter or echo has added.
-
-    Raises ValueError if there is nothing at all, not even a line end.
-    """
-    if sys.stdin is not None and sys.stdin.isatty():
-        print("type the prompt, then press Ctrl-D", file=sys.stderr)
-        prompt = sys.stdin.read()
-    else:
-        prompt = read_input(NO_PROMPT, encoding)
-    if not prompt:
-        raise ValueError(f"there is no prompt: {NO_PROMPT}; --prompt '' is an empty one")
-    return prompt.replace("\r\n", "\n").removesuffix("\n")
 
 
 def settings(args: argparse.Namespace) -> tuple[int | None, float, int | None, float | None]:

@@ -156,6 +156,34 @@ def interrupted_by_signals() -> Iterator[list[int]]:
         sys.unraisablehook = hook
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C where it ends less than the program: see ctrl_c_interrupts."""
+
+
+@contextmanager
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Let Ctrl-C raise Interrupted, which a loop can catch and go on; every other signal still ends the program."""
+
+    def handle(number: int, frame: object) -> None:
+        raise Interrupted
+
+    before = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread()  # only that one can handle signals
+    if main and before != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
+
+
+def with_history() -> None:
+    """Let `input` edit its line and bring back earlier ones, where Python has readline. Windows does it by itself."""
+    with suppress(ImportError):
+        import readline  # noqa: F401: to import it is enough
+
+
 def _reserve_descriptors() -> None:
     """Open the descriptors 0, 1 and 2 that are closed; the next file would get them, and with it what others print."""
     for number in 0, 1, 2:

@@ -1,67 +1,303 @@
-"""Generate text with a trained model, and print each token as soon as it is drawn."""
+"""Generate text with a trained model. One prompt, or none, gives a text that is printed as it is written; --prompts
+gives JSON lines, one per text; --interactive asks for a prompt again and again."""
 
 import argparse
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npgpt.cli.checks import require_at_least, require_given
 from npgpt.cli.options import announce_compiling
-from npgpt.cli.texts import END_TOKEN, SPECIAL
+from npgpt.cli.reading import add_encoding, text_config
+from npgpt.cli.sampling import (
+    SLOTS,
+    Job,
+    add_engine_flags,
+    add_sampling_flags,
+    check_engine_flags,
+    pieces,
+    sampling_of,
+    written,
+)
+from npgpt.cli.texts import END_TOKEN, SPECIAL, read_prompt
 
 if TYPE_CHECKING:
-    from npgpt.tokenizer import Tokenizer
+    from npgpt.generation.engine import Generator
+    from npgpt.generation.requests import Completion
+    from npgpt.generation.settings import Sampling
 
+DEFAULTS = {"max_new_tokens": 500, "temperature": 0.8}
+NO_PROMPT = "give --prompt TEXT, or pipe it into --prompt -"
 EXAMPLES = (
     'npgpt sample runs/poems --prompt "Shall I compare thee" --max-new-tokens 200',
     "npgpt sample runs/tang --prompt 床前明月光 --temperature 0.5 --top-k 40",
+    "npgpt sample runs/poems --num-samples 3 --min-p 0.05 --dry-multiplier 0.8 --stop '\\n\\n'",
+    "npgpt sample runs/tang --prompts 句.txt --logprobs 3 > texts.jsonl",
 )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
-    parser.add_argument("--prompt", help="text to continue (default: start a new text)")
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        type=str,
+        help="text to continue; - reads it from standard input, without the line end that ends it (default: start a "
+        "new text)",
+    )
+    parser.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="continue each line of this file (- for standard input), and print a JSON line for each text. An empty "
+        "line starts a new text. In a file named *.jsonl a line is an object with the prompt",
+    )
+    parser.add_argument(
+        "--interactive",
+        action="store_true",
+        help="continue each line that is typed, until Ctrl-D; Ctrl-C stops a text",
+    )
     parser.add_argument("--special", action="store_true", help=SPECIAL)
     parser.add_argument("--end-token", metavar="TOKEN", help=END_TOKEN)
     parser.add_argument(
-        "--max-new-tokens", type=int, default=500, metavar="N", help="most tokens to generate (default: 500)"
+        "--num-samples", type=int, default=1, metavar="N", help="write N texts for each prompt (default: 1)"
     )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.8,
-        metavar="X",
-        help="how random the draws are; 0 always takes the likeliest token (default: 0.8)",
-    )
-    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens only")
-    parser.add_argument(
-        "--top-p", type=float, metavar="P", help="draw from the fewest tokens whose total probability is at least P"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the draws (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print JSON lines, as with --prompts")
     parser.add_argument("--last", action="store_true", help="use the model of the last step, not the best one")
+    add_sampling_flags(parser, DEFAULTS)
+    add_engine_flags(parser)
+    add_encoding(parser)
+
+
+class Prompt(NamedTuple):
+    """A prompt: its text (None to start a new one) and its ids."""
+
+    text: str | None
+    ids: list[int]
+
+
+class Writer(NamedTuple):
+    """What all texts of a command have in common."""
+
+    generator: "Generator"
+    sampling: "Sampling"
+    framed: Callable[[str | None], list[int]]
+    args: argparse.Namespace
+
+    def jobs(self, prompt: Prompt, first: int = 0) -> Iterator[Job]:
+        """Yield the texts of a prompt. Each has draws of its own, from that with the number `first` on."""
+        from npgpt.generation.engine import draws
+
+        for i in range(first, first + self.args.num_samples):
+            yield Job(prompt.ids, draws(self.sampling, i))
 
 
 def run(args: argparse.Namespace) -> int:
+    check_flags(args)
+    from npgpt.generation.engine import Generator
     from npgpt.generation.opening import learned_documents, learned_examples, open_run
-    from npgpt.generation.prompts import continue_text, first_prompt
+    from npgpt.generation.prompts import first_prompt
+    from npgpt.models.registry import verify
 
     announce_compiling()
-    model, tokenizer = open_run(args.run, args.last, args.end_token)
-    require_given("--prompt", args.prompt, "at least one character, or leave it out")
-    if args.special and args.prompt is None:
-        raise ValueError("--special has no effect without --prompt: add it, or leave --special out")
+    model, tokenizer = open_run(args.run, args.last, args.end_token, verified=args.verify)
+    sampling = sampling_of(args, DEFAULTS)
+    check_samples(args, sampling)
     examples, documents = learned_examples(args.run), learned_documents(args.run)
-    prompt = first_prompt(tokenizer, args.prompt, examples, special=args.special, learned_documents=documents)
-    require_at_least(0, "--seed", args.seed)
-    tokens = continue_text(
-        model, tokenizer, prompt, args.max_new_tokens, args.temperature, args.top_k, args.top_p, args.seed
-    )
-    print(args.prompt or "", end="", flush=True)
-    print_text(tokenizer, tokens)
-    return 0
+    framed = partial(first_prompt, tokenizer, learned_examples=examples, special=args.special)
+    framed = partial(framed, learned_documents=documents)
+    texts = [] if args.interactive else list(given_prompts(args))
+    prompts = [Prompt(text, placed(where, framed, text)) for where, text in texts]
+    slots = min(SLOTS, max(1, len(prompts)) * args.num_samples) * (1 if sampling.negative_prompt is None else 2)
+    generator = Generator(model, tokenizer, slots, args.weights, args.threads)
+    writer = Writer(generator, sampling, framed, args)
+    if args.interactive:
+        return interact(writer)
+    reasons = print_lines(writer, prompts) if args.json or args.prompts else print_texts(writer, prompts[0])
+    if not args.verify:
+        verify(model)
+    ends = (examples or documents) and "max_new_tokens" not in args
+    return say_reasons(reasons, writer, ends)
 
 
-def print_text(tokenizer: "Tokenizer", tokens: Iterable[int]) -> None:
-    """Print tokens as they come."""
-    for piece in tokenizer.decode_stream(tokens):
-        print(piece, end="", flush=True)
-    print()
+def check_flags(args: argparse.Namespace) -> None:
+    """Raise ValueError for flags that contradict one another or have no effect."""
+    given = [name for name in ("prompt", "prompts", "interactive") if getattr(args, name) not in (None, False)]
+    if len(given) > 1:
+        raise ValueError(f"--{given[0]} and --{given[1]} cannot be combined: give one of them")
+    require_given("--prompt", args.prompt, "at least one character, or leave it out")
+    if args.special and not given:
+        raise ValueError("--special has no effect without --prompt: add it, or leave --special out")
+    if args.json and args.interactive:
+        raise ValueError("--json and --interactive cannot be combined: --prompts prints JSON lines")
+    if "logprobs" in args and not (args.json or args.prompts):
+        raise ValueError("--logprobs is told in JSON lines: add --json, or --prompts FILE")
+    if args.interactive and (sys.stdin is None or not sys.stdin.isatty()):
+        raise ValueError("--interactive needs a terminal: --prompts - reads prompts from standard input")
+    require_at_least(1, "--num-samples", args.num_samples)
+    check_engine_flags(args)
+
+
+def check_samples(args: argparse.Namespace, sampling: "Sampling") -> None:
+    """Raise ValueError for several samples that would be the same."""
+    if args.num_samples > 1 and sampling.temperature == 0:
+        raise ValueError(
+            f"--num-samples {args.num_samples} at temperature 0 would all be the same: raise --temperature"
+        )
+
+
+def given_prompts(args: argparse.Namespace) -> Iterator[tuple[str, str | None]]:
+    """Yield each prompt with its place, which an error names. None starts a new text."""
+    encoding = text_config(args).encoding
+    if args.prompts is not None:
+        yield from prompts_of(args.prompts, encoding)
+    elif args.prompt == "-":
+        yield "standard input", read_prompt(NO_PROMPT, encoding)
+    else:
+        yield "", args.prompt
+
+
+def prompts_of(name: str, encoding: str) -> Iterator[tuple[str, str | None]]:
+    """Yield the prompts of a file with their places. Raises FileNotFoundError or ValueError, naming the file."""
+    from npgpt.config import TextConfig
+    from npgpt.data.examples import read_examples
+    from npgpt.data.text import spooled
+    from npgpt.tokenizer.stream import JSON_LINES, TextFile, lines_of, read_parts
+
+    if name == "-" and (sys.stdin is None or sys.stdin.isatty()):
+        raise ValueError("nothing to read: pipe the prompts in, or name their file with --prompts FILE")
+    config = TextConfig(encoding=encoding, document_separator="none", text_field="none")
+    file = spooled(name, config) if name == "-" else TextFile(name, Path(name), config)
+    found = False
+    if file.path.suffix in JSON_LINES:
+        for example in read_examples([file], completions=False):
+            if example.more:
+                raise ValueError(f"{example.where}: a conversation of several prompts: npgpt ask --data completes it")
+            yield example.where, example.prompt or None
+        return
+    for number, line in enumerate(lines_of(read_parts(file)), 1):
+        found = True
+        yield f"{file}:{number}", line.decode("utf-8") or None
+    if not found:
+        raise ValueError(f"{file}: there is no prompt")
+
+
+def placed(where: str, framed: Callable[[str | None], list[int]], text: str | None) -> list[int]:
+    """Return a prompt's ids. Raises ValueError that begins with its place."""
+    try:
+        return framed(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}" if where else str(error)) from None
+
+
+def print_texts(writer: Writer, prompt: Prompt, first: int = 0) -> list[str]:
+    """Print the texts of a prompt as they come, and return why each ended."""
+    reasons: list[str] = []
+    n = writer.args.num_samples
+    jobs = writer.jobs(prompt, first)
+    for request in written(writer.generator, jobs, writer.sampling, writer.args.deadline):
+        if n > 1:
+            print(f"--- sample {len(reasons) + 1} of {n} ---")
+        print(prompt.text or "", end="", flush=True)
+        print_pieces(pieces(writer.generator, request))
+        reasons.append(request.completion.finish_reason)
+    return reasons
+
+
+def print_pieces(texts: Iterable[str]) -> str:
+    """Print pieces of a text as they come and a line end after them, also after an interrupt; return the text."""
+    found = []
+    try:
+        for piece in texts:
+            print(piece, end="", flush=True)
+            found.append(piece)
+    finally:
+        print(flush=True)
+    return "".join(found)
+
+
+def print_lines(writer: Writer, prompts: list[Prompt]) -> list[str]:
+    """Print the texts of prompts as JSON lines, each as soon as it and those before it have ended; return why."""
+    reasons: list[str] = []
+    jobs = (job for prompt in prompts for job in writer.jobs(prompt))
+    for request in written(writer.generator, jobs, writer.sampling, writer.args.deadline):
+        for _ in pieces(writer.generator, request):
+            pass
+        prompt = prompts[len(reasons) // writer.args.num_samples]
+        line = json_line(prompt.text, request.completion)
+        print(json.dumps(line, ensure_ascii=False), flush=True)
+        reasons.append(request.completion.finish_reason)
+    return reasons
+
+
+def json_line(prompt: str | None, completion: "Completion") -> dict[str, Any]:
+    """Return what a JSON line tells of a text; of log-probabilities, as many digits as float32 has."""
+    line = {
+        "prompt": prompt or "",
+        "text": completion.text,
+        "ids": completion.ids,
+        "logprobs": [round(value, 6) for value in completion.logprobs],
+        "finish_reason": completion.finish_reason,
+    }
+    if completion.top:
+        line["top"] = [[[token, round(value, 6)] for token, value in place] for place in completion.top]
+    return line
+
+
+def say_reasons(reasons: list[str], writer: Writer, ends: bool) -> int:
+    """Say on standard error which texts were cut off where a reader could not know; return the exit code.
+
+    ends  whether the model has learned where a text ends, and the number of tokens was not given
+    """
+    args, n = writer.args, len(reasons)
+    told = bool(args.json or args.prompts)  # each line says it itself
+    allow = "; --max-new-tokens N allows more"
+    says = {
+        "unfinished": f"cut off before it matched what it must match{'' if args.deadline else allow}",
+        "deadline": f"cut off after --deadline {args.deadline} seconds",
+        "context": "cut off because the context is full",
+        "length": f"cut off after {writer.sampling.max_new_tokens} tokens{allow}" if ends else "",
+    }
+    for reason, count in Counter(reasons).items():
+        if says.get(reason) and (reason == "unfinished" or not told):
+            which = "the text was" if n == 1 else f"{count} of {n} texts were"
+            print(f"{which} {says[reason]}", file=sys.stderr)
+    return 1 if "unfinished" in reasons else 0
+
+
+def interact(writer: Writer) -> int:
+    """Continue each line that is typed. Each text has draws of its own, so the same prompt gives another text again.
+
+    Ctrl-C stops a text, or empties the line, and Ctrl-D ends the loop. An error in a prompt is one line.
+    """
+    from npgpt.cli import one_line
+    from npgpt.cli.console import Interrupted, ctrl_c_interrupts, with_history
+    from npgpt.models.registry import verify
+
+    with_history()
+    number, unverified = 0, not writer.args.verify
+    print("type the beginning of a text, or nothing for a new one; Ctrl-C stops a text, Ctrl-D ends", file=sys.stderr)
+    with ctrl_c_interrupts():
+        while True:
+            typing = True
+            try:
+                line = input("> ")
+                typing = False
+                prompt = Prompt(line or None, writer.framed(line or None))
+                say_reasons(print_texts(writer, prompt, number), writer, False)
+            except EOFError:
+                print()
+                return 0
+            except Interrupted:
+                print(end="\n" if typing else "", flush=True)
+                continue
+            except (ValueError, FloatingPointError, MemoryError) as error:
+                print(f"npgpt sample: error: {one_line(error)}", file=sys.stderr)
+                continue
+            number += writer.args.num_samples
+            if unverified:
+                verify(writer.generator.model)
+                unverified = False

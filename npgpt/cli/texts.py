@@ -72,6 +72,23 @@ def read_input(instead: str, encoding: str = "utf-8") -> str:
     return read_all(spooled("-", as_it_is(encoding)))
 
 
+def read_prompt(instead: str, encoding: str) -> str:
+    """Return the prompt on standard input, without the line end that Enter or echo has added.
+
+    instead  what to do instead, in the error
+
+    Raises ValueError if there is nothing at all, not even a line end.
+    """
+    if sys.stdin is not None and sys.stdin.isatty():
+        print("type the prompt, then press Ctrl-D", file=sys.stderr)
+        prompt = sys.stdin.read()
+    else:
+        prompt = read_input(instead, encoding)
+    if not prompt:
+        raise ValueError(f"there is no prompt: {instead}; --prompt '' is an empty one")
+    return prompt.replace("\r\n", "\n").removesuffix("\n")
+
+
 def read_all(file: "TextFile") -> str:
     """Return the text of a file, which may be empty. Raises FileNotFoundError or ValueError."""
     from npgpt.tokenizer.stream import read_parts
