@@ -17,12 +17,14 @@ import npgpt
 from npgpt import GPT, AdamW, GPTConfig, __version__
 from npgpt.cases import LAYERS
 from npgpt.cli import COMMANDS, main
+from npgpt.generation.engine import Generator
 from npgpt.models.gpt2_parameters import flops_per_token
 from npgpt.ops import REFERENCE
 from npgpt.tokenizer import ByteTokenizer, CharTokenizer
 from npgpt.training.checkpoint import save_state
 
 TEXT = "白日依山盡，\n黃河入海流。\ne\u0301🙂"
+SLIDE = "--context", "slide"  # as `greedy` does
 SIZES = {"n_positions": 8, "n_embd": 12, "n_layer": 2, "n_head": 3}
 
 
@@ -103,14 +105,14 @@ def greedy(run, prompt: str, count: int, model=None) -> str:
 def test_sample_goes_on_from_the_prompt(capsys, run, prompt):
     """TEXT is longer than the context, and 20 tokens let the context slide."""
     code, out, err = command(
-        capsys, "sample", run.folder, "--prompt", prompt, "--temperature", 0, "--max-new-tokens", 20
+        capsys, "sample", run.folder, "--prompt", prompt, "--temperature", 0, "--max-new-tokens", 20, *SLIDE
     )
     assert (code, err) == (0, "")
     assert out == greedy(run, prompt, 20) + "\n"
 
 
 def test_sample_without_a_prompt_begins_after_a_line_end(capsys, run):
-    code, out, _ = command(capsys, "sample", run.folder, "--temperature", 0, "--max-new-tokens", 7)
+    code, out, _ = command(capsys, "sample", run.folder, "--temperature", 0, "--max-new-tokens", 7, *SLIDE)
     assert code == 0
     assert out == greedy(run, "\n", 7).removeprefix("\n") + "\n"
 
@@ -135,7 +137,7 @@ def test_sample_takes_the_same_draws_for_the_same_seed(capsys, run):
     "flags", [("--top-k", 1), ("--top-p", 1e-9), ("--temperature", 1e-5), ("--temperature", 1e-320)]
 )
 def test_sample_with_one_token_left_is_greedy(capsys, run, flags):
-    code, out, err = command(capsys, "sample", run.folder, "--prompt", "白", *flags, "--max-new-tokens", 20)
+    code, out, err = command(capsys, "sample", run.folder, "--prompt", "白", *flags, "--max-new-tokens", 20, *SLIDE)
     assert (code, err) == (0, "")
     assert out == greedy(run, "白", 20) + "\n"
 
@@ -145,7 +147,7 @@ def test_sample_of_no_token_is_the_prompt(capsys, run):
 
 
 def test_sample_and_eval_take_the_last_model_where_asked(capsys, run, tmp_path):
-    flags = "--prompt", "日", "--temperature", 0, "--max-new-tokens", 9
+    flags = "--prompt", "日", "--temperature", 0, "--max-new-tokens", 9, *SLIDE
     best_out, last_out = (command(capsys, "sample", run.folder, *flags, *more)[1] for more in ((), ("--last",)))
     assert best_out == greedy(run, "日", 9) + "\n"
     assert last_out == greedy(run, "日", 9, run.last) + "\n" != best_out
@@ -154,6 +156,23 @@ def test_sample_and_eval_take_the_last_model_where_asked(capsys, run, tmp_path):
         command(capsys, "eval", run.folder, "--data", tmp_path / "a.txt", *more)[1] for more in ((), ("--last",))
     )
     assert best_out.splitlines()[0] != last_out.splitlines()[0]
+
+
+class Saying:
+    """A generator that says what it is told to, at once, and keeps what it is asked for."""
+
+    def __init__(self, *texts):
+        self.texts, self.asked, self.how = iter(texts), [], []
+
+    def __call__(self, *args):
+        return self
+
+    def submit(self, ids, *how):
+        self.asked.append([*ids])
+        self.how.append(how)
+        text = next(self.texts)
+        completion = SimpleNamespace(text=text, finish_reason="stop")
+        return SimpleNamespace(pieces=[text], completion=completion, done=True, error=None)
 
 
 class Watched:
@@ -170,18 +189,14 @@ class Watched:
 
 
 def test_sample_shows_each_token_before_the_next_is_computed(run, monkeypatch):
-    seen, out = [], Watched()
-
-    def slow(*args, **kwargs):
-        for token in run.tokenizer.encode("黃河"):
-            yield token
-            seen.append(out.flushed)
-
-    monkeypatch.setattr("npgpt.generation.prompts.generate", slow)
+    seen, out, step = [], Watched(), Generator.step
+    monkeypatch.setattr(Generator, "step", lambda self: seen.append(out.flushed) or step(self))
     monkeypatch.setattr(sys, "stdout", out)
-    assert main(["sample", str(run.folder), "--prompt", "日"]) == 0
-    expected = ["日黃", "日黃河"] if len(seen) == 2 else ["日", "日", "日黃", "日黃", "日黃", "日黃河"]
+    n = len(run.tokenizer.encode("黃河"))
+    assert main(["sample", str(run.folder), "--prompt", "日", "--prefix", "黃河", "--max-new-tokens", str(n)]) == 0
+    expected = ["日", "日黃"] if n == 2 else ["日", "日", "日", "日黃", "日黃", "日黃"]
     assert seen == expected, "a character of three bytes is shown when it is whole"
+    assert out.flushed == "日黃河\n"
 
 
 def test_sample_into_a_pipe_that_closes_ends_quietly(run):

@@ -24,6 +24,7 @@ TEXTS = {
     "plays.txt": "To be, or not to be, that is the question.\n" * 20,
     "unseen.txt": "So long lives this, and this gives life to thee.\n" * 4,
     "唐诗.txt": "床前明月光，疑是地上霜。举头望明月，低头思故乡。\n" * 20,
+    "句.txt": "床前明月光\n举头望\n",
     "tasks.jsonl": "".join(json.dumps({"prompt": f"{i} + 1 = ", "completion": f"{i + 1}"}) + "\n" for i in range(9)),
     "问答.jsonl": '{"prompt": "问：谁？\\n答：", "completion": "我"}\n' * 9,
     "choices.jsonl": '{"prompt": "Shall I compare thee to a ", "choices": ["summer\'s day", "day"], "answer": 0}\n' * 2,

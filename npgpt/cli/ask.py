@@ -3,21 +3,42 @@ each line of a file of JSON lines, or made from a tale. Each token of the comple
 --temperature or --task write asks for a random draw."""
 
 import argparse
+import itertools
 import json
+import math
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npgpt.cli.checks import require_at_least
 from npgpt.cli.options import announce_compiling
 from npgpt.cli.reading import add_encoding, open_named, text_config
+from npgpt.cli.sampling import (
+    add_engine_flags,
+    add_sampling_flags,
+    check_engine_flags,
+    print_pieces,
+    sampling_of,
+    say_reasons,
+)
 from npgpt.cli.texts import END_TOKEN, SPECIAL, read_prompt
 from npgpt.config import LANGS, TASKS
 
 if TYPE_CHECKING:
-    from npgpt.models.base import Model
+    from npgpt.data.examples import Example
+    from npgpt.generation.engine import Generator
+    from npgpt.generation.requests import Request
+    from npgpt.generation.settings import Sampling
     from npgpt.tokenizer import Tokenizer
 
+DEFAULTS = {"max_new_tokens": None, "temperature": 0.0, "context": "stop"}
+HELP = {
+    "max_new_tokens": "most tokens to generate (default: as many as fit into the context)",
+    "temperature": "how random the draws are; 0 always takes the likeliest token (default: 0, but 0.8 for --task "
+    "write, with --top-p 0.9)",
+}
 NO_PROMPT = "give --prompt TEXT, pipe it in, or name a file of prompts with --data"
 EXAMPLES = (
     'npgpt ask runs/tasks --prompt "Question: Who lost the kite? Answer:"',
@@ -45,25 +66,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--lang", choices=LANGS, help="language of that example (default: en)")
     parser.add_argument(
-        "--max-new-tokens",
-        type=int,
-        metavar="N",
-        help="most tokens to generate (default: as many as fit into the context)",
-    )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        metavar="X",
-        help="how random the draws are; 0 always takes the likeliest token (default: 0, but 0.8 for --task write, "
-        "with --top-p 0.9)",
-    )
-    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens only")
-    parser.add_argument(
-        "--top-p", type=float, metavar="P", help="draw from the fewest tokens whose total probability is at least P"
-    )
-    parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the draws and of the tale (default: 0)"
     )
+    add_sampling_flags(parser, DEFAULTS, HELP, without=("seed", "logprobs"))
+    add_engine_flags(parser)
     add_encoding(parser)
 
 
@@ -76,85 +82,167 @@ def run(args: argparse.Namespace) -> int:
     if args.special and args.task is not None:
         raise ValueError("--special has no effect with --task: a tale's prompt has no special tokens; leave it out")
     require_at_least(0, "--seed", args.seed)
+    check_engine_flags(args)
+    from npgpt.generation.engine import Generator
+    from npgpt.generation.in_order import SLOTS
     from npgpt.generation.opening import open_run
-    from npgpt.generation.prompts import answer_tokens
+    from npgpt.models.registry import verify
 
     announce_compiling()
-    model, tokenizer = open_run(args.run, end_token=args.end_token)
+    model, tokenizer = open_run(args.run, end_token=args.end_token, verified=args.verify)
     tokenizer.require_end_id()
-    if args.data is not None:
-        return complete_lines(model, tokenizer, args)
-    if args.task is not None:
-        return complete_example(model, tokenizer, args)
-    prompt = read_prompt(NO_PROMPT, text_config(args).encoding) if args.prompt is None else args.prompt
-    complete(tokenizer, answer_tokens(model, tokenizer, prompt, *settings(args), args.seed, special=args.special))
-    return 0
+    sampling = sampling_of(args, defaults_of(args))
+    slots = (1 if args.data is None else SLOTS) * (1 if sampling.negative_prompt is None else 2)
+    asker = Asker(Generator(model, tokenizer, slots, args.weights, args.threads), tokenizer, sampling, args)
+    do = complete_lines if args.data is not None else complete_example if args.task is not None else complete_prompt
+    reasons = do(asker)
+    if not args.verify:
+        verify(model)
+    return say_reasons(reasons, args, sampling, ends=True)
 
 
-def settings(args: argparse.Namespace) -> tuple[int | None, float, int | None, float | None]:
-    """Return max_new_tokens, temperature, top_k and top_p: as given, or as they suit the task."""
+def defaults_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that suit the task, for those that are not given."""
     from npgpt.data.tales.tasks import DRAWN
 
     temperature, top_p = DRAWN.get(args.task, (0.0, None))
-    if args.temperature is not None:
-        temperature, top_p = args.temperature, None
-    return args.max_new_tokens, temperature, args.top_k, top_p if args.top_p is None else args.top_p
+    drawn = {} if "temperature" in args else {"temperature": temperature, "top_p": top_p}
+    return DEFAULTS | drawn | {"seed": args.seed}
 
 
-def complete(tokenizer: "Tokenizer", tokens: Iterator[int]) -> str:
-    """Print a completion while it is generated, and return it."""
-    pieces = []
-    for piece in tokenizer.decode_stream(tokens):
-        print(piece, end="", flush=True)
-        pieces.append(piece)
-    print()
-    return "".join(pieces)
+class Asker(NamedTuple):
+    """What asks a model."""
+
+    generator: "Generator"
+    tokenizer: "Tokenizer"
+    sampling: "Sampling"
+    args: argparse.Namespace
+
+    def ids(self, prompt: str, before: Sequence[tuple[str, str]] = ()) -> list[int]:
+        """Return the ids of a prompt that comes after the turns before it."""
+        from npgpt.generation.prompts import answer_prompt
+
+        return answer_prompt(self.generator.model, self.tokenizer, prompt, before, self.args.special)
 
 
-def complete_lines(model: "Model", tokenizer: "Tokenizer", args: argparse.Namespace) -> int:
+def complete_prompt(asker: Asker) -> list[str]:
+    """Print the completion of one prompt as it is written; return why it ended."""
+    args = asker.args
+    prompt = read_prompt(NO_PROMPT, text_config(args).encoding) if args.prompt is None else args.prompt
+    return [complete(asker, prompt)[1]]
+
+
+def complete(asker: Asker, prompt: str, shown: str = "") -> tuple[str, str]:
+    """Print a completion as it is written, after the text `shown`; return it, and why it ended."""
+    from npgpt.generation.in_order import pieces
+
+    request = asker.generator.submit(asker.ids(prompt), asker.sampling, asker.args.deadline)
+    return print_pieces(pieces(asker.generator, request), shown), request.completion.finish_reason
+
+
+class Conversation:
+    """A line of a file whose prompts are completed one after another: each model turn is read before the next prompt.
+
+    turns    pairs of a prompt and its completion, so far
+    reasons  why each completion ended
+    done     whether all prompts are completed, or an error ended the conversation
+    """
+
+    def __init__(self, asker: Asker, example: "Example", number: int, deadline: float) -> None:
+        from npgpt.generation.engine import draws
+
+        self.asker, self.example, self.deadline = asker, example, deadline
+        self.turns: list[tuple[str, str]] = []
+        self.reasons: list[str] = []
+        self.error: ValueError | None = None
+        self.request: Request | None = None
+        self._rng = draws(asker.sampling, number)
+        self.go_on()
+
+    @property
+    def done(self) -> bool:
+        return self.error is not None or len(self.turns) == len(self.example.turns())
+
+    def go_on(self) -> None:
+        """Take a completion that has ended, and ask for the next one."""
+        try:
+            while not self.done and (self.request is None or self.request.done):
+                if self.request is not None:
+                    completion = self.request.completion
+                    self.turns.append((self.prompt, completion.text))
+                    self.reasons.append(completion.finish_reason)
+                if not self.done:
+                    left = max(1e-9, self.deadline - time.monotonic())
+                    ids = self.asker.ids(self.prompt, self.turns)
+                    self.request = self.asker.generator.submit(
+                        ids, self.asker.sampling, left if left < math.inf else None, self._rng
+                    )
+        except ValueError as error:
+            self.error = error
+
+    @property
+    def prompt(self) -> str:
+        """The prompt that is being completed."""
+        return self.example.turns()[len(self.turns)][0]
+
+
+def conversations(asker: Asker, examples: Iterable["Example"]) -> Iterator[Conversation]:
+    """Yield each example with its completions, in order, while those after it are being written."""
+    from npgpt.generation.in_order import AHEAD
+
+    deadline = math.inf if asker.args.deadline is None else time.monotonic() + asker.args.deadline
+    began = (Conversation(asker, example, i, deadline) for i, example in enumerate(examples))
+    pending: deque[Conversation] = deque()
+    while True:
+        pending.extend(itertools.islice(began, AHEAD - len(pending)))
+        if not pending:
+            return
+        while not pending[0].done:
+            asker.generator.step()
+            for conversation in pending:
+                conversation.go_on()
+        yield pending.popleft()
+
+
+def complete_lines(asker: Asker) -> list[str]:
     """Print each line with the model's completions, and on stderr how many of them equal those in the file.
 
-    In a conversation, the model reads its own earlier completions before the next prompt.
+    In a conversation, the model reads its own earlier completions before the next prompt. Return why each one ended.
     """
-    import numpy as np
-
     from npgpt.data.examples import read_examples
-    from npgpt.generation.prompts import answer_tokens
 
-    rng = np.random.default_rng(args.seed)
+    reasons: list[str] = []
     same = with_completion = 0
-    texts = open_named([args.data], args, "*.jsonl")
-    for example in read_examples(texts.files, completions=False):
-        turns: list[tuple[str, str]] = []
-        for prompt, completion in example.turns():
-            try:
-                tokens = list(answer_tokens(model, tokenizer, prompt, *settings(args), rng, turns, args.special))
-            except ValueError as error:
-                shorter = "; --max-new-tokens N shortens the model's own answers" if turns else ""
-                raise ValueError(f"{example.where}: {error}{shorter}") from None
-            turns.append((prompt, tokenizer.decode(tokens)))
+    texts = open_named([asker.args.data], asker.args, "*.jsonl")
+    for found in conversations(asker, read_examples(texts.files, completions=False)):
+        if found.error is not None:
+            shorter = "; --max-new-tokens N shortens the model's own answers" if found.turns else ""
+            raise ValueError(f"{found.example.where}: {found.error}{shorter}")
+        for (_, said), (_, completion) in zip(found.turns, found.example.turns(), strict=True):
             with_completion += bool(completion)
-            same += bool(completion) and turns[-1][1].strip() == completion.strip()
-        prompts, found = map(list, zip(*turns, strict=True))
+            same += bool(completion) and said.strip() == completion.strip()
+        prompts, answers = map(list, zip(*found.turns, strict=True))
         line = (
-            {"prompt": prompts, "completion": found} if example.more else {"prompt": prompts[0], "completion": found[0]}
+            {"prompt": prompts, "completion": answers}
+            if found.example.more
+            else {"prompt": prompts[0], "completion": answers[0]}
         )
         print(json.dumps(line, ensure_ascii=False), flush=True)
+        reasons += found.reasons
     if with_completion:
         print(f"{same} of {with_completion} completions equal those in the file, word for word", file=sys.stderr)
-    return 0
+    return reasons
 
 
-def complete_example(model: "Model", tokenizer: "Tokenizer", args: argparse.Namespace) -> int:
-    """Make an example of a task, complete it, and judge the completion."""
+def complete_example(asker: Asker) -> list[str]:
+    """Make an example of a task, complete it, and judge the completion; return why it ended."""
     from npgpt.data.tales.corpus import TEST
     from npgpt.data.tales.score import score
     from npgpt.data.tales.tasks import examples
-    from npgpt.generation.prompts import answer_tokens
 
+    args = asker.args
     example = next(examples(args.seed, (args.task,), (args.lang or "en",), part=TEST))
-    tokens = answer_tokens(model, tokenizer, example.prompt, *settings(args), args.seed)
-    print(example.prompt, end="", flush=True)
-    judged = score(example, complete(tokenizer, tokens))
+    text, reason = complete(asker, example.prompt, shown=example.prompt)
+    judged = score(example, text)
     print("\nright" if judged.right else f"\nwrong: {judged.why}")
-    return 0
+    return [reason]

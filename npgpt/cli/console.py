@@ -181,7 +181,7 @@ def ctrl_c_interrupts() -> Iterator[None]:
 def with_history() -> None:
     """Let `input` edit its line and bring back earlier ones, where Python has readline. Windows does it by itself."""
     with suppress(ImportError):
-        import readline  # noqa: F401: to import it is enough
+        import readline  # noqa: F401 (to import it is enough)
 
 
 def _reserve_descriptors() -> None:

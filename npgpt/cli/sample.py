@@ -4,7 +4,6 @@ gives JSON lines, one per text; --interactive asks for a prompt again and again.
 import argparse
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,20 +13,18 @@ from npgpt.cli.checks import require_at_least, require_given
 from npgpt.cli.options import announce_compiling
 from npgpt.cli.reading import add_encoding, text_config
 from npgpt.cli.sampling import (
-    SLOTS,
-    Job,
     add_engine_flags,
     add_sampling_flags,
     check_engine_flags,
-    pieces,
+    print_pieces,
     sampling_of,
-    written,
+    say_reasons,
 )
 from npgpt.cli.texts import END_TOKEN, SPECIAL, read_prompt
 
 if TYPE_CHECKING:
     from npgpt.generation.engine import Generator
-    from npgpt.generation.requests import Completion
+    from npgpt.generation.requests import Completion, Request
     from npgpt.generation.settings import Sampling
 
 DEFAULTS = {"max_new_tokens": 500, "temperature": 0.8}
@@ -87,17 +84,20 @@ class Writer(NamedTuple):
     framed: Callable[[str | None], list[int]]
     args: argparse.Namespace
 
-    def jobs(self, prompt: Prompt, first: int = 0) -> Iterator[Job]:
-        """Yield the texts of a prompt. Each has draws of its own, from that with the number `first` on."""
+    def requests(self, prompts: Iterable[Prompt], first: int = 0) -> Iterator["Request"]:
+        """Yield the texts of each prompt in order. Those of one have draws of their own, from number `first` on."""
         from npgpt.generation.engine import draws
+        from npgpt.generation.in_order import in_order
 
-        for i in range(first, first + self.args.num_samples):
-            yield Job(prompt.ids, draws(self.sampling, i))
+        numbers = range(first, first + self.args.num_samples)
+        texts = ((prompt.ids, draws(self.sampling, i)) for prompt in prompts for i in numbers)
+        return in_order(self.generator, texts, self.sampling, self.args.deadline)
 
 
 def run(args: argparse.Namespace) -> int:
     check_flags(args)
     from npgpt.generation.engine import Generator
+    from npgpt.generation.in_order import SLOTS
     from npgpt.generation.opening import learned_documents, learned_examples, open_run
     from npgpt.generation.prompts import first_prompt
     from npgpt.models.registry import verify
@@ -119,8 +119,7 @@ def run(args: argparse.Namespace) -> int:
     reasons = print_lines(writer, prompts) if args.json or args.prompts else print_texts(writer, prompts[0])
     if not args.verify:
         verify(model)
-    ends = (examples or documents) and "max_new_tokens" not in args
-    return say_reasons(reasons, writer, ends)
+    return say_reasons(reasons, args, sampling, examples or documents, told=bool(args.json or args.prompts))
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -195,41 +194,28 @@ def placed(where: str, framed: Callable[[str | None], list[int]], text: str | No
 
 def print_texts(writer: Writer, prompt: Prompt, first: int = 0) -> list[str]:
     """Print the texts of a prompt as they come, and return why each ended."""
+    from npgpt.generation.in_order import pieces
+
     reasons: list[str] = []
     n = writer.args.num_samples
-    jobs = writer.jobs(prompt, first)
-    for request in written(writer.generator, jobs, writer.sampling, writer.args.deadline):
+    for request in writer.requests([prompt], first):
         if n > 1:
             print(f"--- sample {len(reasons) + 1} of {n} ---")
-        print(prompt.text or "", end="", flush=True)
-        print_pieces(pieces(writer.generator, request))
+        print_pieces(pieces(writer.generator, request), prompt.text or "")
         reasons.append(request.completion.finish_reason)
     return reasons
 
 
-def print_pieces(texts: Iterable[str]) -> str:
-    """Print pieces of a text as they come and a line end after them, also after an interrupt; return the text."""
-    found = []
-    try:
-        for piece in texts:
-            print(piece, end="", flush=True)
-            found.append(piece)
-    finally:
-        print(flush=True)
-    return "".join(found)
-
-
 def print_lines(writer: Writer, prompts: list[Prompt]) -> list[str]:
     """Print the texts of prompts as JSON lines, each as soon as it and those before it have ended; return why."""
+    from npgpt.generation.in_order import finished
+
     reasons: list[str] = []
-    jobs = (job for prompt in prompts for job in writer.jobs(prompt))
-    for request in written(writer.generator, jobs, writer.sampling, writer.args.deadline):
-        for _ in pieces(writer.generator, request):
-            pass
+    for request in writer.requests(prompts):
+        completion = finished(writer.generator, request).completion
         prompt = prompts[len(reasons) // writer.args.num_samples]
-        line = json_line(prompt.text, request.completion)
-        print(json.dumps(line, ensure_ascii=False), flush=True)
-        reasons.append(request.completion.finish_reason)
+        print(json.dumps(json_line(prompt.text, completion), ensure_ascii=False), flush=True)
+        reasons.append(completion.finish_reason)
     return reasons
 
 
@@ -247,27 +233,6 @@ def json_line(prompt: str | None, completion: "Completion") -> dict[str, Any]:
     return line
 
 
-def say_reasons(reasons: list[str], writer: Writer, ends: bool) -> int:
-    """Say on standard error which texts were cut off where a reader could not know; return the exit code.
-
-    ends  whether the model has learned where a text ends, and the number of tokens was not given
-    """
-    args, n = writer.args, len(reasons)
-    told = bool(args.json or args.prompts)  # each line says it itself
-    allow = "; --max-new-tokens N allows more"
-    says = {
-        "unfinished": f"cut off before it matched what it must match{'' if args.deadline else allow}",
-        "deadline": f"cut off after --deadline {args.deadline} seconds",
-        "context": "cut off because the context is full",
-        "length": f"cut off after {writer.sampling.max_new_tokens} tokens{allow}" if ends else "",
-    }
-    for reason, count in Counter(reasons).items():
-        if says.get(reason) and (reason == "unfinished" or not told):
-            which = "the text was" if n == 1 else f"{count} of {n} texts were"
-            print(f"{which} {says[reason]}", file=sys.stderr)
-    return 1 if "unfinished" in reasons else 0
-
-
 def interact(writer: Writer) -> int:
     """Continue each line that is typed. Each text has draws of its own, so the same prompt gives another text again.
 
@@ -278,7 +243,7 @@ def interact(writer: Writer) -> int:
     from npgpt.models.registry import verify
 
     with_history()
-    number, unverified = 0, not writer.args.verify
+    args, number, unverified = writer.args, 0, not writer.args.verify
     print("type the beginning of a text, or nothing for a new one; Ctrl-C stops a text, Ctrl-D ends", file=sys.stderr)
     with ctrl_c_interrupts():
         while True:
@@ -286,8 +251,9 @@ def interact(writer: Writer) -> int:
             try:
                 line = input("> ")
                 typing = False
-                prompt = Prompt(line or None, writer.framed(line or None))
-                say_reasons(print_texts(writer, prompt, number), writer, False)
+                prompt, first = Prompt(line or None, writer.framed(line or None)), number
+                number += args.num_samples
+                say_reasons(print_texts(writer, prompt, first), args, writer.sampling, ends=False)
             except EOFError:
                 print()
                 return 0
@@ -297,7 +263,6 @@ def interact(writer: Writer) -> int:
             except (ValueError, FloatingPointError, MemoryError) as error:
                 print(f"npgpt sample: error: {one_line(error)}", file=sys.stderr)
                 continue
-            number += writer.args.num_samples
             if unverified:
                 verify(writer.generator.model)
                 unverified = False

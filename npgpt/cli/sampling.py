@@ -3,23 +3,15 @@
 import argparse
 import dataclasses
 import json
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from npgpt.cli.checks import require_at_least
 from npgpt.cli.parser import given
-from npgpt.generation.settings import CONTEXTS, COUNTS, ORDER, RANGES, Sampling
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from npgpt.generation.engine import Generator
-    from npgpt.generation.requests import Request
-
-SLOTS = 8  # texts that are written at once
-AHEAD = 4 * SLOTS  # and those that have been handed to the engine
+from npgpt.generation.settings import CONTEXTS, COUNTS, ORDER, Sampling
 
 WHERE_FROM = (
     "A setting that is not given is that of the folder's generation_config.json; if that has none, it is the default "
@@ -131,24 +123,28 @@ METAVARS["seed"] = "S"
 
 
 def add_sampling_flags(
-    parser: argparse.ArgumentParser, defaults: Mapping[str, Any], without: tuple[str, ...] = ()
+    parser: argparse.ArgumentParser,
+    defaults: Mapping[str, Any],
+    helps: Mapping[str, str] | None = None,
+    without: tuple[str, ...] = (),
 ) -> None:
     """Add a flag for every field of Sampling, but for those in `without`. One not given is missing from the result.
 
     defaults  what the command uses where it differs from Sampling
+    helps     what help says of a field, its default included, in place of the words here
     """
     own = {field.name: field.default for field in dataclasses.fields(Sampling)} | dict(defaults)
     about: str | None = WHERE_FROM
-    for heading, helps in FLAGS.items():
-        shown = {name: help for name, help in helps.items() if name not in without}
+    for heading, fields in FLAGS.items():
+        shown = {name: help + in_words(own[name]) for name, help in fields.items() if name not in without}
         group = parser.add_argument_group(heading, about) if shown else parser
         about = None
-        for name, help in shown.items():
+        for name, help in (shown | {name: help for name, help in (helps or {}).items() if name in shown}).items():
             number = {"type": int if name in COUNTS else float, "metavar": "N" if name in COUNTS else "X"}
             options = READ.get(name, number)
             if name in METAVARS:
                 options = options | {"metavar": METAVARS[name]}
-            group.add_argument(flag(name), default=argparse.SUPPRESS, help=help + in_words(own[name]), **options)
+            group.add_argument(flag(name), default=argparse.SUPPRESS, help=help, **options)
 
 
 def flag(name: str) -> str:
@@ -174,7 +170,7 @@ def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any]) -> Sampli
 
     Raises what Sampling raises, and FileNotFoundError or ValueError for a schema that cannot be read.
     """
-    run_settings = lambda name: {}
+    from npgpt.generation.defaults import defaults_of
     from npgpt.support.notices import notice
 
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Sampling) if field.name in args}
@@ -182,10 +178,10 @@ def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any]) -> Sampli
         given["logit_bias"] = biases(given["logit_bias"])
     if "json_schema" in given:
         given["json_schema"] = read_schema(given["json_schema"])
-    own = {name: value for name, value in run_settings(args.run).items() if name not in given}
-    said = [f"{flag(name)} {value}" for name, value in own.items() if name != "stop_ids"]
-    if said:
-        notice(f"{args.run}/generation_config.json sets {', '.join(said)}: flags override it")
+    own = {name: value for name, value in defaults_of(args.run).items() if name not in given}
+    if own:
+        said = ", ".join(f"{name}={value!r}" for name, value in own.items())
+        notice(f"{args.run}/generation_config.json sets {said}; flags override it")
     return Sampling(**{**defaults, **own, **given})
 
 
@@ -202,7 +198,7 @@ def read_schema(name: str) -> str:
     """Return the JSON of a file. Raises FileNotFoundError, or ValueError that names it."""
     from npgpt.support.files import read_json
 
-    return json.dumps(read_json(name), ensure_ascii=False)
+    return json.dumps(read_json(Path(name)), ensure_ascii=False)
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
@@ -229,46 +225,41 @@ def check_engine_flags(args: argparse.Namespace) -> None:
         raise ValueError(f"--deadline={args.deadline} must be seconds above 0")
 
 
-class Job(NamedTuple):
-    """A text to be written: its prompt's ids, and the generator of its draws (None: that of the seed)."""
+def print_pieces(texts: Iterable[str], begin: str = "") -> str:
+    """Print pieces of a text as they come and a line end after them, also after an interrupt; return the text.
 
-    ids: Iterable[int]
-    rng: "np.random.Generator | None" = None
-
-
-def written(
-    generator: "Generator", jobs: Iterable[Job], sampling: Sampling, deadline: float | None
-) -> Iterator["Request"]:
-    """Yield a request for each text, in order, while the engine is writing those after it. Cancel all at the end.
-
-    deadline  seconds from now, after which every text ends
+    begin  what is printed before it
     """
-    until = None if deadline is None else time.monotonic() + deadline
-    pending: deque[Request] = deque()
+    found = []
     try:
-        for job in jobs:
-            left = None if until is None else max(1e-9, until - time.monotonic())
-            pending.append(generator.submit(job.ids, sampling, left, job.rng))
-            if len(pending) == AHEAD:
-                yield pending[0]
-                pending.popleft().cancel()
-        while pending:
-            yield pending[0]
-            pending.popleft().cancel()
+        print(begin, end="", flush=True)
+        for piece in texts:
+            print(piece, end="", flush=True)
+            found.append(piece)
     finally:
-        for request in pending:
-            request.cancel()
+        print(flush=True)
+    return "".join(found)
 
 
-def pieces(generator: "Generator", request: "Request") -> Iterator[str]:
-    """Yield a text as it comes. Raises the error that ended it."""
-    shown = 0
-    while True:
-        while shown < len(request.pieces):
-            shown += 1
-            yield request.pieces[shown - 1]
-        if request.error is not None:
-            raise request.error
-        if request.done:
-            return
-        generator.step()
+def say_reasons(
+    reasons: list[str], args: argparse.Namespace, sampling: Sampling, ends: bool, told: bool = False
+) -> int:
+    """Say on standard error which texts were cut off where a reader could not know; return the exit code.
+
+    ends  whether the model has learned where a text ends
+    told  whether the output itself says why each text ended
+    """
+    more = "; --max-new-tokens N allows more"
+    full = "because the context is full"
+    limit = full if sampling.max_new_tokens is None else f"after {sampling.max_new_tokens} tokens{more}"
+    says = {
+        "unfinished": f"before it matched what it must match{'' if args.deadline else more}",
+        "deadline": f"after --deadline {args.deadline} seconds",
+        "context": full,
+        "length": limit if ends and "max_new_tokens" not in args else "",
+    }
+    for reason, count in Counter(reasons).items():
+        if says.get(reason) and (reason == "unfinished" or not told):
+            which = "the text was" if len(reasons) == 1 else f"{count} of {len(reasons)} texts were"
+            print(f"{which} cut off {says[reason]}", file=sys.stderr)
+    return 1 if "unfinished" in reasons else 0

@@ -52,17 +52,20 @@ def sample_texts(
     The first token is drawn at temperature 1: another temperature would favour the language whose titles begin in fewer
     ways.
     """
-    from npgpt.generation.engine import generate
+    from npgpt.generation.engine import Generator
+    from npgpt.generation.in_order import SLOTS, finished, in_order
+    from npgpt.generation.settings import Sampling
 
     end = tokenizer.require_end_id()
-    texts = []
-    for i in range(n):
-        rng = np.random.default_rng((seed, i))
-        ids = [end]
-        for size, t in (1, 1.0), (model.config.n_positions - 2, temperature):
-            ids += generate(model, ids, size, t, seed=rng, vocab_size=tokenizer.vocab_size, stop=end)
-        texts.append(tokenizer.decode(token for token in ids if token != end))
-    return texts
+    generator = Generator(model, tokenizer, max(1, min(SLOTS, n)))
+    rngs = [np.random.default_rng((seed, i)) for i in range(n)]
+    prompts = [[end] for _ in rngs]
+    for size, t in (1, 1.0), (model.config.n_positions - 2, temperature):
+        sampling = Sampling(max_new_tokens=size, temperature=t, stop_ids=(end,))
+        requests = in_order(generator, zip(prompts, rngs, strict=True), sampling)
+        ids = [finished(generator, request).ids for request in requests]
+        prompts = [[*prompt, *more] for prompt, more in zip(prompts, ids, strict=True)]
+    return [tokenizer.decode([token for token in ids if token != end]) for ids in prompts]
 
 
 def what_is_wrong(text: str, langs: tuple[str, ...]) -> str:

@@ -107,7 +107,7 @@ def print_sample(run: "Run") -> None:
 
     If the text has no line end either, the sample begins with its first token.
     """
-    from npgpt.cli.sample import print_text
+    from npgpt.cli.sampling import print_pieces
     from npgpt.generation.prompts import continue_text, first_prompt
 
     first = int(run.trainer.train_data.first().ids[0, 0])
@@ -120,4 +120,4 @@ def print_sample(run: "Run") -> None:
         seed=run.config.seed,
     )
     print("\na sample:")
-    print_text(run.tokenizer, tokens)
+    print_pieces(run.tokenizer.decode_stream(tokens))

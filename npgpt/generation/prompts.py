@@ -4,7 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from npgpt.generation.engine import generate
+from npgpt.generation.engine import Generator, draws, generate
+from npgpt.generation.in_order import SLOTS, finished, in_order
+from npgpt.generation.settings import Sampling
 from npgpt.models.base import Model, end_ids
 from npgpt.tokenizer import Tokenizer
 
@@ -45,6 +47,30 @@ def new_text(tokenizer: Tokenizer, after_end: bool) -> list[int]:
         return []
 
 
+def answer_prompt(
+    model: Model, tokenizer: Tokenizer, prompt: str, before: Sequence[tuple[str, str]] = (), special: bool = False
+) -> list[int]:
+    """Return the ids of a prompt as a fine-tuned model has learned prompts: after the end token, like every turn.
+
+    before   the earlier turns of the conversation, pairs of a prompt and its completion
+    special  whether special tokens in the prompts are encoded as such, not as plain text
+
+    Prompts and completions are encoded separately, as in training. Raises ValueError for a prompt that leaves no room.
+    """
+    end = tokenizer.require_end_id()
+    ids = [end]
+    for earlier, completion in before:
+        ids += [*tokenizer.encode_prompt(earlier, special), *tokenizer.encode_prompt(completion), end]
+    ids += tokenizer.encode_prompt(prompt, special)
+    if len(ids) >= model.config.n_positions:
+        what = "conversation" if before else "prompt"
+        raise ValueError(
+            f"the {what} is too long: {len(ids) - 1} tokens, and the model's context of {model.config.n_positions} "
+            "must also hold the completion"
+        )
+    return ids
+
+
 def answer_tokens(
     model: Model,
     tokenizer: Tokenizer,
@@ -63,21 +89,10 @@ def answer_tokens(
     before          the earlier turns of the conversation, pairs of a prompt and its completion
     special         whether special tokens in the prompts are encoded as such, not as plain text
 
-    The model reads the prompt as in training: after the end token, like every turn, and encoded separately. Raises
-    ValueError for a prompt that leaves no room, and whatever npgpt.generate raises.
+    Raises what answer_prompt and npgpt.generate raise.
     """
-    end = tokenizer.require_end_id()
-    ids = [end]
-    for earlier, completion in before:
-        ids += [*tokenizer.encode_prompt(earlier, special), *tokenizer.encode_prompt(completion), end]
-    ids += tokenizer.encode_prompt(prompt, special)
+    ids = answer_prompt(model, tokenizer, prompt, before, special)
     room = model.config.n_positions - len(ids)
-    if room < 1:
-        what = "conversation" if before else "prompt"
-        raise ValueError(
-            f"the {what} is too long: {len(ids) - 1} tokens, and the model's context of {model.config.n_positions} "
-            "must also hold the completion"
-        )
     n = room if max_new_tokens is None else min(room, max_new_tokens)
     return continue_text(model, tokenizer, ids, n, temperature, top_k, top_p, seed)
 
@@ -111,8 +126,13 @@ def answers(
     top_p: float | None = None,
     seed: int = 0,
 ) -> Iterator[str]:
-    """Yield a completion of each prompt. At temperature 0 each token is the likeliest one."""
-    rng = np.random.default_rng(seed)
-    for prompt in prompts:
-        tokens = answer_tokens(model, tokenizer, prompt, temperature=temperature, top_p=top_p, seed=rng)
-        yield tokenizer.decode(list(tokens))
+    """Yield a completion of each prompt, in order. At temperature 0 each token is the likeliest one.
+
+    Each has draws of its own: the first those of `seed`, as npgpt.generate.
+    """
+    prompts = list(prompts)
+    sampling = Sampling(max_new_tokens=None, temperature=temperature, top_p=top_p, seed=seed)
+    generator = Generator(model, tokenizer, max(1, min(SLOTS, len(prompts))))
+    texts = ((answer_prompt(model, tokenizer, prompt), draws(sampling, i)) for i, prompt in enumerate(prompts))
+    for request in in_order(generator, texts, sampling):
+        yield finished(generator, request).completion.text

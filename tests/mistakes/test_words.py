@@ -147,7 +147,7 @@ TRAIN = f"train --data a.txt --out new {TINY}"
         ("sample r --prompt 中", ["'中'", "U+4E2D", "position 0"]),
         ("sample r --prompt=", ["--prompt", "empty"]),
         ("sample r --prompt the\udcff", ["U+DCFF"]),
-        ("sample r --seed -1", ["--seed", "-1"]),
+        ("sample r --seed -1", ["seed=-1"]),
         ("sample r --seed x", ["--seed", "x"]),
         ("sample r --temperature -1", ["temperature=-1"]),
         ("sample r --temperature nan", ["temperature=nan"]),

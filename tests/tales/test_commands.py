@@ -18,7 +18,7 @@ from npgpt.data.source import TalesSource, open_source
 from npgpt.data.tales import LANGS, NotATaleError, language_of, nats, parse, tales, texts
 from npgpt.data.tales.corpus import TEST, TRAIN, VALIDATE, TalesCorpus, langs_of
 from npgpt.data.tales.tasks import TASKS, examples
-from tests.test_cli import command, stopped_after_a_step
+from tests.test_cli import Saying, command, stopped_after_a_step
 from tests.test_cli_train import saved
 
 SMALL = ("--n-layer", 1, "--n-head", 1, "--n-embd", 8, "--batch-size", 1, "--eval-batches", 1, "--threads", 1)
@@ -278,11 +278,12 @@ def test_the_demo_trains_tunes_scores_and_goes_on(capsys, here, monkeypatch):
 
 @pytest.mark.parametrize("lang", [None, *LANGS])
 def test_ask_makes_an_example_and_judges_the_answer(capsys, base, monkeypatch, lang):
-    tokenizer = Tokenizer.from_pretrained("base")
     example = next(examples(4, ("answer",), (lang or "en",), part=TEST))
     said = {"right": example.completion, f"wrong: expected {example.completion.strip()!r}": "no"}
     for verdict, text in said.items():
-        monkeypatch.setattr("npgpt.generation.prompts.generate", lambda *args, text=text: iter(tokenizer.encode(text)))
+        generator = Saying(text)
+        generator.model = GPT.from_pretrained("base")
+        monkeypatch.setattr("npgpt.generation.engine.Generator", generator)
         flags = () if lang is None else ("--lang", lang)
         code, out, _ = command(capsys, "ask", "base", "--task", "answer", "--seed", 4, *flags)
         assert (code, out) == (0, f"{example.prompt}{text}\n\n{verdict}\n")
