@@ -89,3 +89,13 @@ def test_a_model_without_a_decoder_gets_the_plain_one():
     assert isinstance(new_decoder(Plain(), 2), PlainDecoder)
     with pytest.raises(ValueError, match=r"int8.*a plain model has no such weights"):
         new_decoder(Plain(), 2, weights="int8")
+
+
+def test_more_threads_than_cores_are_not_used(monkeypatch):
+    monkeypatch.setattr("npgpt.generation.decoder.cores", lambda environ: 2)
+    asked = []
+    fast = GPT(CONFIG)
+    monkeypatch.setattr(fast, "decoder", lambda slots, rows, weights, threads: asked.append(threads), raising=False)
+    for threads in (0, 1, 2, 12):
+        new_decoder(fast, 1, threads=threads)
+    assert asked == [0, 1, 2, 2]

@@ -8,6 +8,7 @@ import numpy as np
 from npgpt.models.base import Decoder, Model, Past
 from npgpt.models.registry import with_weights
 from npgpt.models.taps import Taps
+from npgpt.support.machine import cores
 from npgpt.training.blas import blas_threads
 
 ROWS = 128  # tokens in one call: prompts are read in parts of this size, which bounds the memory
@@ -19,13 +20,14 @@ def new_decoder(model: Model, slots: int, rows: int = ROWS, weights: str | None 
     slots    texts at once
     rows     tokens in one call
     weights  None for the model's own, "int8" for weights of 8 bits
-    threads  0 for as many as pay
+    threads  0 for as many as pay; of more than there are cores, only those are used, since they would wait for one
+             another's turns. The bits are the same
 
     Raises ValueError for weights that the model cannot have.
     """
     model = with_weights(model, weights)
     make = getattr(model, "decoder", None)
-    decoder = make(slots, rows, weights, threads) if make else None
+    decoder = make(slots, rows, weights, min(threads, cores(environ={}))) if make else None
     return PlainDecoder(model, slots, rows) if decoder is None else decoder
 
 
