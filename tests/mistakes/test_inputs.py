@@ -15,6 +15,7 @@ TEXTS = {
     "train with another text": f"train --data a.txt {{}} --out new {TINY}",
     "train by a file of settings": f"train --data a.txt --config {{}} --out new {TINY}",
     "finetune": "finetune q --data {} --out new --max-steps 1 --batch-size 1",
+    "sample": "sample r --prompts {}",
     "ask": "ask f --data {}",
     "eval": "eval r --data {}",
     "score": "score r {}",
@@ -110,6 +111,8 @@ def test_a_file_that_may_not_be_read_is_refused_by_name(capsys, there, place):
 
 
 READ_INPUT = {
+    "sample": "sample r --prompt -",
+    "prompts": "sample r --prompts -",
     "ask": "ask f",
     "tales": "tales --check -",
     "tokenizer encode": "tokenizer encode r",
@@ -125,7 +128,7 @@ READ_INPUT = {
 
 
 INPUTS = [(place, name) for place in READ_INPUT for name in FILES]
-for place in "ask", "tales", "tokenizer encode", "tokenizer decode":
+for place in "sample", "prompts", "ask", "tales", "tokenizer encode", "tokenizer decode":
     INPUTS.remove((place, "empty"))  # no prompt, no tale, no ids and no text: see test_an_empty_standard_input
 
 
@@ -145,6 +148,8 @@ def test_a_closed_standard_input_is_refused(capsys, there, monkeypatch, place):
 @pytest.mark.parametrize(
     ("place", "code", "says"),
     [
+        ("sample", 2, "no prompt"),
+        ("prompts", 2, "no prompt"),
         ("ask", 2, "no prompt"),
         ("tales", 1, "not a tale"),
         ("tokenizer encode", 0, "empty"),

@@ -20,6 +20,7 @@ LINES = {
     "train": f"train --data a.txt --out new {TINY} --sample-tokens 9",
     "resume": "train --resume --out r --max-steps 4",
     "sample": "sample r --max-new-tokens 20",
+    "prompts": "sample r --prompts a.txt --max-new-tokens 2",
     "finetune": f"finetune q --data tasks.jsonl --out new {FINETUNE}",
     "ask": "ask f --prompt the",
     "eval": "eval r --data a.txt",

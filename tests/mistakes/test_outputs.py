@@ -25,6 +25,7 @@ NEED_MATPLOTLIB = {"plot", "tokenizer stats"}
 PRINT = {
     "train": f"train --data a.txt --out new {TINY}",
     "sample": "sample r --max-new-tokens 9",
+    "prompts": "sample r --prompts a.txt --max-new-tokens 2",
     "finetune": f"finetune q --data tasks.jsonl --out new {FINETUNE}",
     "ask": "ask f --prompt the",
     "eval": "eval r --data a.txt",
