@@ -256,6 +256,18 @@ MISTAKES = [
     ("--weights int4", "int8"),
     ("--min-p 2", "min_p=2"),
     ("--special", "--special has no effect"),
+    ("--num-beams 4 --seed 3", "seed=3"),
+    ("--num-beams 4 --temperature 0.5", "temperature=0.5"),
+    ("--num-beams 0", "--num-beams=0"),
+    ("--num-beams 2 --num-samples 3", "n=3"),
+    ("--num-beams 4 --best-of 2", "--num-beams and --best-of cannot be combined"),
+    ("--num-beam-groups 2", "no effect without --num-beams"),
+    ("--early-stopping maybe --num-beams 2", "never"),
+    ("--penalty-alpha 0.6", "top_k"),
+    ("--penalty-alpha 0.6 --top-k 3 --num-samples 2", "leave --num-samples out"),
+    ("--best-of 0", "--best-of=0"),
+    ("--best-of 3 --temperature 0", "temperature 0"),
+    ("--draft nosuch", "nosuch"),
 ]
 
 
@@ -310,6 +322,20 @@ def test_what_is_not_awaited_is_cancelled():
     requests.close()
     assert second.completion.finish_reason == "cancelled"
     assert not generator.busy
+
+
+def test_a_search_prints_what_it_finds(capsys, here):
+    """One beam, contrastive search without a penalty, and a draft at temperature 0 take the likeliest tokens."""
+    flags = ("sample", "bytes", "--prompt", "a", "--max-new-tokens", 9)
+    likeliest = command(capsys, *flags, "--temperature", 0)
+    for words in "--num-beams 1", "--penalty-alpha 0 --top-k 4", "--draft bytes --temperature 0":
+        assert command(capsys, *flags, *words.split()) == likeliest
+    groups = "--num-beams 4 --num-beam-groups 2 --diversity-penalty 0.5 --early-stopping never --length-penalty 0.8"
+    code, out, err = command(capsys, *flags, *groups.split(), "--num-samples", 2)
+    assert (code, err, out.count("--- sample ")) == (0, "", 2)
+    told = lines(command(capsys, *flags, "--num-samples", 5, "--json")[1])
+    best = max(told, key=lambda line: sum(line["logprobs"]) / len(line["logprobs"]))
+    assert command(capsys, *flags, "--best-of", 5)[:2] == (0, f"a{best['text']}\n")
 
 
 class Terminal:

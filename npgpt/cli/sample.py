@@ -20,6 +20,7 @@ from npgpt.cli.sampling import (
     sampling_of,
     say_reasons,
 )
+from npgpt.cli.searching import add_search_flags, search_of, searched, slots_of, without_draws
 from npgpt.cli.texts import END_TOKEN, SPECIAL, read_prompt
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON lines, as with --prompts")
     parser.add_argument("--last", action="store_true", help="use the model of the last step, not the best one")
     add_sampling_flags(parser, DEFAULTS)
+    add_search_flags(parser)
     add_engine_flags(parser)
     add_encoding(parser)
 
@@ -104,19 +106,25 @@ def run(args: argparse.Namespace) -> int:
 
     announce_compiling()
     model, tokenizer = open_run(args.run, args.last, args.end_token, verified=args.verify)
-    sampling = sampling_of(args, DEFAULTS)
-    check_samples(args, sampling)
+    search = search_of(args)
+    sampling = sampling_of(args, without_draws(DEFAULTS) if search in ("num_beams", "penalty_alpha") else DEFAULTS)
+    if search is None:
+        check_samples(args, sampling)
     examples, documents = learned_examples(args.run), learned_documents(args.run)
     framed = partial(first_prompt, tokenizer, learned_examples=examples, special=args.special)
     framed = partial(framed, learned_documents=documents)
     texts = [] if args.interactive else list(given_prompts(args))
     prompts = [Prompt(text, placed(where, framed, text)) for where, text in texts]
     slots = min(SLOTS, max(1, len(prompts)) * args.num_samples) * (1 if sampling.negative_prompt is None else 2)
+    slots = slots if search is None else slots_of(args, search, sampling)
     generator = Generator(model, tokenizer, slots, args.weights, args.threads)
     writer = Writer(generator, sampling, framed, args)
     if args.interactive:
         return interact(writer)
-    reasons = print_lines(writer, prompts) if args.json or args.prompts else print_texts(writer, prompts[0])
+    if search is not None:
+        reasons = print_found(writer, prompts, search)
+    else:
+        reasons = print_lines(writer, prompts) if args.json or args.prompts else print_texts(writer, prompts[0])
     if not args.verify:
         verify(model)
     return say_reasons(reasons, args, sampling, examples or documents, told=bool(args.json or args.prompts))
@@ -216,6 +224,23 @@ def print_lines(writer: Writer, prompts: list[Prompt]) -> list[str]:
         prompt = prompts[len(reasons) // writer.args.num_samples]
         print(json.dumps(json_line(prompt.text, completion), ensure_ascii=False), flush=True)
         reasons.append(completion.finish_reason)
+    return reasons
+
+
+def print_found(writer: Writer, prompts: list[Prompt], search: str) -> list[str]:
+    """Print the texts that a search finds for each prompt, the best first, and return why each ended."""
+    reasons: list[str] = []
+    args = writer.args
+    for prompt in prompts:
+        found = searched(writer.generator, prompt.ids, writer.sampling, search, args)
+        for number, completion in enumerate(found, 1):
+            if args.json or args.prompts:
+                print(json.dumps(json_line(prompt.text, completion), ensure_ascii=False), flush=True)
+            else:
+                if len(found) > 1:
+                    print(f"--- sample {number} of {len(found)} ---")
+                print(f"{prompt.text or ''}{completion.text}", flush=True)
+            reasons.append(completion.finish_reason)
     return reasons
 
 
