@@ -2,10 +2,12 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from npgpt import GPT, Generator, GPTConfig, Sampling, Tokenizer
+from npgpt.generation.search import contrastive_search, speculative
 from npgpt.tokenizer.bytes import ByteTokenizer
 from npgpt.tokenizer.chars import CharTokenizer
 
@@ -96,3 +98,27 @@ def test_a_stream_shows_no_part_of_a_stop_string():
     assert "".join(writer("bytes").stream("a", sampling)) == "ab"
     (completion,) = writer("bytes").complete(["a"], sampling)
     assert (completion.text, completion.finish_reason, len(completion.ids)) == ("ab", "stop", 4)
+
+
+@pytest.mark.parametrize("regex", ["[a-z]{3,9}", "(中|文){2,9}", "(ab)*c", "x?"])
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_draft_changes_nothing_in_a_greedy_text(kind, regex):
+    generator = writer(kind)
+    sampling = Sampling(regex=regex, temperature=0, max_new_tokens=12)
+    (want,) = generator.complete(["a"], sampling)
+    other = GPT(generator.model.config, seed=1, ops="reference")
+    for draft in (generator.model, other):
+        found = speculative(generator, Generator(draft, generator.tokenizer), "a", sampling, lookahead=3)
+        assert (found.ids, found.text, found.finish_reason) == (want.ids, want.text, want.finish_reason)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_contrastive_search_without_a_penalty_is_greedy_under_a_constraint_too(kind):
+    generator = writer(kind)
+    for regex in ("[a-z]{3,9}", "(中|文){2,9}", "(ab)*c"):
+        sampling = Sampling(regex=regex, max_new_tokens=12)
+        (want,) = generator.complete(["a"], replace(sampling, temperature=0))
+        found = contrastive_search(generator, "a", 0.0, replace(sampling, top_k=4))
+        assert (found.ids, found.text, found.finish_reason) == (want.ids, want.text, want.finish_reason)
+        found = contrastive_search(generator, "a", 0.9, replace(sampling, top_k=4))
+        assert (found.finish_reason == "unfinished") == (re.fullmatch(regex, found.text) is None)

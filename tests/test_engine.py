@@ -1,7 +1,6 @@
 """The engine: each of many texts is the one that it is alone, whenever the others begin, end or fail."""
 
 import itertools
-import time
 import tracemalloc
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from npgpt import GPT, Generator, GPTConfig, Sampling, generate
 from npgpt.generation import engine
+from npgpt.generation.search import beam_search, contrastive_search, speculative
 from npgpt.tokenizer import ByteTokenizer
 
 CONFIG = GPTConfig(vocab_size=11, n_positions=12, n_embd=8, n_layer=2, n_head=2)
@@ -94,12 +94,12 @@ def test_an_end_token_ends_a_text_and_is_not_in_it():
 def test_a_request_can_be_cancelled_and_has_a_deadline():
     generator = Generator(model(), slots=1)
     first = generator.submit([1], Sampling(max_new_tokens=50))
-    late = generator.submit([1], deadline=0.001)
+    late = generator.submit([1], deadline=60)
     last = generator.submit([2], Sampling(max_new_tokens=2))
     with pytest.raises(ValueError, match="has not ended"):
         first.completion  # noqa: B018, it raises
     generator.step()
-    time.sleep(0.002)
+    late._until = 0
     assert generator.step() == [late, first]
     first.cancel()
     while generator.busy:
@@ -327,6 +327,15 @@ def test_rules_that_leave_nothing_are_an_error(monkeypatch):
         request.completion  # noqa: B018, it raises
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize(("value", "what"), [(np.inf, "infinite"), (-np.inf, "infinite"), (np.nan, "NaN")])
+def test_logits_that_are_not_finite_are_an_error(value, what, temperature):
+    gpt = Counted()
+    gpt.after = lambda ids: np.full(11, value)
+    with pytest.raises(ValueError, match=f"the model's logits are {what}"):
+        Generator(gpt).complete([[1]], temperature=temperature)
+
+
 @pytest.mark.parametrize("when", range(14))
 def test_an_interrupt_inside_a_call_leaves_texts_that_can_go_on(when):
     gpt = Counted(n_positions=9)
@@ -526,3 +535,55 @@ def test_a_folder_is_opened_and_damage_is_found_at_the_first_end(tmp_path):
         generator.step()
     with pytest.raises(ValueError, match=r"model\.safetensors"):
         generator.complete(["a"], max_new_tokens=1)
+
+
+def damaged(folder):
+    """Return a generator of a folder whose weights were changed after they were written."""
+    model(vocab_size=256, n_positions=64).save_pretrained(folder)
+    ByteTokenizer().save_pretrained(folder)
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    return Generator.from_pretrained(folder)
+
+
+def test_damage_is_found_at_a_deadline(tmp_path):
+    generator = damaged(tmp_path)
+    request = generator.submit("a", deadline=60)
+    generator.step()
+    request._until = 0
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        generator.step()
+
+
+SEARCHES = {
+    "beams": lambda generator: beam_search(generator, "a", sampling=Sampling(max_new_tokens=2)),
+    "contrastive": lambda generator: contrastive_search(generator, "a", 0.5, Sampling(max_new_tokens=2, top_k=2)),
+    "draft": lambda generator: speculative(generator, model(vocab_size=256), "a", Sampling(max_new_tokens=2)),
+    "damaged draft": lambda generator: speculative(
+        Generator(model(vocab_size=256), ByteTokenizer()), generator, "a", Sampling(max_new_tokens=2)
+    ),
+}
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_damage_is_found_at_the_end_of_a_search(search, tmp_path):
+    generator = damaged(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        SEARCHES[search](generator)
+    with generator.lent(8):  # what was lent has come back
+        generator._verified = True
+
+
+def test_the_likeliest_tokens_are_those_of_the_tokenizer():
+    gpt = model(vocab_size=260)
+    generator = Generator(gpt, ByteTokenizer())
+    sampling = Sampling(max_new_tokens=1, logprobs=300)
+    (drawn,) = generator.complete(["a"], sampling)
+    (beam,) = beam_search(generator, "a", sampling=sampling)
+    logits = gpt.forward(np.array([[97]]))[0, -1].astype(np.float64)
+    want = logits - np.log(np.exp(logits).sum())  # among all tokens of the model
+    for (found,) in (drawn.top, beam.top):
+        assert sorted(token for token, _ in found) == [*range(256)]
+        np.testing.assert_allclose([value for _, value in found], want[[token for token, _ in found]], atol=1e-5)

@@ -73,6 +73,7 @@ def test_what_is_optional_may_be_none():
         ({"prefix": [1.5]}, "prefix=.* must be ids"),
         ({"logit_bias": {1: float("nan")}}, "logit_bias has nan for the id 1"),
         ({"logit_bias": [1]}, "must be {id: bias}"),
+        ({"logit_bias": {(5, 6): 1.0}}, r"logit_bias=.*\(5, 6\).* must be ids"),
         ({"context": "blok"}, "did you mean 'block'"),
         ({"order": ["top_q"]}, "did you mean 'top_p'"),
         ({"order": ["top_p", "top_p"]}, "order has 'top_p' twice"),
@@ -88,6 +89,10 @@ def test_what_is_optional_may_be_none():
 def test_what_is_not_possible_is_refused(settings, message):
     with pytest.raises((ValueError, TypeError), match=message):
         Sampling(**settings)
+
+
+def test_what_is_banned_is_a_text_or_a_sequence_of_ids():
+    assert Sampling(banned=["a", 5, np.array([1, 2])]).banned == ("a", (5,), (1, 2))
 
 
 def test_an_unknown_setting_gets_the_nearest_name():

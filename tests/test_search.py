@@ -225,6 +225,12 @@ def test_past_the_context_contrastive_search_goes_on_from_what_is_left():
     assert found.ids[15:] == contrastive(model, [1, 2, *found.ids[:15]][4:], 0.6, 3, 3)
 
 
+def test_contrastive_search_reads_more_candidates_than_fit_into_a_call():
+    model = gpt(vocab_size=300)
+    found = contrastive_search(Generator(model, slots=300), [1], 0.6, Sampling(top_k=300, max_new_tokens=2))
+    assert found.ids == contrastive(model, [1], 0.6, 300, 2)
+
+
 def test_what_contrastive_search_cannot_do_is_refused():
     generator = Generator(gpt())
     with pytest.raises(ValueError, match=r"penalty_alpha=0.6 needs top_k"):

@@ -1,6 +1,7 @@
 """Speculative decoding: the ids of greedy decoding, and the distribution of draws, whatever the draft is."""
 
 import itertools
+import re
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from types import SimpleNamespace
@@ -98,6 +99,12 @@ def test_draws_of_three_tokens_have_the_joint_distribution_of_the_large_model(sa
     assert chi < QUANTILE[cells]
 
 
+def test_draws_under_a_constraint_have_the_joint_distribution_of_the_large_model():
+    pytest.importorskip("llguidance", reason="constraints need npgpt[constrain]")
+    chi, cells = statistic(Sampling(regex="(a[bc]|[bd]c)[a-d]"), 2, keep_or_draw, 500)
+    assert chi < QUANTILE[cells]
+
+
 def test_the_statistic_catches_a_rejected_token_that_is_drawn_from_p():
     def wrong(token, q, p, rng):
         return token if rng.random() * q[token] < p[token] else pick(p, rng)
@@ -111,14 +118,21 @@ QUANTILE = {n: (n - 1) * (1 - 2 / (9 * (n - 1)) + 3.0902 * np.sqrt(2 / (9 * (n -
 N = 1500
 
 
-def statistic(sampling, lookahead, rule):
+def statistic(sampling, lookahead, rule, N=N):
     """Return chi-square of N texts against the exact distribution, and the number of outcomes that are possible."""
-    model, draft = Generator(Table(0), slots=1), Generator(Table(7, flops=0.01), slots=1)
+    tokenizer = CharTokenizer(["abcd"])
+    model, draft = (Generator(table, tokenizer, slots=1) for table in (Table(0), Table(7, flops=0.01)))
     rules = Rules(sampling, None, V, (), 1)
+    texts = [*itertools.product(range(V), repeat=3)]
+    right = [text for text in texts if sampling.regex is None or re.fullmatch(sampling.regex, tokenizer.decode(text))]
     exact = {}
-    for text in itertools.product(range(V), repeat=3):
+    for text in texts:
         ids = np.array([0, *text])
-        p = [softmax(rules.apply(ids[:i], model.model.table[ids[i - 1]])) for i in (1, 2, 3)]
+        p = []
+        for i in range(3):
+            allowed = np.isin(range(V), [other[i] for other in right if other[:i] == text[:i]] or range(V))
+            logits = np.where(allowed, model.model.table[ids[i]], -np.inf)
+            p.append(softmax(rules.apply(ids[: i + 1], logits)))
         exact[text] = np.prod([row[i] for row, i in zip(p, text, strict=True)])
     assert sum(exact.values()) == pytest.approx(1)
     counts = dict.fromkeys(exact, 0)

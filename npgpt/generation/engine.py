@@ -95,7 +95,8 @@ class Generator:
         last       open the model of the last step, not the best one
         end_token  the name of the token that ends a text (default: the one that the folder names)
         verified   compare the weights with their checksum before anything is written. Otherwise that is done when the
-                   first text has ended, and `step` raises ValueError for a damaged file then, before it returns
+                   first text has ended, and `step` or a search raises ValueError for a damaged file then, before it
+                   returns
 
         Raises FileNotFoundError or ValueError, naming the file, for what is not there, damaged or not a whole model.
         """
@@ -143,9 +144,7 @@ class Generator:
         news = self._expired()
         self._admit()
         texts, n = self._slots.gather(self._running)
-        if not n:
-            return news
-        for text, logits in zip(texts, self._slots.read(n, len(texts)), strict=True):
+        for text, logits in zip(texts, self._slots.read(n, len(texts)) if n else (), strict=True):
             request = text.request
             try:
                 chosen = request.offer(text, logits, self.scratch)
@@ -156,10 +155,18 @@ class Generator:
                 chosen = True  # the others go on
             if chosen:
                 news.append(request)
-        if not self._verified and any(request.done for request in news):
+        if any(request.done for request in news):
+            self._verify()
+        return news
+
+    def _verify(self) -> None:
+        """Compare the weights with their checksum, unless that has been done: what they wrote is about to be a result.
+
+        Raises ValueError for a damaged file.
+        """
+        if not self._verified:
             verify(self.model)
             self._verified = True
-        return news
 
     def complete(
         self, prompts: Iterable[str | Iterable[int]], sampling: Sampling | None = None, n: int = 1, **settings: Any
@@ -265,7 +272,7 @@ class Generator:
 
     @contextmanager
     def lent(self, slots: int) -> Iterator[list[int]]:
-        """Lend empty slots to a search. Raises ValueError if too few are free."""
+        """Lend empty slots to a search. Raises ValueError if too few are free, and, at its end, for a damaged file."""
         self._admit()
         free = self._slots.free()
         if len(free) < slots:
@@ -277,6 +284,7 @@ class Generator:
         self._slots.lent |= {*lent}
         try:
             yield lent
+            self._verify()
         finally:
             self._slots.lent -= {*lent}
 

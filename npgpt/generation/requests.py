@@ -21,8 +21,10 @@ class Completion:
     prompt_ids     what it continues
     ids            the tokens that were drawn, with the end token if one was drawn
     text           what they say, without end token and stop string; empty without a tokenizer
-    logprobs       the model's own log-probability of each of ids, before any rule, in nats
-    top            for each of ids, the likeliest tokens and their log-probabilities, as many as Sampling.logprobs says
+    logprobs       the model's own log-probability of each of ids, before any rule, in nats: among all of its tokens,
+                   those that pad its vocabulary and cannot be drawn included
+    top            for each of ids, the likeliest tokens that can be drawn and their log-probabilities, as many as
+                   Sampling.logprobs says
     finish_reason  why it ended:
                    "stop"        an end token was drawn, or a stop string or regular expression was met
                    "length"      max_new_tokens were drawn
@@ -169,8 +171,9 @@ class Request:
         """Choose a token by the logits (V,) after the last one, and end the text if it has to end."""
         likeliest = int(logits.argmax())  # of NaN and numbers, NaN
         peak = float(logits[likeliest])
-        if math.isnan(peak):
-            raise ValueError("the model's logits are NaN: its weights are damaged, or training diverged")
+        if not math.isfinite(peak):
+            what = "NaN" if math.isnan(peak) else "infinite"
+            raise ValueError(f"the model's logits are {what}: its weights are damaged, or training diverged")
         if self.constraint is not None and not self.constraint.mask().any():
             self.end("unfinished")
             return
@@ -179,7 +182,7 @@ class Request:
         total = scratch.log_sum_exp(logits, peak)
         self.logprobs.append(float(logits[token]) - total)
         if self.sampling.logprobs:
-            self.top.append(top(logits, total, self.sampling.logprobs))
+            self.top.append(top(logits[: scratch.size], total, self.sampling.logprobs))
         self.ids.append(token)
         for text in self.texts:
             text.append(token)

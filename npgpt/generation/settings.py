@@ -82,6 +82,8 @@ class Sampling:
             object.__setattr__(self, name, checked_number(name, getattr(self, name), *bounds))
         for name in ("dry_breakers", "banned", "order", "stop", "choices"):
             object.__setattr__(self, name, checked_tuple(name, getattr(self, name)))
+        words = (word if isinstance(word, str) else checked_ids("banned", word) for word in self.banned)
+        object.__setattr__(self, "banned", tuple(words))
         if self.stop_ids is not None:
             object.__setattr__(self, "stop_ids", checked_ids("stop_ids", self.stop_ids))
         if not isinstance(self.prefix, str):
@@ -178,7 +180,8 @@ def checked_bias(value: Any) -> Mapping[int, float]:
     for i, bias in value.items():
         if isinstance(bias, bool) or not hasattr(bias, "__float__") or not float(bias) < math.inf:
             raise ValueError(f"logit_bias has {bias!r} for the id {i!r}: it must be a number, or -inf")
-    return MappingProxyType({checked_ids("logit_bias", i)[0]: float(bias) for i, bias in value.items()})
+    ids = [checked_ids("logit_bias", (i,))[0] for i in value]
+    return MappingProxyType(dict(zip(ids, map(float, value.values()), strict=True)))
 
 
 def check_words(sampling: Sampling) -> None:
@@ -202,8 +205,6 @@ def check_words(sampling: Sampling) -> None:
         if not isinstance(getattr(sampling, name), str | None):
             raise TypeError(f"{name}={getattr(sampling, name)!r} must be a text")
     for word in sampling.banned:
-        if not isinstance(word, str):
-            checked_ids("banned", word)
         if not word:
             raise ValueError("banned has an empty word, which is everywhere: leave it out")
 

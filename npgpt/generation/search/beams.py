@@ -241,8 +241,8 @@ class Search:
         """Give the running texts of each group a token more, by the logits after each text."""
         request, size = self.request, self.generator.vocab_size
         logprobs = np.array([log_softmax(row) for row in logits.astype(np.float64)])
-        shown = [top(row, 0.0, request.sampling.logprobs) for row in logprobs] if request.sampling.logprobs else []
         logprobs = logprobs[:, :size]
+        shown = [top(row, 0.0, request.sampling.logprobs) for row in logprobs] if request.sampling.logprobs else []
         said = np.zeros(size)  # how many texts of the groups before have just continued with each token
         first = 0
         for group in self.groups:

@@ -12,7 +12,7 @@ import numpy as np
 from npgpt.generation.engine import DEFAULT, Generator
 from npgpt.generation.requests import Completion, Request
 from npgpt.generation.rules import softmax
-from npgpt.generation.search.reading import DRAWS, GUIDANCE, best, parts, read, refuse, unread
+from npgpt.generation.search.reading import DRAWS, GUIDANCE, best, parts, refuse, unread
 from npgpt.generation.settings import Sampling, checked_number
 
 
@@ -78,6 +78,13 @@ class Contrast:
         self.states[: len(rows)] = np.concatenate(states)
         return last
 
+    def read(self, rows: list[tuple[int, int]], wanted: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the logits and the hidden states, made to have the length 1, after the wanted rows."""
+        decoder = self.generator.decoder
+        found = [(logits.copy(), unit(decoder.hidden())) for logits in parts(decoder, rows, wanted)]
+        logits, states = map(np.concatenate, zip(*found, strict=True))
+        return logits, states
+
     def choose(self, found: np.ndarray, rng: np.random.Generator) -> int:
         """Return the best of the likeliest tokens by the logits under the rules; keep the logits after it."""
         decoder, text = self.generator.decoder, self.text
@@ -89,8 +96,8 @@ class Contrast:
         for text.slot, token in zip(self.slots, candidates.tolist(), strict=False):
             rows += [*unread(self.generator, text), (text.slot, token)]
             wanted.append(len(rows) - 1)
-        logits = read(decoder, rows, wanted)
-        states, length = unit(decoder.hidden()), text.n - text.start
+        logits, states = self.read(rows, wanted)
+        length = text.n - text.start
         likeness = (states @ self.states[:length].T).max(axis=1)
         chosen = int(((1 - self.alpha) * softmax(found)[candidates] - self.alpha * likeness).argmax())
         self.states[length], self.logits = states[chosen], logits[chosen]

@@ -138,8 +138,10 @@ class Pair:
 
     def guess(self, logits: np.ndarray) -> tuple[int, np.ndarray]:
         """Return a token by the small model's logits, and the distribution that it is drawn from."""
-        if np.isnan(logits.max()):
-            raise ValueError("the draft's logits are NaN: its weights are damaged, or training diverged")
+        peak = logits.max()
+        if not np.isfinite(peak):
+            what = "NaN" if np.isnan(peak) else "infinite"
+            raise ValueError(f"the draft's logits are {what}: its weights are damaged, or training diverged")
         if self.request.likeliest:
             return int(logits.argmax()), logits  # which token the large model finds likeliest decides, no distribution
         found = self.request.rules.apply(self.ahead.ids[: self.ahead.n], logits.astype(np.float64))
