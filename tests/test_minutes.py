@@ -179,6 +179,7 @@ def test_steps_that_are_given_beside_minutes_are_kept(capsys, text):
     assert steps(text / "r") == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.big
 def test_minutes_work_in_python(text, in_steps):
     in_steps()
     training = npgpt.train("a.txt", "r", progress=False, minutes=0.05, n_layer=1, n_embd=8, threads=1)
