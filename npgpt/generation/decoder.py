@@ -39,7 +39,7 @@ class PlainDecoder:
         self.lengths = np.zeros(slots, np.int64)
         self._ids: list[list[int]] = [[] for _ in range(slots)]
         self._pasts: list[Past] = [model.new_past() for _ in range(slots)]
-        names = getattr(model, "tap_names", list)()  # a model that only writes needs none
+        names: list[str] = getattr(model, "tap_names", list)()  # a model that only writes needs none
         self._taps = Taps("ln_f") if "ln_f" in names else None
         self._hidden: list[np.ndarray] = []  # of the rows that the last call wanted
 
