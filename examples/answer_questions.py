@@ -11,7 +11,7 @@ from pathlib import Path
 
 import npgpt
 from npgpt.data.examples import read_examples
-from npgpt.generation.prompts import answers
+from npgpt.generation.answers import answers
 
 examples = read_examples([Path(__file__).parents[1] / "data" / "answer.jsonl"])
 if len(sys.argv) < 2:

@@ -14,7 +14,7 @@ import npgpt
 from npgpt.cli.tales_report import what_is_wrong
 from npgpt.data.tales.corpus import TEST, TalesCorpus
 from npgpt.data.text import read_text
-from npgpt.generation.opening import learned_documents, learned_examples, open_run
+from npgpt.generation.opening import learned, open_run
 from npgpt.generation.prompts import first_prompt
 from npgpt.generation.repetition import repetition
 from npgpt.generation.samples import sample
@@ -38,14 +38,14 @@ def show(name, texts, quality):
 
 
 run = sys.argv[1] if len(sys.argv) > 1 else None
-tales = run is None or learned_examples(run)
+tales = run is None or learned(run).examples
 quality, real = "right" if tales else "bits/byte", None
 print(f"200 texts{'':15}{quality:>9}   distinct-1        -2        -3 self-BLEU  repeated   loops")
 if tales:
     real = show("real text", list(TalesCorpus(("en",), 1).texts(200, TEST)), 1.0)
 if run:
     points, (model, tokenizer) = {}, open_run(run)
-    prompt = first_prompt(tokenizer, None, tales, learned_documents=learned_documents(run))
+    prompt = first_prompt(tokenizer, None, learned(run))
     for name, settings in RULES.items():
         found = sample(model, tokenizer, prompt, 200, npgpt.Sampling(max_new_tokens=287, **settings))
         texts = [one.text for one in found]

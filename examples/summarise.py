@@ -14,7 +14,7 @@ from npgpt.data.tales import load_grammar
 from npgpt.data.tales.corpus import TEST
 from npgpt.data.tales.score import score
 from npgpt.data.tales.tasks import examples
-from npgpt.generation.prompts import answers
+from npgpt.generation.answers import answers
 
 found = list(itertools.islice(examples(0, ("summary",), part=TEST), 10))  # English and Chinese in turn
 if len(sys.argv) < 2:

@@ -12,7 +12,7 @@ from pathlib import Path
 import npgpt
 from npgpt.data.examples import read_examples
 from npgpt.data.tales import NotATaleError, parse
-from npgpt.generation.prompts import answers
+from npgpt.generation.answers import answers
 
 PROMPTS = {"zh": "{}\n\nIn Chinese:\n", "en": "{}\n\n译成英文：\n"}  # as in the examples it was trained on
 

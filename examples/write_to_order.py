@@ -14,7 +14,7 @@ from pathlib import Path
 import npgpt
 from npgpt.data.examples import read_examples
 from npgpt.data.tales import NotATaleError, language_of, parse
-from npgpt.generation.prompts import answer_tokens
+from npgpt.generation.answers import answer_tokens
 
 if len(sys.argv) < 3:
     example = read_examples([Path(__file__).parents[1] / "data" / "write.jsonl"])[0]

@@ -12,7 +12,7 @@ from npgpt.cli import ask, main
 from npgpt.cli.parser import Parser
 from npgpt.cli.sampling import sampling_of
 from npgpt.data.examples import Example, encode_examples
-from npgpt.generation.prompts import answers
+from npgpt.generation.answers import answers
 from npgpt.hub.tensors import read_tensors
 from npgpt.models.lora import load_adapter
 from npgpt.support.files import read_sealed_json, write_sealed_json

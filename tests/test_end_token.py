@@ -9,8 +9,8 @@ from safetensors.numpy import save_file
 import npgpt
 from npgpt import GPT, GPTConfig, Tokenizer
 from npgpt.generation import engine
+from npgpt.generation.answers import answer_tokens
 from npgpt.generation.opening import open_run
-from npgpt.generation.prompts import answer_tokens
 from tests.test_cli import command
 
 TEXT = "the theme of these themes, 人工智能，人工。\n" * 30

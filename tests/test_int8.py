@@ -301,7 +301,12 @@ def here(made, monkeypatch):
 
 
 def test_every_command_that_reads_a_run_reads_such_a_folder(capsys, here):
-    for line in ("sample r8 --max-new-tokens 5", "eval r8 --data a.txt", "info r8", "ask f8 --prompt the"):
+    for line in (
+        "sample r8 --max-new-tokens 5",
+        "eval r8 --data a.txt",
+        "info r8",
+        "ask f8 --prompt the --max-new-tokens 3",
+    ):
         code, out, err = command(capsys, *line.split())
         assert (code, err) == (0, ""), line
         assert out
@@ -336,9 +341,9 @@ def test_what_needs_other_weights_is_refused_in_one_line(capsys, here, line):
 
 
 def test_an_exported_folder_begins_its_texts_as_the_run_does(here):
-    from npgpt.generation.opening import learned
+    from npgpt.generation.opening import learned_from
 
-    assert learned("r8") == learned("r")
+    assert learned_from("r8") == learned_from("r")
     assert (here / "r8/tokenizer.json").read_bytes() == (here / "r/tokenizer.json").read_bytes()
 
 

@@ -303,7 +303,7 @@ def test_a_tale_begins_after_the_end_token_and_shows_none(tales, monkeypatch):
         prompts.append(list(ids))
         return iter([72, 105, end])
 
-    monkeypatch.setattr("npgpt.generation.prompts.generate", fake)
+    monkeypatch.setattr("npgpt.generation.answers.generate", fake)
     assert tales.sample() == tales.tokenizer.decode([72, 105])
     assert tales.sample("Hi") == "Hi" + tales.tokenizer.decode([72, 105])
     assert prompts == [[end], [end, *tales.tokenizer.encode("Hi")]]

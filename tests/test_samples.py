@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -93,6 +94,17 @@ def test_figures_of_samples_are_printed_without_data(capsys, here):
     assert all(len(row) == 1 for row in found.values())
 
 
+def test_a_setting_comes_from_the_flag_then_the_folder_then_the_command(capsys, here, tmp_path, caplog):
+    shutil.copytree(here / "r", tmp_path / "own")
+    path = tmp_path / "own/generation_config.json"
+    asked = {"do_sample": True, "top_k": 3, "top_p": 0.5, "max_new_tokens": 9}
+    path.write_text(json.dumps(json.loads(path.read_text()) | asked))
+    code, out, _ = command(capsys, "eval", str(tmp_path / "own"), "--samples", "2", "--top-p", "0.7", "--threads", "1")
+    assert code == 0
+    assert out.startswith("2 texts sampled: max-new-tokens 9, temperature 1.0, top-k 3, top-p 0.7\n")
+    assert "generation_config.json sets temperature=1.0, top_k=3, max_new_tokens=9; flags override it" in caplog.text
+
+
 @pytest.mark.parametrize("data", ["a.txt", "short.txt", "tasks.jsonl"])
 def test_real_text_of_as_many_words_stands_beside_them(capsys, here, caplog, data):
     words = ["eval", "r", "--samples", "5", "--max-new-tokens", "20", "--data", data]
@@ -126,6 +138,7 @@ def test_pieces_of_a_text_keep_their_words():
         ("r --samples 2 --top-p 0", "top_p=0.0 must be"),
         ("r --samples 2 --mirostat-tau 1 --temperature 0", "mirostat_tau has no effect at temperature 0"),
         ("r --data a.txt --top-k 3", "--top-k has no effect without --samples"),
+        ("r --data a.txt --no-penalize-prompt", "--penalize-prompt has no effect without --samples"),
         ("r --samples 2 --split val", "--split has no effect without --data"),
         ("r --samples 2 --max-tokens 5", "--max-tokens has no effect without --data"),
         ("r --samples 2 --encoding gbk", "--encoding has no effect without --data"),

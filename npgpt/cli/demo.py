@@ -224,8 +224,8 @@ def scores_of(run: Path, task: str, n: int, seed: int) -> "dict[str, list[Score]
     from npgpt.data.tales.corpus import TEST
     from npgpt.data.tales.score import score
     from npgpt.data.tales.tasks import DRAWN, examples
+    from npgpt.generation.answers import answers
     from npgpt.generation.opening import open_run
-    from npgpt.generation.prompts import answers
 
     model, tokenizer = open_run(str(run))
     tests = list(itertools.islice(examples(seed, (task,), part=TEST), n * len(LANGS)))

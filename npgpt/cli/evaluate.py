@@ -14,7 +14,12 @@ from npgpt.cli.checks import require_at_least, require_given
 from npgpt.cli.options import announce_compiling
 from npgpt.cli.reading import TEXT_FILES, add_text_flags, open_named, reading_as_run, say_reading
 from npgpt.cli.running import evaluation_bar
-from npgpt.cli.samples_report import add_samples_flags, check_samples_flags, report_samples
+from npgpt.cli.samples_report import (
+    add_samples_flags,
+    check_samples_flags,
+    report_samples,
+    samples_settings,
+)
 from npgpt.config import TextConfig
 
 if TYPE_CHECKING:
@@ -82,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     langs = checked_langs(args)
     announce_compiling()
     model, tokenizer = open_run(args.run, args.last)
+    sampling = samples_settings(args)
 
     rounded, losses = with_weights(model, args.weights), []
     if args.weights and rounded is model:
@@ -107,8 +113,8 @@ def run(args: argparse.Namespace) -> int:
             f"{model.dtype!s:<12}{plain:.4f} nats per token; {args.weights} is {100 * abs(found / plain - 1):.2f}% "
             f"{'above' if found >= plain else 'below'} it"
         )
-    if args.samples is not None:
-        report_samples(rounded, tokenizer, args, lambda n: source_texts(args, tokenizer, n))
+    if sampling is not None:
+        report_samples(rounded, tokenizer, args, sampling, lambda n: source_texts(args, tokenizer, n))
     return 0
 
 

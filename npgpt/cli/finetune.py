@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 def show(tuning: "Tuning") -> None:
     """Print the best model's completion of an example that it was not trained on."""
-    from npgpt.generation.prompts import answers
+    from npgpt.generation.answers import answers
 
     example = tuning.val_examples[0]
     (found,) = answers(tuning.run.best(), tuning.run.tokenizer, [example.prompt])

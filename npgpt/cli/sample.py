@@ -13,6 +13,7 @@ from npgpt.cli.checks import require_at_least, require_given
 from npgpt.cli.options import announce_compiling
 from npgpt.cli.reading import add_encoding, text_config
 from npgpt.cli.sampling import (
+    DEFAULTS,
     add_engine_flags,
     add_sampling_flags,
     check_engine_flags,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from npgpt.generation.requests import Completion, Request
     from npgpt.generation.settings import Sampling
 
-DEFAULTS = {"max_new_tokens": 500, "temperature": 0.8}
 NO_PROMPT = "give --prompt TEXT, or pipe it into --prompt -"
 EXAMPLES = (
     'npgpt sample runs/poems --prompt "Shall I compare thee" --max-new-tokens 200',
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     check_flags(args)
     from npgpt.generation.engine import Generator
     from npgpt.generation.in_order import SLOTS
-    from npgpt.generation.opening import learned_documents, learned_examples, open_run
+    from npgpt.generation.opening import learned, open_run
     from npgpt.generation.prompts import first_prompt
     from npgpt.models.registry import verify
 
@@ -110,9 +110,8 @@ def run(args: argparse.Namespace) -> int:
     sampling = sampling_of(args, without_draws(DEFAULTS) if search in ("num_beams", "penalty_alpha") else DEFAULTS)
     if search is None:
         check_samples(args, sampling)
-    examples, documents = learned_examples(args.run), learned_documents(args.run)
-    framed = partial(first_prompt, tokenizer, learned_examples=examples, special=args.special)
-    framed = partial(framed, learned_documents=documents)
+    texts_learned = learned(args.run)
+    framed = partial(first_prompt, tokenizer, learned=texts_learned, special=args.special)
     texts = [] if args.interactive else list(given_prompts(args))
     prompts = [Prompt(text, placed(where, framed, text)) for where, text in texts]
     slots = min(SLOTS, max(1, len(prompts)) * args.num_samples) * (1 if sampling.negative_prompt is None else 2)
@@ -127,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         reasons = print_lines(writer, prompts) if args.json or args.prompts else print_texts(writer, prompts[0])
     if not args.verify:
         verify(model)
-    return say_reasons(reasons, args, sampling, examples or documents, told=bool(args.json or args.prompts))
+    return say_reasons(reasons, args, sampling, texts_learned.ends, told=bool(args.json or args.prompts))
 
 
 def check_flags(args: argparse.Namespace) -> None:

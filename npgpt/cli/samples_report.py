@@ -1,95 +1,78 @@
 """Report on texts that a model samples: how much they repeat, beside real text, and how many tales are right."""
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from npgpt.cli.checks import require_at_least
 from npgpt.cli.running import evaluation_bar
+from npgpt.cli.sampling import DEFAULTS, add_sampling_flags, flag, sampling_of
+from npgpt.generation.settings import Sampling
 
 if TYPE_CHECKING:
-    from npgpt.generation.settings import Sampling
     from npgpt.models.base import Model
     from npgpt.tokenizer import Tokenizer
 
-# the settings of npgpt.Sampling that are flags here, and what help says
-FLAGS = {
+HELP = {
     "max_new_tokens": "most tokens of a text (default: 500, or as many as the context holds if the run has learned "
-    "texts that end)",
-    "temperature": "how random the draws are (default: 0.8)",
-    "top_k": "draw from the K likeliest tokens only",
-    "top_p": "draw from the fewest tokens whose total probability is at least P",
-    "min_p": "draw from tokens at least P times as likely as the likeliest",
-    "typical_p": "draw from tokens whose surprise is nearest to the expected, to a total probability of P",
-    "epsilon_cutoff": "draw from tokens at least as likely as P",
-    "eta_cutoff": "like --epsilon-cutoff, but less strict where many tokens are possible",
-    "top_n_sigma": "draw from tokens whose logit is at most X standard deviations below the largest",
-    "mirostat_tau": "keep the mean surprise of a text near X nats",
-    "repetition_penalty": "divide the logits of tokens that were there before; above 1 against repetition",
-    "presence_penalty": "subtract X from the logits of tokens that were there before",
-    "frequency_penalty": "subtract X from a token's logit for each time that it was there before",
-    "dry_multiplier": "penalty for prolonging a repeated sequence (DRY); 0.8 is usual",
-    "no_repeat_ngram_size": "never write the same N tokens twice",
-    "seed": "seed of the draws (default: 0)",
+    "texts that end)"
 }
-METAVARS = {"top_k": "K", "seed": "S"} | dict.fromkeys(("top_p", "min_p", "typical_p", "epsilon_cutoff"), "P")
-TEMPERATURE, TOKENS = 0.8, 500  # as npgpt sample has them
+# A sample is a text from the beginning, and its first token is drawn without rules: so nothing that is asked of a whole
+# text is a flag here
+WITHOUT = (
+    "min_new_tokens", "prefix", "guidance_scale", "negative_prompt", "stop", "stop_regex", "regex", "json_schema",
+    "choices", "logprobs",
+)  # fmt: skip
 
 
 def add_samples_flags(parser: argparse.ArgumentParser) -> None:
     """Add --samples and the flags of sampling that it goes with. One not given is missing from the result."""
-    from npgpt.generation.settings import COUNTS
-
     group = parser.add_argument_group("samples")
     group.add_argument(
         "--samples",
         type=int,
         metavar="N",
-        help="sample N texts, and print how much they repeat, beside the text of --data if that is given; for a run on "
-        "tales, how many are right, too",
+        help="sample N texts by the settings below, and print how much they repeat, beside the text of --data if that "
+        "is given; for a run on tales, how many are right, too",
     )
-    for name, help in FLAGS.items():
-        kind, letter = (int, "N") if name in COUNTS else (float, "X")
-        flag = f"--{name.replace('_', '-')}"
-        group.add_argument(flag, type=kind, default=argparse.SUPPRESS, metavar=METAVARS.get(name, letter), help=help)
+    add_sampling_flags(parser, DEFAULTS, HELP, WITHOUT)
 
 
 def check_samples_flags(args: argparse.Namespace) -> None:
-    """Raise ValueError for flags of sampling without --samples, and for settings that are not possible."""
-    given = [name for name in FLAGS if name in args]
+    """Raise ValueError for a number that is not possible, and for flags of sampling without --samples."""
+    given = [field.name for field in dataclasses.fields(Sampling) if field.name in args]
     if given and args.samples is None:
-        raise ValueError(f"--{given[0].replace('_', '-')} has no effect without --samples: add --samples 200")
+        raise ValueError(f"{flag(given[0])} has no effect without --samples: add --samples 200")
     require_at_least(1, "--samples", args.samples)
-    if args.samples is not None:
-        sampling_of(args, ends=False)
 
 
-def sampling_of(args: argparse.Namespace, ends: bool) -> "Sampling":
-    """Return how the texts are sampled.
+def samples_settings(args: argparse.Namespace) -> Sampling | None:
+    """Return how the texts are sampled; None if none are asked for. Raises what sampling_of raises."""
+    from npgpt.generation.opening import learned
 
-    ends  whether the run has learned texts that end
-    """
-    from npgpt.generation.settings import settings_of
-
-    defaults: dict[str, Any] = {"temperature": TEMPERATURE, "max_new_tokens": None if ends else TOKENS}
-    return settings_of(defaults | {name: getattr(args, name) for name in FLAGS if name in args})
+    if args.samples is None:
+        return None
+    return sampling_of(args, DEFAULTS | ({"max_new_tokens": None} if learned(args.run).examples else {}))
 
 
 def report_samples(
-    model: "Model", tokenizer: "Tokenizer", args: argparse.Namespace, source: Callable[[int], list[str]]
+    model: "Model",
+    tokenizer: "Tokenizer",
+    args: argparse.Namespace,
+    sampling: Sampling,
+    source: Callable[[int], list[str]],
 ) -> None:
     """Sample texts, and print their figures.
 
     source  returns real texts, about as many as it is asked for, or a single long one; nothing if there are none
     """
-    from npgpt.generation.opening import learned, learned_documents, learned_examples
+    from npgpt.generation.opening import learned, learned_from
     from npgpt.generation.prompts import first_prompt
     from npgpt.generation.samples import sample
 
-    examples, documents = learned_examples(args.run), learned_documents(args.run)
-    prompt = first_prompt(tokenizer, None, examples, learned_documents=documents)
-    sampling = sampling_of(args, examples)
+    prompt = first_prompt(tokenizer, None, learned(args.run))
     done = 0
     with evaluation_bar("sampling") as show:
 
@@ -102,16 +85,16 @@ def report_samples(
     real = pieces_of(args.data, source(len(texts)), texts)
     print(f"{len(texts)} texts sampled: {in_words(sampling)}")
     print_figures([("samples", texts)] + ([("real", real)] if real else []))
-    names = learned(args.run).get("files") or []
-    report_tales(texts, names)
+    report_tales(texts, learned_from(args.run).get("files") or [])
 
 
-def in_words(sampling: "Sampling") -> str:
+def in_words(sampling: Sampling) -> str:
     """Return the settings that differ from those of npgpt.Sampling, the temperature among them in any case."""
-    from npgpt.generation.settings import Sampling
-
+    names = [
+        field.name for field in dataclasses.fields(Sampling) if field.name not in ("max_new_tokens", "temperature")
+    ]
+    values = {name: getattr(sampling, name) for name in ("max_new_tokens", "temperature", *names)}
     plain = Sampling()
-    values = {name: getattr(sampling, name) for name in FLAGS}
     found = {n: v for n, v in values.items() if v is not None and (n == "temperature" or v != getattr(plain, n))}
     return ", ".join(f"{name.replace('_', '-')} {value}" for name, value in found.items())
 

@@ -1,4 +1,4 @@
-"""The flags of npgpt.Sampling, one for each field, and of the engine: what sample and ask have in common."""
+"""The flags of npgpt.Sampling, one for each field, and of the engine: what sample, ask and eval have in common."""
 
 import argparse
 import dataclasses
@@ -13,6 +13,7 @@ from npgpt.cli.checks import require_at_least
 from npgpt.cli.parser import given
 from npgpt.generation.settings import CONTEXTS, COUNTS, ORDER, Sampling
 
+DEFAULTS = {"max_new_tokens": 500, "temperature": 0.8}  # of npgpt sample, and of the samples of npgpt eval
 WHERE_FROM = (
     "A setting that is not given is that of the folder's generation_config.json; if that has none, it is the default "
     "shown here."

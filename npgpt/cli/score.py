@@ -18,7 +18,8 @@ from npgpt.cli.texts import END_TOKEN, SPECIAL
 from npgpt.cli.tokenizer import visible
 
 if TYPE_CHECKING:
-    from npgpt.generation.scores import Framed, Framing, Score
+    from npgpt.generation.prompts import Framed, Framing
+    from npgpt.generation.scores import Score
     from npgpt.tokenizer import Tokenizer
     from npgpt.tokenizer.stream import TextFile
 
@@ -88,8 +89,9 @@ class Line:
 
 
 def run(args: argparse.Namespace) -> int:
-    from npgpt.generation.opening import learned_documents, learned_examples, open_run
-    from npgpt.generation.scores import Framing, score_framed
+    from npgpt.generation.opening import learned, open_run
+    from npgpt.generation.prompts import Framing
+    from npgpt.generation.scores import score_framed
     from npgpt.support.notices import notice
 
     require_given("FILE", args.file, "a text file, a file of JSON lines, or - for standard input")
@@ -99,8 +101,7 @@ def run(args: argparse.Namespace) -> int:
     model, tokenizer = open_run(args.run, args.last, args.end_token)
     if (args.top or 0) > tokenizer.vocab_size:
         raise ValueError(f"--top {args.top} is more than the {tokenizer.vocab_size} tokens of the vocabulary")
-    after_end = learned_examples(args.run) or learned_documents(args.run)
-    framing = Framing(tokenizer, after_end, args.end, args.special)
+    framing = Framing(tokenizer, learned(args.run).ends, args.end, args.special)
     n_positions = model.config.n_positions
     lines = [line for file in files for line in lines_of_file(file, framing, n_positions)]
     if not lines:

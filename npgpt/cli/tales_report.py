@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from npgpt.data.source import TalesSource
     from npgpt.models.base import Model
@@ -44,28 +42,15 @@ def report(model: "Model", tokenizer: "Tokenizer", source: "TalesSource", loss: 
         print(f"\none of them, wrong at {wrong[texts[0]]}:\n\n{texts[0]}")
 
 
-def sample_texts(
-    model: "Model", tokenizer: "Tokenizer", n: int, seed: int, temperature: float = TEMPERATURE
-) -> list[str]:
-    """Generate n texts without a prompt.
-
-    The first token is drawn at temperature 1: another temperature would favour the language whose titles begin in fewer
-    ways.
-    """
-    from npgpt.generation.engine import Generator
-    from npgpt.generation.in_order import SLOTS, finished, in_order
+def sample_texts(model: "Model", tokenizer: "Tokenizer", n: int, seed: int) -> list[str]:
+    """Return n texts without a prompt, each as long as the context at most."""
+    from npgpt.generation.prompts import new_text
+    from npgpt.generation.samples import sample
     from npgpt.generation.settings import Sampling
 
     end = tokenizer.require_end_id()
-    generator = Generator(model, tokenizer, max(1, min(SLOTS, n)))
-    rngs = [np.random.default_rng((seed, i)) for i in range(n)]
-    prompts = [[end] for _ in rngs]
-    for size, t in (1, 1.0), (model.config.n_positions - 2, temperature):
-        sampling = Sampling(max_new_tokens=size, temperature=t, stop_ids=(end,))
-        requests = in_order(generator, zip(prompts, rngs, strict=True), sampling)
-        ids = [finished(generator, request).ids for request in requests]
-        prompts = [[*prompt, *more] for prompt, more in zip(prompts, ids, strict=True)]
-    return [tokenizer.decode([token for token in ids if token != end]) for ids in prompts]
+    sampling = Sampling(max_new_tokens=None, temperature=TEMPERATURE, seed=seed, stop_ids=(end,))
+    return [one.text for one in sample(model, tokenizer, new_text(tokenizer, after_end=True), n, sampling)]
 
 
 def what_is_wrong(text: str, langs: tuple[str, ...]) -> str:

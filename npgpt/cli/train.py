@@ -108,13 +108,15 @@ def print_sample(run: "Run") -> None:
     If the text has no line end either, the sample begins with its first token.
     """
     from npgpt.cli.sampling import print_pieces
-    from npgpt.generation.prompts import continue_text, first_prompt
+    from npgpt.generation.answers import continue_text
+    from npgpt.generation.prompts import Learned, first_prompt
 
     first = int(run.trainer.train_data.first().ids[0, 0])
+    learned = Learned.of(run.settings["data"])
     tokens = continue_text(
         run.best(),
         run.tokenizer,
-        first_prompt(run.tokenizer, None, False, first, learned_documents=run.settings["data"]["documents"]),
+        first_prompt(run.tokenizer, None, learned, first),
         run.config.sample_tokens,
         temperature=0.8,
         seed=run.config.seed,

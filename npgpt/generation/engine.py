@@ -73,7 +73,7 @@ class Generator:
         self.vocab_size, self.n_positions = size, config.n_positions
         self.scratch = Scratch(config.vocab_size, size, model.dtype)
         own = None if tokenizer is None else tokenizer.end_id
-        self._ends = (*end_ids(config), *(() if own is None or own in end_ids(config) else (own,)))
+        self.ends = (*end_ids(config), *(() if own is None or own in end_ids(config) else (own,)))
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._timed: list[Request] = []  # those with a deadline
@@ -251,7 +251,7 @@ class Generator:
             )
         if deadline is not None and not (math.isfinite(deadline) and deadline > 0):
             raise ValueError(f"deadline={deadline} must be seconds above 0")
-        ends = self._ends if sampling.stop_ids is None else sampling.stop_ids
+        ends = self.ends if sampling.stop_ids is None else sampling.stop_ids
         check_vocabulary("stop_ids", ends if sampling.stop_ids is not None else (), self.vocab_size)
         check_vocabulary("logit_bias", sampling.logit_bias or (), self.vocab_size)
         most = room if sampling.max_new_tokens is None else sampling.max_new_tokens

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from npgpt.generation.prompts import Learned
 from npgpt.models.base import Model
 from npgpt.models.registry import open_model, verify
 from npgpt.support.files import read_sealed_json
@@ -29,20 +30,14 @@ def open_run(
     return model, tokenizer
 
 
-def learned_examples(name: str) -> bool:
-    """Say whether a run has learned texts that begin and end with the end token, as tales do, not running text."""
-    return learned(name).get("examples") is True
+def learned(name: str) -> Learned:
+    """Return what a model has learned of where texts begin and end; of one from another library, documents."""
+    if not (Path(name) / "train.json").is_file():
+        return Learned(examples=False, documents=True)
+    return Learned.of(learned_from(name))
 
 
-def learned_documents(name: str) -> bool:
-    """Say whether a model has learned running text in which the end token, if there is one, separates documents.
-
-    It is assumed of models from other libraries. A run of npgpt on one long text has never seen its end token.
-    """
-    return not (Path(name) / "train.json").is_file() or learned(name).get("documents") is True
-
-
-def learned(name: str) -> dict[str, Any]:
+def learned_from(name: str) -> dict[str, Any]:
     """Return what train.json says of a run's data; nothing if there is no train.json."""
     path = Path(name) / "train.json"
     data = read_sealed_json(path).get("data") if path.is_file() else None

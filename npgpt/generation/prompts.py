@@ -1,36 +1,46 @@
-"""Prompts, which a model reads before it writes, and the completions of a fine-tuned model."""
+"""Framing: what a model reads before it writes, or before it is asked how likely a text is, by what it has learned."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
-import numpy as np
-
-from npgpt.generation.engine import Generator, draws, generate
-from npgpt.generation.in_order import SLOTS, finished, in_order
-from npgpt.generation.settings import Sampling
-from npgpt.models.base import Model, end_ids
+from npgpt.models.base import Model
 from npgpt.tokenizer import Tokenizer
 
 
+class Learned(NamedTuple):
+    """What a model has learned of where texts begin and end. Neither: one long text, which has no end token.
+
+    examples   texts that begin and end with the end token, as tales do
+    documents  running text in which the end token separates documents
+    """
+
+    examples: bool
+    documents: bool
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        """Return what a run has learned from its data, which train.json describes."""
+        return cls(data.get("examples") is True, data.get("documents") is True)
+
+    @property
+    def ends(self) -> bool:
+        """Whether a new text begins after the end token, and ends with it."""
+        return self.examples or self.documents
+
+
 def first_prompt(
-    tokenizer: Tokenizer,
-    text: str | None,
-    learned_examples: bool,
-    first: int = 0,
-    special: bool = False,
-    learned_documents: bool = False,
+    tokenizer: Tokenizer, text: str | None, learned: Learned, first: int = 0, special: bool = False
 ) -> list[int]:
     """Return the ids that a model continues from.
 
-    text               the text to continue; None to start a new one
-    learned_examples   whether the model has learned texts that begin after the end token, not running text
-    first              the token to begin with if there is neither an end token to begin after nor a line end
-    special            whether special tokens in the text are encoded as such, not as plain text
-    learned_documents  whether the model has learned running text in which the end token separates documents. Then a new
-                       one begins after it
+    text     the text to continue; None to start a new one. After the end token comes a new text, and of examples each:
+             a text that is given may be from the middle of a document
+    first    the token to begin with if there is neither an end token to begin after nor a line end
+    special  whether special tokens in the text are encoded as such, not as plain text
     """
     if text is None:
-        return new_text(tokenizer, learned_examples or learned_documents) or [first]
-    begin = [tokenizer.end_id] if tokenizer.end_id is not None and learned_examples else []
+        return new_text(tokenizer, learned.ends) or [first]
+    begin = [tokenizer.end_id] if tokenizer.end_id is not None and learned.examples else []
     return begin + tokenizer.encode_prompt(text, special)
 
 
@@ -45,6 +55,56 @@ def new_text(tokenizer: Tokenizer, after_end: bool) -> list[int]:
         return tokenizer.encode_prompt("\n")
     except ValueError:
         return []
+
+
+class Framed(NamedTuple):
+    """Tokens, and how many of them are read before the first that is scored."""
+
+    ids: list[int]
+    first: int
+
+
+class Framing(NamedTuple):
+    """How texts are put before a model that says how likely they are.
+
+    after_end, end, special  as in npgpt.score
+    """
+
+    tokenizer: Tokenizer
+    after_end: bool
+    end: bool = False
+    special: bool = False
+
+    def text(self, text: str) -> Framed:
+        """Return the tokens of a text, which begins anew."""
+        before = new_text(self.tokenizer, self.after_end)
+        ids = [*before, *self.tokenizer.encode_prompt(text, self.special), *self.following()]
+        first = max(1, len(before))
+        if len(ids) <= first:
+            what = "is empty" if not text else "has one token, which nothing comes before"
+            raise ValueError(f"the text {text!r} {what}: there is nothing to score")
+        return Framed(ids, first)
+
+    def completion(self, prompt: str, completion: str, n_positions: int) -> Framed:
+        """Return the tokens of a prompt and its completion. Raises ValueError if they do not fit into the context."""
+        read = self.tokenizer.encode_prompt(prompt, self.special)
+        if self.after_end or not read:  # after an empty prompt a text begins
+            read = [*new_text(self.tokenizer, self.after_end), *read]
+        if not read:
+            raise ValueError("the prompt is empty, and the tokenizer has no token that a text begins after")
+        written = [*self.tokenizer.encode_prompt(completion, self.special), *self.following()]
+        if not written:
+            raise ValueError("the completion is empty: there is nothing to score")
+        if len(read) + len(written) > n_positions + 1:  # the last token is predicted, and not read
+            raise ValueError(
+                f"the prompt and its completion are too long: {len(read)} and {len(written)} tokens, and the model's "
+                f"context is {n_positions}"
+            )
+        return Framed([*read, *written], len(read))
+
+    def following(self) -> list[int]:
+        """Return the end token, if it is scored. Raises ValueError if there is none."""
+        return [self.tokenizer.require_end_id()] if self.end else []
 
 
 def answer_prompt(
@@ -69,70 +129,3 @@ def answer_prompt(
             "must also hold the completion"
         )
     return ids
-
-
-def answer_tokens(
-    model: Model,
-    tokenizer: Tokenizer,
-    prompt: str,
-    max_new_tokens: int | None = None,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int | np.random.Generator = 0,
-    before: Sequence[tuple[str, str]] = (),
-    special: bool = False,
-) -> Iterator[int]:
-    """Yield the tokens of a prompt's completion, without the end token.
-
-    max_new_tokens  None for as many as fit into the context
-    before          the earlier turns of the conversation, pairs of a prompt and its completion
-    special         whether special tokens in the prompts are encoded as such, not as plain text
-
-    Raises what answer_prompt and npgpt.generate raise.
-    """
-    ids = answer_prompt(model, tokenizer, prompt, before, special)
-    room = model.config.n_positions - len(ids)
-    n = room if max_new_tokens is None else min(room, max_new_tokens)
-    return continue_text(model, tokenizer, ids, n, temperature, top_k, top_p, seed)
-
-
-def continue_text(
-    model: Model,
-    tokenizer: Tokenizer,
-    ids: Iterable[int],
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    seed: int | np.random.Generator = 0,
-) -> Iterator[int]:
-    """Yield the tokens that follow ids until the text ends, without the token that ends it.
-
-    That is the tokenizer's end token, or any that the model's configuration names. The settings are those of
-    npgpt.generate, and so are the errors.
-    """
-    ends = {*end_ids(model.config), *(() if tokenizer.end_id is None else (tokenizer.end_id,))}
-    ends &= {*range(tokenizer.vocab_size)}
-    tokens = generate(model, ids, max_new_tokens, temperature, top_k, top_p, seed, tokenizer.vocab_size, ends)
-    return (token for token in tokens if token not in ends)
-
-
-def answers(
-    model: Model,
-    tokenizer: Tokenizer,
-    prompts: Iterable[str],
-    temperature: float = 0.0,
-    top_p: float | None = None,
-    seed: int = 0,
-) -> Iterator[str]:
-    """Yield a completion of each prompt, in order. At temperature 0 each token is the likeliest one.
-
-    Each has draws of its own: the first those of `seed`, as npgpt.generate.
-    """
-    prompts = list(prompts)
-    sampling = Sampling(max_new_tokens=None, temperature=temperature, top_p=top_p, seed=seed)
-    generator = Generator(model, tokenizer, max(1, min(SLOTS, len(prompts))))
-    texts = ((answer_prompt(model, tokenizer, prompt), draws(sampling, i)) for i, prompt in enumerate(prompts))
-    for request in in_order(generator, texts, sampling):
-        yield finished(generator, request).completion.text

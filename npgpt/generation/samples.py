@@ -7,7 +7,7 @@ import numpy as np
 
 from npgpt.generation.engine import Generator
 from npgpt.generation.settings import Sampling
-from npgpt.models.base import Model, end_ids
+from npgpt.models.base import Model
 from npgpt.tokenizer import Tokenizer
 
 SLOTS = 32  # texts that are written at once
@@ -51,7 +51,7 @@ def sample(
         raise ValueError(f"max_new_tokens={most} must be at least 2: the first is drawn without rules")
     generator = Generator(model, tokenizer, min(SLOTS, n))
     rngs = [np.random.default_rng((sampling.seed, i)) for i in range(n)]
-    ends = {*end_ids(model.config), tokenizer.end_id} if sampling.stop_ids is None else {*sampling.stop_ids}
+    ends = generator.ends if sampling.stop_ids is None else sampling.stop_ids
     first = Sampling(max_new_tokens=1, stop_ids=sampling.stop_ids)
     rest = sampling if most is None else replace(sampling, max_new_tokens=most - 1)
     begun = [generator.submit(prompt, first, rng=rng) for rng in rngs]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 from npgpt.generation.decoder import new_decoder
-from npgpt.generation.prompts import new_text
+from npgpt.generation.prompts import Framed, Framing
 from npgpt.models.base import Decoder, Model
 from npgpt.tokenizer import Tokenizer
 
@@ -142,56 +142,6 @@ def score(
         framed = pairs_of(framing, prompt, completion, model.config.n_positions)
     found = list(score_framed(model, tokenizer, framed, top))
     return found[0] if all(isinstance(value, str | None) for value in (text, prompt, completion)) else found
-
-
-class Framed(NamedTuple):
-    """Tokens, and how many of them are read before the first that is scored."""
-
-    ids: list[int]
-    first: int
-
-
-class Framing(NamedTuple):
-    """How texts are put before a model.
-
-    after_end, end, special  as in `score`
-    """
-
-    tokenizer: Tokenizer
-    after_end: bool
-    end: bool = False
-    special: bool = False
-
-    def text(self, text: str) -> Framed:
-        """Return the tokens of a text, which begins anew."""
-        before = new_text(self.tokenizer, self.after_end)
-        ids = [*before, *self.tokenizer.encode_prompt(text, self.special), *self.following()]
-        first = max(1, len(before))
-        if len(ids) <= first:
-            what = "is empty" if not text else "has one token, which nothing comes before"
-            raise ValueError(f"the text {text!r} {what}: there is nothing to score")
-        return Framed(ids, first)
-
-    def completion(self, prompt: str, completion: str, n_positions: int) -> Framed:
-        """Return the tokens of a prompt and its completion. Raises ValueError if they do not fit into the context."""
-        read = self.tokenizer.encode_prompt(prompt, self.special)
-        if self.after_end or not read:  # after an empty prompt a text begins
-            read = [*new_text(self.tokenizer, self.after_end), *read]
-        if not read:
-            raise ValueError("the prompt is empty, and the tokenizer has no token that a text begins after")
-        written = [*self.tokenizer.encode_prompt(completion, self.special), *self.following()]
-        if not written:
-            raise ValueError("the completion is empty: there is nothing to score")
-        if len(read) + len(written) > n_positions + 1:  # the last token is predicted, and not read
-            raise ValueError(
-                f"the prompt and its completion are too long: {len(read)} and {len(written)} tokens, and the model's "
-                f"context is {n_positions}"
-            )
-        return Framed([*read, *written], len(read))
-
-    def following(self) -> list[int]:
-        """Return the end token, if it is scored. Raises ValueError if there is none."""
-        return [self.tokenizer.require_end_id()] if self.end else []
 
 
 def strings(name: str, value: str | Sequence[str]) -> list[str]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.config import GPTConfig, TextConfig, TrainConfig
-from npgpt.generation.prompts import continue_text, first_prompt
+from npgpt.generation.answers import continue_text
+from npgpt.generation.prompts import Learned, first_prompt
 from npgpt.inspection.losses import Record, as_png, draw, read_metrics
 from npgpt.models.base import Model
 from npgpt.support.hints import nearest
@@ -50,8 +51,7 @@ class Training:
     records: list[Record]
     finished: bool
     floor: float | None
-    _examples: bool  # whether its texts begin after the end token
-    _documents: bool  # whether it separates documents
+    _learned: Learned
     _first: int  # the first token of the training data
 
     def plot(self) -> Any:
@@ -74,7 +74,7 @@ class Training:
 
         The settings are those of npgpt.generate, and so are the errors.
         """
-        ids = first_prompt(self.tokenizer, prompt, self._examples, self._first, learned_documents=self._documents)
+        ids = first_prompt(self.tokenizer, prompt, self._learned, self._first)
         tokens = continue_text(self.model, self.tokenizer, ids, max_new_tokens, temperature, top_k, top_p, seed)
         return (prompt or "") + self.tokenizer.decode(tokens)
 
@@ -241,7 +241,6 @@ def _training(run: Run) -> Training:
         records=read_metrics(run.folder / "metrics.jsonl"),
         finished=run.whole is not None,
         floor=data.get("floor"),
-        _examples=data.get("examples") is True,
-        _documents=data.get("documents") is True,
+        _learned=Learned.of(data),
         _first=int(run.trainer.train_data.first().ids[0, 0]),
     )
