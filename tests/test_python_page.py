@@ -46,7 +46,7 @@ def test_the_page_does_what_it_shows(tmp_path, monkeypatch):
         else:
             assert printed.getvalue() == shown, f"block {number}"
         compared += bool(shown)
-    assert compared == len(BLOCKS) == PAGE.count("```python\n") == 14
+    assert compared == len(BLOCKS) == PAGE.count("```python\n") == 15
     assert PAGE.count(PICTURE) == 1
     if drawn:
         assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
