@@ -223,12 +223,16 @@ def opening(model: GPT, folder: Path, threads: int) -> tuple[list[Contestant], l
     ids = prompts(model.config, 1)[0]
 
     def first() -> int:
-        decoder = open_model(place).decoder(1, len(ids), None, threads)  # type: ignore[attr-defined]
+        decoder = open_model(place, mapped=True).decoder(1, len(ids), None, threads)  # type: ignore[attr-defined]
         logits = decoder.read(np.zeros(len(ids), np.int64), ids, np.array([len(ids) - 1]))
         return int(logits[0].argmax())
 
     assert first() == model.logits([ids])[0, -1].argmax()
-    return [Contestant("npgpt, with the first token", first), Contestant("npgpt", lambda: open_model(place))], []
+    return [
+        Contestant("npgpt", lambda: open_model(place, mapped=True)),
+        Contestant("npgpt, with the first token", first),
+        Contestant("npgpt, read and verified", lambda: open_model(place)),
+    ], []
 
 
 CONTESTS: dict[str, Callable[[GPT, Path, int], tuple[list[Contestant], list[str]]]] = {
