@@ -44,7 +44,7 @@ FLAGS = {
         "repetition_penalty": "divides the logits of tokens that were there before; above 1 against repetition",
         "presence_penalty": "subtracted from the logits of tokens that were there before",
         "frequency_penalty": "subtracted from a token's logit for each time that it was there before",
-        "penalty_window": "these three penalties count the last N tokens only",
+        "penalty_window": "all of these rules count the last N tokens only",
         "penalize_prompt": "whether they count the prompt's tokens",
         "dry_multiplier": "penalty for the token that would prolong a repeated sequence (DRY); 0.8 is usual",
         "dry_base": "how fast that penalty grows with the sequence's length",
