@@ -14,6 +14,7 @@ import pytest
 from npgpt import GPT, Generator, GPTConfig, Sampling, Tokenizer
 from npgpt.cli import console, sampling
 from npgpt.cli.parser import Parser
+from npgpt.generation import search
 from npgpt.generation.in_order import AHEAD, finished, in_order
 from npgpt.tokenizer import ByteTokenizer, CharTokenizer
 from tests.test_cli import command, start
@@ -389,6 +390,33 @@ def test_ctrl_c_stops_a_text_and_not_the_loop(capsys, here, monkeypatch):
     assert len(stopped) == len("日") + 2 + 1
     assert len(whole) == len("河") + 6 + 1
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_damage_is_said_at_the_end_of_the_loop_if_every_text_was_stopped(capsys, here, tmp_path, monkeypatch):
+    shutil.copytree("chars", tmp_path / "run")
+    path = tmp_path / "run" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    Terminal(monkeypatch, "日", None)
+    monkeypatch.setattr(Generator, "step", lambda self: signal.raise_signal(signal.SIGINT))
+    code, _, err = command(capsys, "sample", tmp_path / "run", "--interactive")
+    assert code == 2
+    assert "model.safetensors: its checksum does not match" in err
+
+
+def test_a_deadline_is_for_all_prompts_of_a_search(capsys, here, monkeypatch):
+    (here / "two.txt").write_text("日\n河\n")
+    left = []
+
+    def searched(generator, prompt, beams, sampling, deadline):
+        left.append(deadline)
+        return []
+
+    monkeypatch.setattr(search, "beam_search", searched)
+    assert command(capsys, "sample", "chars", "--prompts", "two.txt", "--num-beams", 2, "--deadline", 60)[0] == 0
+    first, second = left
+    assert 0 < second < first <= 60
 
 
 def test_another_signal_ends_the_loop(capsys, here, monkeypatch):

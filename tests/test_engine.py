@@ -460,6 +460,13 @@ def test_a_text_that_can_neither_go_on_nor_end_is_unfinished(monkeypatch):
     assert (found.text, found.finish_reason) == ("", "unfinished")
 
 
+def test_half_a_character_at_the_end_completes_a_stop_string():
+    generator = Generator(model(vocab_size=256, n_positions=64), ByteTokenizer())
+    sampling = Sampling(max_new_tokens=3, prefix=tuple(b"ab\xe4"), stop="\ufffd")
+    (found,) = generator.complete(["a"], sampling)
+    assert (found.text, found.finish_reason) == ("ab", "stop")
+
+
 def test_a_stop_string_is_never_shown():
     gpt = model(vocab_size=256)
     generator = Generator(gpt, ByteTokenizer())

@@ -223,3 +223,8 @@ def test_each_character_of_a_long_text_is_looked_up_a_few_times():
     text = b"a" * 2000 + b"x" + b"a" * 2000
     assert "".join(stopped(text, stops)) == text.decode()
     assert lookups < 5 * len(text)  # one a character, and two for each that is let go
+
+
+def test_a_string_that_no_text_can_have_is_refused():
+    with pytest.raises(ValueError, match=r"lone surrogate U\+D83D"):
+        Stops(Sampling(stop="a\ud83d"), ByteTokenizer(), ())

@@ -4,6 +4,7 @@ gives JSON lines, one per text; --interactive asks for a prompt again and again.
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -230,8 +231,10 @@ def print_found(writer: Writer, prompts: list[Prompt], search: str) -> list[str]
     """Print the texts that a search finds for each prompt, the best first, and return why each ended."""
     reasons: list[str] = []
     args = writer.args
+    until = None if args.deadline is None else time.monotonic() + args.deadline
     for prompt in prompts:
-        found = searched(writer.generator, prompt.ids, writer.sampling, search, args)
+        left = None if until is None else max(1e-9, until - time.monotonic())
+        found = searched(writer.generator, prompt.ids, writer.sampling, search, args, left)
         for number, completion in enumerate(found, 1):
             if args.json or args.prompts:
                 print(json.dumps(json_line(prompt.text, completion), ensure_ascii=False), flush=True)
@@ -280,6 +283,8 @@ def interact(writer: Writer) -> int:
                 say_reasons(print_texts(writer, prompt, first), args, writer.sampling, ends=False)
             except EOFError:
                 print()
+                if unverified and number:  # every text was stopped
+                    verify(writer.generator.model)
                 return 0
             except Interrupted:
                 print(end="\n" if typing else "", flush=True)

@@ -69,21 +69,26 @@ def slots_of(args: argparse.Namespace, search: str, sampling: "Sampling") -> int
 
 
 def searched(
-    generator: "Generator", ids: list[int], sampling: "Sampling", search: str, args: argparse.Namespace
+    generator: "Generator",
+    ids: list[int],
+    sampling: "Sampling",
+    search: str,
+    args: argparse.Namespace,
+    deadline: float | None,
 ) -> list["Completion"]:
-    """Return the texts that a search finds, the best first."""
+    """Return the texts that a search finds before a deadline, seconds from now, the best first."""
     from npgpt.generation.search import Beams, beam_search, best_of, contrastive_search, speculative
 
     if search == "num_beams":
         values: dict[str, Any] = {name: getattr(args, name) for name in BEAMS if name in args}
         if "early_stopping" in values:
             values["early_stopping"] = STOPPING[values["early_stopping"]]
-        return list(beam_search(generator, ids, Beams(n=args.num_samples, **values), sampling, args.deadline))
+        return list(beam_search(generator, ids, Beams(n=args.num_samples, **values), sampling, deadline))
     if search == "penalty_alpha":
-        return [contrastive_search(generator, ids, args.penalty_alpha, sampling, args.deadline)]
+        return [contrastive_search(generator, ids, args.penalty_alpha, sampling, deadline)]
     if search == "best_of":
         return [best_of(generator.complete([ids], sampling, n=args.best_of), getattr(args, "length_penalty", 1.0))]
-    return [speculative(generator, small_model(args.draft), ids, sampling, deadline=args.deadline)]
+    return [speculative(generator, small_model(args.draft), ids, sampling, deadline=deadline)]
 
 
 @functools.cache

@@ -281,8 +281,8 @@ class Generator:
         for slot in lent:
             self._slots.texts[slot] = None
         self.decoder.lengths[lent] = 0
-        self._slots.lent |= {*lent}
         try:
+            self._slots.lent |= {*lent}
             yield lent
             self._verify()
         finally:

@@ -134,6 +134,7 @@ class Request:
         """End the text, unless it has ended."""
         if not self.done:
             self._show(self.stops.finish())
+            reason = self.stops.stopped or reason  # half a character at the end may complete a stop string
             if self.constraint is not None and reason != "cancelled" and not self.constraint.matches(self.stops.text):
                 reason = "unfinished"
             self._reason = reason

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from npgpt.generation.settings import Sampling
 from npgpt.tokenizer import Tokenizer
+from npgpt.tokenizer.base import to_utf8
 
 
 class Stops:
@@ -31,10 +32,13 @@ class Stops:
 
         tokenizer  None for a model without one: then no text is shown
 
-        Raises ValueError for a pattern that does not compile, matches the empty text, or searches backwards.
+        Raises ValueError for a string that no text can have, and for a pattern that does not compile, matches the empty
+        text, or searches backwards.
         """
         if tokenizer is None and (sampling.stop or sampling.stop_regex is not None):
             raise ValueError("stop and stop_regex need a tokenizer, which says what the tokens spell")
+        for string in sampling.stop:
+            to_utf8(string)  # raises an error that names a lone surrogate, which no text has
         self.stopped: str | None = None
         self._tokenizer, self._ends = tokenizer, frozenset(ends)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
