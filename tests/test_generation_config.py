@@ -87,7 +87,7 @@ def test_a_bias_of_a_sequence_is_named(found):
         ({"bad_words_ids": [["the"]]}, "must be ids"),
         ({"bad_words_ids": [[]]}, "empty word"),
         ({"suppress_tokens": 3}, "suppress_tokens=3 must be a list"),
-        ({"suppress_tokens": ["the"]}, "logit_bias='the' must be ids"),
+        ({"suppress_tokens": ["the"]}, r"logit_bias=\('the',\) must be ids"),
         ({"sequence_bias": {"3": 1}}, "must be a list of pairs"),
         ({"sequence_bias": [[[3], "much"]]}, "logit_bias has 'much'"),
         ({"stop_strings": [""]}, "stop has an empty text"),
