@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from npgpt import GPT, GPTConfig
+from npgpt import GPT, Generator, GPTConfig
 from npgpt.generation.decoder import PlainDecoder, new_decoder
 from npgpt.kernels import products
 from npgpt.models.gpt2_decoder import GPTDecoder, members_of
@@ -330,3 +330,19 @@ def test_a_small_model_has_one_thread_and_a_large_one_all_that_speed_it_up():
     assert members_of(4 * 10_800_000, 6, 2) == 2  # small
     assert members_of(4 * 10_800_000, 6, 64) < 12
     assert [members_of(4 * 124_000_000, 12, n) for n in (1, 2, 8)] == [1, 2, 8]
+
+
+def test_a_greedy_text_of_300_tokens_is_that_of_the_whole_forward():
+    """Each token is the likeliest after all that came before, read anew without a cache, in any company."""
+    gpt = GPT(GPTConfig(**SIZES | {"n_positions": 310, "tie_word_embeddings": False}), 1)
+    gpt.params.flat[:] = np.random.default_rng(5).standard_normal(gpt.size) * 0.4
+    gpt.params["wpe.weight"] *= 6  # or the same token would be the likeliest again and again
+    gpt.params["ln_f.bias"] = np.zeros(36)
+    prompts = [[1], [5, 80, 3], [7] * 9]
+    texts = [list(prompt) for prompt in prompts]
+    for _ in range(300):
+        for ids in texts:
+            ids.append(int(gpt.forward([ids], last=True)[0, -1].argmax()))
+    assert min(len(set(ids)) for ids in texts) > 10
+    found = Generator(gpt).complete(prompts, max_new_tokens=300, temperature=0, stop_ids=())
+    assert [list(one.prompt_ids + one.ids) for one in found] == texts
