@@ -19,8 +19,7 @@ HELP = {
     "max_new_tokens": "most tokens of a text (default: 500, or as many as the context holds if the run has learned "
     "texts that end)"
 }
-# A sample is a text from the beginning, and its first token is drawn without rules: so nothing that is asked of a whole
-# text is a flag here
+# The first token of a sample is drawn without rules, so what a whole text must begin with, match or end at is no flag
 WITHOUT = (
     "min_new_tokens", "prefix", "guidance_scale", "negative_prompt", "stop", "stop_regex", "regex", "json_schema",
     "choices", "logprobs",

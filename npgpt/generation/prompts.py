@@ -8,7 +8,7 @@ from npgpt.tokenizer import Tokenizer
 
 
 class Learned(NamedTuple):
-    """What a model has learned of where texts begin and end. Neither: one long text, which has no end token.
+    """What a model has learned of where texts begin and end. If neither, it has read one long text.
 
     examples   texts that begin and end with the end token, as tales do
     documents  running text in which the end token separates documents
@@ -33,8 +33,9 @@ def first_prompt(
 ) -> list[int]:
     """Return the ids that a model continues from.
 
-    text     the text to continue; None to start a new one. After the end token comes a new text, and of examples each:
-             a text that is given may be from the middle of a document
+    text     the text to continue; None to start a new one
+    learned  a new text begins after the end token if the model has learned where texts end. So does a text that is
+             given if it has learned examples; of documents, it may be the middle of one
     first    the token to begin with if there is neither an end token to begin after nor a line end
     special  whether special tokens in the text are encoded as such, not as plain text
     """
