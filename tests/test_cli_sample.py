@@ -127,6 +127,18 @@ def test_help_has_a_line_for_every_setting_and_its_default():
     assert "generation_config.json" in page
 
 
+@pytest.mark.parametrize("search", ["--num-beams 2", "--penalty-alpha 0.5 --top-k 2"])
+def test_the_folders_draws_have_no_effect_on_a_search_without_draws(capsys, caplog, here, tmp_path, search):
+    shutil.copytree("bytes", tmp_path / "r")
+    (tmp_path / "r" / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6}')
+    found = [
+        command(capsys, "sample", run, *search.split(), "--max-new-tokens", 5) for run in ("bytes", tmp_path / "r")
+    ]
+    assert found[0][:2] == found[1][:2]
+    assert "sets temperature=0.6" in caplog.messages[-1]
+    assert "nothing is drawn" in caplog.messages[-1]
+
+
 def test_a_flag_comes_before_the_folders_file_and_that_before_the_commands_default(capsys, caplog, here, tmp_path):
     shutil.copytree("bytes", tmp_path / "r")
     (tmp_path / "r" / "generation_config.json").write_text('{"do_sample": true, "top_k": 1, "max_new_tokens": 4}')

@@ -189,3 +189,10 @@ def test_rules_are_drawn_with_their_names_and_real_text():
     assert len(set(heights)) == 3
     assert as_png(figure).startswith(b"\x89PNG")
     draw({"greedy": (0.1, 0.9)}, "run", "x", "y", None)
+
+
+def test_a_stop_string_of_the_settings_is_in_no_sample():
+    plain = sample(model(), ByteTokenizer(), [1], 3, Sampling(max_new_tokens=12))
+    stop = plain[0].text[1:3]
+    found = sample(model(), ByteTokenizer(), [1], 3, Sampling(max_new_tokens=12, stop=stop))
+    assert [one.text for one in found] == [one.text.split(stop)[0] for one in plain]

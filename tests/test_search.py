@@ -257,6 +257,9 @@ def test_the_best_of_several_is_the_likeliest_for_its_length():
     assert best_of([empty, short]) is short
     assert best_of([empty, completion(-np.inf)]) is empty  # of equals the first
     assert best_of(iter([empty])) is empty
+    unfinished = replace(completion(-0.1), finish_reason="unfinished")
+    assert best_of([unfinished, short]) is short
+    assert best_of([unfinished]) is unfinished
     with pytest.raises(ValueError, match="no completions"):
         best_of([])
 

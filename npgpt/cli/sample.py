@@ -103,12 +103,14 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.generation.in_order import SLOTS
     from npgpt.generation.opening import learned, open_run
     from npgpt.generation.prompts import first_prompt
+    from npgpt.generation.search.reading import DRAWS
     from npgpt.models.registry import verify
 
     announce_compiling()
     model, tokenizer = open_run(args.run, args.last, args.end_token, verified=args.verify)
     search = search_of(args)
-    sampling = sampling_of(args, without_draws(DEFAULTS) if search in ("num_beams", "penalty_alpha") else DEFAULTS)
+    drawn = search not in ("num_beams", "penalty_alpha")
+    sampling = sampling_of(args, DEFAULTS) if drawn else sampling_of(args, without_draws(DEFAULTS), DRAWS)
     if search is None:
         check_samples(args, sampling)
     texts_learned = learned(args.run)

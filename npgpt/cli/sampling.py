@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -166,8 +166,10 @@ def in_words(default: Any) -> str:
     return f" (default: {default})"
 
 
-def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any]) -> Sampling:
+def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any], unused: Collection[str] = ()) -> Sampling:
     """Return how a text is to be written: as the flags say, or else the folder's file, or else the command.
+
+    unused  settings that the file may have and that have no effect here
 
     Raises what Sampling raises, and FileNotFoundError or ValueError for a schema that cannot be read.
     """
@@ -180,9 +182,11 @@ def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any]) -> Sampli
     if "json_schema" in given:
         given["json_schema"] = read_schema(given["json_schema"])
     own = {name: value for name, value in defaults_of(args.run).items() if name not in given}
-    if own:
-        said = ", ".join(f"{name}={value!r}" for name, value in own.items())
-        notice(f"{args.run}/generation_config.json sets {said}; flags override it")
+    left = {name: own.pop(name) for name in [*own] if name in unused}
+    for values, what in ((left, "which has no effect here, where nothing is drawn"), (own, "flags override it")):
+        if values:
+            said = ", ".join(f"{name}={value!r}" for name, value in values.items())
+            notice(f"{args.run}/generation_config.json sets {said}; {what}")
     return Sampling(**{**defaults, **own, **given})
 
 

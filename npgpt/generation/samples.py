@@ -7,6 +7,7 @@ import numpy as np
 
 from npgpt.generation.engine import Generator
 from npgpt.generation.settings import Sampling
+from npgpt.generation.stops import Stops
 from npgpt.models.base import Model
 from npgpt.tokenizer import Tokenizer
 
@@ -19,7 +20,7 @@ class Sample:
 
     ids       its tokens, with the end token if one was drawn
     logprobs  the model's own log-probability of each, in nats
-    text      what they say
+    text      what they say, without end token and stop string
     """
 
     ids: tuple[int, ...]
@@ -67,7 +68,11 @@ def sample(
         ids, logprobs = one.ids, one.logprobs
         if request is not None:
             ids, logprobs = ids + request.completion.ids, logprobs + request.completion.logprobs
-        samples.append(Sample(ids, logprobs, tokenizer.decode([i for i in ids if i not in ends])))
+        stops = Stops(sampling, tokenizer, ends)
+        for i in ids:
+            stops.feed(i)
+        stops.finish()
+        samples.append(Sample(ids, logprobs, stops.text))
     return samples
 
 
