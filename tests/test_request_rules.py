@@ -187,6 +187,15 @@ def test_damaged_logits_and_guidance_without_them_are_refused():
         rules(None, 3, guidance_scale=2.0, negative_prompt="").apply(np.array([1]), np.zeros(3))
 
 
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({"frequency_penalty": -1e308}, "presence"), ({"repetition_penalty": 1e-320}, "repetition")],
+)
+def test_a_rule_that_leads_out_of_the_numbers_is_named(settings, name):
+    with pytest.raises(ValueError, match=f"{name} leads to logits that are not finite"), np.errstate(over="ignore"):
+        rules(None, 3, **settings).apply(np.array([1, 1]), np.array([0.0, 5.0, 1.0]))
+
+
 def test_when_no_token_is_left_the_error_names_the_rules():
     some = rules(None, 3, banned=[(0,), (1,)], min_new_tokens=4, ends=(2,), top_k=1)
     with pytest.raises(

@@ -98,17 +98,20 @@ class Rules:
         logits    the model's, (V,) float64
         negative  its logits after the negative prompt and the text so far, if there is one
 
-        Raises ValueError for logits that are NaN, and NoTokenError if the rules together exclude every token.
+        Raises ValueError for logits that are NaN or infinite, or become so, and NoTokenError if the rules together
+        exclude every token.
         """
         top = logits.max()
         if not top < np.inf:
             what = "NaN" if np.isnan(top) else "infinite"
             raise ValueError(f"the model's logits are {what}: its weights are damaged, or training diverged")
         self._negative = negative
-        for done, (_, rule) in enumerate(self.rules.items(), 1):
+        for done, (name, rule) in enumerate(self.rules.items(), 1):
             if top > -np.inf:
                 logits = rule(ids, logits)
                 top = logits.max()
+            if not top < np.inf:
+                raise ValueError(f"{name} leads to logits that are not finite: its settings are too large")
             if not top > -np.inf:
                 names = ", ".join(list(self.rules)[:done])
                 raise NoTokenError(f"no token is left to draw after {len(ids)} tokens: all are excluded by {names}")
