@@ -89,7 +89,15 @@ VALUES = {
     "choices": ("日", ("日",)),
     "logprobs": ("2", 2),
 }
-TOGETHER = {"negative_prompt": ["--guidance-scale", "1.5"], "guidance_scale": ["--negative-prompt", "日"]}
+TOGETHER = {
+    "negative_prompt": {"guidance_scale": 1.5},
+    "guidance_scale": {"negative_prompt": "日"},
+    "mirostat_eta": {"mirostat_tau": 3.0},
+    "penalty_window": {"no_repeat_ngram_size": 3},
+    "dry_base": {"dry_multiplier": 0.8},
+    "dry_allowed_length": {"dry_multiplier": 0.8},
+    "dry_breakers": {"dry_multiplier": 0.8},
+}
 
 
 def parsed(*words):
@@ -104,15 +112,15 @@ def test_every_setting_is_a_flag(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "schema.json").write_text('{"type":"integer"}')
     written, value = VALUES[name]
-    found = parsed(f"{sampling.flag(name)}={written}", *TOGETHER.get(name, []))
+    needed = TOGETHER.get(name, {})
+    found = parsed(f"{sampling.flag(name)}={written}", *(f"{sampling.flag(n)}={v}" for n, v in needed.items()))
     assert getattr(found, name) == value
-    others = Sampling() if name not in TOGETHER else Sampling(negative_prompt="日", guidance_scale=1.5)
-    assert dataclasses.replace(found, **{name: getattr(others, name)}) == others
+    assert found == Sampling(**{name: value}, **needed)
 
 
 def test_flags_that_may_be_given_several_times():
     line = "--stop a --stop b --banned c --banned d --logit-bias 1=2 --logit-bias 3=-inf --choices x y"
-    found = parsed(*line.split(), "--no-penalize-prompt")
+    found = parsed(*line.split(), "--no-penalize-prompt", "--presence-penalty", "1")
     assert (found.stop, found.banned, found.choices) == (("a", "b"), ("c", "d"), ("x", "y"))
     assert dict(found.logit_bias) == {1: 2.0, 3: float("-inf")}
     assert not found.penalize_prompt
@@ -269,17 +277,24 @@ MISTAKES = [
     ("--weights int4", "int8"),
     ("--min-p 2", "min_p=2"),
     ("--special", "--special has no effect"),
+    ("--dry-base 2", "--dry-base has no effect without --dry-multiplier"),
+    ("--dry-breakers a", "--dry-breakers has no effect without --dry-multiplier"),
+    ("--mirostat-eta 0.2", "--mirostat-eta has no effect without --mirostat-tau"),
+    ("--penalty-window 5", "--penalty-window has no effect without --repetition-penalty"),
+    ("--no-penalize-prompt", "--penalize-prompt has no effect without --repetition-penalty"),
+    ("--json-schema -", "--json-schema -: "),
+    ("--prompts long.txt --context stop", "long.txt:2: the prompt has 40 tokens"),
     ("--num-beams 4 --seed 3", "seed=3"),
     ("--num-beams 4 --temperature 0.5", "temperature=0.5"),
     ("--num-beams 0", "--num-beams=0"),
-    ("--num-beams 2 --num-samples 3", "n=3"),
+    ("--num-beams 2 --num-samples 3", "--num-samples 3 is more than --num-beams 2"),
     ("--num-beams 4 --best-of 2", "--num-beams and --best-of cannot be combined"),
     ("--num-beam-groups 2", "no effect without --num-beams"),
     ("--early-stopping maybe --num-beams 2", "never"),
     ("--penalty-alpha 0.6", "top_k"),
     ("--penalty-alpha 0.6 --top-k 3 --num-samples 2", "leave --num-samples out"),
     ("--best-of 0", "--best-of=0"),
-    ("--best-of 3 --temperature 0", "temperature 0"),
+    ("--best-of 3 --temperature 0", "--best-of 3 at temperature 0"),
     ("--draft nosuch", "nosuch"),
 ]
 
@@ -287,6 +302,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("words", "says"), MISTAKES, ids=[words for words, _ in MISTAKES])
 def test_a_mistake_is_one_line(capsys, here, monkeypatch, words, says):
     (here / "empty.txt").touch()
+    (here / "long.txt").write_text(f"a\n{'b' * 40}\n")
     monkeypatch.setattr("sys.stdin", None)
     code, out, err = command(capsys, "sample", "bytes", *words.split())
     assert (code, out, len(err.splitlines())) == (2, "", 1)
@@ -349,6 +365,24 @@ def test_a_search_prints_what_it_finds(capsys, here):
     told = lines(command(capsys, *flags, "--num-samples", 5, "--json")[1])
     best = max(told, key=lambda line: sum(line["logprobs"]) / len(line["logprobs"]))
     assert command(capsys, *flags, "--best-of", 5)[:2] == (0, f"a{best['text']}\n")
+
+
+@pytest.mark.parametrize("words", ["--num-beams 2", "--penalty-alpha 0.6 --top-k 3"])
+def test_a_search_that_draws_nothing_leaves_out_how_the_folder_draws(capsys, caplog, here, tmp_path, words):
+    shutil.copytree("bytes", tmp_path / "r")
+    (tmp_path / "r" / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.7, "top_p": 0.9}')
+    flags = ("--max-new-tokens", 9, *words.split())
+    expected = command(capsys, "sample", "bytes", *flags)[1]
+    assert command(capsys, "sample", tmp_path / "r", *flags)[:2] == (0, expected)
+    assert "temperature=0.7" in caplog.messages[-1]
+    assert "nothing is drawn" in caplog.messages[-1]
+
+
+def test_an_empty_prompt_is_not_what_to_do_without_one(capsys, here, monkeypatch):
+    stdin(monkeypatch, b"")
+    code, out, err = command(capsys, "sample", "bytes", "--prompt", "-")
+    assert (code, out) == (2, "")
+    assert "--prompt ''" not in err  # which is an error of its own
 
 
 class Terminal:

@@ -362,6 +362,7 @@ def test_an_export_never_replaces_a_model(capsys, here):
         code, _, err = command(capsys, "export", "r", "--weights", "int8", "--out", out)
         assert code == 2
         assert "already holds" in err
+        assert "--resume" not in err  # which export does not have
     assert (here / "r8/model.safetensors").read_bytes() == before
 
 

@@ -94,6 +94,10 @@ def test_figures_of_samples_are_printed_without_data(capsys, here):
     assert all(len(row) == 1 for row in found.values())
 
 
+def test_one_text_is_one(capsys, here):
+    assert command(capsys, "eval", "r", "--samples", 1, "--max-new-tokens", 5)[1].startswith("1 text sampled: ")
+
+
 def test_a_setting_comes_from_the_flag_then_the_folder_then_the_command(capsys, here, tmp_path, caplog):
     shutil.copytree(here / "r", tmp_path / "own")
     path = tmp_path / "own/generation_config.json"

@@ -39,7 +39,7 @@ HELP = {
     "temperature": "how random the draws are; 0 always takes the likeliest token (default: 0, but 0.8 for --task "
     "write, with --top-p 0.9)",
 }
-NO_PROMPT = "give --prompt TEXT, pipe it in, or name a file of prompts with --data"
+NO_PROMPT = "give --prompt TEXT, pipe it in, or name a file of prompts with --data; --prompt '' is an empty one"
 EXAMPLES = (
     'npgpt ask runs/tasks --prompt "Question: Who lost the kite? Answer:"',
     "npgpt ask runs/demo/translate --task translate --lang zh --seed 3",

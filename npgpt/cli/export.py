@@ -35,14 +35,14 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.training.memory import in_bytes
 
     out = out_folder(args.out)
-    refuse_existing(out)
+    refuse_existing(out, resume=False)
     source = find_folder(args.run)
     model, _ = open_run(str(source), args.last)
     made = with_weights(model, args.weights)
     if made is model:
         raise ValueError(f"{args.run} has such weights already: copy the folder")
     with locked(out), begun(out, FILES):
-        refuse_existing(out)
+        refuse_existing(out, resume=False)
         copy_files(source, out, ("train.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"))
         made.save_pretrained(out)
         copy_files(source, out, ("generation_config.json",))  # in which there may be a user's defaults

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from npgpt.generation.requests import Completion, Request
     from npgpt.generation.settings import Sampling
 
-NO_PROMPT = "give --prompt TEXT, or pipe it into --prompt -"
+NO_PROMPT = "give --prompt TEXT, pipe it into --prompt -, or leave --prompt out to start a new text"
 EXAMPLES = (
     'npgpt sample runs/poems --prompt "Shall I compare thee" --max-new-tokens 200',
     "npgpt sample runs/tang --prompt 床前明月光 --temperature 0.5 --top-k 40",
@@ -111,12 +111,13 @@ def run(args: argparse.Namespace) -> int:
     search = search_of(args)
     drawn = search not in ("num_beams", "penalty_alpha")
     sampling = sampling_of(args, DEFAULTS) if drawn else sampling_of(args, without_draws(DEFAULTS), DRAWS)
-    if search is None:
-        check_samples(args, sampling)
+    check_samples(args, sampling)
     texts_learned = learned(args.run)
     framed = partial(first_prompt, tokenizer, learned=texts_learned, special=args.special)
     texts = [] if args.interactive else list(given_prompts(args))
     prompts = [Prompt(text, placed(where, framed, text)) for where, text in texts]
+    if sampling.context == "stop":
+        require_room([where for where, _ in texts], prompts, model.config.n_positions)
     slots = min(SLOTS, max(1, len(prompts)) * args.num_samples) * (1 if sampling.negative_prompt is None else 2)
     slots = slots if search is None else slots_of(args, search, sampling)
     generator = Generator(model, tokenizer, slots, args.weights, args.threads)
@@ -151,11 +152,10 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def check_samples(args: argparse.Namespace, sampling: "Sampling") -> None:
-    """Raise ValueError for several samples that would be the same."""
-    if args.num_samples > 1 and sampling.temperature == 0:
-        raise ValueError(
-            f"--num-samples {args.num_samples} at temperature 0 would all be the same: raise --temperature"
-        )
+    """Raise ValueError for several draws that would be the same."""
+    for name, count in ("--best-of", getattr(args, "best_of", 1)), ("--num-samples", args.num_samples):
+        if count > 1 and sampling.temperature == 0:
+            raise ValueError(f"{name} {count} at temperature 0 would all be the same: raise --temperature")
 
 
 def given_prompts(args: argparse.Namespace) -> Iterator[tuple[str, str | None]]:
@@ -200,6 +200,15 @@ def placed(where: str, framed: Callable[[str | None], list[int]], text: str | No
         return framed(text)
     except ValueError as error:
         raise ValueError(f"{where}: {error}" if where else str(error)) from None
+
+
+def require_room(places: list[str], prompts: list[Prompt], n_positions: int) -> None:
+    """Raise ValueError, naming the place, for a prompt that fills the context, after which a text is to stop."""
+    for where, prompt in zip(places, prompts, strict=True):
+        if len(prompt.ids) >= n_positions:
+            begin = f"{where}: " if where else ""
+            what = f"the prompt has {len(prompt.ids)} tokens, so --context stop leaves it no room"
+            raise ValueError(f"{begin}{what} in the model's context of {n_positions}")
 
 
 def print_texts(writer: Writer, prompt: Prompt, first: int = 0) -> list[str]:

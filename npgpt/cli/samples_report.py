@@ -82,7 +82,7 @@ def report_samples(
 
         texts = [one.text for one in sample(model, tokenizer, prompt, args.samples, sampling, progress)]
     real = pieces_of(args.data, source(len(texts)), texts)
-    print(f"{len(texts)} texts sampled: {in_words(sampling)}")
+    print(f"{len(texts)} text{'s' * (len(texts) > 1)} sampled: {in_words(sampling)}")
     print_figures([("samples", texts)] + ([("real", real)] if real else []))
     report_tales(texts, learned_from(args.run).get("files") or [])
 

@@ -75,6 +75,18 @@ FLAGS = {
 }
 
 
+REPEATS = ("repetition_penalty", "presence_penalty", "frequency_penalty", "dry_multiplier", "no_repeat_ngram_size")
+# {setting: the rules whose work it changes, one of which must be asked for}
+NEEDED = {
+    "mirostat_eta": ("mirostat_tau",),
+    "penalty_window": REPEATS,
+    "penalize_prompt": REPEATS,
+    "dry_base": ("dry_multiplier",),
+    "dry_allowed_length": ("dry_multiplier",),
+    "dry_breakers": ("dry_multiplier",),
+}
+
+
 def line_ends(text: str) -> str:
     r"""Return a text in which \n has become a line end. Raises ArgumentTypeError for an empty one."""
     return given(text).replace("\\n", "\n")
@@ -171,7 +183,8 @@ def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any], unused: C
 
     unused  settings that the file may have and that have no effect here
 
-    Raises what Sampling raises, and FileNotFoundError or ValueError for a schema that cannot be read.
+    Raises what Sampling raises, ValueError for a flag that has no effect, and FileNotFoundError or ValueError for a
+    schema that cannot be read.
     """
     from npgpt.generation.defaults import defaults_of
     from npgpt.support.notices import notice
@@ -187,7 +200,18 @@ def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any], unused: C
         if values:
             said = ", ".join(f"{name}={value!r}" for name, value in values.items())
             notice(f"{args.run}/generation_config.json sets {said}; {what}")
-    return Sampling(**{**defaults, **own, **given})
+    sampling = Sampling(**{**defaults, **own, **given})
+    require_effect(given, sampling)
+    return sampling
+
+
+def require_effect(given: Iterable[str], sampling: Sampling) -> None:
+    """Raise ValueError for a flag that says how a rule works which is not asked for."""
+    plain = Sampling()
+    for name in given:
+        rules = NEEDED.get(name, ())
+        if rules and all(getattr(sampling, rule) == getattr(plain, rule) for rule in rules):
+            raise ValueError(f"{flag(name)} has no effect without {' or '.join(map(flag, rules))}: add it")
 
 
 def biases(pairs: list[tuple[int, float]]) -> dict[int, float]:
@@ -203,6 +227,8 @@ def read_schema(name: str) -> str:
     """Return the JSON of a file. Raises FileNotFoundError, or ValueError that names it."""
     from npgpt.support.files import read_json
 
+    if name == "-":
+        raise ValueError("--json-schema -: give a file; standard input is for prompts")
     return json.dumps(read_json(Path(name)), ensure_ascii=False)
 
 

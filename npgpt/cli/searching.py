@@ -52,7 +52,12 @@ def search_of(args: argparse.Namespace) -> str | None:
         return None
     if args.interactive:
         raise ValueError(f"--{given[0].replace('_', '-')} and --interactive cannot be combined")
-    if given[0] != "num_beams" and args.num_samples > 1:
+    if given[0] == "num_beams":
+        require_at_least(1, "--num-beams", args.num_beams)
+        if args.num_samples > args.num_beams:
+            more = f"--num-samples {args.num_samples} is more than --num-beams {args.num_beams}"
+            raise ValueError(f"{more}, which are all that are found")
+    elif args.num_samples > 1:
         raise ValueError(f"--{given[0].replace('_', '-')} gives one text: leave --num-samples out")
     require_at_least(1, "--best-of", getattr(args, "best_of", None))
     if given[0] == "best_of" and args.deadline is not None:
@@ -63,7 +68,6 @@ def search_of(args: argparse.Namespace) -> str | None:
 def slots_of(args: argparse.Namespace, search: str, sampling: "Sampling") -> int:
     """Return how many texts a search follows at once."""
     if search == "num_beams":
-        require_at_least(1, "--num-beams", args.num_beams)
         return int(args.num_beams)
     return sampling.top_k or 1 if search == "penalty_alpha" else min(8, args.best_of) if search == "best_of" else 1
 

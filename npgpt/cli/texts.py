@@ -85,7 +85,7 @@ def read_prompt(instead: str, encoding: str) -> str:
     else:
         prompt = read_input(instead, encoding)
     if not prompt:
-        raise ValueError(f"there is no prompt: {instead}; --prompt '' is an empty one")
+        raise ValueError(f"there is no prompt: {instead}")
     return prompt.replace("\r\n", "\n").removesuffix("\n")
 
 

@@ -38,8 +38,10 @@ FILES = (
 )
 
 
-def refuse_existing(folder: Path) -> None:
+def refuse_existing(folder: Path, resume: bool = True) -> None:
     """Raise ValueError if folder already holds a file that a run would overwrite.
+
+    resume  whether the command has a --resume that could continue the run
 
     A run that was killed before it saved its first training state is none: begin_run removes its files.
     """
@@ -49,8 +51,8 @@ def refuse_existing(folder: Path) -> None:
         return
     for name in FILES:
         if (folder / name).exists():
-            what, way = f"a run ({name})", "continue it with --resume, or "
-            if not (folder / "train.json").exists():
+            what, way = f"a run ({name})", "continue it with --resume, or " if resume else ""
+            if resume and not (folder / "train.json").exists():
                 what, way = f"{name} without a train.json that --resume could continue", ""
             raise ValueError(f"{folder} already holds {what}: {way}choose another --out")
 
