@@ -196,10 +196,10 @@ def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any], unused: C
         given["json_schema"] = read_schema(given["json_schema"])
     own = {name: value for name, value in defaults_of(args.run).items() if name not in given}
     left = {name: own.pop(name) for name in [*own] if name in unused}
-    for values, what in ((left, "which has no effect here, where nothing is drawn"), (own, "flags override it")):
+    for values, what in ((left, ", which has no effect here, where nothing is drawn"), (own, "; flags override it")):
         if values:
             said = ", ".join(f"{name}={value!r}" for name, value in values.items())
-            notice(f"{args.run}/generation_config.json sets {said}; {what}")
+            notice(f"{args.run}/generation_config.json sets {said}{what}")
     sampling = Sampling(**{**defaults, **own, **given})
     require_effect(given, sampling)
     return sampling
