@@ -38,8 +38,6 @@ def show(name, texts, quality):
 
 
 run = sys.argv[1] if len(sys.argv) > 1 else None
-if run in ("-h", "--help"):
-    sys.exit(__doc__)
 tales = run is None or learned(run).examples
 quality, real = "right" if tales else "bits/byte", None
 print(f"200 texts{'':15}{quality:>9}   distinct-1        -2        -3 self-BLEU  repeated   loops")
