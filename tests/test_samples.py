@@ -9,6 +9,7 @@ import pytest
 
 from npgpt import GPT, GPTConfig, Sampling
 from npgpt.cli import main
+from npgpt.generation.prompts import Learned
 from npgpt.generation.repetition import repetition, words_of
 from npgpt.generation.rules import exclude_repeated_ngrams
 from npgpt.generation.samples import sample
@@ -96,6 +97,15 @@ def test_figures_of_samples_are_printed_without_data(capsys, here):
 
 def test_one_text_is_one(capsys, here):
     assert command(capsys, "eval", "r", "--samples", 1, "--max-new-tokens", 5)[1].startswith("1 text sampled: ")
+
+
+def test_texts_that_learned_to_end_and_were_cut_off_are_counted(capsys, here, monkeypatch):
+    monkeypatch.setattr("npgpt.generation.opening.learned", lambda run: Learned(examples=True, documents=False))
+    out = command(capsys, "eval", "r", "--samples", 4, "--max-new-tokens", 2, "--temperature", 0)[1]
+    assert "cut off before their end    100.0%" in out
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert "cut off" not in command(capsys, "eval", "r", "--samples", 4, "--max-new-tokens", 2)[1]
 
 
 def test_a_setting_comes_from_the_flag_then_the_folder_then_the_command(capsys, here, tmp_path, caplog):

@@ -80,11 +80,15 @@ def report_samples(
             done += tokens
             show(done, None)
 
-        texts = [one.text for one in sample(model, tokenizer, prompt, args.samples, sampling, progress)]
+        found = sample(model, tokenizer, prompt, args.samples, sampling, progress)
+    texts = [one.text for one in found]
     real = pieces_of(args.data, source(len(texts)), texts)
     print(f"{len(texts)} text{'s' * (len(texts) > 1)} sampled: {in_words(sampling)}")
     print_figures([("samples", texts)] + ([("real", real)] if real else []))
     report_tales(texts, learned_from(args.run).get("files") or [])
+    cut = sum(not one.ended for one in found)
+    if cut and learned(args.run).examples:
+        print(f"{'cut off before their end':<24}{100 * cut / len(texts):>9.1f}%")
 
 
 def in_words(sampling: Sampling) -> str:

@@ -21,11 +21,13 @@ class Sample:
     ids       its tokens, with the end token if one was drawn
     logprobs  the model's own log-probability of each, in nats
     text      what they say, without end token and stop string
+    ended     whether the model ended it; otherwise it was cut off
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     text: str
+    ended: bool
 
 
 def sample(
@@ -72,7 +74,7 @@ def sample(
         for i in ids:
             stops.feed(i)
         stops.finish()
-        samples.append(Sample(ids, logprobs, stops.text))
+        samples.append(Sample(ids, logprobs, stops.text, stops.stopped is not None))
     return samples
 
 
