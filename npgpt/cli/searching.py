@@ -5,6 +5,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from npgpt.cli.checks import require_at_least
+from npgpt.cli.sampling import flag
 
 if TYPE_CHECKING:
     from npgpt.generation.engine import Generator
@@ -29,9 +30,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
         ("draft", None, "RUN", "let a smaller model of the same vocabulary draft tokens: same distribution, sooner"),
     )
     for name, kind, metavar, about in flags:
-        group.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, metavar=metavar, help=about
-        )
+        group.add_argument(flag(name), type=kind, default=argparse.SUPPRESS, metavar=metavar, help=about)
     group.add_argument(
         "--early-stopping",
         choices=STOPPING,
@@ -44,21 +43,21 @@ def search_of(args: argparse.Namespace) -> str | None:
     """Return the flag of the search that is asked for. Raises ValueError for two, and for flags without theirs."""
     given = [name for name in ("num_beams", "penalty_alpha", "best_of", "draft") if name in args]
     if len(given) > 1:
-        raise ValueError(f"--{given[0].replace('_', '-')} and --{given[1].replace('_', '-')} cannot be combined")
+        raise ValueError(f"{flag(given[0])} and {flag(given[1])} cannot be combined")
     for name in BEAMS[1:]:
         if name in args and "num_beams" not in args and not (name == "length_penalty" and "best_of" in args):
-            raise ValueError(f"--{name.replace('_', '-')} has no effect without --num-beams: add it")
+            raise ValueError(f"{flag(name)} has no effect without --num-beams: add it")
     if not given:
         return None
     if args.interactive:
-        raise ValueError(f"--{given[0].replace('_', '-')} and --interactive cannot be combined")
+        raise ValueError(f"{flag(given[0])} and --interactive cannot be combined")
     if given[0] == "num_beams":
         require_at_least(1, "--num-beams", args.num_beams)
         if args.num_samples > args.num_beams:
             more = f"--num-samples {args.num_samples} is more than --num-beams {args.num_beams}"
             raise ValueError(f"{more}, which are all that are found")
     elif args.num_samples > 1:
-        raise ValueError(f"--{given[0].replace('_', '-')} gives one text: leave --num-samples out")
+        raise ValueError(f"{flag(given[0])} gives one text: leave --num-samples out")
     require_at_least(1, "--best-of", getattr(args, "best_of", None))
     if given[0] == "best_of" and args.deadline is not None:
         raise ValueError("--best-of and --deadline cannot be combined")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.generation.constraints import Constraint
-from npgpt.generation.rules import Rules, draw
+from npgpt.generation.rules import Rules, draw, likeliest
 from npgpt.generation.settings import Sampling
 from npgpt.generation.stops import Stops
 
@@ -170,16 +170,16 @@ class Request:
 
     def advance(self, logits: np.ndarray, scratch: "Scratch", negative: np.ndarray | None = None) -> None:
         """Choose a token by the logits (V,) after the last one, and end the text if it has to end."""
-        likeliest = int(logits.argmax())  # of NaN and numbers, NaN
-        peak = float(logits[likeliest])
+        first = int(logits.argmax())  # of NaN and numbers, NaN
+        peak = float(logits[first])
         if not math.isfinite(peak):
             what = "NaN" if math.isnan(peak) else "infinite"
             raise ValueError(f"the model's logits are {what}: its weights are damaged, or training diverged")
         if self.constraint is not None and not self.constraint.mask().any():
             self.end("unfinished")
             return
-        known = self.likeliest and likeliest < scratch.size
-        token = likeliest if known else self._choose(logits, negative, scratch)
+        known = self.likeliest and first < scratch.size
+        token = first if known else self._choose(logits, negative, scratch)
         total = scratch.log_sum_exp(logits, peak)
         self.logprobs.append(float(logits[token]) - total)
         if self.sampling.logprobs:
@@ -244,8 +244,4 @@ def top(logits: np.ndarray, total: float, n: int) -> tuple[tuple[int, float], ..
     >>> top(np.log([0.2, 0.5, 0.3]), 0.0, 2)
     ((1, -0.6931471805599453), (2, -1.2039728043259361))
     """
-    n = min(n, len(logits))
-    least = np.partition(logits, -n)[-n]
-    some = np.flatnonzero(logits >= least)
-    some = some[np.argsort(-logits[some], kind="stable")][:n]
-    return tuple((int(i), float(logits[i]) - total) for i in some)
+    return tuple((int(i), float(logits[i]) - total) for i in likeliest(logits, n))

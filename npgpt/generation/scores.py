@@ -10,6 +10,7 @@ import numpy as np
 
 from npgpt.generation.decoder import new_decoder
 from npgpt.generation.prompts import Framed, Framing
+from npgpt.generation.rules import likeliest
 from npgpt.models.base import Decoder, Model
 from npgpt.tokenizer import Tokenizer
 
@@ -276,11 +277,3 @@ def figures(logits: np.ndarray, targets: np.ndarray, size: int, top: int) -> tup
         ids,
         np.take_along_axis(logprobs, ids, axis=1),
     )
-
-
-def likeliest(logits: np.ndarray, n: int) -> np.ndarray:
-    """Return the ids of the n likeliest tokens, the likeliest first, for logits (V,)."""
-    if n == 0:
-        return np.zeros(0, np.int64)
-    candidates = np.flatnonzero(logits >= np.partition(logits, -n)[-n])
-    return candidates[np.argsort(-logits[candidates], kind="stable")][:n]

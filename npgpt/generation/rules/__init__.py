@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from npgpt.generation.rules.distribution import draw, log_softmax, softmax
+from npgpt.generation.rules.distribution import draw, likeliest, log_softmax, pick, softmax
 from npgpt.generation.rules.mirostat import keep_surprise, next_limit
 from npgpt.generation.rules.penalties import (
     counted,
@@ -44,8 +44,8 @@ from npgpt.tokenizer.base import to_utf8
 __all__ = [
     "NoTokenError", "Rules", "add_bias", "apply_temperature", "cut_epsilon", "cut_eta", "draw", "exclude_ends",
     "exclude_repeated_ngrams", "exclude_sequences", "exclude_words", "force_ids", "force_text", "guide", "keep_min_p",
-    "keep_surprise", "keep_top_k", "keep_top_n_sigma", "keep_top_p", "keep_typical", "log_softmax", "penalize_dry",
-    "penalize_presence", "penalize_repetition", "softmax",
+    "keep_surprise", "keep_top_k", "keep_top_n_sigma", "keep_top_p", "keep_typical", "likeliest", "log_softmax",
+    "penalize_dry", "penalize_presence", "penalize_repetition", "pick", "softmax",
 ]  # fmt: skip
 
 Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]  # ids so far (T,), logits (V,) -> logits (V,)

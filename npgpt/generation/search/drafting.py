@@ -12,7 +12,7 @@ import numpy as np
 
 from npgpt.generation.engine import DEFAULT, Generator
 from npgpt.generation.requests import Completion, Request, Text
-from npgpt.generation.rules import NoTokenError, draw, softmax
+from npgpt.generation.rules import NoTokenError, draw, pick, softmax
 from npgpt.generation.search.reading import GUIDANCE, read, refuse, unread
 from npgpt.generation.settings import Sampling
 from npgpt.generation.slots import dropped
@@ -146,7 +146,7 @@ class Pair:
             return int(logits.argmax()), logits  # which token the large model finds likeliest decides, no distribution
         found = self.request.rules.apply(self.ahead.ids[: self.ahead.n], logits.astype(np.float64))
         q = softmax(found)
-        return (int(found.argmax()) if self.request.sampling.temperature == 0 else pick(q, self.request.rng)), q
+        return (int(found.argmax()) if self.request.sampling.temperature == 0 else pick(q.copy(), self.request.rng)), q
 
     def check(self, proposals: list[tuple[int, np.ndarray]]) -> int:
         """Add the proposed tokens that the large model keeps, and one of its own; return how many were kept."""
@@ -183,15 +183,7 @@ def keep_or_draw(token: int, q: np.ndarray, p: np.ndarray, rng: np.random.Genera
     if rng.random() * q[token] < p[token]:
         return token
     rest = np.maximum(p - q, 0)
-    total = rest.sum()
-    return pick(rest / total if total > 0 else p, rng)  # nothing is missing where p and q differ by rounding alone
-
-
-def pick(p: np.ndarray, rng: np.random.Generator) -> int:
-    """Draw a token from a distribution (V,)."""
-    kept = np.flatnonzero(p)
-    cumulative = np.cumsum(p[kept])
-    return int(kept[(cumulative / cumulative[-1]).searchsorted(rng.random(), side="right")])
+    return pick(rest if rest.any() else p, rng)  # nothing is missing where p and q differ by rounding alone
 
 
 class Lookahead:

@@ -7,6 +7,7 @@ import numpy as np
 
 from npgpt.generation.engine import Generator
 from npgpt.generation.requests import Text
+from npgpt.generation.rules import likeliest
 from npgpt.generation.settings import Sampling
 from npgpt.models.base import Decoder
 
@@ -61,6 +62,5 @@ def best(values: np.ndarray, k: int) -> np.ndarray:
     >>> best(np.array([3.0, 5.0, -np.inf, 5.0]), 3)
     array([1, 3, 0])
     """
-    floor = np.partition(values, -k)[-k] if k < len(values) else -np.inf
-    among = np.flatnonzero((values >= floor) & (values > -np.inf))
-    return among[np.argsort(-values[among], kind="stable")][:k]
+    found = likeliest(values, k)
+    return found[values[found] > -np.inf]
