@@ -1,8 +1,6 @@
 """Show in minutes what rules of sampling do to a model's texts: a table, and a picture, diversity.png (matplotlib).
-
     python examples/diversity.py runs/first              # tales, how many are right: see docs/generation.md
     python examples/diversity.py runs/plays plays.txt    # any other run: bits per byte, beside real text
-
 Without a run it counts what tales of the grammar itself repeat.
 """
 
@@ -37,9 +35,11 @@ def show(name, texts, quality):
     return r.distinct[1], quality
 
 
-run = sys.argv[1] if len(sys.argv) > 1 else None
+run, file = (*sys.argv[1:3], None, None)[:2]
+if run and not Path(run).is_dir():
+    sys.exit(print(__doc__) if run in ("-h", "--help") else f"{run}: no such folder")
 tales = run is None or learned(run).examples
-quality, real = "right" if tales else "bits/byte", None
+quality, real, real_text = "right" if tales else "bits/byte", None, file and read_text(file)
 print(f"200 texts{'':15}{quality:>9}   distinct-1        -2        -3 self-BLEU  repeated   loops")
 if tales:
     real = show("real text", list(TalesCorpus(("en",), 1).texts(200, TEST)), 1.0)
@@ -50,10 +50,10 @@ if run:
         found = sample(model, tokenizer, prompt, 200, npgpt.Sampling(max_new_tokens=287, **settings))
         texts = [one.text for one in found]
         bits = -sum(sum(one.logprobs) for one in found) / math.log(2) / sum(len(text.encode()) for text in texts)
-        right = sum(not what_is_wrong(text, ("en", "zh")) for text in texts) / len(texts)
-        points[name] = show(name, texts, right if tales else bits)
-    if not tales and len(sys.argv) > 2:
-        pieces = [t[len(t) * i // 201 :][: len(one)] for t in [read_text(sys.argv[2])] for i, one in enumerate(texts)]
+        right = [not what_is_wrong(text, ("en", "zh")) for text in texts if tales]
+        points[name] = show(name, texts, sum(right) / len(right) if tales else bits)
+    if not tales and real_text:
+        pieces = [real_text[len(real_text) * i // 201 :][: len(one)] for i, one in enumerate(texts)]
         scores = npgpt.score(model, tokenizer, pieces)
         real = show("real text", pieces, sum(s.nats for s in scores) / math.log(2) / sum(s.n_bytes for s in scores))
     label = "share of the tales that are right" if tales else "bits per byte, by the model itself"
