@@ -150,7 +150,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(capsys, here, lora):
         ("ask base --task sing", ["sing"]),
         ("ask base --data bad.jsonl --seed -1", ["--seed=-1"]),
         ("ask base --data nosuch.jsonl", ["nosuch.jsonl"]),
-        ("ask base --prompt a --temperature -1", ["temperature=-1"]),
+        ("ask base --prompt a --temperature -1", ["--temperature=-1"]),
         ("ask chars --prompt a", ["--tokenizer bpe:SIZE"]),
     ],
 )

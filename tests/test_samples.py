@@ -95,6 +95,11 @@ def test_figures_of_samples_are_printed_without_data(capsys, here):
     assert all(len(row) == 1 for row in found.values())
 
 
+def test_settings_without_effect_at_temperature_0_are_not_named(capsys, here):
+    words = ("--samples", 2, "--max-new-tokens", 9, "--temperature", 0, "--top-k", 3, "--top-p", 0.7)
+    assert command(capsys, "eval", "r", *words)[1].startswith("2 texts sampled: max-new-tokens 9, temperature 0.0\n")
+
+
 def test_one_text_is_one(capsys, here):
     assert command(capsys, "eval", "r", "--samples", 1, "--max-new-tokens", 5)[1].startswith("1 text sampled: ")
 
@@ -148,9 +153,9 @@ def test_pieces_of_a_text_keep_their_words():
         ("r", "there is nothing to measure: give --data FILE, or --samples N"),
         ("r --samples 0", "--samples=0 must be at least 1"),
         ("r --samples 2 --max-new-tokens 1", "max_new_tokens=1 must be at least 2"),
-        ("r --samples 2 --temperature -1", "temperature=-1.0 must be"),
-        ("r --samples 2 --top-p 0", "top_p=0.0 must be"),
-        ("r --samples 2 --mirostat-tau 1 --temperature 0", "mirostat_tau has no effect at temperature 0"),
+        ("r --samples 2 --temperature -1", "--temperature=-1.0 must be"),
+        ("r --samples 2 --top-p 0", "--top-p=0.0 must be"),
+        ("r --samples 2 --mirostat-tau 1 --temperature 0", "--mirostat-tau has no effect at --temperature 0"),
         ("r --data a.txt --top-k 3", "--top-k has no effect without --samples"),
         ("r --data a.txt --no-penalize-prompt", "--penalize-prompt has no effect without --samples"),
         ("r --samples 2 --split val", "--split has no effect without --data"),

@@ -3,8 +3,10 @@ gives JSON lines, one per text; --interactive asks for a prompt again and again.
 
 import argparse
 import json
+import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -124,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
     writer = Writer(generator, sampling, framed, args)
     if args.interactive:
         return interact(writer)
+    reasons: Iterable[str]
     if search is not None:
         reasons = print_found(writer, prompts, search)
     else:
@@ -211,17 +214,21 @@ def require_room(places: list[str], prompts: list[Prompt], n_positions: int) -> 
             raise ValueError(f"{begin}{what} in the model's context of {n_positions}")
 
 
-def print_texts(writer: Writer, prompt: Prompt, first: int = 0) -> list[str]:
-    """Print the texts of a prompt as they come, and return why each ended."""
+def print_texts(writer: Writer, prompt: Prompt, first: int = 0) -> Counter[str]:
+    """Print the texts of a prompt as they come, and count why they ended. After a deadline, none is begun."""
     from npgpt.generation.in_order import pieces
 
-    reasons: list[str] = []
+    reasons: Counter[str] = Counter()
     n = writer.args.num_samples
+    until = math.inf if writer.args.deadline is None else time.monotonic() + writer.args.deadline
     for request in writer.requests([prompt], first):
+        if reasons and not request.ids and time.monotonic() > until:
+            reasons["deadline"] += n - reasons.total()
+            break
         if n > 1:
-            print(f"--- sample {len(reasons) + 1} of {n} ---")
+            print(f"--- sample {reasons.total() + 1} of {n} ---")
         print_pieces(pieces(writer.generator, request), prompt.text or "")
-        reasons.append(request.completion.finish_reason)
+        reasons[request.completion.finish_reason] += 1
     return reasons
 
 
@@ -299,6 +306,10 @@ def interact(writer: Writer) -> int:
                 return 0
             except Interrupted:
                 print(end="\n" if typing else "", flush=True)
+                continue
+            except UnicodeDecodeError as error:
+                byte = error.object[error.start]
+                print(f"npgpt sample: error: the byte 0x{byte:02x} is not {error.encoding} text", file=sys.stderr)
                 continue
             except (ValueError, FloatingPointError, MemoryError) as error:
                 print(f"npgpt sample: error: {one_line(error)}", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from npgpt.cli.checks import require_at_least
 from npgpt.cli.running import evaluation_bar
 from npgpt.cli.sampling import DEFAULTS, add_sampling_flags, flag, sampling_of
-from npgpt.generation.settings import Sampling
+from npgpt.generation.settings import ORDER, Sampling
 
 if TYPE_CHECKING:
     from npgpt.models.base import Model
@@ -24,6 +24,7 @@ WITHOUT = (
     "min_new_tokens", "prefix", "guidance_scale", "negative_prompt", "stop", "stop_regex", "regex", "json_schema",
     "choices", "logprobs",
 )  # fmt: skip
+CUTS = {"top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_n_sigma"}
 
 
 def add_samples_flags(parser: argparse.ArgumentParser) -> None:
@@ -92,10 +93,14 @@ def report_samples(
 
 
 def in_words(sampling: Sampling) -> str:
-    """Return the settings that differ from those of npgpt.Sampling, the temperature among them in any case."""
-    names = [
-        field.name for field in dataclasses.fields(Sampling) if field.name not in ("max_new_tokens", "temperature")
-    ]
+    """Return the settings that differ from those of npgpt.Sampling, the temperature among them in any case.
+
+    At temperature 0, those that choose among several likely tokens have no effect, and are left out.
+    """
+    left = {"max_new_tokens", "temperature"}
+    if sampling.temperature == 0 and sampling.order == ORDER:
+        left |= CUTS
+    names = [field.name for field in dataclasses.fields(Sampling) if field.name not in left]
     values = {name: getattr(sampling, name) for name in ("max_new_tokens", "temperature", *names)}
     plain = Sampling()
     found = {n: v for n, v in values.items() if v is not None and (n == "temperature" or v != getattr(plain, n))}

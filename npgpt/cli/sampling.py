@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -200,9 +201,23 @@ def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any], unused: C
         if values:
             said = ", ".join(f"{name}={value!r}" for name, value in values.items())
             notice(f"{args.run}/generation_config.json sets {said}{what}")
-    sampling = Sampling(**{**defaults, **own, **given})
+    try:
+        sampling = Sampling(**{**defaults, **own, **given})
+    except (ValueError, TypeError) as error:
+        raise ValueError(with_flags(str(error))) from None
     require_effect(given, sampling)
     return sampling
+
+
+def with_flags(message: str) -> str:
+    """Return an error of Sampling with flags in place of fields; what it quotes stays.
+
+    >>> with_flags("top_p=0.0 must be a number above 0 and at most 1")
+    '--top-p=0.0 must be a number above 0 and at most 1'
+    """
+    fields = "|".join(field.name for field in dataclasses.fields(Sampling))
+    quoted = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|"""
+    return re.sub(rf"{quoted}\b({fields})\b", lambda match: flag(match[1]) if match[1] else match[0], message)
 
 
 def require_effect(given: Iterable[str], sampling: Sampling) -> None:
@@ -273,12 +288,13 @@ def print_pieces(texts: Iterable[str], begin: str = "") -> str:
 
 
 def say_reasons(
-    reasons: list[str], args: argparse.Namespace, sampling: Sampling, ends: bool, told: bool = False
+    reasons: Iterable[str], args: argparse.Namespace, sampling: Sampling, ends: bool, told: bool = False
 ) -> int:
     """Say on standard error which texts were cut off where a reader could not know; return the exit code.
 
-    ends  whether the model has learned where a text ends
-    told  whether the output itself says why each text ended
+    reasons  why each ended, or a Counter of that
+    ends     whether the model has learned where a text ends
+    told     whether the output itself says why each text ended
     """
     more = "; --max-new-tokens N allows more"
     full = "because the context is full"
@@ -289,8 +305,9 @@ def say_reasons(
         "context": full,
         "length": limit if ends and "max_new_tokens" not in args else "",
     }
-    for reason, count in Counter(reasons).items():
+    counts = Counter(reasons)
+    for reason, count in counts.items():
         if says.get(reason) and (reason == "unfinished" or not told):
-            which = "the text was" if len(reasons) == 1 else f"{count} of {len(reasons)} texts were"
+            which = "the text was" if counts.total() == 1 else f"{count} of {counts.total()} texts were"
             print(f"{which} cut off {says[reason]}", file=sys.stderr)
-    return 1 if "unfinished" in reasons else 0
+    return 1 if "unfinished" in counts else 0
