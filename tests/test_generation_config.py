@@ -89,6 +89,7 @@ def test_a_bias_of_a_sequence_is_named(found):
         ({"suppress_tokens": 3}, "suppress_tokens=3 must be a list"),
         ({"suppress_tokens": ["the"]}, r"logit_bias=\('the',\) must be ids"),
         ({"sequence_bias": {"3": 1}}, "must be a list of pairs"),
+        ({"sequence_bias": [[[], 1.0]]}, "must be a list of pairs"),
         ({"sequence_bias": [[[3], "much"]]}, "logit_bias has 'much'"),
         ({"stop_strings": [""]}, "stop has an empty text"),
         ({"min_new_tokens": 5, "max_new_tokens": 4}, "min_new_tokens=5 is above"),

@@ -292,6 +292,8 @@ def test_guidance_is_a_ratio_of_probabilities():
 def test_bias_and_sequences_change_single_tokens():
     np.testing.assert_array_equal(add_bias(np.ones(3), {1: 2.0, 2: -INF}), [1, 3, -INF])
     assert kept(exclude_sequences(np.array([4]), np.zeros(6), [(5, 4, 1), (4, 4, 2), (4, 3), (0,)])) == {1, 2, 4, 5}
+    longer = [(3, 4, 1), (4, 2), (2, 4, 5)]  # of different lengths: each is compared with as many of the last ids
+    assert kept(exclude_sequences(np.array([3, 4]), np.zeros(6), longer)) == {0, 3, 4, 5}
 
 
 def test_log_softmax_is_the_logarithm_of_softmax():

@@ -8,7 +8,7 @@ import pytest
 
 import npgpt
 from npgpt import GPT, GPTConfig, Tokenizer
-from npgpt.generation.scores import Framed, figures, windows
+from npgpt.generation.scores import Framed, calls, figures, windows
 from npgpt.tokenizer import ByteTokenizer, CharTokenizer
 
 TEXTS = ["the quick brown fox", "床前明月光", "🙂 e\u0301\r\n", "a"]
@@ -170,3 +170,7 @@ def test_what_cannot_be_scored_is_refused():
 def test_a_full_context_is_enough_for_a_prompt_with_its_completion():
     found = npgpt.score(model(256, n_positions=8), ByteTokenizer(), prompt="abcde", completion="fghi")
     assert found.contexts.tolist() == [5, 6, 7, 8]
+
+
+def test_a_call_of_the_decoder_is_filled_to_its_last_row():
+    assert calls([2, 2, 4, 1], rows=4) == [slice(0, 4), slice(4, 8), slice(8, 9)]
