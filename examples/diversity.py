@@ -1,4 +1,4 @@
-"""Show in minutes what rules of sampling do to a model's texts: a table, and a picture, diversity.png (matplotlib).
+"""Show in minutes what rules of sampling do to a model's texts: a table, and a picture, diversity-RUN.png (matplotlib).
     python examples/diversity.py runs/first              # tales, how many are right: see docs/generation.md
     python examples/diversity.py runs/plays plays.txt    # any other run: bits per byte, beside real text
 Without a run it counts what tales of the grammar itself repeat.
@@ -44,7 +44,7 @@ print(f"200 texts{'':15}{quality:>9}   distinct-1        -2        -3 self-BLEU 
 if tales:
     real = show("real text", list(TalesCorpus(("en",), 1).texts(200, TEST)), 1.0)
 if run:
-    points, (model, tokenizer) = {}, open_run(run)
+    points, title, (model, tokenizer) = {}, Path(run).name, open_run(run)
     prompt = first_prompt(tokenizer, None, learned(run))
     for name, settings in RULES.items():
         found = sample(model, tokenizer, prompt, 200, npgpt.Sampling(max_new_tokens=287, **settings))
@@ -57,4 +57,4 @@ if run:
         scores = npgpt.score(model, tokenizer, pieces)
         real = show("real text", pieces, sum(s.nats for s in scores) / math.log(2) / sum(s.n_bytes for s in scores))
     label = "share of the tales that are right" if tales else "bits per byte, by the model itself"
-    draw(points, Path(run).name, "share of the pairs of words that are distinct", label, real).savefig("diversity.png")
+    draw(points, title, "share of the pairs of words that are distinct", label, real).savefig(f"diversity-{title}.png")
