@@ -317,6 +317,8 @@ def test_a_deadline_ends_a_text_and_says_so(capsys, here):
     code, out, err = command(capsys, "sample", "bytes", "--deadline", 1e-9, "--json", "--num-samples", 9)
     assert (code, err) == (0, "")
     assert [line["finish_reason"] for line in lines(out)] == ["deadline"] * 9
+    code, out, err = command(capsys, "sample", "bytes", "--deadline", 1e6, "--json", "--max-new-tokens", 2)
+    assert [line["finish_reason"] for line in lines(out)] == ["length"], "a deadline that is far away"
 
 
 def test_a_text_of_a_model_that_knows_ends_is_not_cut_in_silence(capsys, here):
