@@ -59,6 +59,12 @@ def test_samples_do_not_depend_on_how_many_there_are():
         assert one.text == ByteTokenizer().decode([i for i in one.ids if i != 3])
 
 
+def test_a_sample_may_end_with_its_first_token():
+    found = sample(model(), ByteTokenizer(), [10], 12, Sampling(max_new_tokens=3, stop_ids=range(128)))
+    assert {len(one.ids) for one in found} >= {1, 2}
+    assert all(i >= 128 for one in found for i in one.ids[:-1])
+
+
 def test_only_the_first_token_of_a_greedy_sample_is_drawn():
     gpt = model()
     for one in sample(gpt, ByteTokenizer(), [10], 5, Sampling(max_new_tokens=9, temperature=0)):
