@@ -213,3 +213,12 @@ def test_a_deadline_ends_the_text():
     found = speculative(Generator(gpt()), gpt(2), [1], Sampling(max_new_tokens=10**6, stop_ids=()), deadline=0.02)
     assert found.finish_reason == "deadline"
     assert 0 < len(found.ids) < 10**6
+
+
+def test_drafts_that_are_always_kept_become_as_long_as_they_may_and_stay_so():
+    """The share of kept tokens comes to be 1 by rounding, where the sum of a geometric series has no closed form."""
+    length = Lookahead(0.01)
+    for _ in range(2000):
+        length.learn(8, 8)
+    assert length.kept / length.tried == 1
+    assert length() == 8

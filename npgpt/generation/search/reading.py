@@ -29,9 +29,7 @@ def refuse(sampling: Sampling, names: Collection[str], what: str) -> None:
 
 
 def unread(generator: Generator, text: Text) -> list[tuple[int, int]]:
-    """Return the rows (slot, token) that the text's slot still lacks. If the context is full, room is made first."""
-    if text.n - text.start > generator.n_positions:
-        generator.make_room(text)
+    """Return the rows (slot, token) that the text's slot still lacks. The caller has made room for them."""
     held = text.start + int(generator.decoder.lengths[text.slot])
     return [(text.slot, token) for token in text.ids[held : text.n].tolist()]
 
