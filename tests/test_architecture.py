@@ -28,7 +28,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "tokenizer": ({"numpy", "numba", "regex"}, {"config", "support"}),
     "optim": ({"numpy"}, {"support"}),
     "ops": (set(), {"config", "layers", "kernels", "optim", "support"}),
-    "hub": ({"numpy", "safetensors", "huggingface_hub"}, {"config", "support"}),
+    # huggingface_hub and gguf are extras, imported where they are used
+    "hub": ({"numpy", "safetensors", "huggingface_hub", "gguf"}, {"config", "support"}),
     "data": ({"numpy"}, {"config", "support", "tokenizer"}),
     # of hub, to write and read a model's files; of layers, lora, which has no twin
     "models": ({"numpy"}, {"config", "hub", "layers", "ops", "support"}),

@@ -28,7 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from npgpt.generation.opening import open_run
-    from npgpt.hub.gpt2 import find_folder
+    from npgpt.hub.folders import find_folder
     from npgpt.models.registry import with_weights
     from npgpt.support.lock import locked
     from npgpt.training.checkpoint import FILES, refuse_existing

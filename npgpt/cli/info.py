@@ -66,7 +66,7 @@ def opened(name: str) -> "tuple[Model, TrainConfig, int | None, Split | None]":
 
     The settings that are not known are the defaults.
     """
-    from npgpt.hub.gpt2 import find_folder
+    from npgpt.hub.folders import find_folder
     from npgpt.models.registry import open_model, verify
     from npgpt.support.files import read_json
     from npgpt.training.finetuning import read_finetune

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from npgpt.config import GPTConfig
+from npgpt.hub.folders import find_folder
 from npgpt.hub.seeming import seems, unreadable
 from npgpt.hub.tensors import (
     CONFIG,
@@ -225,25 +226,3 @@ def check_shapes(tensors: dict[str, np.ndarray], config: GPTConfig, shapes_of: S
     if blocks != config.n_layer:
         raise ValueError(f"{path}: {blocks} blocks, but config.json has n_layer={config.n_layer}")
     require_shapes(tensors, shapes_of(config), path, "config.json")
-
-
-def find_folder(name: str | Path) -> Path:
-    """Return the folder of that name, or download the hub's model of that name into huggingface_hub's cache."""
-    folder = Path(name)
-    if folder.is_dir():
-        return folder
-    if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)):
-        raise FileNotFoundError(f"{name}: no such folder")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise FileNotFoundError(
-            f"{name}: no such folder; to look for it on the Hugging Face hub, install npgpt[hub]"
-        ) from None
-    files = ["config.json", "generation_config.json", "model.safetensors", "tokenizer*.json", "vocab.json"]
-    files += ["merges.txt", "added_tokens.json", "special_tokens_map.json"]
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=files))
-    except Exception as error:  # errors of the library and of its transport, of many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FileNotFoundError(f"{name}: no such folder, and not on the Hugging Face hub: {reason}") from None

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.config import GPTConfig
-from npgpt.hub.gpt2 import ShapesOf, find_folder, read_config, with_ends, write_configs
+from npgpt.hub.folders import find_folder
+from npgpt.hub.gpt2 import ShapesOf, read_config, with_ends, write_configs
 from npgpt.hub.tensors import CONFIG, read_tensors, require_config, require_shapes, save_tensors
 
 MODEL_TYPE = "npgpt_gpt2_int8"
