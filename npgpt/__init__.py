@@ -8,6 +8,7 @@ from npgpt.support.version import __version__ as __version__
 if TYPE_CHECKING:
     from npgpt.config import GPTConfig, TrainConfig
     from npgpt.generation.engine import Generator, generate
+    from npgpt.generation.features import features
     from npgpt.generation.scores import score
     from npgpt.generation.settings import Sampling
     from npgpt.gradcheck import (
@@ -58,6 +59,7 @@ _HOME = {
     "check_layer": "npgpt.gradcheck",
     "check_vjp": "npgpt.gradcheck",
     "compare": "npgpt.gradcheck",
+    "features": "npgpt.generation.features",
     "find_dead": "npgpt.gradcheck",
     "generate": "npgpt.generation.engine",
     "numerical_gradient": "npgpt.gradcheck",
@@ -89,6 +91,7 @@ __all__ = [
     "check_layer",
     "check_vjp",
     "compare",
+    "features",
     "find_dead",
     "generate",
     "numerical_gradient",

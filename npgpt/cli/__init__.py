@@ -24,6 +24,8 @@ COMMANDS = {
     "ask": "complete a prompt with a fine-tuned model",
     "eval": "measure how well a model predicts a text",
     "score": "say how likely each line of a file is, token by token",
+    "features": "turn each line of a file into a vector",
+    "similar": "compare two texts, or find the lines of a file that are nearest to one",
     "export": "write a trained model in another form, such as weights of 8 bits",
     "tales": "print tales or tasks made from them, or check a tale",
     "demo": "train on the tales, fine-tune for four tasks, print the scores",

@@ -90,7 +90,7 @@ class Job(NamedTuple):
     stats: np.ndarray  # (2, R), of norms
     rows: np.ndarray  # (R, C), of the residual stream, whose logits are wanted
     hidden: np.ndarray  # (R, C), after the last norm
-    logits: np.ndarray  # (R, V)
+    logits: np.ndarray  # (R, V), or of size 0 where only hidden states are wanted
     scores: np.ndarray
     heads: np.ndarray
     sums: np.ndarray  # (members, LINE)
@@ -141,7 +141,7 @@ def decode(job: Job) -> None:
             job.rows[i, c] = job.x[job.wanted[i], c]
     normalize(job, job.rows, job.at[0, LN_WEIGHT], job.at[0, LN_BIAS], a, b, job.hidden)
     wait(job.barrier, job.members)
-    if W:
+    if W and job.logits.size:
         first, last = columns_of(s.V, job)
         weight = matrix(job.weights, job.at[1, HEAD], s.V, s.C)
         out = part(job.logits, 0, 0, W, s.V)

@@ -108,7 +108,8 @@ class Model(Protocol):
     matrices  {name: count}: the parameters that Muon may train, each `count` matrices side by side; may be empty
 
     A model may have the methods `team(members)` and `decoder(slots, rows, weights, threads)`, which return a Team and a
-    Decoder, or None if it cannot.
+    Decoder, or None if it cannot; and `reader(slots, rows, length, layer, threads)`, which returns a Decoder whose
+    `hidden` are the states of a layer, numbered as in npgpt.features, of texts of at most `length` tokens.
     """
 
     params: Parameters

@@ -14,7 +14,7 @@ from npgpt.hub.gpt2 import write_gpt2
 from npgpt.hub.tensors import MappedFile
 from npgpt.models.checks import checked_batch, checked_ids, checked_starts, rounds
 from npgpt.models.gpt2_block import BlockCache, Starts, add, block_backward, block_forward
-from npgpt.models.gpt2_decoder import GPTDecoder
+from npgpt.models.gpt2_decoder import GPTDecoder, reader_of
 from npgpt.models.gpt2_inside import tap_names
 from npgpt.models.gpt2_parameters import (
     block_matrices,
@@ -316,6 +316,14 @@ class GPT:
         if self.ops.step is None or type(self).forward is not GPT.forward or weights is not None:
             return None
         return GPTDecoder(self.config, self.params, self.params, None, self.ops.step.decode, slots, rows, threads)
+
+    def reader(self, slots: int, rows: int, length: int, layer: int, threads: int = 0) -> GPTDecoder | None:
+        """Return what reads texts fast for their hidden states (npgpt.models.base.Model); None as of `decoder`."""
+        if self.ops.step is None or type(self).forward is not GPT.forward:
+            return None
+        return reader_of(
+            self.config, self.params, self.params, None, self.ops.step.decode, slots, rows, length, layer, threads
+        )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, generation_config.json and model.safetensors, as `transformers` reads them."""

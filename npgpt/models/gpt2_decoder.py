@@ -5,6 +5,7 @@ written to, so slots that are never used cost nothing.
 """
 
 import ctypes
+import dataclasses
 import weakref
 from typing import Any, Protocol
 
@@ -57,6 +58,7 @@ class GPTDecoder:
     scales   a scale for each row of output of int8 weights; None for others
     kernel   the module kernels/decode.py
     threads  0 for as many as pay
+    layer    whose hidden states are wanted instead of logits: then the blocks after it and the head are not computed
 
     A Ctrl-C in `read` leaves everything as it was before it.
     """
@@ -71,13 +73,14 @@ class GPTDecoder:
         slots: int,
         rows: int,
         threads: int = 0,
+        layer: int | None = None,
     ) -> None:
         for name, number, least, most in (
             ("slots", slots, 1, None), ("rows", rows, 1, None), ("threads", threads, 0, MOST),
         ):  # fmt: skip
             if number < least or (most is not None and number > most):
                 raise ValueError(f"{name}={number} must be at least {least}" + (f" and at most {most}" if most else ""))
-        self.config, self.kernel, self.rows = config, kernel, rows
+        self.config, self.kernel, self.rows, self.layer = config, kernel, rows, layer
         self.lengths = np.zeros(slots, np.int64)
         self.members = threads or members_of(weights.flat.nbytes, config.n_layer, cores())
         self._ends = np.zeros(rows, np.int64)
@@ -90,8 +93,11 @@ class GPTDecoder:
         """Return what each member is to do, in memory that all share."""
         c, kernel, R, dtype = self.config, self.kernel, self.rows, floats.flat.dtype
         C, H, F, V, P, n = c.n_embd, c.n_head, c.mlp_width, c.vocab_size, c.n_positions, self.members
+        layers, columns = (
+            (c.n_layer, V) if self.layer is None else (self.layer, 0)
+        )  # without a head there are no logits
         sources = [floats, weights, weights if scales is None else scales]
-        places = np.array([s.starts(names_of(c.n_layer, c.tie_word_embeddings)) for s in sources])
+        places = np.array([s.starts(names_of(layers, c.tie_word_embeddings)) for s in sources])
         small = weights.flat.dtype == np.int8
         lanes = kernel.LANES
         # an odd number of lines, so that the rows of a head do not all lie in the same places of the processor's caches
@@ -107,14 +113,14 @@ class GPTDecoder:
         job = kernel.Job(
                 writable(floats.flat), writable(weights.flat),
                 np.zeros(0, dtype) if scales is None else writable(scales.flat),
-                np.ascontiguousarray(places[:, :5]), np.ascontiguousarray(places[:, 5:]).reshape(3, c.n_layer, 12),
-                kernel.Sizes(C, H, F, V, P, c.n_layer, kernel.PANEL if small else kernel.GRAIN),
+                np.ascontiguousarray(places[:, :5]), np.ascontiguousarray(places[:, 5:]).reshape(3, layers, 12),
+                kernel.Sizes(C, H, F, V, P, layers, kernel.PANEL if small else kernel.GRAIN),
                 float(c.layer_norm_epsilon), c.activation_function == "gelu",
                 whole(R), whole(R), whole(R), whole(R), whole(2),
-                array(c.n_layer, slots, C, keys), array(c.n_layer, slots, H, P, width),
-                *(array(R, columns) for columns in (C, C, C, 3 * C, C, F, F)), array(2, R), array(R, C), array(R, C),
-                array(R, V), array(n, kernel.QUERIES, keys), array(n, kernel.QUERIES, width), array(n, kernel.LINE),
-                self._barrier, 0, n,
+                array(layers, slots, C, keys), array(layers, slots, H, P, width),
+                *(array(R, N) for N in (C, C, C, 3 * C, C, F, F)), array(2, R), array(R, C), array(R, C),
+                array(R, columns), array(n, kernel.QUERIES, keys), array(n, kernel.QUERIES, width),
+                array(n, kernel.LINE), self._barrier, 0, n,
         )  # fmt: skip
         return [job._replace(member=member) for member in range(n)]
 
@@ -151,9 +157,12 @@ class GPTDecoder:
         self._crew.run(self.kernel.decode, self._jobs, lambda: self.kernel.abort(self._barrier))
 
     def hidden(self) -> np.ndarray:
-        """Return the last hidden states of the rows that the last call of `read` wanted."""
+        """Return the hidden states of the rows that the last call of `read` wanted: the last ones, or those of `layer`.
+
+        Those of the last layer have gone through the final layer norm.
+        """
         job = self._jobs[0]
-        return job.hidden[: job.counts[1]]
+        return (job.hidden if self.layer in (None, self.config.n_layer) else job.rows)[: job.counts[1]]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Let a slot hold the first `length` tokens of another; their keys and values are copied."""
@@ -177,6 +186,25 @@ class GPTDecoder:
         if not 0 <= self.lengths[slot] <= P:
             return f"slot {slot} cannot have the length {self.lengths[slot]}"
         return f"{self.lengths[slot] + np.count_nonzero(slots == slot)} tokens are longer than n_positions={P}"
+
+
+def reader_of(
+    config: GPTConfig,
+    floats: Flat,
+    weights: Flat,
+    scales: Flat | None,
+    kernel: Any,
+    slots: int,
+    rows: int,
+    length: int,
+    layer: int,
+    threads: int,
+) -> GPTDecoder:
+    """Return a decoder for the hidden states of a layer, with room for `length` tokens in each slot."""
+    config = dataclasses.replace(config, n_positions=length)
+    # many rows are a matter of arithmetic: some 100 GFLOPS a core, not of how fast the weights are read
+    threads = threads or members_of(weights.flat.size * rows // 2, config.n_layer, cores())
+    return GPTDecoder(config, floats, weights, scales, kernel, slots, rows, threads, layer)
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

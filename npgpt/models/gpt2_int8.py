@@ -16,7 +16,7 @@ from npgpt.hub.gpt2_int8 import SCALE, read_int8, write_int8
 from npgpt.layers.int8 import dequantize, quantize
 from npgpt.models.base import Decoder
 from npgpt.models.gpt2 import GPT
-from npgpt.models.gpt2_decoder import GPTDecoder
+from npgpt.models.gpt2_decoder import GPTDecoder, reader_of
 from npgpt.models.gpt2_parameters import block_matrices, flops_per_token, parameter_shapes
 from npgpt.models.kv_cache import KVCache
 from npgpt.models.taps import Taps
@@ -175,12 +175,24 @@ class Int8GPT:
         if self.ops.step is None:
             return None
         kernel = self.ops.step.decode
+        return GPTDecoder(self.config, self.params, self._in_panels(kernel), self.scales, kernel, slots, rows, threads)
+
+    def reader(self, slots: int, rows: int, length: int, layer: int, threads: int = 0) -> Decoder | None:
+        """Return what reads texts fast for their hidden states (npgpt.models.base.Model); None where there is none."""
+        if self.ops.step is None:
+            return None
+        kernel = self.ops.step.decode
+        panels = self._in_panels(kernel)
+        return reader_of(self.config, self.params, panels, self.scales, kernel, slots, rows, length, layer, threads)
+
+    def _in_panels(self, kernel: Any) -> Parameters:
+        """Return the integers in the order in which decoders read them."""
         if self._panels is None:
             blocks = block_matrices(self.config)
             arrays = {name: kernel.panels(q) if name in blocks else q for name, q in self.weights.items()}
             self._panels = memory({name: q.shape for name, q in arrays.items()}, "int8")
             self._panels |= arrays
-        return GPTDecoder(self.config, self.params, self._panels, self.scales, kernel, slots, rows, threads)
+        return self._panels
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, generation_config.json and model.safetensors, which only npgpt opens."""

@@ -19,6 +19,8 @@ TEXTS = {
     "ask": "ask f --data {}",
     "eval": "eval r --data {}",
     "score": "score r {}",
+    "features": "features r {} --out v.npy",
+    "similar": "similar r the --search {}",
     "tales": "tales --check {}",
     "prepare": "prepare {} --out new --tokenizer bytes",
     "tokenizer train": "tokenizer train {} --out new",
@@ -34,6 +36,8 @@ RUNS = {
     "ask": "ask {} --prompt the",
     "eval": "eval {} --data a.txt",
     "score": "score {} a.txt",
+    "features": "features {} a.txt --out v.npy",
+    "similar": "similar {} the fox",
     "plot": "plot {}",
     "profile": "profile {} --steps 1",
     "info": "info {}",
@@ -123,6 +127,8 @@ READ_INPUT = {
     "tokenizer stats": "tokenizer stats p -",
     "eval": "eval r --data -",
     "score": "score r -",
+    "features": "features r - --out v.npy",
+    "similar": "similar r the --search -",
     "finetune": "finetune q --data - --out new --max-steps 1 --batch-size 1",
 }
 

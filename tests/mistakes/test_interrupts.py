@@ -25,6 +25,8 @@ LINES = {
     "ask": "ask f --prompt the",
     "eval": "eval r --data a.txt",
     "score": "score r a.txt",
+    "features": "features r a.txt --out v.npy",
+    "similar": "similar r the --search a.txt",
     "tales": "tales 3",
     "tasks": "tales 3 --tasks",
     "demo": "demo --out new --base-steps 1 --tune-steps 1 --tests 1 --tasks translate",

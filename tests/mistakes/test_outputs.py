@@ -30,6 +30,8 @@ PRINT = {
     "ask": "ask f --prompt the",
     "eval": "eval r --data a.txt",
     "score": "score r a.txt",
+    "features": "features r a.txt --out v.npy",
+    "similar": "similar r the --search a.txt",
     "profile": "profile r --steps 1",
     "tales": "tales 3",
     "tasks": "tales 3 --tasks",
