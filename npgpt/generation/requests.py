@@ -178,7 +178,7 @@ class Request:
         if self.constraint is not None and not self.constraint.mask().any():
             self.end("unfinished")
             return
-        known = self.likeliest and first < scratch.size
+        known = self.likeliest and first < scratch.size and first not in self.rules.holes
         token = first if known else self._choose(logits, negative, scratch)
         total = scratch.log_sum_exp(logits, peak)
         self.logprobs.append(float(logits[token]) - total)

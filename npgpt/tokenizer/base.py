@@ -43,6 +43,8 @@ class Tokenizer(ABC):
 
     special_tokens: Mapping[str, int] = MappingProxyType({})  # {name: id}
     added_tokens: Mapping[str, int] = MappingProxyType({})  # {name: id} of those that are not special
+    beyond: Mapping[int, str] = MappingProxyType({})  # {id: name or text} of the tokens that `below` has left out
+    holes: Sequence[int] = ()  # the ids below vocab_size that no token has
     _end: str | None = None  # the name of the token that ends a text; None if it is END, or if there is none
 
     @property
@@ -72,6 +74,10 @@ class Tokenizer(ABC):
         Raises ValueError for any other name.
         """
         known = [*self.special_tokens, *self.added_tokens]
+        if name in self.beyond.values():
+            raise ValueError(
+                f"{name!r} cannot end a text: the model has only {self.vocab_size} tokens, and not this one"
+            )
         if name not in known:
             instead = f"the vocabulary has {', '.join(known)}" if known else f"a {self.kind} tokenizer has none"
             raise ValueError(f"{name!r} is no special token, which could end a text: {instead}")
@@ -87,6 +93,18 @@ class Tokenizer(ABC):
         names = {i: name for name, i in [*self.added_tokens.items(), *self.special_tokens.items()]}
         found = [names[i] for i in ids if i in names]
         return self if not found or self.end_token in found else self.ending_with(found[0])
+
+    def below(self, size: int) -> Self:
+        """Return this tokenizer for a model of `size` tokens: the ids from there on are in `beyond`, and not usable.
+
+        Its vocab_size is `size` at most, and a text that would have an id beyond cannot be encoded. The files that it
+        writes are the same.
+
+        Raises ValueError if it has more tokens, and is of a kind that can leave none out.
+        """
+        if self.vocab_size > size:
+            raise ValueError(f"the tokenizer has {self.vocab_size} tokens, the model {size}")
+        return self
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:

@@ -1,11 +1,12 @@
 """Byte-level BPE: bytes, and the frequent sequences of bytes that were learned from a text."""
 
+import copy
 import difflib
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -66,6 +67,8 @@ class BPETokenizer(Tokenizer):
         self.whole = whole
         self.added_tokens = dict(added_tokens or {})
         self.fast = fast
+        self._special, self._size = self.special_tokens, len(self.tokens)
+        self.holes = [i for i, token in enumerate(self.tokens) if not token]
         self._of_text = text_tokens(self.tokens, self.special_tokens, self.added_tokens)
         self._added = {to_utf8(name): i for name, i in self.added_tokens.items()}
         self._lacks = np.array([bytes([byte]) not in self._of_text for byte in range(256)])
@@ -75,11 +78,29 @@ class BPETokenizer(Tokenizer):
     def vocabulary(self) -> Vocabulary:
         """The vocabulary; BPETokenizer(*tokenizer.vocabulary) is an equal tokenizer."""
         ranks = {pair: rank for pair, (rank, _) in self.merges.items()}
-        return Vocabulary(self.tokens, ranks, self.pattern, self.special_tokens, self.whole, self.added_tokens)
+        added = {name.decode("utf-8"): i for name, i in self._added.items()}
+        return Vocabulary(self.tokens, ranks, self.pattern, self._special, self.whole, added)
 
     @property
     def vocab_size(self) -> int:
-        return len(self.tokens)
+        return self._size
+
+    def below(self, size: int) -> Self:
+        if self.vocab_size <= size:
+            return self
+        other = copy.copy(self)
+        other._size = size
+        other.special_tokens = {name: i for name, i in self.special_tokens.items() if i < size}
+        other.added_tokens = {name: i for name, i in self.added_tokens.items() if i < size}
+        other.beyond = {
+            i: token.decode("utf-8", errors="backslashreplace")
+            for i, token in enumerate(self.tokens)
+            if i >= size and token
+        }
+        other.holes = [i for i in self.holes if i < size]
+        if self._end in other.beyond.values():
+            other._end = None
+        return other
 
     def encode(self, text: str, allowed_special: Specials = ()) -> np.ndarray:
         """Return the ids of text, int32. Special tokens in it are plain text unless they are allowed.
@@ -100,7 +121,7 @@ class BPETokenizer(Tokenizer):
         return self._ids(self._cutter(allowed_special).texts([to_utf8(text) for text in texts]))
 
     def encode_prompt(self, text: str, special: bool = False) -> list[int]:
-        if not (special and self.special_tokens):
+        if not (special and self._special):
             return super().encode_prompt(text, special)
         return [int(i) for i in self.encode(text, "all")]
 
@@ -138,17 +159,27 @@ class BPETokenizer(Tokenizer):
             raise ValueError(f'allowed_special={allowed!r} must be "all" or a list of names')
         if not allowed:
             return {}
-        names = self.special_tokens if allowed == "all" else [n for n in allowed if n not in self.added_tokens]
+        names = self._special if allowed == "all" else [n for n in allowed if n not in self.added_tokens]
         for name in names:
-            if name not in self.special_tokens:
-                close = difflib.get_close_matches(name, self.special_tokens, n=1, cutoff=0.5)
-                known = ", ".join(self.special_tokens) or "none"
+            if name not in self._special:
+                close = difflib.get_close_matches(name, self._special, n=1, cutoff=0.5)
+                known = ", ".join(self._special) or "none"
                 hint = f"did you mean {close[0]!r}?" if close else f"there are: {known}"
                 raise ValueError(f"{name!r} is no special token of this vocabulary; {hint}")
-        return {name.encode("utf-8"): self.special_tokens[name] for name in names}
+        return {name.encode("utf-8"): self._special[name] for name in names}
 
     def _ids(self, pieces: Pieces) -> list[np.ndarray]:
-        """Return the ids of each text."""
+        """Return the ids of each text. Raises ValueError for one that `below` has left out."""
+        found = self._all_ids(pieces)
+        for ids in found if self.beyond else ():
+            if wrong := ids[ids >= self._size][:1].tolist():
+                raise ValueError(
+                    f"the text has {self.beyond[wrong[0]]!r}, the token {wrong[0]} of the tokenizer, and the model has "
+                    f"only {self._size} tokens"
+                )
+        return found
+
+    def _all_ids(self, pieces: Pieces) -> list[np.ndarray]:
         if self._lacks.any():
             self._require_known(pieces)
         if not self.fast:

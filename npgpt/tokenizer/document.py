@@ -65,16 +65,38 @@ def document(
 
 
 def normalised(content: dict[str, Any]) -> dict[str, Any]:
-    """Return a tokenizer.json without the settings that do not change the ids of a text.
+    """Return a tokenizer.json without what does not change the ids of a text, and with the type of an old BPE.
 
-    transformers saves the truncation and padding of the last call, and a template that adds no tokens.
+    transformers saves the truncation and padding of the last call, a template that adds no tokens, and lists of no or
+    one part.
     """
     content = content | {"truncation": None, "padding": None}
-    template = content.get("post_processor")
-    if (
-        isinstance(template, dict)
-        and template.get("type") == "TemplateProcessing"
-        and template.get("special_tokens") == {}
-    ):
-        content["post_processor"] = None
+    for name, parts in ("normalizer", "normalizers"), ("decoder", "decoders"):
+        content[name] = unwrapped(content.get(name), parts)
+    part = content.get("post_processor")
+    steps = part.get("processors") if isinstance(part, dict) and part.get("type") == "Sequence" else [part]
+    if isinstance(steps, list):
+        rest = [step for step in steps if not adds_nothing(step)]
+        content["post_processor"] = None if not rest else rest[0] if len(rest) == 1 else part
+    model = content.get("model")
+    if isinstance(model, dict) and "type" not in model and "merges" in model:  # as early versions wrote it
+        content["model"] = {"type": "BPE", **model}
     return content
+
+
+def unwrapped(part: Any, parts: str) -> Any:
+    """Return the only part of a Sequence, None for an empty one, and any other part as it is."""
+    steps = part.get(parts) if isinstance(part, dict) and part.get("type") == "Sequence" else None
+    if not isinstance(steps, list) or len(steps) > 1:
+        return part
+    return steps[0] if steps else None
+
+
+def adds_nothing(step: Any) -> bool:
+    """Say whether a post-processor adds no ids: ByteLevel moves offsets, and a template may be the text alone."""
+    kind = step.get("type") if isinstance(step, dict) else None
+    if kind == "TemplateProcessing":
+        single = step.get("single")
+        only_text = isinstance(single, list) and all(isinstance(one, dict) and "Sequence" in one for one in single)
+        return step.get("special_tokens") == {} or (only_text and len(single) == 1)
+    return step is None or kind == "ByteLevel"

@@ -317,6 +317,6 @@ def known_tokenizer(plan: TrainingPlan, model: Model) -> Tokenizer:
     """Open the tokenizer of the run to resume. Raises ValueError if it is not the one that the run began with."""
     tokenizer = Tokenizer.from_pretrained(plan.folder)
     known = (plan.saved or {})["data"].get("tokenizer")
-    if tokenizer.vocab_size > model.config.vocab_size or tokenizer.fingerprint() != known:
+    if tokenizer.fingerprint() != known:
         raise ValueError(f"{plan.folder}: tokenizer.json is not the tokenizer that the run was trained with")
-    return tokenizer
+    return tokenizer.below(model.config.vocab_size)

@@ -215,15 +215,7 @@ def saved_names(folder: Path, saved: dict[str, Any]) -> list[str]:
 
 
 def require_whole(name: str | Path, tokenizer: Tokenizer, model: Model) -> None:
-    """Raise ValueError if the files of a folder do not belong together.
-
-    The tokenizer must not have more tokens than the model. In a run whose model npgpt has written, both must be those
-    of train.json.
-    """
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise ValueError(
-            f"{name}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}"
-        )
+    """Raise ValueError if the model or the tokenizer of a run that npgpt has written is not that of train.json."""
     folder = Path(name)
     path, config = folder / "train.json", folder / "tokenizer_config.json"
     if not path.is_file() or not is_own(folder / "model.safetensors"):
@@ -243,13 +235,29 @@ def require_whole(name: str | Path, tokenizer: Tokenizer, model: Model) -> None:
 def open_tokenizer(name: str | Path, model: Model, end_token: str | None = None) -> Tokenizer:
     """Return the tokenizer of a folder whose model is open, with the end token that end_token or the model names.
 
-    If the model names none that the tokenizer has, the tokenizer's own stays. Raises ValueError as require_whole does.
+    If the model names none that the tokenizer has, the tokenizer's own stays. A notice names the tokens for which the
+    model has no row. Raises ValueError as require_whole does.
     """
     tokenizer = Tokenizer.from_pretrained(name)
     require_whole(name, tokenizer, model)
+    try:
+        tokenizer = tokenizer.below(model.config.vocab_size)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if tokenizer.beyond:
+        notice(f"{name}: {say_beyond(tokenizer)}; a text that has one of them is refused")
     if end_token is not None:
         return tokenizer.ending_with(end_token)
     return tokenizer.ending_with_id(end_ids(model.config))
+
+
+def say_beyond(tokenizer: Tokenizer) -> str:
+    """Return in words which tokens a tokenizer has beyond those of its model."""
+    beyond = tokenizer.beyond
+    some = ", ".join(repr(name) for name in [*beyond.values()][:3])
+    more = f" and {len(beyond) - 3:,} more" if len(beyond) > 3 else ""
+    are = "tokens, which begin" if len(beyond) > 1 else "token, which begins"
+    return f"the model has no row for {len(beyond):,} {are} at id {min(beyond)}: {some}{more}"
 
 
 def require_model_of(folder: Path, model: Model, saved: dict[str, Any]) -> None:

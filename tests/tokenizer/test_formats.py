@@ -81,9 +81,13 @@ def sequence(*steps):
     return {"type": "Sequence", "pretokenizers": list(steps)}
 
 
+NFC = {"type": "NFC"}
 REFUSED = {
-    "normalizer": (change(["normalizer"], {"type": "NFC"}), "the normalizer NFC is not supported"),
-    "lower case": (change(["normalizer"], {"type": "Sequence", "normalizers": []}), "the normalizer Sequence"),
+    "normalizer": (change(["normalizer"], NFC), "the normalizer NFC is not supported"),
+    "lower case": (
+        change(["normalizer"], {"type": "Sequence", "normalizers": [NFC, {"type": "Lowercase"}]}),
+        "the normalizer Sequence",
+    ),
     "BERT's template": (
         change(["post_processor"], {"type": "BertProcessing", "sep": ["x", 1], "cls": ["y", 2]}),
         "the post_processor BertProcessing is not supported",
@@ -173,10 +177,22 @@ def test_another_kind_is_refused_by_name(tmp_path, kind):
         Tokenizer.from_pretrained(tmp_path)
 
 
+TEMPLATE = {
+    "type": "TemplateProcessing",
+    "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+    "special_tokens": {"<中>": {"id": "<中>", "ids": [289], "tokens": ["<中>"]}},
+}
 ACCEPTED = {
     "merges as strings": lambda c: change(["model", "merges"], [" ".join(m) for m in c["model"]["merges"]])(c),
     "a post-processor that only moves offsets": change(["post_processor"], BYTE_LEVEL),
     "a template that adds no tokens": change(["post_processor"], {"type": "TemplateProcessing", "special_tokens": {}}),
+    "a template of the text alone": change(["post_processor"], TEMPLATE),
+    "post-processors that add no tokens": change(
+        ["post_processor"], {"type": "Sequence", "processors": [BYTE_LEVEL, TEMPLATE]}
+    ),
+    "a list of no normalizers": change(["normalizer"], {"type": "Sequence", "normalizers": []}),
+    "a list of one decoder": lambda c: change(["decoder"], {"type": "Sequence", "decoders": [c["decoder"]]})(c),
+    "an old file, which does not say BPE": lambda c: c["model"].pop("type"),
     "the truncation of the last call": change(["truncation"], {"max_length": 3}),
     "the padding of the last call": change(["padding"], {"pad_id": 0}),
     "no mention of the regex": lambda c: c["pre_tokenizer"].pop("use_regex"),
@@ -214,6 +230,58 @@ def test_the_patterns_of_others_are_known_as_the_same(tmp_path, text, how):
 
 def rank_lines(tokens):
     return b"".join(base64.b64encode(token) + b" %d\n" % i for i, token in enumerate(tokens))
+
+
+def test_tokens_beyond_the_model_are_refused_by_name(tmp_path):
+    tokenizer = trained()
+    ours = tokenizer.below(280)
+    assert ours.vocab_size == 280
+    assert ours.special_tokens == {}
+    assert [*ours.beyond] == [*range(280, 290)]
+    assert ours.beyond[289] == "<中>"
+    assert ours.encode("a<中>").tolist() == tokenizer.encode("a<中>").tolist()  # plain text
+    assert ours.encode_batch(["", "a👍"])[1].tolist() == tokenizer.encode("a👍").tolist()
+    with pytest.raises(ValueError, match=r"the text has '<中>', the token 289 .* only 280 tokens"):
+        ours.encode_prompt("a<中>b", special=True)
+    for text in ("a " + ours.beyond[i] for i in range(280, 288)):
+        whole = tokenizer.encode(text).tolist()
+        if max(whole) < 280:
+            assert ours.encode(text).tolist() == whole
+        else:
+            with pytest.raises(ValueError, match=f"the token {next(i for i in whole if i >= 280)} of the tokenizer"):
+                ours.encode(text)
+    with pytest.raises(ValueError, match="id 280 is outside the vocabulary of 280"):
+        ours.decode([280])
+    with pytest.raises(ValueError, match="'<中>' cannot end a text"):
+        ours.ending_with("<中>")
+    assert ours.to_json() == tokenizer.to_json()
+    assert tokenizer.below(290) is tokenizer
+    assert tokenizer.ending_with("<中>").below(289).end_token == "<|endoftext|>"
+
+
+def test_an_added_token_beyond_the_model_is_never_split(tmp_path):
+    content = trained().to_json()
+    content["added_tokens"].append({"id": 290, "content": "theme", "special": False, "normalized": True})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    ours = Tokenizer.from_pretrained(tmp_path).below(290)
+    assert ours.added_tokens == {}
+    with pytest.raises(ValueError, match="the text has 'theme', the token 290"):
+        ours.encode("a theme")
+
+
+def test_a_tokenizer_of_another_kind_must_fit_the_model():
+    for tokenizer in (ByteTokenizer(), CharTokenizer(["abc"])):
+        assert tokenizer.below(tokenizer.vocab_size) is tokenizer
+        with pytest.raises(ValueError, match=r"the tokenizer has \d+ tokens, the model 2"):
+            tokenizer.below(2)
+
+
+def test_holes_are_the_ids_that_no_token_has():
+    tokens = [*(bytes([b]) for b in range(256)), b"", b"ab", b"", b"abc"]
+    tokenizer = BPETokenizer(tokens, [(97, 98)])
+    assert tokenizer.holes == [256, 258]
+    assert tokenizer.below(257).holes == [256]
+    assert tokenizer.decode([256, 257]) == "ab"
 
 
 def test_tiktokens_ranks(tmp_path):

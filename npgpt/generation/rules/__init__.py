@@ -84,6 +84,7 @@ class Rules:
         if tokenizer is not None and isinstance(sampling.prefix, str):
             tokenizer.encode(sampling.prefix)  # raises an error that names a character that cannot be written
         self._special = [] if tokenizer is None else list(tokenizer.special_tokens.values())
+        self.holes = [] if tokenizer is None else [i for i in tokenizer.holes if i < vocab_size]  # never drawn
         self._negative: np.ndarray | None = None
         self._limit = 2 * (sampling.mirostat_tau or 0.0)
         rules = {**self._steering(), **self._penalties(), **self._truncation()}
@@ -106,6 +107,9 @@ class Rules:
             what = "NaN" if np.isnan(top) else "infinite"
             raise ValueError(f"the model's logits are {what}: its weights are damaged, or training diverged")
         self._negative = negative
+        if self.holes:
+            logits = logits.copy()
+            logits[self.holes] = -np.inf
         for done, (name, rule) in enumerate(self.rules.items(), 1):
             if top > -np.inf:
                 logits = rule(ids, logits)
