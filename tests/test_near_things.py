@@ -44,13 +44,13 @@ def refused(capsys, line, *words):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ({"messages": TURN}, "'prompt' is missing; it seems to be chat messages: write the user's turns as prompt"),
-        ({"conversations": SHAREGPT, "id": 3}, "it seems to be a conversation of ShareGPT: write the user's turns"),
-        ({"instruction": "a", "input": "", "output": "b"}, "an instruction of Alpaca: write instruction and input"),
-        ({"instruction": "a", "output": "中"}, "an instruction of Alpaca"),
+        ({"messages": TURN}, "chat messages, but lines.jsonl:1 has prompts and completions: give lines of one kind"),
+        ({"conversations": SHAREGPT, "id": 3}, "conversations of ShareGPT, but lines.jsonl:1 has prompts"),
+        ({"instruction": "a", "input": "", "output": "b"}, "instructions of Alpaca, but lines.jsonl:1"),
+        ({"instruction": "a", "output": "中"}, "instructions of Alpaca"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "'completion' is missing; it seems to be a preference"),
-        ({"question": "a", "answer": "b"}, "a question and its answer: write them as prompt and completion"),
-        ({"prompt": "a", "response": "b"}, "a prompt and its response: write the response as completion"),
+        ({"question": "a", "answer": "b"}, "questions and answers, but lines.jsonl:1 has"),
+        ({"prompt": "a", "response": "b"}, "prompts and responses, but lines.jsonl:1 has"),
         ({"text": "a"}, "running text without a prompt"),
         ({"completion": "a"}, "'prompt' is missing\n"),
         ({"prompt": "a"}, "'completion' is missing\n"),
@@ -64,11 +64,12 @@ def test_lines_of_others_are_recognised(capsys, here, line, words):
 
 
 @pytest.mark.parametrize("indent", [None, 2])
-def test_a_list_in_json_is_recognised(capsys, here, indent):
-    (here / "lines.json").write_text(json.dumps([{"prompt": "a", "completion": "b"}] * 3, indent=indent))
-    refused(
-        capsys, "finetune m --data lines.json --out r", "one list in JSON: write each of its objects on a line", *TUNE
-    )
+def test_a_list_in_json_is_read(here, indent):
+    lines = [{"prompt": "a", "completion": "中"}] * 3
+    (here / "lines.json").write_text(json.dumps(lines, indent=indent))
+    found = read_examples([here / "lines.json"])
+    assert [(one.prompt, one.completion) for one in found] == [("a", "中")] * 3
+    assert found[1].where.endswith("lines.json: entry 2")
 
 
 def test_the_fields_of_an_example_are_known_by_no_dialect(tmp_path):

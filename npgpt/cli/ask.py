@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npgpt.cli.checks import require_at_least
@@ -28,6 +29,7 @@ from npgpt.config import LANGS, TASKS
 
 if TYPE_CHECKING:
     from npgpt.data.examples import Example
+    from npgpt.data.templates import Template
     from npgpt.generation.engine import Generator
     from npgpt.generation.requests import Request
     from npgpt.generation.settings import Sampling
@@ -83,17 +85,22 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--special has no effect with --task: a tale's prompt has no special tokens; leave it out")
     require_at_least(0, "--seed", args.seed)
     check_engine_flags(args)
+    from npgpt.data.templates import about_chat_template
     from npgpt.generation.engine import Generator
     from npgpt.generation.in_order import SLOTS
-    from npgpt.generation.opening import open_run
+    from npgpt.generation.opening import learned, open_run
     from npgpt.models.registry import verify
+    from npgpt.support.notices import notice
 
     announce_compiling()
     model, tokenizer = open_run(args.run, end_token=args.end_token, verified=args.verify)
     tokenizer.require_end_id()
     sampling = sampling_of(args, defaults_of(args))
     slots = (1 if args.data is None else SLOTS) * (1 if sampling.negative_prompt is None else 2)
-    asker = Asker(Generator(model, tokenizer, slots, args.weights, args.threads), tokenizer, sampling, args)
+    template = learned(args.run).template
+    if template is None and (line := about_chat_template(Path(args.run))):
+        notice(line)
+    asker = Asker(Generator(model, tokenizer, slots, args.weights, args.threads), tokenizer, sampling, args, template)
     do = complete_lines if args.data is not None else complete_example if args.task is not None else complete_prompt
     reasons = do(asker)
     if not args.verify:
@@ -117,12 +124,15 @@ class Asker(NamedTuple):
     tokenizer: "Tokenizer"
     sampling: "Sampling"
     args: argparse.Namespace
+    template: "Template | None"  # how the model has learned to read; None if nothing says so
 
-    def ids(self, prompt: str, before: Sequence[tuple[str, str]] = ()) -> list[int]:
+    def ids(self, prompt: str, before: Sequence[tuple[str, str]] = (), system: str = "", input: str = "") -> list[int]:
         """Return the ids of a prompt that comes after the turns before it."""
+        from npgpt.data.templates import AS_GIVEN
         from npgpt.generation.prompts import answer_prompt
 
-        return answer_prompt(self.generator.model, self.tokenizer, prompt, before, self.args.special)
+        model, special, template = self.generator.model, self.args.special, self.template or AS_GIVEN
+        return answer_prompt(model, self.tokenizer, prompt, before, special, template, system, input)
 
 
 def complete_prompt(asker: Asker) -> list[str]:
@@ -173,7 +183,7 @@ class Conversation:
                     self.reasons.append(completion.finish_reason)
                 if not self.done:
                     left = max(1e-9, self.deadline - time.monotonic())
-                    ids = self.asker.ids(self.prompt, self.turns)
+                    ids = self.asker.ids(self.prompt, self.turns, self.example.system, self.example.input)
                     self.request = self.asker.generator.submit(
                         ids, self.asker.sampling, left if left < math.inf else None, self._rng
                     )
@@ -209,24 +219,21 @@ def complete_lines(asker: Asker) -> list[str]:
 
     In a conversation, the model reads its own earlier completions before the next prompt. Return why each one ended.
     """
-    from npgpt.data.examples import read_examples
+    from npgpt.data.examples import read_lines
 
     reasons: list[str] = []
     same = with_completion = 0
     texts = open_named([asker.args.data], asker.args, "*.jsonl")
-    for found in conversations(asker, read_examples(texts.files, completions=False)):
+    lines = read_lines(texts.files, completions=False)
+    asker = asker._replace(template=asker.template or lines.kind.template)
+    for found in conversations(asker, lines.examples):
         if found.error is not None:
             shorter = "; --max-new-tokens N shortens the model's own answers" if found.turns else ""
             raise ValueError(f"{found.example.where}: {found.error}{shorter}")
         for (_, said), (_, completion) in zip(found.turns, found.example.turns(), strict=True):
             with_completion += bool(completion)
             same += bool(completion) and said.strip() == completion.strip()
-        prompts, answers = map(list, zip(*found.turns, strict=True))
-        line = (
-            {"prompt": prompts, "completion": answers}
-            if found.example.more
-            else {"prompt": prompts[0], "completion": answers[0]}
-        )
+        line = lines.kind.write(found.example, [answer for _, answer in found.turns])
         print(json.dumps(line, ensure_ascii=False), flush=True)
         reasons += found.reasons
     if with_completion:

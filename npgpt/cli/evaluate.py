@@ -190,7 +190,7 @@ def print_loss_of_files(model: "Model", tokenizer: "Tokenizer", args: argparse.N
         texts = open_named([args.data], reading)
         if "text_field" not in args and all(map(has_examples, texts.files)):
             require_text(vars(args), args.data, "holds prompts and completions", but="encoding")
-            print_loss_of_examples(model, tokenizer, texts.files, args.split, evaluate)
+            print_loss_of_examples(model, tokenizer, texts.files, args, evaluate)
             return
         say_reading(args, reading)
         ids = text_ids(tokenizer, texts.files, args.split or "all")
@@ -228,20 +228,22 @@ def text_ids(tokenizer: "Tokenizer", files: "list[TextFile]", split: str) -> "np
 
 
 def print_loss_of_examples(
-    model: "Model", tokenizer: "Tokenizer", files: "list[TextFile]", split: str | None, evaluate: "Evaluate"
+    model: "Model", tokenizer: "Tokenizer", files: "list[TextFile]", args: argparse.Namespace, evaluate: "Evaluate"
 ) -> None:
     """Print the loss on completions, each after its prompt and with the token that ends it."""
-    from npgpt.data.examples import pack_examples, read_examples
+    from npgpt.data.examples import pack_examples, read_lines
+    from npgpt.generation.opening import learned
 
-    if split:
-        raise ValueError(f"--split {split} has no effect on prompts and completions: leave it out")
+    if args.split:
+        raise ValueError(f"--split {args.split} has no effect on prompts and completions: leave it out")
     tokenizer.require_end_id()
-    examples = read_examples(files)
-    packed = pack_examples(examples, tokenizer, model.config.n_positions)
+    kind, examples = read_lines(files)
+    template = learned(args.run).template or kind.template
+    packed = pack_examples(examples, tokenizer, model.config.n_positions, template=template)
     found = evaluate(packed)
-    learned = [completion for example in examples for _, completion in example.turns()]
-    print(f"{len(learned):,} completions of {len(examples):,} lines; the prompts are read, not predicted")
-    print_loss(found, packed.size, sum(len(text.encode("utf-8")) for text in learned))
+    texts = [completion for example in examples for _, completion in example.turns()]
+    print(f"{len(texts):,} completions of {len(examples):,} lines; the prompts are read, not predicted")
+    print_loss(found, packed.size, sum(len(text.encode("utf-8")) for text in texts))
 
 
 def print_loss_of_tales(model: "Model", tokenizer: "Tokenizer", langs: tuple[str, ...], evaluate: "Evaluate") -> None:

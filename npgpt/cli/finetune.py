@@ -39,7 +39,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="extend",
         metavar="FILE",
         help='files of lines such as {"prompt": "...", "completion": "..."}; in a conversation both are lists; '
-        "a folder of *.jsonl, a glob, or - for standard input",
+        "chat messages, instructions and other kinds are recognised from the first line; a folder of *.jsonl, a glob, "
+        "or - for standard input",
+    )
+    parser.add_argument(
+        "--template",
+        metavar="FILE",
+        help="text file that says how examples are read, with {prompt} and {completion}, and {system} and {input} in "
+        "{[ ]}, a part that is left out where they are empty (default: as the lines have it)",
     )
     parser.add_argument("--out", metavar="FOLDER", help="new run folder (default: runs/1, or the next free number)")
     parser.add_argument("--skip-long", action="store_true", help="leave out lines that are too long for the context")
@@ -68,7 +75,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in vars(args).items() if name in fields}
-    how = {name: getattr(args, name) for name in ("skip_long", "in_order", "lora", "lora_alpha")}
+    how = {name: getattr(args, name) for name in ("skip_long", "in_order", "lora", "lora_alpha", "template")}
     how["encoding"] = getattr(args, "encoding", None)
     from npgpt.training.finetuning import plan_finetuning, start_finetuning
 
@@ -98,7 +105,15 @@ def show(tuning: "Tuning") -> None:
     from npgpt.generation.answers import answers
 
     example = tuning.val_examples[0]
-    (found,) = answers(tuning.run.best(), tuning.run.tokenizer, [example.prompt])
-    print(f"\nan example that it was not trained on:\n\n{example.prompt}[{found}]")
+    template = tuning.run.source.template
+    (found,) = answers(
+        tuning.run.best(),
+        tuning.run.tokenizer,
+        [example.prompt],
+        template=template,
+        of=[(example.system, example.input)],
+    )
+    shown = template.shown(example.prompt, example.system, example.input)
+    print(f"\nan example that it was not trained on:\n\n{shown}[{found}]")
     if found.strip() != example.completion.strip():
         print(f"\nexpected:\n{example.completion}")

@@ -18,6 +18,7 @@ from npgpt.cli.texts import END_TOKEN, SPECIAL
 from npgpt.cli.tokenizer import visible
 
 if TYPE_CHECKING:
+    from npgpt.data.templates import Template
     from npgpt.generation.prompts import Framed, Framing
     from npgpt.generation.scores import Score
     from npgpt.tokenizer import Tokenizer
@@ -101,9 +102,10 @@ def run(args: argparse.Namespace) -> int:
     model, tokenizer = open_run(args.run, args.last, args.end_token)
     if (args.top or 0) > tokenizer.vocab_size:
         raise ValueError(f"--top {args.top} is more than the {tokenizer.vocab_size} tokens of the vocabulary")
-    framing = Framing(tokenizer, learned(args.run).ends, args.end, args.special)
+    known = learned(args.run)
+    framing = Framing(tokenizer, known.ends, args.end, args.special)
     n_positions = model.config.n_positions
-    lines = [line for file in files for line in lines_of_file(file, framing, n_positions)]
+    lines = [line for file in files for line in lines_of_file(file, framing, n_positions, known.template)]
     if not lines:
         raise ValueError(f"{args.file}: there is no line to score")
     framed = [one for line in lines for one in line.framed]
@@ -114,8 +116,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def lines_of_file(file: "TextFile", framing: "Framing", n_positions: int) -> Iterator[Line]:
+def lines_of_file(
+    file: "TextFile", framing: "Framing", n_positions: int, template: "Template | None" = None
+) -> Iterator[Line]:
     """Yield the lines of a file as tokens. Blank lines are left out, and a notice says so.
+
+    template  how the model has learned to read prompts; None if nothing says so
+
+    Chat messages, instructions and other examples give a line for each of their completions.
 
     Raises ValueError, naming file and line, for one that cannot be scored.
     """
@@ -123,6 +131,10 @@ def lines_of_file(file: "TextFile", framing: "Framing", n_positions: int) -> Ite
     from npgpt.support.notices import notice
     from npgpt.tokenizer.stream import AS_IT_IS, lines_of, read_parts
 
+    if file.config.text_field is None and is_of_other_kind(file):
+        yield from lines_of_examples(file, framing, n_positions, template)
+        return
+    framing = framing._replace(template=template or framing.template)
     name = field_name(file)
     plain = dataclasses.replace(AS_IT_IS, encoding=file.config.encoding, newline="lf")
     blank = 0
@@ -140,6 +152,33 @@ def lines_of_file(file: "TextFile", framing: "Framing", n_positions: int) -> Ite
         notice(f"{file}: {amount(blank, 'blank line')} left out")
 
 
+def is_of_other_kind(file: "TextFile") -> bool:
+    """Say whether a file has examples of another kind than prompts with completions or choices."""
+    from npgpt.data.dialects import PAIRS, kind_of
+    from npgpt.tokenizer.stream import first_object
+
+    first = first_object(file) or {}
+    return not {"text", "choices"} & first.keys() and kind_of(first) not in (None, PAIRS)
+
+
+def lines_of_examples(
+    file: "TextFile", framing: "Framing", n_positions: int, template: "Template | None"
+) -> Iterator[Line]:
+    """Yield the completions of a file's examples, each after all that comes before it."""
+    from npgpt.data.examples import read_lines
+
+    kind, examples = read_lines([file])
+    framing = framing._replace(template=template or kind.template)
+    for example in examples:
+        turns = example.turns()
+        for number, (prompt, completion) in enumerate(turns):
+            try:
+                one = framing.completion(prompt, completion, n_positions, turns[:number], example.system, example.input)
+            except ValueError as error:
+                raise ValueError(f"{example.where}: {error}") from None
+            yield Line(example.where, {"prompt": prompt, "completion": completion}, [one])
+
+
 def field_name(file: "TextFile") -> str | None:
     """Return the field of JSON lines that holds a text, or None for lines of text."""
     from npgpt.tokenizer.stream import JSON_LINES, first_object
@@ -152,7 +191,7 @@ def field_name(file: "TextFile") -> str | None:
 
 def read_line(data: bytes, where: str, name: str) -> tuple[dict[str, Any], int | None]:
     """Return what a line of JSON says: text, or prompt and completion, or prompt and choices; and the right choice."""
-    from npgpt.data.examples import read_object, strings
+    from npgpt.data.dialects import read_object, strings
 
     value = read_object(data, where)
     keys = (name,) if name in value and "prompt" not in value else ("prompt", "completion", "choices")

@@ -5,147 +5,166 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from npgpt.config import TextConfig
-from npgpt.data.dialects import seems, seems_a_list
+from npgpt.data.dialects import PAIRS, Example, Kind, kind_of, read_object, read_value, require_object
 from npgpt.data.packing import Packed, pack, pack_in_order, too_long
-from npgpt.data.text import full_names, open_texts
+from npgpt.data.templates import AS_GIVEN, Template, encoded, turn_parts
+from npgpt.data.text import amount, full_names, open_texts
 from npgpt.support.notices import notice
 from npgpt.tokenizer import Tokenizer
 from npgpt.tokenizer.stream import AS_IT_IS, TextFile, first_object, lines_of, read_parts, text_file
 
 VALIDATE = 0.1  # the share of the examples that is kept for validation
 MOST_TO_VALIDATE = 1000  # and the most examples that are
+FRAME = "to_json(NEW, orient='records', lines=True, force_ascii=False)"
+TABLES = {  # by their suffix: how pandas writes them as JSON lines
+    ".csv": f"pandas.read_csv(FILE).{FRAME}",
+    ".tsv": f"pandas.read_csv(FILE, sep='\\t').{FRAME}",
+    ".parquet": f"pandas.read_parquet(FILE).{FRAME}",
+    ".arrow": f"pandas.read_feather(FILE).{FRAME}",
+    ".xlsx": f"pandas.read_excel(FILE).{FRAME}",
+}
 
 
-class Example(NamedTuple):
-    """A prompt and its completion, their place as "file:line", and the prompts and completions that follow."""
+class Lines(NamedTuple):
+    """The examples of some files, which are all of one kind."""
 
-    prompt: str
-    completion: str
-    where: str = ""
-    more: tuple[tuple[str, str], ...] = ()
-
-    def turns(self) -> tuple[tuple[str, str], ...]:
-        """Return all pairs of a prompt and its completion, in order."""
-        return ((self.prompt, self.completion), *self.more)
+    kind: Kind
+    examples: list[Example]
 
 
 def read_examples(files: Sequence[str | Path | TextFile], completions: bool = True) -> list[Example]:
-    """Read JSON lines, each an object with the strings `prompt` and `completion`; other keys are ignored.
+    """Read JSON lines, each an object with the strings `prompt` and `completion`, or of another kind of KINDS.
 
-    Both may be lists of equal length, the turns of a conversation. The model reads all earlier turns before a prompt.
+    `prompt` and `completion` may be lists of equal length, the turns of a conversation. The model reads all earlier
+    turns before a prompt. Other keys are ignored. A file may also be one list of such objects.
 
     completions  whether each line must have one; if not, a missing completion is read as ""
 
     Blank lines are ignored, and strings are kept as they are, line ends included. Raises FileNotFoundError, or
-    ValueError that names file and line for a line that is not such an object or has an empty completion, for a file
-    that is not in its encoding, and for files without any example.
+    ValueError that names file and line for a line that is not such an object or has an empty completion, for a line of
+    another kind than the first, for a file that is not in its encoding, and for files without any example.
     """
-    examples = []
+    return read_lines(files, completions).examples
+
+
+def read_lines(files: Sequence[str | Path | TextFile], completions: bool = True) -> Lines:
+    """Read examples as read_examples does, and return their kind, too. A notice says it, unless it is the usual one.
+
+    A chat that ends with the user has nothing to learn there. If completions are asked for, that last message is left
+    out, and the notice says how often.
+    """
+    examples: list[Example] = []
+    kind, cut = None, 0
     for file in map(text_file, files):
-        plain = dataclasses.replace(file, config=dataclasses.replace(AS_IT_IS, encoding=file.config.encoding))
-        for number, line in enumerate(lines_of(read_parts(plain)), 1):
-            line = line.removeprefix(codecs.BOM_UTF8)  # of files that were joined
-            if line.strip():
-                examples.append(read_line(line, f"{file}:{number}", completions))
-    if not examples:
+        for where, value in objects_of(file):
+            found = kind_of(value, completions)
+            kind = kind or found or PAIRS
+            if found not in (None, kind) and not kind.has(value, completions):
+                raise ValueError(
+                    f"{where}: {found.what}, but {examples[0].where} has {kind.what}: give lines of one kind"
+                )
+            example = read_value(value, kind, where, completions)
+            if completions and not example.turns()[-1][1]:  # of a chat: others are refused
+                example, cut = without_last(example), cut + 1
+            examples.append(example)
+    if kind is None:
         raise ValueError(f"{', '.join(map(str, files))}: there is no example to learn")
-    return examples
+    if kind is not PAIRS:
+        names = str(files[0]) if len(files) == 1 else f"{len(files):,} files"
+        left_out = f"; {cut:,} of them end with the user, and that last message is left out" if cut else ""
+        notice(f"{names}: {kind.what}, {amount(len(examples), 'line')}{left_out}")
+    return Lines(kind, examples)
+
+
+def without_last(example: Example) -> Example:
+    """Return a chat without its last turn. Raises ValueError if it has no other."""
+    if not example.more:
+        raise ValueError(f"{example.where}: no message of the assistant: there would be nothing to learn")
+    return example._replace(more=example.more[:-1])
+
+
+def objects_of(file: TextFile) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects of a file of JSON lines, or of one list in JSON, with their places.
+
+    Raises ValueError for a line, or an entry of the list, that is no object, and for a table, which is read elsewhere.
+    """
+    if file.path.suffix in TABLES:
+        raise ValueError(f"{file}: a table: write it as JSON lines first, with {TABLES[file.path.suffix]}")
+    plain = dataclasses.replace(file, config=dataclasses.replace(AS_IT_IS, encoding=file.config.encoding))
+    parts = read_parts(plain)
+    first = next(parts, b"")
+    parts = itertools.chain((first,), parts)
+    if is_list(first):
+        yield from entries_of(file, b"".join(parts))
+        return
+    for number, line in enumerate(lines_of(parts), 1):
+        line = line.removeprefix(codecs.BOM_UTF8)  # of files that were joined
+        if line.strip():
+            where = f"{file}:{number}"
+            yield where, read_object(line, where)
+
+
+def is_list(start: bytes) -> bool:
+    """Say whether a file that begins so is one list of objects in JSON."""
+    return re.match(rb"\s*\[\s*(\{|\]|$)", start.removeprefix(codecs.BOM_UTF8)) is not None
+
+
+def entries_of(file: TextFile, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the entries of a list in JSON with their places, the first of which is entry 1."""
+    try:
+        values = json.loads(data.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not a list in JSON: {error}") from None
+    for number, value in enumerate(values, 1):
+        where = f"{file}: entry {number}"
+        yield where, require_object(value, where)
 
 
 def has_examples(file: TextFile) -> bool:
-    """Say whether a file's first line is an object with prompt and completion, whatever the file is called."""
-    return {"prompt", "completion"} <= (first_object(file) or {}).keys()
-
-
-def read_line(line: bytes, where: str, completions: bool = True) -> Example:
-    """Read one line. Raises ValueError, beginning with `where`, for a line that is not an example.
-
-    Example: b'{"prompt": "1 + 1 = ", "completion": "2"}' gives Example("1 + 1 = ", "2", where).
-    """
-    value = read_object(line, where)
-    for key in ("prompt", "completion") if completions else ("prompt",):
-        if key not in value:
-            raise ValueError(f"{where}: {key!r} is missing{seems(value)}")
-    if not completions and "completion" not in value:
-        prompts = value.get("prompt")
-        value["completion"] = [""] * len(prompts) if isinstance(prompts, list) else ""
-    prompts, learned = (strings(value, key, where) for key in ("prompt", "completion"))
-    if len(prompts) != len(learned):
-        raise ValueError(f"{where}: there are {len(prompts)} prompts, but {len(learned)} completions")
-    if not prompts:
-        raise ValueError(f"{where}: there is no prompt")
-    if completions and not all(learned):
-        raise ValueError(f"{where}: 'completion' is empty: there would be nothing to learn")
-    first, *more = zip(prompts, learned, strict=True)
-    return Example(*first, where, tuple(more))
-
-
-def read_object(line: bytes, where: str) -> dict[str, Any]:
-    """Read a JSON object. Raises ValueError, beginning with `where`, for anything else."""
-    try:
-        value = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        hint = seems_a_list(line) or "; each line must be a JSON object with prompt and completion"
-        raise ValueError(f"{where}: not JSON: {error}{hint}") from None
-    if not isinstance(value, dict):
-        raise ValueError(
-            f"{where}: expected an object with prompt and completion, got {type(value).__name__}{seems_a_list(line)}"
-        )
-    return value
-
-
-def strings(value: dict[str, Any], key: str, where: str) -> list[str]:
-    """Return the strings of a key, whose value is one or a list of them. Raises ValueError if it is anything else."""
-    texts = value[key] if isinstance(value[key], list) else [value[key]]
-    for text in texts:
-        if not isinstance(text, str):
-            raise ValueError(f"{where}: {key!r} is {text!r}, not a string")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            code = ord(text[error.start])
-            raise ValueError(f"{where}: {key!r} has the lone surrogate U+{code:04X}, half a character") from None
-    return texts
+    """Say whether a file's first object is an example, whatever the file is called. With a text it must be a pair."""
+    value = first_object(file)
+    if value is None and file.path.suffix == ".json":
+        value = next((value for _, value in objects_of(file)), None)
+    kind = kind_of(value or {})
+    return kind is PAIRS or (kind is not None and "text" not in (value or {}))
 
 
 def pack_examples(
-    examples: Sequence[Example], tokenizer: Tokenizer, n_positions: int, in_order: bool = False
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    n_positions: int,
+    in_order: bool = False,
+    template: Template = AS_GIVEN,
 ) -> Packed:
     """Pack examples into rows of a model's context. Raises ValueError, naming the line, for one that is too long.
 
     in_order  whether the first examples are to be learned first
+    template  how they are read
 
     Prompts and completions are encoded separately, so a prompt has the same tokens in training as when it is asked.
     """
-    ids, prompts = encode_examples(examples, tokenizer)
+    ids, prompts = encode_examples(examples, tokenizer, template)
     long = too_long(ids, n_positions)
     if long.size:
         raise ValueError(f"{examples[long[0]].where}: {too_long_message(len(ids[long[0]]), n_positions)}")
     return (pack_in_order if in_order else pack)(ids, n_positions, tokenizer.require_end_id(), prompts)
 
 
-def encode_examples(examples: Sequence[Example], tokenizer: Tokenizer) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def encode_examples(
+    examples: Sequence[Example], tokenizer: Tokenizer, template: Template = AS_GIVEN
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return the tokens of each example, with the end token between turns, and which tokens belong to a prompt."""
-    turns = [example.turns() for example in examples]
-    texts = tokenizer.encode_batch(text for pairs in turns for pair in pairs for text in pair)
-    end = np.array([tokenizer.require_end_id()])
-    ids, prompts, encoded = [], [], iter(texts)
-    for pairs in turns:
-        parts: list[tuple[np.ndarray, bool]] = []
-        for number in range(len(pairs)):
-            if number:
-                parts.append((end, False))
-            parts += [(next(encoded), True), (next(encoded), False)]
-        ids.append(np.concatenate([part for part, _ in parts]))
-        prompts.append(np.repeat([asked for _, asked in parts], [len(part) for part, _ in parts]))
-    return ids, prompts
+    tokenizer.require_end_id()
+    parts = [turn_parts(template, tokenizer, one.turns(), one.system, one.input) for one in examples]
+    return encoded(parts, tokenizer)
 
 
 def too_long_message(size: int, n_positions: int) -> str:
@@ -158,19 +177,21 @@ class ExamplesSource:
     files     absolute paths, from which --resume reads them again
     examples  in the order of the files, without those that were left out
     skipped   how many were left out because they are too long
+    template  how they are read: the one that is given, or that of their kind
     """
 
-    def __init__(self, names: Sequence[str], encoding: str = "utf-8") -> None:
+    def __init__(self, names: Sequence[str], encoding: str = "utf-8", template: Template | None = None) -> None:
         texts = open_texts(names, TextConfig(encoding=encoding), kind="*.jsonl")
         self.files = full_names(names)
-        self.examples = read_examples(texts.files)
+        self.kind, self.examples = read_lines(texts.files)
+        self.template = template or self.kind.template
         for line in texts.found:
             notice(line)
         self.skipped = 0
 
     def skip_long(self, tokenizer: Tokenizer, n_positions: int) -> None:
         """Leave out the examples that do not fit. Raises ValueError if none fits."""
-        ids, _ = encode_examples(self.examples, tokenizer)
+        ids, _ = encode_examples(self.examples, tokenizer, self.template)
         long = set(too_long(ids, n_positions).tolist())
         if len(long) == len(ids):
             shortest = min(map(len, ids))
@@ -197,14 +218,17 @@ class ExamplesSource:
         return parts
 
     def digest(self) -> str:
-        """Return a SHA-256 of all prompts and completions."""
+        """Return a SHA-256 of all prompts, as the template has them, and completions."""
         sha = hashlib.sha256()
         for example in self.examples:
-            for text in itertools.chain(*example.turns()):
+            (_, completion), *more = example.turns()
+            prompt = self.template.shown(example.prompt, example.system, example.input)
+            framed = ((self.template.shown(asked), said) for asked, said in more)
+            for text in itertools.chain((prompt, completion), *framed):
                 data = text.encode("utf-8")
                 sha.update(f"{len(data)} ".encode() + data)
         return sha.hexdigest()
 
     def settings(self) -> dict[str, Any]:
         """Return what train.json records about the examples."""
-        return {"files": self.files, "sha256": self.digest(), "examples": True}
+        return {"files": self.files, "sha256": self.digest(), "examples": True, "template": self.template.text}

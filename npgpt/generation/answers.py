@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from npgpt.data.templates import AS_GIVEN, Template
 from npgpt.generation.engine import Generator, draws, generate
 from npgpt.generation.in_order import SLOTS, finished, in_order
 from npgpt.generation.prompts import answer_prompt
@@ -66,14 +67,23 @@ def answers(
     temperature: float = 0.0,
     top_p: float | None = None,
     seed: int = 0,
+    template: Template = AS_GIVEN,
+    of: Iterable[tuple[str, str]] | None = None,
 ) -> Iterator[str]:
     """Yield a completion of each prompt, in order. At temperature 0 each token is the likeliest one.
 
     Each has draws of its own: the first those of `seed`, as npgpt.generate.
+
+    template  how the prompts are read
+    of        the system message and the input of each prompt; None for none
     """
     prompts = list(prompts)
+    others = list(of) if of is not None else [("", "")] * len(prompts)
     sampling = Sampling(max_new_tokens=None, temperature=temperature, top_p=top_p, seed=seed)
     generator = Generator(model, tokenizer, max(1, min(SLOTS, len(prompts))))
-    texts = ((answer_prompt(model, tokenizer, prompt), draws(sampling, i)) for i, prompt in enumerate(prompts))
+    texts = (
+        (answer_prompt(model, tokenizer, prompt, template=template, system=system, input=given), draws(sampling, i))
+        for i, (prompt, (system, given)) in enumerate(zip(prompts, others, strict=True))
+    )
     for request in in_order(generator, texts, sampling):
         yield finished(generator, request).completion.text

@@ -1,8 +1,9 @@
 """Framing: what a model reads before it writes, or before it is asked how likely a text is, by what it has learned."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
+from npgpt.data.templates import AS_GIVEN, Template, Turns, asked_ids, parse_template
 from npgpt.models.base import Model
 from npgpt.tokenizer import Tokenizer
 
@@ -12,15 +13,24 @@ class Learned(NamedTuple):
 
     examples   texts that begin and end with the end token, as tales do
     documents  running text in which the end token separates documents
+    template   how the examples are read; None if nothing says so
     """
 
     examples: bool
     documents: bool
+    template: Template | None = None
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
-        """Return what a run has learned from its data, which train.json describes."""
-        return cls(data.get("examples") is True, data.get("documents") is True)
+        """Return what a run has learned from its data, which train.json describes.
+
+        Raises ValueError for a template that is none.
+        """
+        text = data.get("template")
+        if not isinstance(text, str | None):
+            raise ValueError(f"train.json: data.template is {text!r:.60}, not a string")
+        template = None if text is None else parse_template(text)
+        return cls(data.get("examples") is True, data.get("documents") is True, template)
 
     @property
     def ends(self) -> bool:
@@ -69,12 +79,14 @@ class Framing(NamedTuple):
     """How texts are put before a model that says how likely they are.
 
     after_end, end, special  as in npgpt.score
+    template                 how prompts are read
     """
 
     tokenizer: Tokenizer
     after_end: bool
     end: bool = False
     special: bool = False
+    template: Template = AS_GIVEN
 
     def text(self, text: str) -> Framed:
         """Return the tokens of a text, which begins anew."""
@@ -86,9 +98,20 @@ class Framing(NamedTuple):
             raise ValueError(f"the text {text!r} {what}: there is nothing to score")
         return Framed(ids, first)
 
-    def completion(self, prompt: str, completion: str, n_positions: int) -> Framed:
-        """Return the tokens of a prompt and its completion. Raises ValueError if they do not fit into the context."""
-        read = self.tokenizer.encode_prompt(prompt, self.special)
+    def completion(
+        self,
+        prompt: str,
+        completion: str,
+        n_positions: int,
+        before: Turns = (),
+        system: str = "",
+        input: str = "",
+    ) -> Framed:
+        """Return the tokens of a prompt and its completion. Raises ValueError if they do not fit into the context.
+
+        before  the earlier turns; the system message and the input belong to the first one
+        """
+        read = asked_ids(self.template, self.tokenizer, prompt, before, self.special, system, input)
         if self.after_end or not read:  # after an empty prompt a text begins
             read = [*new_text(self.tokenizer, self.after_end), *read]
         if not read:
@@ -109,20 +132,24 @@ class Framing(NamedTuple):
 
 
 def answer_prompt(
-    model: Model, tokenizer: Tokenizer, prompt: str, before: Sequence[tuple[str, str]] = (), special: bool = False
+    model: Model,
+    tokenizer: Tokenizer,
+    prompt: str,
+    before: Turns = (),
+    special: bool = False,
+    template: Template = AS_GIVEN,
+    system: str = "",
+    input: str = "",
 ) -> list[int]:
     """Return the ids of a prompt as a fine-tuned model has learned prompts: after the end token, like every turn.
 
-    before   the earlier turns of the conversation, pairs of a prompt and its completion
-    special  whether special tokens in the prompts are encoded as such, not as plain text
+    before    the earlier turns of the conversation, pairs of a prompt and its completion
+    special   whether special tokens in the prompts are encoded as such, not as plain text
+    template  how prompts are read; the system message and the input belong to the first one
 
     Prompts and completions are encoded separately, as in training. Raises ValueError for a prompt that leaves no room.
     """
-    end = tokenizer.require_end_id()
-    ids = [end]
-    for earlier, completion in before:
-        ids += [*tokenizer.encode_prompt(earlier, special), *tokenizer.encode_prompt(completion), end]
-    ids += tokenizer.encode_prompt(prompt, special)
+    ids = [tokenizer.require_end_id(), *asked_ids(template, tokenizer, prompt, before, special, system, input)]
     if len(ids) >= model.config.n_positions:
         what = "conversation" if before else "prompt"
         raise ValueError(

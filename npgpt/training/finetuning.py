@@ -9,11 +9,13 @@ from typing import Any
 
 from npgpt.config import GPTConfig, TrainConfig, settle
 from npgpt.data.examples import Example, ExamplesSource, pack_examples
+from npgpt.data.templates import AS_GIVEN, Template, about_chat_template, parse_template
 from npgpt.hub.tensors import require_run
 from npgpt.models.base import Model, set_end
 from npgpt.models.lora import Adapters, save_adapter
 from npgpt.models.registry import open_model, require_trainable
 from npgpt.support.lock import locked
+from npgpt.support.notices import notice
 from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import refuse_existing, say_if_unevaluated
 from npgpt.training.compute import require_compute
@@ -33,6 +35,7 @@ from npgpt.training.run import (
 
 # what must not change when a run is resumed: (part of train.json, key, error message)
 FIXED = (
+    ("data", "template", "the template cannot change with --resume"),
     ("data", "sha256", "the examples are not those that the run was trained on"),
     ("data", "tokenizer", "the model's tokenizer is not the one that the run was trained with"),
     ("finetune", "base_sha256", "the model to begin with is not the one that the run began with"),
@@ -86,7 +89,8 @@ def plan_finetuning(
     """Settle the settings, and read the examples.
 
     base   the run folder of the model to begin with
-    how    skip_long, in_order, lora, lora_alpha, encoding; None or False for those that are not given
+    how    skip_long, in_order, lora, lora_alpha, encoding, and the file of a template; None or False for what is not
+           given
     given  fields of TrainConfig
 
     Raises FileNotFoundError or ValueError for settings that are not possible, or not possible together.
@@ -106,8 +110,16 @@ def plan_finetuning(
     files = data or (saved_names(folder, saved) if saved else [])
     how = {name: before.get(name) if value is None or value is False else value for name, value in how.items()}
     flags = {name: bool(how[name]) for name in ("skip_long", "in_order")}
-    source = ExamplesSource(files, how.get("encoding") or "utf-8")
+    template = template_of(how.pop("template", None), saved)
+    source = ExamplesSource(files, how.get("encoding") or "utf-8", template)
     return TuningPlan(base, folder, source, config, how | flags, saved, frozenset(given))
+
+
+def template_of(file: str | None, saved: dict[str, Any] | None) -> Template | None:
+    """Return the template that is given, or that of the run to resume; None for that of the examples' kind."""
+    if file is not None:
+        return Template.read(file)
+    return parse_template(saved["data"]["template"]) if saved else None
 
 
 def read_finetune(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
@@ -123,6 +135,9 @@ def read_finetune(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{folder / 'train.json'}: finetune.{name} is {value!r}, not of type {types[-1].__name__}")
     if not saved["data"]["files"]:
         raise ValueError(f"{folder / 'train.json'}: data.files is empty")
+    saved["data"].setdefault("template", AS_GIVEN.text)  # which runs of earlier versions do not say
+    if not isinstance(saved["data"]["template"], str):
+        raise ValueError(f"{folder / 'train.json'}: data.template is {saved['data']['template']!r}, not a string")
     return before
 
 
@@ -160,8 +175,8 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
         require_same(folder, plan.saved, settings)
     in_order = plan.how["in_order"]
     train_part, val_part = source.split(config.seed, in_order)
-    train_data = pack_examples(train_part, tokenizer, n_positions, in_order)
-    val_data = pack_examples(val_part, tokenizer, n_positions)
+    train_data = pack_examples(train_part, tokenizer, n_positions, in_order, source.template)
+    val_data = pack_examples(val_part, tokenizer, n_positions, template=source.template)
     if plan.saved is None:
         refuse_existing(folder)
     adapters, split = None, saved_split(plan.saved, config, plan.named, model)
@@ -188,6 +203,8 @@ def open_base(name: str, config: TrainConfig) -> tuple[Model, Tokenizer]:
     require_trainable(model, name)
     tokenizer = open_tokenizer(name, model, config.end_token)
     say_if_unevaluated(Path(name))
+    if line := about_chat_template(Path(name)):
+        notice(line)
     set_end(model, tokenizer.require_end_id())
     return model, tokenizer
 
