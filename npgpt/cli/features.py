@@ -179,7 +179,7 @@ def lines_of_file(file: "TextFile") -> Iterator[tuple[str, str]]:
     Raises ValueError, naming file and line, for JSON that has no text.
     """
     from npgpt.cli.score import field_name
-    from npgpt.data.examples import read_object, strings
+    from npgpt.data.dialects import read_object, strings
     from npgpt.tokenizer.stream import AS_IT_IS, lines_of, read_parts
 
     name = field_name(file)
