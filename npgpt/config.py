@@ -9,13 +9,13 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from npgpt.support.hints import nearest
+from npgpt.support.hints import former, nearest
 
 ACTIVATION_FUNCTIONS = ("gelu_new", "gelu")
 DTYPES = ("float32", "float64")
 COMPUTES = ("float32", "bf16")
 OPS = ("fast", "reference")
-INITS = ("gpt2", "copy", "shift")
+INITS = ("normal", "copy", "shift")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "linear", "trapezoid")
 WINDOWS = ("random", "shuffled")
@@ -184,10 +184,10 @@ class TrainConfig:
     """
 
     init: str = option(
-        "gpt2",
-        "initial weights: gpt2 draws them all at random, as GPT-2 does; copy makes attention repeat earlier text from "
-        "the start, and shift makes heads of the first block look at the last tokens one by one, which a small model "
-        "would otherwise have to learn first",
+        "normal",
+        "initial weights: normal draws them all at random, as GPT-2's were; copy makes attention repeat earlier text "
+        "from the start, and shift makes heads of the first block look at the last tokens one by one, which a small "
+        "model would otherwise have to learn first",
         INITS,
     )
     tokenizer: str = option("chars", "chars, bytes, bpe:SIZE (learned from the text), or a folder with a tokenizer")
@@ -377,7 +377,7 @@ def _check_types(config: Any) -> None:
             raise ValueError(f"{name}={value} must be finite")
         choices = field.metadata["choices"]
         if choices and value not in choices:
-            raise ValueError(f"{name}={value!r} is unknown{nearest(value, choices)}")
+            raise ValueError(f"{name}={value!r} is unknown{former(name, value) or nearest(value, choices)}")
 
 
 def _ids(name: str, values: Sequence[Any]) -> int | tuple[int, ...]:

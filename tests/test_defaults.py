@@ -8,6 +8,7 @@ import pytest
 from npgpt import GPTConfig, TrainConfig
 from npgpt.config import PRESETS, preset
 from npgpt.hub.gpt2 import read_config
+from npgpt.support.files import read_sealed_json, write_sealed_json
 from npgpt.training.finetuning import plan_finetuning
 from npgpt.training.pretraining import plan_training, start_training
 from npgpt.training.recipes import TALES, TALES_IN_TWO
@@ -211,10 +212,30 @@ def test_a_resumed_rate_adapts_to_what_is_given_now_and_says_so(capsys, caplog, 
     assert (code, err.count("\n")) == (2, 1)
 
 
+def test_the_former_name_of_random_weights_is_refused_with_the_new_one(capsys, text):
+    (text / "c.toml").write_text('init = "gpt2"\n')
+    for given in ("--init", "gpt2"), ("--config", "c.toml"):
+        code, _, err = command(capsys, "train", "--data", "a.txt", "--out", "r", *given, *TINY)
+        assert code == 2
+        assert ": it is called normal now, because it draws random weights and loads no GPT-2: give normal" in err
+        assert err.count("\n") == 1
+        assert not (text / "r").exists()
+
+
+def test_a_run_that_was_begun_under_the_former_name_is_resumed(capsys, text):
+    assert command(capsys, "train", "--data", "a.txt", "--out", "r", *TINY)[0] == 0
+    saved = read_sealed_json(text / "r" / "train.json")
+    saved["train"]["init"] = "gpt2"
+    write_sealed_json(text / "r" / "train.json", saved)
+    assert command(capsys, "train", "--resume", "--out", "r", "--max-steps", 7)[0] == 0
+    assert read_sealed_json(text / "r" / "train.json")["run"] == saved["run"]
+    assert settings(text / "r")["init"] == "normal"
+
+
 def test_a_resumed_model_keeps_its_sizes(capsys, text):
     assert command(capsys, "train", "--data", "a.txt", "--out", "r", *TINY)[0] == 0
     code, _, err = command(capsys, "train", "--resume", "--out", "r", "--init", "copy")
-    assert (code, err) == (2, "npgpt train: error: init is 'gpt2' in r and cannot change with --resume\n")
+    assert (code, err) == (2, "npgpt train: error: init is 'normal' in r and cannot change with --resume\n")
     code, _, err = command(capsys, "train", "--resume", "--out", "r", "--n-head", 3)
     assert (code, err) == (2, "npgpt train: error: n_head is 2 in r and cannot become 3 with --resume\n")
     assert command(capsys, "train", "--resume", "--out", "r", "--n-head", 2, "--max-steps", 7)[0] == 0

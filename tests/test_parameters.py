@@ -36,7 +36,7 @@ def test_a_copier_is_likelier_to_say_what_it_has_read():
     read = np.zeros((50, 40), bool)
     np.put_along_axis(read, ids[:, :-1], True, axis=1)  # but for the last token itself, which it always favours
     np.put_along_axis(read, ids[:, -1:], False, axis=1)
-    for init, more in ("copy", True), ("gpt2", False):
+    for init, more in ("copy", True), ("normal", False):
         params = init_parameters(CONFIG, seed=3, init=init)
         logits = GPT(CONFIG, params=params).logits(ids)[:, -1]
         difference = logits[read].mean() - logits[~read].mean()
@@ -44,7 +44,7 @@ def test_a_copier_is_likelier_to_say_what_it_has_read():
     assert "lm_head.weight" not in init_parameters(GPTConfig(40, 12, 16, 2, 2), init="copy")
 
 
-@pytest.mark.parametrize("init", ["gpt2", "copy", "shift"])
+@pytest.mark.parametrize("init", ["normal", "copy", "shift"])
 def test_a_seed_gives_the_same_weights_in_both_dtypes(init):
     single, double = (init_parameters(CONFIG, 5, dtype, init).flat for dtype in ("float32", "float64"))
     np.testing.assert_allclose(single, double, atol=1e-7)

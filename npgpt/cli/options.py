@@ -4,11 +4,13 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from npgpt.cli.parser import shortened
 from npgpt.config import PRESETS, GPTConfig, TextConfig, TrainConfig, field_types, split_fields
+from npgpt.support.hints import former
 from npgpt.training.recipes import DEFAULT_PRESET, TALES, TALES_IN_TWO
 
 # how help calls the value of a flag, as other commands do
@@ -87,10 +89,17 @@ def add_fields(
         if type_ is bool:
             flag["action"] = argparse.BooleanOptionalAction
         elif field.metadata["choices"]:
-            flag["choices"] = field.metadata["choices"]
+            flag |= {"choices": field.metadata["choices"], "type": partial(of_today, field.name)}
         else:
             flag |= {"type": None if type_ is str else type_, "metavar": METAVARS.get(field.name, METAVARS[type_])}
         group.add_argument(f"--{field.name.replace('_', '-')}", *ALIASES.get(field.name, ()), **flag)
+
+
+def of_today(name: str, word: str) -> str:
+    """Return the word of a flag. Raises ArgumentTypeError for one of an earlier version."""
+    if said := former(name, word):
+        raise argparse.ArgumentTypeError(f"{word!r}{said}")
+    return word
 
 
 def announce_compiling(ops: str = "fast") -> None:

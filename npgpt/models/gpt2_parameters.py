@@ -77,10 +77,10 @@ def read_parameters(
     return config, params, None
 
 
-def init_parameters(config: GPTConfig, seed: int = 0, dtype: str = "float32", init: str = "gpt2") -> Parameters:
+def init_parameters(config: GPTConfig, seed: int = 0, dtype: str = "float32", init: str = "normal") -> Parameters:
     """Draw a model's initial parameters; the same seed gives the same numbers in both dtypes.
 
-    init  "gpt2" for GPT-2's own; "copy", with which a small model learns sooner to repeat what it has read; "shift",
+    init  "normal" for GPT-2's own; "copy", with which a small model learns sooner to repeat what it has read; "shift",
           with which it can tell the last few tokens apart from the start
 
     Matrices are normal with standard deviation initializer_range, those that write to the residual stream

@@ -28,7 +28,7 @@ WEIGHTS = ("int8",)
 MAPPING = {"gpt2": functools.partial(GPT.from_pretrained, mapped=True)}
 
 
-def new_model(config: GPTConfig, seed: int, dtype: str, ops: str | Ops, init: str = "gpt2") -> Model:
+def new_model(config: GPTConfig, seed: int, dtype: str, ops: str | Ops, init: str = "normal") -> Model:
     """Return an untrained model of this configuration, with the initial weights that `init` names."""
     return GPT(config, dtype=dtype, ops=ops, params=init_parameters(config, seed, dtype, init))
 

@@ -1,7 +1,17 @@
-"""The known word nearest to a misspelt one, for error messages."""
+"""What to say of a word that is unknown: the nearest known one, or what an earlier version's is called now."""
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+# words of earlier versions: (a setting, its value) and what is said of it now
+FORMER = {("init", "gpt2"): "it is called normal now, because it draws random weights and loads no GPT-2: give normal"}
+
+
+def former(name: str, value: Any) -> str:
+    """Return ": what is said" of a word that an earlier version had for a setting's value; "" for any other."""
+    said = FORMER.get((name, str(value)), "")
+    return said and f": {said}"
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

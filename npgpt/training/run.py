@@ -137,6 +137,8 @@ def read_saved(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a run folder: it has no train.json")
     saved = read_sealed_json(path)
+    if isinstance(saved.get("train"), dict) and saved["train"].get("init") == "gpt2":
+        saved["train"]["init"] = "normal"  # as it is called since
     for part, config in (("model", GPTConfig), ("train", TrainConfig), ("data", None)):
         if not isinstance(saved.get(part), dict):
             raise ValueError(f"{path}: {part!r} is missing")
