@@ -5,65 +5,23 @@ has: `shapes_of` is its function from the configuration to {name: shape}.
 """
 
 import dataclasses
-import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from npgpt.config import GPTConfig
+from npgpt.hub.checkpoints import INDEX, WHOLE, Checkpoint, open_checkpoint
 from npgpt.hub.folders import find_folder
-from npgpt.hub.seeming import seems, unreadable
-from npgpt.hub.tensors import (
-    CONFIG,
-    MappedFile,
-    is_own,
-    map_tensors,
-    read_metadata,
-    read_tensors,
-    require_config,
-    require_shapes,
-    save_tensors,
-)
-from npgpt.support.files import read_json, write_json
+from npgpt.hub.layouts import Layout, ShapesOf, arrange, config_to_write, says, settings_of, writer_of
+from npgpt.hub.seeming import shown, unreadable
+from npgpt.hub.tensors import CONFIG, MappedFile, map_tensors, require_config, save_tensors
+from npgpt.support.files import parse_json, read_json, write_json
 from npgpt.support.notices import notice
-from npgpt.support.parameters import Shapes
-
-ShapesOf = Callable[[GPTConfig], Shapes]
-
-# GPT2Config's defaults that differ from GPTConfig's or would adapt there: they hold if a file leaves the key out
-HUB_DEFAULTS = {
-    "n_embd": 768,
-    "n_head": 12,
-    "resid_pdrop": 0.1,
-    "embd_pdrop": 0.1,
-    "attn_pdrop": 0.1,
-    "bos_token_id": 50256,
-    "eos_token_id": 50256,
-}
-
-# keys of GPT2Config that change what the model computes, and the one value that npgpt supports
-UNSUPPORTED = {
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-}
-
+from npgpt.support.parameters import Parameters, Shapes, zeros
 
 SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
-
-# what tensors do not show: a file that leaves one of these out is read with GPT-2's default, and a notice says so
-INVISIBLE = (
-    "n_head",
-    "activation_function",
-    "layer_norm_epsilon",
-    "resid_pdrop",
-    "embd_pdrop",
-    "attn_pdrop",
-    "eos_token_id",
-)
 
 
 def write_gpt2(folder: Path, config: GPTConfig, params: Mapping[str, np.ndarray], shapes_of: ShapesOf) -> None:
@@ -87,68 +45,120 @@ def write_configs(folder: Path, config: GPTConfig, dtype: np.dtype, model_type: 
 
 
 def read_gpt2(
-    name: str | Path, shapes_of: ShapesOf, mapped: bool = False
-) -> tuple[GPTConfig, dict[str, np.ndarray], MappedFile | None]:
+    name: str | Path, shapes_of: ShapesOf, dtype: str = "float32", mapped: bool = False
+) -> tuple[GPTConfig, Parameters, MappedFile | None]:
     """Read a model from a folder or, if there is no such folder, from the Hugging Face hub.
 
     mapped  map the file where that is possible, and leave it to the caller to verify it
 
-    Returns its configuration, the tensors that shapes_of lists for it, and the file if they are views of it. A folder
-    that npgpt has written must be as it was written; in one from another library, a notice says what was assumed.
-    Raises FileNotFoundError or ValueError, naming the file, if a file is missing or not a whole GPT-2.
+    Returns its configuration, the parameters that shapes_of lists for it, and the file if they are views of it. A
+    folder that npgpt has written must be as it was written; of one from another library, notices say what was assumed
+    and changed. Raises FileNotFoundError or ValueError, naming the file, if a file is missing or not a whole GPT-2.
     """
     folder = find_folder(name)
-    path = folder / "model.safetensors"
+    require_configured(folder)
+    with open_checkpoint(folder) as checkpoint:
+        try:
+            layout = decided(read_layout(folder, checkpoint, shapes_of), checkpoint)
+        except ValueError:
+            checkpoint.verify()  # whose error comes first: the metadata may be what is damaged
+            raise
+        for line in layout.notices:
+            notice(f"{checkpoint.path}: {line}")
+        shapes = shapes_of(layout.config)
+        file = map_tensors(checkpoint.path) if mapped and can_be_mapped(layout, checkpoint, dtype) else None
+        if file is not None and (starts := layout_in(file, layout, shapes)) is not None:
+            return layout.config, Parameters(shapes, file.flat, starts), file
+        params = zeros(shapes, dtype)
+        places = {layout.sources[n]: p.T if n in layout.transposed else p for n, p in params.items()}
+        checkpoint.read_into(places)
+    return layout.config, params, None
+
+
+def require_configured(folder: Path) -> None:
+    """Raise FileNotFoundError for a folder without config.json; if it has tensors, say what to write there."""
+    if (folder / "config.json").is_file():
+        return
+    what = unreadable(folder)
+    if (folder / WHOLE).is_file() or (folder / INDEX).is_file():
+        with open_checkpoint(folder) as checkpoint:
+            lines = config_to_write(checkpoint.entries)
+        what = f": write {lines}" if lines else what
+    raise FileNotFoundError(f"{folder} is not a run folder: it has no config.json{what}")
+
+
+def read_layout(folder: Path, checkpoint: Checkpoint, shapes_of: ShapesOf) -> Layout:
+    """Read a model's configuration, and find its parameters in a checkpoint. Raises ValueError, naming the file."""
+    path, metadata = folder / "config.json", checkpoint.metadata
+    config = read_config(path, saved_config(metadata, checkpoint.path))
+    require_config(checkpoint.path, metadata, dataclasses.asdict(config), path)
+    config = with_ends(folder / "generation_config.json", config, own=CONFIG in metadata)
     try:
-        own = json.loads(read_metadata(path).get(CONFIG, "{}")) if path.is_file() else {}
-        config = read_config(folder / "config.json", own)
-    except ValueError:
-        if is_own(path):
-            read_tensors(path)  # whose error comes first: the metadata may be what is damaged
-        raise
-    file = map_tensors(path) if mapped else None
-    tensors, metadata = read_tensors(path) if file is None else (file.tensors, file.metadata)
-    try:
-        require_config(path, metadata, dataclasses.asdict(config), folder / "config.json")
-        config = with_ends(folder / "generation_config.json", config, own=CONFIG in metadata)
-        if CONFIG not in metadata:
-            say_what_is_assumed(folder / "config.json", config)
-        tensors, config = match_names(tensors, config, path)
-        check_shapes(tensors, config, shapes_of, path)
-    except ValueError:
-        if file is not None:
-            file.verify()  # as above
-        raise
-    return config, tensors, file
+        return arrange(checkpoint.entries, config, read_json(path), CONFIG in metadata, shapes_of)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint.path}: {error}") from None
+
+
+def decided(layout: Layout, checkpoint: Checkpoint) -> Layout:
+    """Return a layout as the weights decide: a head that differs from the embedding, and biases that are not zero."""
+    config, notices = layout.config, list(layout.notices)
+    if layout.head is not None and not checkpoint.are_equal(layout.head, layout.sources["wte.weight"]):
+        if CONFIG in checkpoint.metadata:
+            raise ValueError(f"{checkpoint.path}: {layout.head} is not wte.weight, but config.json ties them")
+        config = dataclasses.replace(config, tie_word_embeddings=False)
+        notices.append(
+            f"{layout.head} is not wte.weight, so it is a head of its own, as in transformers 5; set "
+            '"tie_word_embeddings": false in config.json, because earlier versions leave it out'
+        )
+    if not all(checkpoint.is_zero(layout.sources[name]) for name in layout.biases):
+        config = dataclasses.replace(config, bias=True)
+    return layout._replace(config=config, notices=tuple(notices))
+
+
+def can_be_mapped(layout: Layout, checkpoint: Checkpoint, dtype: str) -> bool:
+    """Say whether a model's parameters are in one file as it computes with them."""
+    used = (checkpoint.entries[source] for source in layout.sources.values())
+    return (
+        not layout.transposed
+        and all(e.dtype == "F32" and e.file == checkpoint.path for e in used)
+        and dtype == "float32"
+    )
+
+
+def layout_in(file: MappedFile, layout: Layout, shapes: Shapes) -> dict[str, int] | None:
+    """Return where in a mapped file each parameter begins; None if one is not aligned, or it is another file by now."""
+    tensors = {name: file.tensors.get(layout.sources[name]) for name in shapes}
+    if any(t is None or t.shape != shapes[name] for name, t in tensors.items()):
+        return None
+    file.used = frozenset(layout.sources[name] for name in shapes)
+    return file.starts({name: t for name, t in tensors.items() if t is not None})
+
+
+def saved_config(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """Return the configuration that npgpt has saved tensors with; {} for a file of another library."""
+    return parse_json(path, metadata[CONFIG].encode()) if CONFIG in metadata else {}
 
 
 def read_config(path: Path, keys: Iterable[str] = (), model_type: str = "gpt2") -> GPTConfig:
     """Read GPT-2's config.json. Raises ValueError, with the key and its value, if npgpt cannot compute the model.
 
     keys        those that must be there, because npgpt wrote them
-    model_type  what the file must say
+    model_type  what the file must say; those of nanoGPT and minGPT need not
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} is not a run folder: it has no {path.name}{unreadable(path.parent)}")
     given = read_json(path)
-    content = HUB_DEFAULTS | given
-    if content.get("model_type") != model_type:
-        raise ValueError(f"{path}: model_type {content.get('model_type')!r} is not {model_type!r}")
+    if given.get("model_type") != model_type and (writer_of(given) == "GPT-2" or model_type != "gpt2"):
+        raise ValueError(f"{path}: model_type {shown(repr(given.get('model_type')))} is not {model_type!r}")
     for key in keys:
         if key not in given:
             raise ValueError(f"{path}: {key} is missing: the file was damaged or changed after it was written")
-    for key, value in UNSUPPORTED.items():
-        if content.get(key, value) != value:
-            raise ValueError(f"{path}: {key}={content[key]!r} is not supported, only {value!r}")
-    if content.get("activation_function") == "gelu_pytorch_tanh":  # what newer files call gelu_new
-        content["activation_function"] = "gelu_new"
-    known = {field.name for field in dataclasses.fields(GPTConfig)}
     try:
-        return GPTConfig(**{key: value for key, value in content.items() if key in known})
+        return GPTConfig(**settings_of(given))
     except ValueError as error:
-        silent = [name for name in SIZES if name not in given]
+        silent = [name for name in SIZES if not says(given, name)] if writer_of(given) == "GPT-2" else []
         default = f" ({', '.join(silent)} by default, because the file does not say)" if silent else ""
-        raise ValueError(f"{path}: {error}{default}") from None
+        raise ValueError(f"{path}: {shown(error)}{default}") from None
 
 
 def with_ends(path: Path, config: GPTConfig, own: bool) -> GPTConfig:
@@ -182,47 +192,3 @@ def with_ends(path: Path, config: GPTConfig, own: bool) -> GPTConfig:
 def listed(ids: Any) -> list[Any]:
     """Return one id, or several, as a list of what can be compared."""
     return [str(i) for i in (ids if isinstance(ids, list | tuple) else [ids])]
-
-
-def say_what_is_assumed(path: Path, config: GPTConfig) -> None:
-    """Report what a config.json leaves out and the tensors do not show."""
-    content = read_json(path)
-    assumed = [f"{name}={getattr(config, name)!r}" for name in INVISIBLE if name not in content]
-    if assumed:
-        notice(f"{path}: assumed {', '.join(assumed)} as in GPT-2, because the file does not say")
-
-
-def match_names(
-    tensors: dict[str, np.ndarray], config: GPTConfig, path: Path
-) -> tuple[dict[str, np.ndarray], GPTConfig]:
-    """Give a GPT-2 file's tensors npgpt's names, and set config.bias if the file has biases that matter.
-
-    Raises ValueError for a head that differs from the embedding it is tied to.
-    """
-    # files of GPT2LMHeadModel have a prefix, and old ones contain the causal mask
-    tensors = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
-    tensors = {n: t for n, t in tensors.items() if not re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", n)}
-    if config.tie_word_embeddings:
-        head = tensors.pop("lm_head.weight", None)
-        if head is not None and not np.array_equal(head, tensors.get("wte.weight", 0)):
-            raise ValueError(f"{path}: lm_head.weight is not wte.weight, but config.json ties them")
-    if not config.bias:
-        biases = [name for name in tensors if name.endswith(".bias")]
-        if any(tensors[name].any() for name in biases):  # another library has trained them
-            config = dataclasses.replace(config, bias=True)
-        else:
-            tensors = {name: tensor for name, tensor in tensors.items() if name not in biases}
-    return tensors, config
-
-
-def check_shapes(tensors: dict[str, np.ndarray], config: GPTConfig, shapes_of: ShapesOf, path: Path) -> None:
-    """Raise ValueError for a missing or extra tensor, and for one of another shape than config says.
-
-    Nothing is allocated before this check: a damaged config may ask for more memory than there is.
-    """
-    if what := seems(tensors, config.n_embd):
-        raise ValueError(f"{path}: {what}")
-    blocks = sum(name.endswith(".ln_1.weight") for name in tensors)
-    if blocks != config.n_layer:
-        raise ValueError(f"{path}: {blocks} blocks, but config.json has n_layer={config.n_layer}")
-    require_shapes(tensors, shapes_of(config), path, "config.json")

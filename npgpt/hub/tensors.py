@@ -25,6 +25,7 @@ CONFIG = "npgpt_config"
 RUN = "npgpt_run"
 DTYPES = {"f2": "F16", "f4": "F32", "f8": "F64", "b1": "BOOL", "i1": "I8", "u1": "U8", "i4": "I32", "i8": "I64"}
 NUMPY = {name: f"<{dtype}" for dtype, name in DTYPES.items()}
+PIECE = 2**18  # numbers that are looked at together
 LINE = 64  # bytes of a cache line, where the data begin
 DAMAGED = "the file was damaged or changed after it was written"
 
@@ -98,6 +99,7 @@ class MappedFile:
     tensors   {name: array}, views of the file. What is written to one stays in memory and never reaches the file
     flat      all data of the file as one array of float32, whatever they are
     metadata  as read_tensors returns it
+    used      the tensors whose numbers must be finite
 
     What the file says of its tensors is checked when it is mapped, but not its checksum, because that takes all of its
     bytes: `verify` does it. A file that is replaced by another, as npgpt replaces files, stays mapped as it was. One
@@ -107,6 +109,7 @@ class MappedFile:
 
     def __init__(self, path: Path, pages: mmap.mmap, metadata: dict[str, str]) -> None:
         self.path, self.pages, self.metadata = path, pages, metadata
+        self.used: Collection[str] = ()
         self._written = metadata.pop(CHECKSUM, None)
         start = 8 + int.from_bytes(pages[:8], "little")
         data = np.frombuffer(pages, np.uint8, offset=start)
@@ -116,7 +119,7 @@ class MappedFile:
     def verify(self) -> None:
         """Raise ValueError, naming the file, if the arrays are not what was written to it: it was damaged or changed.
 
-        That of another library has no checksum, so nothing can be said about it.
+        That of another library has no checksum; of it, and of npgpt's, a weight that is not finite is refused.
         """
         if self.pages.size() != len(self.pages):  # to read what is no longer there would end the process
             raise ValueError(
@@ -124,6 +127,10 @@ class MappedFile:
             )
         if self._written is not None and self._written != checksum(self.tensors, self.metadata):
             raise ValueError(f"{self.path}: its checksum does not match: {DAMAGED}")
+        for name in self.used:
+            flat = self.tensors[name].reshape(-1)
+            if not all(np.isfinite(flat[i : i + PIECE]).all() for i in range(0, flat.size, PIECE)):
+                raise ValueError(f"{self.path}: {name} has a weight that is not a finite {flat.dtype}")
 
     def starts(self, tensors: Mapping[str, np.ndarray]) -> dict[str, int] | None:
         """Return where in `flat` each of these views begins; None if one of them is not float32, or not aligned."""

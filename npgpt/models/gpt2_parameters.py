@@ -66,15 +66,7 @@ def read_parameters(
 
     mapped  map the file where that is possible: then it is returned, too, and it is not verified yet
     """
-    config, tensors, file = read_gpt2(name, parameter_shapes, mapped)
-    starts = file.starts(tensors) if file is not None and dtype == "float32" else None
-    if file is not None and starts is not None:
-        return config, Parameters(parameter_shapes(config), file.flat, starts), file
-    if file is not None:  # of another precision, so there must be a copy
-        file.verify()
-    params = zero_parameters(config, dtype)
-    params |= tensors
-    return config, params, None
+    return read_gpt2(name, parameter_shapes, dtype, mapped)
 
 
 def init_parameters(config: GPTConfig, seed: int = 0, dtype: str = "float32", init: str = "normal") -> Parameters:

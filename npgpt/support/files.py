@@ -135,12 +135,29 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises ValueError, naming the file, for anything else."""
+    return parse_json(path, path.read_bytes())
+
+
+def parse_json(path: Path, text: bytes, unique: bool = False) -> dict[str, Any]:
+    """Return the JSON object in the text of a file, as read_json does.
+
+    unique  raise ValueError for a key that comes twice, too: of its two values, readers would take one or the other
+    """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(text, object_pairs_hook=_unique if unique else None)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for key, item in pairs:
+        if key in value:
+            raise ValueError(f"{key[:80]!r} is in it twice")
+        value[key] = item
     return value
 
 
