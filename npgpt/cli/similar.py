@@ -1,6 +1,6 @@
 """Say how similar texts are to a model: the cosine of the vectors of A and B, or with --search, the lines of a file
-that are nearest to a query. The vectors are those of npgpt features. Those of a GPT all point much the same way, so
-that cosines differ little; --center subtracts the mean vector of the file from all of them first."""
+that are nearest to a query. The vectors are those of npgpt features. Those of a GPT share a direction, so unrelated
+texts have a high cosine; --center subtracts the mean vector of the file from all of them first."""
 
 import argparse
 import json
