@@ -1,12 +1,16 @@
 """Adapters as a PEFT folder: they come back to the bit, and what is damaged, of another model or kind is refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from npgpt.models.lora import load_adapter, save_adapter
+from npgpt.hub.peft_config import Patterns
+from npgpt.models.gpt2_int8 import Int8GPT
+from npgpt.models.lora import checksum_of, load_adapter, merged, save_adapter
+from npgpt.models.registry import open_model, verify
 from tests.test_lora import IDS, make_adapters, make_model
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -146,43 +150,43 @@ def test_an_adapter_of_a_model_without_a_head_is_read(saved):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"peft_type": "IA3"}, "peft_type='IA3' is not supported, only 'LORA'"),
+        ({"peft_type": "IA3"}, "peft_type='IA3' scales activations with learned vectors (IA3), and npgpt opens LORA"),
+        ({"peft_type": "NEW"}, "peft_type='NEW' is another kind of adapter"),
         ({"peft_type": ...}, "peft_type is missing"),
         ({"task_type": "SEQ_CLS"}, "task_type='SEQ_CLS' is not supported, only 'CAUSAL_LM' or None"),
-        ({"use_dora": True}, "use_dora=True is not supported"),
-        ({"use_rslora": True}, "use_rslora=True is not supported"),
-        ({"lora_bias": True}, "lora_bias=True is not supported"),
-        ({"bias": "lora_only"}, "bias='lora_only' is not supported, only 'none'"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save=['lm_head'] is not supported"),
-        ({"rank_pattern": {"c_attn": 4}}, "rank_pattern={'c_attn': 4} is not supported"),
-        ({"alpha_pattern": {"c_attn": 4}}, "alpha_pattern={'c_attn': 4} is not supported"),
-        ({"layers_to_transform": [0]}, "layers_to_transform=[0] is not supported"),
-        (
-            {"init_lora_weights": "pissa"},
-            "init_lora_weights='pissa' is not supported, only True or False or 'gaussian'",
-        ),
+        ({"use_dora": True}, "use_dora=True is not supported: DoRA"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication=[[0, 1]] is not supported"),
+        ({"bias": "some"}, "bias='some' must be 'none', 'all' or 'lora_only'"),
+        ({"modules_to_save": "lm_head"}, "modules_to_save='lm_head' must be a list of names"),
+        ({"rank_pattern": [4]}, "rank_pattern=[4] must be an object"),
+        ({"rank_pattern": {"c_attn": 0}}, "rank_pattern['c_attn']=0 must be at least 1"),
+        ({"alpha_pattern": {"c_attn": "4"}}, "alpha_pattern['c_attn']='4' must be a number"),
+        ({"alpha_pattern": {"(": 4}}, "the pattern '(' is not possible"),
+        ({"layers_to_transform": [-1]}, "layers_to_transform=[-1] must be a list of numbers"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' is not supported: such an adapter begins by"),
         ({"init_lora_weights": 1}, "init_lora_weights=1 is not supported"),
         ({"use_something_new": "yes"}, "use_something_new='yes' is not supported"),
+        ({"use_rslora": 1}, "use_rslora=1 must be true or false"),
+        ({"trainable_token_indices": [7]}, "trainable_token_indices has 7, which is no token"),
+        ({"trainable_token_indices": {"lm_head": [1]}}, "is supported for wte alone"),
         ({"r": ...}, "r is missing"),
-        ({"r": 0}, "rank=0 must be at least 1"),
-        ({"r": 10**9}, "rank=1000000000 is more than"),
+        ({"r": 0}, "r=0 must be at least 1"),
         ({"r": "2"}, "r='2' must be an integer"),
         ({"r": True}, "r=True must be an integer"),
         ({"r": 2.0}, "r=2.0 must be an integer"),
         ({"lora_alpha": ...}, "lora_alpha is missing"),
         ({"lora_alpha": None}, "lora_alpha=None must be a number"),
-        ({"lora_alpha": float("nan")}, "alpha=nan must be a number above 0"),
-        ({"lora_alpha": -1}, "alpha=-1 must be a number above 0"),
+        ({"lora_alpha": float("nan")}, "lora_alpha=nan must be a number"),
         ({"lora_alpha": 10**400}, "too large"),
-        ({"target_modules": ...}, "target_modules is missing"),
-        ({"target_modules": "c_attn"}, "target_modules='c_attn' must be a list of names"),
-        ({"target_modules": [1]}, "target_modules=[1] must be a list of names"),
-        ({"target_modules": []}, "there is no target"),
-        ({"target_modules": ["c_attn", "lm_head"]}, "unknown target 'lm_head'"),
-        ({"target_modules": ["h.1.mlp.c_fc"]}, "target_modules has mlp.c_fc of blocks [1] only, not of all 2"),
-        ({"target_modules": ["h.0.mlp.c_fx", "transformer.h.1.mlp.c_fx"]}, "unknown target 'mlp.c_fx'"),
+        ({"target_modules": ...}, "target_modules=[] names no layer of this model"),
+        ({"target_modules": "c_fx"}, "target_modules='c_fx' names no layer of this model"),
+        ({"target_modules": "(x+x+)+y|" * 200}, "is not supported: it has { in it, or over 1000 characters"),
+        ({"target_modules": "a{999}"}, "the pattern 'a{999}' is not supported"),
+        ({"target_modules": [1]}, "target_modules=[1] must be a list of names or a pattern"),
+        ({"target_modules": []}, "names no layer of this model"),
+        ({"target_modules": "c_attn", "layers_to_transform": 1}, "layers_to_transform cannot be used"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_what_npgpt_does_not_compute_is_refused(saved, changes, message):
     folder, model, _ = saved
@@ -191,6 +195,114 @@ def test_what_npgpt_does_not_compute_is_refused(saved, changes, message):
         load_adapter(folder, model)
     assert str(error.value).startswith(f"{folder / CONFIG}: ")
     assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r": 10**9}, r"has the shape \(2, 6\), expected \(1000000000, 6\)"),
+        ({"target_modules": ["c_attn", "mlp.c_proj", "lm_head"]}, r"lm_head\.lora_A\.weight is missing"),
+        ({"target_modules": ["h.1.mlp.c_proj", "c_attn"]}, r"h\.0\.mlp\.c_proj\.lora_A\.weight does not belong"),
+        ({"modules_to_save": ["ln_f"]}, r"ln_f\.(weight|bias) is missing"),
+    ],
+    ids=str,
+)
+def test_tensors_that_the_config_does_not_ask_for_are_refused(saved, changes, message):
+    folder, model, _ = saved
+    change_config(folder, **changes)
+    with pytest.raises(ValueError, match=message):
+        load_adapter(folder, model)
+
+
+def test_a_pattern_that_would_hang_is_stopped(monkeypatch):
+    monkeypatch.setattr("npgpt.hub.peft_config.SECONDS", 0.05)
+    with pytest.raises(ValueError, match="takes too long to match"):
+        Patterns().find("(?:", r"(a|a|aa)+[^a-z]", r")\Z", "a" * 60 + "b")
+
+
+def test_adapters_of_several_ranks_can_be_merged_only(saved):
+    folder, model, tensors = saved
+    change_config(folder, rank_pattern={"h.0.attn.c_attn": 1})
+    names = FIRST, FIRST.replace("lora_A", "lora_B")
+    thin = {names[0]: tensors[names[0]][:1], names[1]: np.ascontiguousarray(tensors[names[1]][:, :1])}
+    save_file(tensors | thin, folder / WEIGHTS)
+    with pytest.raises(ValueError, match="this one can be merged into its base"):
+        load_adapter(folder, model)
+    expected = model.params["h.0.attn.c_attn.weight"] + 2 * (thin[names[1]] @ thin[names[0]]).T  # alpha / rank
+    merged(folder, model)
+    np.testing.assert_allclose(model.params["h.0.attn.c_attn.weight"], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def on_disk(tmp_path, monkeypatch):
+    """The folders "base" and "adapter" in the working directory, and the model with the adapter merged in."""
+    monkeypatch.chdir(tmp_path)
+    model = make_model("float32")
+    model.save_pretrained("base")
+    adapters = make_adapters(model, targets=["c_attn"])
+    save_adapter("adapter", adapters, "base", checksum_of(model))
+    adapters.merge_into(model)
+    return model
+
+
+def test_an_adapter_folder_opens_with_its_base(on_disk):
+    for opened in open_model("adapter"), open_model("adapter", mapped=True), open_model("adapter", base="base"):
+        np.testing.assert_array_equal(opened.params.flat, on_disk.params.flat)
+        verify(opened)
+    np.testing.assert_array_equal(open_model("base").logits(IDS), make_model("float32").logits(IDS))  # as it was
+
+
+def test_a_merged_folder_is_a_plain_run(on_disk):
+    open_model("adapter").save_pretrained("merged")
+    np.testing.assert_array_equal(open_model("merged").params.flat, on_disk.params.flat)
+
+
+def test_a_base_that_is_not_there_or_has_changed_is_named(on_disk):
+    other = make_model("float32")
+    other.params.flat[3] += 1
+    other.save_pretrained("other")
+    with pytest.raises(ValueError, match=r"adapter: its base has changed .* --base RUN"):
+        open_model("adapter", base="other")
+    with pytest.raises(ValueError, match="--base other is for an adapter, and base is a whole model"):
+        open_model("base", base="other")
+    Path("base").rename("elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"^adapter is an adapter of base: no such folder.*--base RUN$"):
+        open_model("adapter")
+    np.testing.assert_array_equal(open_model("adapter", base="elsewhere").params.flat, on_disk.params.flat)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base_model_name_or_path": "adapter"}, "is an adapter of itself"),
+        ({"base_model_name_or_path": None}, "does not say what its base is: give it with --base RUN"),
+        ({"base_model_name_or_path": 7}, "base_model_name_or_path=7 must be a name"),
+        ({"base_model_name_or_path": "a\nb"}, r"base_model_name_or_path='a\\nb' must be a name"),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("on_disk")
+def test_a_base_that_is_none_is_refused(changes, message):
+    change_config(Path("adapter"), **changes)
+    with pytest.raises(ValueError, match=message):
+        open_model("adapter")
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_an_adapter_of_an_int8_base_is_refused():
+    Int8GPT.of(make_model("float32")).save_pretrained("small")
+    with pytest.raises(ValueError, match=r"cannot be merged into .* weights of 8 bits: give the run"):
+        open_model("adapter", base="small")
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_a_folder_of_several_adapters_names_them():
+    Path("both/one").mkdir(parents=True)
+    Path("adapter").rename("both/two")
+    (Path("both/one") / CONFIG).write_text("{}")
+    with pytest.raises(ValueError, match="both holds adapters in its folders one, two: give one of them"):
+        open_model("both")
 
 
 @pytest.mark.parametrize(
@@ -199,11 +311,12 @@ def test_what_npgpt_does_not_compute_is_refused(saved, changes, message):
         (lambda a: {FIRST: None}, f"the tensor {FIRST} is missing"),
         (lambda a: {FIRST: a[:, :5]}, r"c_attn.lora_A.weight has the shape \(2, 5\), expected \(2, 6\)"),
         (lambda a: {FIRST: a.T}, r"c_attn.lora_A.weight has the shape \(6, 2\), expected \(2, 6\)"),
+        (lambda a: {FIRST: a * np.nan}, "lora_A.weight has a number that is not finite"),
         (lambda a: {FIRST: a.astype(np.int32)}, "has the dtype int32, expected floats"),
         (lambda a: {FIRST.replace("h.0", "h.2"): a}, "h.2.attn.c_attn.lora_A.weight does not belong"),
-        (lambda a: {"base_model.model.lm_head.weight": a}, "lm_head.weight does not belong"),
+        (lambda a: {"base_model.model.lm_head.weight": a}, r"lm_head.weight has the shape \(2, 6\), expected"),
     ],
-    ids=["missing", "short", "transposed", "integers", "another block", "a head"],
+    ids=["missing", "short", "transposed", "nan", "integers", "another block", "a head"],
 )
 def test_tensors_that_do_not_fit_are_refused(saved, change, message):
     folder, model, tensors = saved

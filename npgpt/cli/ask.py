@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npgpt.cli.checks import require_at_least
 from npgpt.cli.options import announce_compiling
-from npgpt.cli.reading import add_encoding, open_named, text_config
+from npgpt.cli.reading import add_base_flag, add_encoding, open_named, text_config
 from npgpt.cli.sampling import (
     add_engine_flags,
     add_sampling_flags,
@@ -50,6 +50,7 @@ EXAMPLES = (
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder of npgpt finetune")
+    add_base_flag(parser)
     parser.add_argument(
         "--prompt",
         type=str,
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.support.notices import notice
 
     announce_compiling()
-    model, tokenizer = open_run(args.run, end_token=args.end_token, verified=args.verify)
+    model, tokenizer = open_run(args.run, False, args.end_token, args.verify, args.base)
     tokenizer.require_end_id()
     sampling = sampling_of(args, defaults_of(args))
     slots = (1 if args.data is None else SLOTS) * (1 if sampling.negative_prompt is None else 2)

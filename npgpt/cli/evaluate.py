@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from npgpt.cli.checks import require_at_least, require_given
 from npgpt.cli.options import announce_compiling
-from npgpt.cli.reading import TEXT_FILES, add_text_flags, open_named, reading_as_run, say_reading
+from npgpt.cli.reading import TEXT_FILES, add_base_flag, add_text_flags, open_named, reading_as_run, say_reading
 from npgpt.cli.running import evaluation_bar
 from npgpt.cli.samples_report import (
     add_samples_flags,
@@ -46,6 +46,7 @@ SPLITS = ("train", "val", "all")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
+    add_base_flag(parser)
     parser.add_argument(
         "--data",
         metavar="FILE",
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
     langs = checked_langs(args)
     announce_compiling()
-    model, tokenizer = open_run(args.run, args.last)
+    model, tokenizer = open_run(args.run, args.last, base=args.base)
     sampling = samples_settings(args)
 
     rounded, losses = with_weights(model, args.weights), []

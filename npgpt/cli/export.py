@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from npgpt.cli.checks import out_folder
+from npgpt.cli.reading import add_base_flag
 from npgpt.support.files import begun, write_atomically
 
 EXAMPLES = (
@@ -19,6 +20,7 @@ EXAMPLES = (
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder, or the name of a GPT-2 on the Hugging Face hub")
+    add_base_flag(parser)
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder to write; it must not hold a model yet")
     parser.add_argument(
         "--weights", choices=("int8",), required=True, help="the kind of weights to write: int8, integers of 8 bits"
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     out = out_folder(args.out)
     refuse_existing(out, resume=False)
     source = find_folder(args.run)
-    model, _ = open_run(str(source), args.last)
+    model, _ = open_run(source, args.last, base=args.base)
     made = with_weights(model, args.weights)
     if made is model:
         raise ValueError(f"{args.run} has such weights already: copy the folder")

@@ -6,9 +6,12 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from npgpt.cli.options import DEFAULTS, add_fields
+from npgpt.cli.reading import add_base_flag
 from npgpt.config import PRESETS, GPTConfig, TrainConfig, preset
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from npgpt.models.base import Model
     from npgpt.training.threads import Split
 
@@ -24,6 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run", nargs="?", metavar="RUN", help="a run folder, or the name of a GPT-2 on the Hugging Face hub"
     )
+    add_base_flag(parser)
     parser.add_argument("--preset", metavar="NAME", help=f"a model yet to be trained: {', '.join(PRESETS)}")
     parser.add_argument(
         "--batch-size", type=int, metavar="B", help="sequences per batch of the training (default: the run's, or 12)"
@@ -33,8 +37,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from npgpt.hub.folders import find_folder
+    from npgpt.hub.peft import is_adapter
     from npgpt.models.registry import shapes_of_model
 
+    if args.base is not None and args.run is None:
+        raise ValueError(f"--base {args.base} has no effect without RUN: leave it out")
     if (args.run is None) == (args.preset is None):
         raise ValueError("give either a run folder or --preset NAME")
     changes = {name: value for name, value in vars(args).items() if name in FIELDS}
@@ -44,10 +52,12 @@ def run(args: argparse.Namespace) -> int:
     if args.preset is not None:
         model, train, lora, split = shapes_of_model(preset(args.preset, **changes)), TrainConfig(), None, None
     else:
-        model, train, lora, split = opened(args.run)
+        model, train, lora, split = opened(args.run, args.base)
     if args.batch_size is not None:
         train, split = dataclasses.replace(train, batch_size=args.batch_size), None
     print(f"{args.run or args.preset}: {model.describe()}")
+    if args.run is not None and is_adapter(folder := find_folder(args.run)):
+        print_adapter(folder, args.base)
     print_parameters(model)
     print_memory(model, train, lora, split)
     forward = model.flops_per_token
@@ -60,28 +70,43 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def opened(name: str) -> "tuple[Model, TrainConfig, int | None, Split | None]":
+def opened(name: str, base: str | None) -> "tuple[Model, TrainConfig, int | None, Split | None]":
     """Open a model in the precision of its file; return the settings of its training, the rank of its adapters, and how
     its threads share a step.
 
     The settings that are not known are the defaults.
     """
     from npgpt.hub.folders import find_folder
+    from npgpt.hub.peft import folders_of
     from npgpt.models.registry import open_model, verify
     from npgpt.support.files import read_json
     from npgpt.training.finetuning import read_finetune
     from npgpt.training.run import read_saved, saved_split
 
     folder = find_folder(name)
-    content = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    source = folders_of(folder, base)[-1]
+    content = read_json(source / "config.json") if (source / "config.json").is_file() else {}
     stored = content.get("dtype", content.get("torch_dtype"))
     dtype = "float64" if stored == "float64" else "float32"  # in which all narrower types are opened
-    model = open_model(folder, dtype, "reference", mapped=True)
+    model = open_model(folder, dtype, "reference", mapped=True, base=base)
     verify(model)
     saved = read_saved(folder) if (folder / "train.json").is_file() else {}
     train = TrainConfig(**saved.get("train", {}) | {"dtype": dtype})
     lora = read_finetune(folder, saved)["lora"] if "finetune" in saved else None
     return model, train, lora, saved_split(saved or None, train, (), model)
+
+
+def print_adapter(folder: "Path", base: str | None) -> None:
+    """Print what an adapter is of, and how large it is."""
+    from npgpt.hub.peft import find_base
+    from npgpt.models.lora import read_for
+    from npgpt.models.registry import open_model
+
+    source = find_base(folder, base)
+    adapter = read_for(folder, open_model(source, ops="reference", mapped=True))
+    print(f"\nadapter, merged into {source}")
+    for what, text in adapter.describe():
+        print(f"  {what:<20}{text}")
 
 
 def print_parameters(model: "Model") -> None:

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 TEXT_FILES = "text files, a folder of *.txt, a glob such as 'poems/**/*.txt', or - for standard input"
 
 
+def add_base_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --base."""
+    parser.add_argument(
+        "--base",
+        metavar="RUN_OR_NAME",
+        help="if RUN is an adapter: the model that it adapts (default: the one that its adapter_config.json names)",
+    )
+
+
 def add_text_flags(parser: argparse.ArgumentParser, *without: str) -> None:
     """Add a flag for each field of TextConfig but those in `without`. The result has only those that are given."""
     group = parser.add_argument_group("text files")
@@ -32,7 +41,7 @@ def reading_as_run(args: argparse.Namespace) -> argparse.Namespace:
     """Return arguments in which the text flags that are not given are those of the run args.run."""
     from npgpt.training.pretraining import reading_of
 
-    return argparse.Namespace(**reading_of(Path(args.run)) | vars(args))
+    return argparse.Namespace(**reading_of(Path(args.run), args.base) | vars(args))
 
 
 def say_reading(given: argparse.Namespace, used: argparse.Namespace) -> None:

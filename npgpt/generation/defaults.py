@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.generation.settings import settings_of
+from npgpt.hub.peft import first_with, folders_of
 from npgpt.support.files import read_json
 from npgpt.support.notices import notice
 
@@ -26,8 +27,10 @@ NOT_DONE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def defaults_of(folder: str | Path) -> dict[str, Any]:
+def defaults_of(folder: str | Path, base: str | Path | None = None) -> dict[str, Any]:
     """Return the settings of Sampling, by name, that a folder's generation_config.json asks for.
+
+    An adapter without one has that of its run, or of its base, which is `base` if that is given.
 
     If do_sample is true, a token is drawn, from the 50 likeliest ones if top_k is not given. If it is false, or missing
     beside a setting of a draw, the likeliest token is taken. A file that says nothing of draws decides nothing about
@@ -39,7 +42,7 @@ def defaults_of(folder: str | Path) -> dict[str, Any]:
     >>> defaults_of(folder)  # of {"do_sample": true, "temperature": 0.6, "eos_token_id": [1, 2]}
     {'temperature': 0.6, 'top_k': 50}
     """
-    path = Path(folder) / "generation_config.json"
+    path = first_with(folders_of(Path(folder), base), "generation_config.json") / "generation_config.json"
     if not path.is_file():
         return {}
     content = {name: value for name, value in read_json(path).items() if value is not None}

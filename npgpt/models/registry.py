@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.config import GPTConfig
+from npgpt.hub.gpt2 import with_ends
 from npgpt.hub.gpt2_int8 import MODEL_TYPE
+from npgpt.hub.peft import first_with, folders_of, is_adapter, require_one
 from npgpt.models.base import Model
 from npgpt.models.gpt2 import GPT
 from npgpt.models.gpt2_int8 import Int8GPT
 from npgpt.models.gpt2_memory import floats_to_evaluate, floats_to_train
 from npgpt.models.gpt2_parameters import init_parameters, parameter_shapes
+from npgpt.models.lora import merged, require_gpt
 from npgpt.ops import Ops
 from npgpt.support.files import read_json
 from npgpt.support.hints import nearest
@@ -48,14 +51,32 @@ def floats_per_token(config: GPTConfig, ops: str, learned: int, evaluated: int) 
     return floats_to_train(config, fast, learned), floats_to_evaluate(config, fast, evaluated)
 
 
-def open_model(name: str | Path, dtype: str = "float32", ops: str | Ops = "fast", mapped: bool = False) -> Model:
+def open_model(
+    name: str | Path,
+    dtype: str = "float32",
+    ops: str | Ops = "fast",
+    mapped: bool = False,
+    base: str | Path | None = None,
+) -> Model:
     """Open a trained model: a folder, or the name of a GPT-2 on the Hugging Face hub (with the `hub` extra).
 
     mapped  the model is not to be trained: map its weights where that is possible. Whether its file is damaged,
             `verify` says
+    base    if the folder is an adapter: what it adapts, in place of what its adapter_config.json names. The adapter is
+            merged into it; such a model is never mapped
 
     Raises FileNotFoundError or ValueError, naming the file, for what is not there or not a whole model.
     """
+    if Path(name).is_dir():
+        require_one(Path(name))
+        *adapters, name = folders_of(Path(name), base)
+        if adapters:
+            model = require_gpt(open_model(name, dtype, ops), adapters[-1])
+            for folder in reversed([folder for folder in adapters if is_adapter(folder)]):
+                model = merged(folder, model)
+            path = first_with([*adapters, Path(name)], "generation_config.json") / "generation_config.json"
+            model.config = with_ends(path, model.config, own=False)
+            return model
     path = Path(name) / "config.json"
     kind = str(read_json(path).get("model_type")) if path.is_file() else "gpt2"
     opener = OPENERS.get(kind, OPENERS["gpt2"])  # whose error names a kind that nobody opens

@@ -187,7 +187,7 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
         require_memory(model.config, config, plan.how["lora"], made, split)
     trainer = Trainer(model, train_data, val_data, config, folder, adapters, split=split)
     if adapters is not None:
-        trainer.on_best = lambda: save_adapter(folder / "adapter", adapters, base["base"])
+        trainer.on_best = lambda: save_adapter(folder / "adapter", adapters, base["base"], base["base_sha256"])
     return Tuning(
         Run(trainer, tokenizer, settings, source, plan.saved, lock=lock.pop_all()),
         val_part,

@@ -17,6 +17,7 @@ from npgpt.data.batch import Dataset, Text
 from npgpt.data.source import Source, TalesSource, TextSource, open_source
 from npgpt.data.splitting import ContextError
 from npgpt.data.text import require_text
+from npgpt.hub.peft import first_with, folders_of
 from npgpt.hub.tensors import require_run
 from npgpt.models.base import Model, end_ids
 from npgpt.models.registry import new_model, open_model, require_trainable, shapes_of_model
@@ -125,10 +126,10 @@ def require_none_of_new_models(given: Mapping[str, Any]) -> None:
             )
 
 
-def reading_of(folder: Path) -> dict[str, Any]:
+def reading_of(folder: Path, base: str | None = None) -> dict[str, Any]:
     """Return how the text files of a run were read, as fields of TextConfig; {} for a model that learned from none."""
     try:
-        saved = read_saved(folder)
+        saved = read_saved(first_with(folders_of(folder, base), "train.json"))
     except (FileNotFoundError, ValueError):  # a model without a run
         return {}
     data = saved["data"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from npgpt.config import GPTConfig, TrainConfig, split_fields
 from npgpt.data.text import ONCE, is_gone
+from npgpt.hub.peft import first_with, folders_of
 from npgpt.hub.tensors import is_own, require_run
 from npgpt.models.base import Model, end_ids
 from npgpt.support.files import file_digest, is_cut_short, read_json, read_sealed_json, write_sealed_json
@@ -234,12 +235,16 @@ def require_whole(name: str | Path, tokenizer: Tokenizer, model: Model) -> None:
         read_json(config)
 
 
-def open_tokenizer(name: str | Path, model: Model, end_token: str | None = None) -> Tokenizer:
+def open_tokenizer(
+    name: str | Path, model: Model, end_token: str | None = None, base: str | Path | None = None
+) -> Tokenizer:
     """Return the tokenizer of a folder whose model is open, with the end token that end_token or the model names.
 
-    If the model names none that the tokenizer has, the tokenizer's own stays. A notice names the tokens for which the
+    That of an adapter is in its own folder, in that of its run, or in its base, which is `base` if that is given. If
+    the model names none that the tokenizer has, the tokenizer's own stays. A notice names the tokens for which the
     model has no row. Raises ValueError as require_whole does.
     """
+    name = first_with(folders_of(Path(name), base), "tokenizer.json", "vocab.json")
     tokenizer = Tokenizer.from_pretrained(name)
     require_whole(name, tokenizer, model)
     try:
@@ -270,7 +275,7 @@ def require_model_of(folder: Path, model: Model, saved: dict[str, Any]) -> None:
         if name == "eos_token_id" and value is not None:  # generation_config.json may name more tokens
             ids = {*value} if isinstance(value, list) else {value}
             found = value if ids <= {*end_ids(model.config)} else found
-        if found != value and name != "bias":  # which the model's tensors decide
+        if found != value and name not in ("bias", "tie_word_embeddings"):  # which the model's tensors decide
             raise ValueError(
                 f"{folder / 'config.json'}: {name} is {found!r}, but train.json says {value!r}: "
                 "one of the files was damaged or changed after it was written"

@@ -7,6 +7,7 @@ import pytest
 
 from npgpt import GPT
 from npgpt.models.lora import TARGETS, Adapters, load_adapter, save_adapter
+from npgpt.models.registry import open_model
 
 from .helpers import (
     TOLERANCES,
@@ -19,6 +20,7 @@ from .helpers import (
     torch_loss,
     torch_params,
     torch_twin,
+    transformers,
 )
 
 peft = pytest.importorskip("peft", reason=WHY.format("peft"))
@@ -37,11 +39,10 @@ def make_adapters(model: GPT, targets: tuple, alpha: float = 3) -> Adapters:
     return adapters
 
 
-def make_peft(model: GPT, targets: list, **options):
+def make_peft(model: GPT, target_modules: list | str, **options):
     """Return PEFT's model around transformers' twin; its adapters are of order one."""
-    config = peft.LoraConfig(
-        r=2, lora_alpha=5, target_modules=targets, fan_in_fan_out=True, task_type="CAUSAL_LM", **options
-    )
+    options = {"target_modules": target_modules, "task_type": "CAUSAL_LM"} | options
+    config = peft.LoraConfig(r=2, lora_alpha=5, fan_in_fan_out=True, **options)
     twin = peft.get_peft_model(torch_twin(model), config).double().eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -113,21 +114,104 @@ def test_gradients_are_those_of_pefts_branch(targets: tuple, tmp_path: Path) -> 
         assert relative_error(grad, wanted) < TOLERANCES["float64"], name
 
 
+# what PEFT can ask for, and whether its own merge computes the same as its model: an adapter of an embedding that is
+# also the head is in effect on one side only, until PEFT merges it
+KINDS = [
+    {"use_rslora": True},
+    {
+        "target_modules": "all-linear",
+        "rank_pattern": {"h.0.attn.c_attn": 1, "c_fc": 3},
+        "alpha_pattern": {r"h\.\d\.mlp\.c_fc": 7},
+    },
+    {
+        "target_modules": ["c_attn", "c_proj"],
+        "use_rslora": True,
+        "rank_pattern": {"attn.c_proj": 1},
+        "alpha_pattern": {"c_proj": 0.5},
+    },
+    {"target_modules": r".*\.1\.(attn|mlp)\.c_(attn|fc)"},
+    {"target_modules": "all-linear"},
+    {"target_modules": ["c_proj"], "layers_to_transform": [1]},
+    {"target_modules": ["c_proj"], "layers_to_transform": 0, "layers_pattern": "h"},
+    {"target_modules": ["c_attn", "c_proj"], "exclude_modules": ["mlp.c_proj"]},
+    {"target_modules": ["c_attn", "c_proj"], "exclude_modules": r".*\.0\..*"},
+    {"modules_to_save": ["wte"]},
+    {"modules_to_save": ["wpe", "ln_f"]},
+    {"modules_to_save": ["lm_head"]},
+    {"modules_to_save": ["wte", "lm_head"]},
+    {"modules_to_save": ["mlp", "ln_1"]},
+    {"target_modules": ["wte", "wpe", "c_attn"]},
+    {"target_modules": ["lm_head", "c_attn"]},
+    {"target_modules": ["wte", "lm_head"]},
+    {"trainable_token_indices": [1, 3]},
+    {"trainable_token_indices": {"wte": [16]}, "target_modules": ["c_fc"]},
+    {"bias": "all"},
+    {"bias": "lora_only", "target_modules": ["c_proj"]},
+    {"lora_bias": True},
+    {"init_lora_weights": "orthogonal"},
+    {"task_type": None, "target_modules": ["c_attn"]},
+]
+
+
+@pytest.mark.parametrize("options", KINDS, ids=str)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_peft_can_ask_for_is_merged(options: dict, tied: bool, bias: bool, tmp_path: Path) -> None:
+    model = make_model("float32", tie_word_embeddings=tied, bias=bias)
+    model.save_pretrained(tmp_path / "base")
+    options = {"target_modules": ["c_attn"]} | options
+    twin = make_peft(model, **options)
+    with torch.no_grad():  # everything else that is trained: whole modules, rows, biases
+        generator = torch.Generator().manual_seed(2)
+        for name, tensor in twin.named_parameters():
+            if tensor.requires_grad and "lora_" not in name:
+                tensor.add_(torch.randn(tensor.shape, generator=generator))
+    twin.float().save_pretrained(tmp_path / "adapter")
+    opened = open_model(tmp_path / "adapter", base=tmp_path / "base")
+    ids = random_ids(np.random.default_rng(1))
+    expected = twin.double()(torch.tensor(ids)).logits
+    assert relative_error(model.logits(ids), expected) > 1e-3  # it does something
+    assert relative_error(opened.logits(ids), expected) < TOLERANCES["float32"]
+
+    opened.save_pretrained(tmp_path / "merged")
+    again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "merged").double().eval()
+    with torch.no_grad():
+        assert relative_error(opened.logits(ids), again(torch.tensor(ids)).logits) < TOLERANCES["float32"]
+    if not (tied and {"wte", "lm_head"} & {*options["target_modules"]}):
+        # which PEFT merges into both, although its own model does not
+        merged = twin.merge_and_unload()
+        assert relative_error(opened.logits(ids), merged(torch.tensor(ids)).logits) < TOLERANCES["float32"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_vocabulary_that_grew_comes_with_the_adapter(tmp_path: Path) -> None:
+    model = make_model("float32")
+    model.save_pretrained(tmp_path / "base")
+    twin = torch_twin(model)
+    twin.resize_token_embeddings(20)
+    config = peft.LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM")
+    twin = peft.get_peft_model(twin, config).float().eval()
+    twin.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    opened = open_model(tmp_path / "adapter", base=tmp_path / "base")
+    assert opened.config.vocab_size == 20
+    ids = random_ids(np.random.default_rng(1)) + 3
+    assert relative_error(opened.logits(ids), twin.double()(torch.tensor(ids)).logits) < TOLERANCES["float32"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"use_dora": True}, "use_dora=True"),
-        ({"use_rslora": True}, "use_rslora=True"),
-        ({"bias": "lora_only"}, "bias='lora_only'"),
-        ({"modules_to_save": ["ln_f"]}, "modules_to_save="),
-        ({"rank_pattern": {"h.0.attn.c_attn": 1}}, "rank_pattern="),
-        ({"alpha_pattern": {"h.0.attn.c_attn": 1}}, "alpha_pattern="),
-        ({"layers_to_transform": [1]}, r"layers_to_transform=\[1\]"),
+        ({"ensure_weight_tying": True}, "ensure_weight_tying=True"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
     ],
     ids=str,
 )
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_kinds_that_npgpt_does_not_compute_are_refused(options: dict, message: str, tmp_path: Path) -> None:
-    model = make_model()
-    make_peft(model, ["c_attn"], **options).save_pretrained(tmp_path)
+    model = make_model("float32")
+    config = peft.LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM", **options)
+    peft.get_peft_model(torch_twin(model).float(), config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=message):
         load_adapter(tmp_path, model)
