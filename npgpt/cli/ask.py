@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer.require_end_id()
     sampling = sampling_of(args, defaults_of(args))
     slots = (1 if args.data is None else SLOTS) * (1 if sampling.negative_prompt is None else 2)
-    template = learned(args.run).template
+    template = learned(args.run, args.base).template
     if template is None and (line := about_chat_template(Path(args.run))):
         notice(line)
     asker = Asker(Generator(model, tokenizer, slots, args.weights, args.threads), tokenizer, sampling, args, template)

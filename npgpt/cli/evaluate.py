@@ -239,7 +239,7 @@ def print_loss_of_examples(
         raise ValueError(f"--split {args.split} has no effect on prompts and completions: leave it out")
     tokenizer.require_end_id()
     kind, examples = read_lines(files)
-    template = learned(args.run).template or kind.template
+    template = learned(args.run, args.base).template or kind.template
     packed = pack_examples(examples, tokenizer, model.config.n_positions, template=template)
     found = evaluate(packed)
     texts = [completion for example in examples for _, completion in example.turns()]
