@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     if args.batch_size is not None:
         train, split = dataclasses.replace(train, batch_size=args.batch_size), None
     print(f"{args.run or args.preset}: {model.describe()}")
+    if args.run is not None:
+        print(f"tokenizer: {tokenizer_of(find_folder(args.run), args.base, model)}")
     if args.run is not None and is_adapter(folder := find_folder(args.run)):
         print_adapter(folder, args.base)
     print_parameters(model)
@@ -107,6 +109,22 @@ def print_adapter(folder: "Path", base: str | None) -> None:
     print(f"\nadapter, merged into {source}")
     for what, text in adapter.describe():
         print(f"  {what:<20}{text}")
+
+
+def tokenizer_of(folder: "Path", base: str | None, model: "Model") -> str:
+    """Return in words what the tokenizer of a folder is, or why npgpt cannot use it."""
+    from npgpt.hub.peft import first_with, folders_of
+    from npgpt.tokenizer import Tokenizer
+    from npgpt.training.run import say_beyond
+
+    try:
+        found = first_with(folders_of(folder, base), "tokenizer.json", "vocab.json")
+        tokenizer = Tokenizer.from_pretrained(found).below(model.config.vocab_size)
+    except (FileNotFoundError, ValueError) as error:
+        return f"none that npgpt can use: {error}"
+    beyond = f"; {say_beyond(tokenizer)}" if tokenizer.beyond else ""
+    end = f", a text ends with {tokenizer.end_token}" if tokenizer.end_token else ""
+    return f"{tokenizer.files}, {tokenizer.vocab_size:,} tokens{end}{beyond}"
 
 
 def print_parameters(model: "Model") -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from npgpt.tokenizer.document import normalised
 from npgpt.tokenizer.neighbours import with_neighbours
-from npgpt.tokenizer.others import TYPES, seems, seen_in
+from npgpt.tokenizer.others import TYPES, WAY_OUT, seems, seen_in
 from npgpt.tokenizer.stream import END, TextFile, read_parts
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")  # what save_pretrained may write
@@ -285,8 +285,10 @@ class Tokenizer(ABC):
             model = content.get("model")
             name = model.get("type") if isinstance(model, dict) else None
             supported = ", ".join(kind.files for kind in reversed(kinds()))
-            how = f", {TYPES[str(name)]}," if str(name) in TYPES else ""
-            raise ValueError(f"a tokenizer of the kind {json.dumps(name)}{how} is not supported, only {supported}")
+            how, todo = (f", {TYPES[str(name)]},", f"; {WAY_OUT}") if str(name) in TYPES else ("", "")
+            raise ValueError(
+                f"a tokenizer of the kind {json.dumps(name)}{how} is not supported, only {supported}{todo}"
+            )
 
 
 _KINDS: dict[str, type[Tokenizer]] = {}

@@ -18,7 +18,8 @@ Tokens = dict[str, dict[str, Any]]  # {name: what added_tokens of a tokenizer.js
 def with_neighbours(content: dict[str, Any], folder: Path) -> tuple[dict[str, Any], str | None]:
     """Return a tokenizer.json with what the files beside it say of added tokens, and the name of its end token.
 
-    Raises ValueError, naming the file, for one that contradicts the tokenizer.json, or names a token that is not there.
+    A token that has a role but no id gets the next one, as in transformers. Raises ValueError, naming the file, for one
+    that contradicts the tokenizer.json.
     """
     if not is_sound(content):
         return content, None  # from_json refuses it, and says why
@@ -36,11 +37,16 @@ def with_neighbours(content: dict[str, Any], folder: Path) -> tuple[dict[str, An
     end = None
     for name in (MAP, CONFIG):  # what the second says counts
         for role, token in named_tokens(files.get(name, {})):
-            if token not in tokens and token not in vocab:
-                raise ValueError(f"{folder / name}: {role} {token!r} is not in the vocabulary")
+            if token not in tokens and token not in vocab:  # transformers gives it the next id
+                tokens[token] = added_token(next_id(tokens, vocab), token, special=True)
             make_special(tokens, token, model)
             end = token if role == "eos_token" else end
     return content | {"added_tokens": list(tokens.values())}, end
+
+
+def next_id(tokens: Tokens, vocab: Mapping[str, int]) -> int:
+    """Return the id that `tokenizers` gives to the next added token: after the number of tokens and all added ids."""
+    return max([len(vocab), *(token["id"] + 1 for token in tokens.values())])
 
 
 def make_special(tokens: Tokens, name: str, model: Mapping[str, Any]) -> None:

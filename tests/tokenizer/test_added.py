@@ -196,9 +196,6 @@ def test_an_added_tokens_decoder_is_read(tmp_path):
         ({"added_tokens": {"</s>": 290}}, r"added_tokens\.json: '</s>' has the id 290, but another one"),
         ({"added_tokens": {"<new>": "x"}}, r"added_tokens\.json: the added token '<new>' with id 'x' is not a name"),
         ({"added_tokens": ["<new>"]}, r"added_tokens\.json: expected a JSON object"),
-        ({"special_tokens_map": {"pad_token": "<pad>"}}, r"special_tokens_map\.json: pad_token '<pad>' is not in"),
-        ({"special_tokens_map": {"additional_special_tokens": [{"content": "<a>"}]}}, "'<a>' is not in the vocabulary"),
-        ({"tokenizer_config": {"eos_token": "<eos>"}}, r"tokenizer_config\.json: eos_token '<eos>' is not in the voc"),
         ({"tokenizer_config": {"eos_token": "e"}}, "'e' is no special token, which could end a text"),
         ({"tokenizer_config": {"add_prefix_space": True}}, r"tokenizer_config\.json: add_prefix_space=true is not"),
         ({"tokenizer_config": {"added_tokens_decoder": {"x": {"content": "<n>"}}}}, "'<n>' with id 'x' is not a name"),
@@ -280,3 +277,16 @@ def test_files_of_npgpt_keep_their_ids_and_fingerprints(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     assert Tokenizer.from_pretrained(tmp_path).fingerprint() == tokenizer.fingerprint()
     assert tokenizer.fingerprint() == "13f5fa324e3bf40200cff2aa8d623978c5120edd772d10cb1f462646b0a8b153"
+
+
+@pytest.mark.parametrize("name", ["special_tokens_map", "tokenizer_config"])
+def test_a_token_of_a_role_without_an_id_gets_the_next_one(tmp_path, name):
+    PLAIN.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    content = {"mask_token": {"content": "<mask>"}, "eos_token": "<eos>", "additional_special_tokens": ["<a>"]}
+    (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    tokenizer = Tokenizer.from_pretrained(tmp_path)
+    n = PLAIN.vocab_size
+    expected = {"<eos>": n, "<mask>": n + 1, "<a>": n + 2}  # in the order of the roles, as transformers gives them
+    assert {i: tokenizer.special_tokens[i] for i in expected} == expected
+    assert tokenizer.end_id == n
