@@ -297,9 +297,13 @@ def test_a_model_is_asked_as_it_was_taught(capsys, here, monkeypatch, tokenizer)
     tokenizer = tokenizer.ending_with("<|im_end|>")
     assert command(capsys, "ask", "r", "--prompt", "嗨", "--max-new-tokens", "1")[0] == 0
     assert asked.pop() == [tokenizer.end_id, *asked_ids(Template.parse(CHATML), tokenizer, "嗨")]
+    assert command(capsys, "ask", "r", "--prompt", "嗨", "--system", "Be", "--max-new-tokens", "1")[0] == 0
+    with_system = asked.pop()
     code, out, err = command(capsys, "ask", "r", "--data", "chat.jsonl", "--max-new-tokens", "1")
     assert code == 0, err
-    assert asked[0] == [tokenizer.end_id, *asked_ids(Template.parse(CHATML), tokenizer, "嗨", system="Be")]
+    assert (
+        asked[0] == with_system == [tokenizer.end_id, *asked_ids(Template.parse(CHATML), tokenizer, "嗨", system="Be")]
+    )
     assert [message["role"] for message in json.loads(out.splitlines()[0])["messages"]] == [
         *("system", "user", "assistant", "user", "assistant")
     ]
@@ -324,6 +328,29 @@ def test_a_run_keeps_its_template(capsys, here):
     assert code == 2
     assert "the template cannot change with --resume" in err
     assert command(capsys, *resume)[0] == 0
+
+
+def test_a_model_that_learns_by_another_template_is_named(capsys, here, caplog):
+    assert tune(capsys)[0] == 0
+    assert "has learned examples" not in caplog.text
+    (here / "u.txt").write_text("{prompt}: {completion}")
+    again = ("finetune", "r", "--data", "chat.jsonl", *SHORT)
+    assert command(capsys, *again, "--out", "s")[0] == 0
+    assert "has learned examples" not in caplog.text
+    assert command(capsys, *again, "--out", "t", "--template", "u.txt")[0] == 0
+    assert f"r has learned examples as {LINE.text!r}, and now learns them as '{{prompt}}: " in caplog.text
+
+
+def test_a_system_message_goes_with_a_prompt(capsys, here):
+    code, _, err = command(capsys, "ask", "m", "--data", "chat.jsonl", "--system", "a")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--system goes with --prompt" in err
+
+
+def test_prompts_to_sample_are_no_chats(capsys, here):
+    code, _, err = command(capsys, "sample", "m", "--prompts", "chat.jsonl")
+    assert code == 2
+    assert "chat.jsonl:1: a conversation of several prompts: npgpt ask --data" in err
 
 
 def test_a_run_of_an_earlier_version_goes_on(capsys, here):

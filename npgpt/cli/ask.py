@@ -57,6 +57,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="the prompt, which may be empty (default: standard input, without the line end that ends it)",
     )
+    parser.add_argument(
+        "--system", metavar="TEXT", help="system message before the prompt, for a model that has learned chats with one"
+    )
     parser.add_argument("--special", action="store_true", help=SPECIAL)
     parser.add_argument("--end-token", metavar="TOKEN", help=END_TOKEN)
     parser.add_argument(
@@ -84,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--lang {args.lang} has no effect without --task: add --task, or leave --lang out")
     if args.special and args.task is not None:
         raise ValueError("--special has no effect with --task: a tale's prompt has no special tokens; leave it out")
+    if args.system is not None and (args.data is not None or args.task is not None):
+        raise ValueError("--system goes with --prompt: lines have system messages of their own, and tales none")
     require_at_least(0, "--seed", args.seed)
     check_engine_flags(args)
     from npgpt.data.templates import about_chat_template
@@ -147,7 +152,9 @@ def complete(asker: Asker, prompt: str, shown: str = "") -> tuple[str, str]:
     """Print a completion as it is written, after the text `shown`; return it, and why it ended."""
     from npgpt.generation.in_order import pieces
 
-    request = asker.generator.submit(asker.ids(prompt), asker.sampling, asker.args.deadline)
+    request = asker.generator.submit(
+        asker.ids(prompt, system=asker.args.system or ""), asker.sampling, asker.args.deadline
+    )
     return print_pieces(pieces(asker.generator, request), shown), request.completion.finish_reason
 
 

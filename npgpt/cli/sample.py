@@ -188,7 +188,8 @@ def prompts_of(name: str, encoding: str) -> Iterator[tuple[str, str | None]]:
     if file.path.suffix in JSON_LINES:
         for example in read_examples([file], completions=False):
             if example.more or example.system or example.input:
-                raise ValueError(f"{example.where}: more than one prompt: npgpt ask --data completes it")
+                what = "of several prompts" if example.more else "with more than a prompt"
+                raise ValueError(f"{example.where}: a conversation {what}: npgpt ask --data completes it")
             yield example.where, example.prompt or None
         return
     for number, line in enumerate(lines_of(read_parts(file)), 1):

@@ -205,14 +205,19 @@ def filled(nodes: Iterable[Node], values: dict[str, str]) -> Iterator[Text]:
             yield from filled(node.inside, values)
 
 
+@functools.cache
+def any_of(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Return what matches any of these names, the longest first; nothing if there are none."""
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
+
+
 def with_specials(texts: Iterable[Text], tokenizer: Tokenizer) -> list[int | str]:
     """Return texts joined, cut where the template's own have a special token, which becomes its id.
 
     Example: <|im_start|>user and Hi become [100, "userHi"] if <|im_start|> is the special token 100.
     """
     found: list[int | str] = [""]
-    names = sorted(tokenizer.special_tokens, key=len, reverse=True)
-    special = re.compile("|".join(map(re.escape, names)) or r"(?!)")
+    special = any_of(tuple(tokenizer.special_tokens))
     for text, own in texts:
         at = 0
         for token in special.finditer(text) if own else ():

@@ -14,6 +14,7 @@ from npgpt.hub.tensors import require_run
 from npgpt.models.base import Model, set_end
 from npgpt.models.lora import Adapters, save_adapter
 from npgpt.models.registry import open_model, require_trainable
+from npgpt.support.files import read_sealed_json
 from npgpt.support.lock import locked
 from npgpt.support.notices import notice
 from npgpt.tokenizer import Tokenizer
@@ -170,7 +171,9 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
         "model": dataclasses.asdict(model.config),
         "train": dataclasses.asdict(config),
     }
-    if plan.saved is not None:
+    if plan.saved is None:
+        say_if_taught_otherwise(Path(plan.base), source.template)
+    else:
         require_run(folder / "model.safetensors")
         require_same(folder, plan.saved, settings)
     in_order = plan.how["in_order"]
@@ -207,6 +210,15 @@ def open_base(name: str, config: TrainConfig) -> tuple[Model, Tokenizer]:
         notice(line)
     set_end(model, tokenizer.require_end_id())
     return model, tokenizer
+
+
+def say_if_taught_otherwise(base: Path, template: Template) -> None:
+    """Give notice of a model that has learned examples by another template."""
+    path = base / "train.json"
+    data = read_sealed_json(path).get("data") if path.is_file() else None
+    before = data.get("template") if isinstance(data, dict) else None
+    if before not in (None, template.text):
+        notice(f"{base} has learned examples as {before!r:.80}, and now learns them as {template.text!r:.80}")
 
 
 def require_same(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) -> None:
