@@ -341,6 +341,17 @@ def test_a_model_that_learns_by_another_template_is_named(capsys, here, caplog):
     assert f"r has learned examples as {LINE.text!r}, and now learns them as '{{prompt}}: " in caplog.text
 
 
+def test_an_adapter_is_asked_as_it_was_taught(capsys, here):
+    assert tune(capsys, "--lora", "2")[0] == 0
+    assert learned("r/adapter") == learned("r")
+    both = [command(capsys, "ask", run, "--data", "chat.jsonl", "--max-new-tokens", "3") for run in ("r", "r/adapter")]
+    assert both[0][0] == 0
+    assert both[0][1] == both[1][1]
+    both = [command(capsys, "eval", run, "--data", "chat.jsonl")[1] for run in ("r", "r/adapter")]
+    assert both[0].startswith("8 completions of 4 lines")
+    assert both[0] == both[1]
+
+
 def test_a_system_message_goes_with_a_prompt(capsys, here):
     code, _, err = command(capsys, "ask", "m", "--data", "chat.jsonl", "--system", "a")
     assert (code, err.count("\n")) == (2, 1)

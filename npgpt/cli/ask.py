@@ -80,17 +80,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    given = [name for name in ("prompt", "data", "task") if getattr(args, name) is not None]
-    if len(given) > 1:
-        raise ValueError(f"--{given[0]} and --{given[1]} cannot be combined: give one of them")
-    if args.lang is not None and args.task is None:
-        raise ValueError(f"--lang {args.lang} has no effect without --task: add --task, or leave --lang out")
-    if args.special and args.task is not None:
-        raise ValueError("--special has no effect with --task: a tale's prompt has no special tokens; leave it out")
-    if args.system is not None and (args.data is not None or args.task is not None):
-        raise ValueError("--system goes with --prompt: lines have system messages of their own, and tales none")
-    require_at_least(0, "--seed", args.seed)
-    check_engine_flags(args)
+    check_flags(args)
     from npgpt.data.templates import about_chat_template
     from npgpt.generation.engine import Generator
     from npgpt.generation.in_order import SLOTS
@@ -112,6 +102,21 @@ def run(args: argparse.Namespace) -> int:
     if not args.verify:
         verify(model)
     return say_reasons(reasons, args, sampling, ends=True)
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raise ValueError for flags that contradict one another or have no effect."""
+    given = [name for name in ("prompt", "data", "task") if getattr(args, name) is not None]
+    if len(given) > 1:
+        raise ValueError(f"--{given[0]} and --{given[1]} cannot be combined: give one of them")
+    if args.lang is not None and args.task is None:
+        raise ValueError(f"--lang {args.lang} has no effect without --task: add --task, or leave --lang out")
+    if args.special and args.task is not None:
+        raise ValueError("--special has no effect with --task: a tale's prompt has no special tokens; leave it out")
+    if args.system is not None and (args.data is not None or args.task is not None):
+        raise ValueError("--system goes with --prompt: lines have system messages of their own, and tales none")
+    require_at_least(0, "--seed", args.seed)
+    check_engine_flags(args)
 
 
 def defaults_of(args: argparse.Namespace) -> dict[str, Any]:
