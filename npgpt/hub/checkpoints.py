@@ -113,7 +113,9 @@ class Checkpoint:
             place, row = places.get(name), 0
             for piece in self.pieces(name):
                 if self.written:
-                    digest.update(piece.data)
+                    # npgpt's checksum of bfloat16 is that of the numbers as float32
+                    wide = self.entries[name].dtype == "BF16"
+                    digest.update((np.ascontiguousarray(floats(piece, "BF16")) if wide else piece).data)
                 if place is None:
                     continue
                 shape = self.entries[name].shape
@@ -145,7 +147,11 @@ class Checkpoint:
 
     def _described(self, name: str) -> bytes:
         entry = self.entries[name]
-        dtype = np.dtype(NUMPY[entry.dtype]).str if entry.dtype in NUMPY else entry.dtype
+        dtype = (
+            np.dtype("<f4" if entry.dtype == "BF16" else NUMPY[entry.dtype]).str
+            if entry.dtype in {*NUMPY, "BF16"}
+            else entry.dtype
+        )
         return f"{name} {dtype} {entry.shape}".encode()
 
 

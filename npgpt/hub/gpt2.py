@@ -24,21 +24,30 @@ from npgpt.support.parameters import Parameters, Shapes, zeros
 SIZES = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
 
 
-def write_gpt2(folder: Path, config: GPTConfig, params: Mapping[str, np.ndarray], shapes_of: ShapesOf) -> None:
-    """Write a model's three files into folder, each whole or not at all."""
+def write_gpt2(
+    folder: Path,
+    config: GPTConfig,
+    params: Mapping[str, np.ndarray],
+    shapes_of: ShapesOf,
+    rounded: str | None = None,
+) -> None:
+    """Write a model's three files into folder, each whole or not at all.
+
+    rounded  the dtype to round the weights to, one of npgpt.hub.tensors.ROUNDED
+    """
     dtype = next(iter(params.values())).dtype
     tensors = dict(params)
     if not config.bias:
         # GPT-2 has biases: zeros change nothing, and let other libraries find every tensor
         for name, shape in shapes_of(dataclasses.replace(config, bias=True)).items():
             tensors.setdefault(name, np.zeros(shape, dtype))
-    save_tensors(folder / "model.safetensors", tensors, dataclasses.asdict(config))
-    write_configs(folder, config, dtype, "gpt2", architectures=["GPT2LMHeadModel"])
+    save_tensors(folder / "model.safetensors", tensors, dataclasses.asdict(config), rounded)
+    write_configs(folder, config, rounded or dtype.name, "gpt2", architectures=["GPT2LMHeadModel"])
 
 
-def write_configs(folder: Path, config: GPTConfig, dtype: np.dtype, model_type: str, **more: Any) -> None:
+def write_configs(folder: Path, config: GPTConfig, dtype: str, model_type: str, **more: Any) -> None:
     """Write config.json and generation_config.json."""
-    content = {"model_type": model_type, **more, "dtype": dtype.name, **dataclasses.asdict(config)}
+    content = {"model_type": model_type, **more, "dtype": dtype, **dataclasses.asdict(config)}
     write_json(folder / "config.json", content)
     ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
     write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})

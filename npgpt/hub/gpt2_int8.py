@@ -30,7 +30,7 @@ def write_int8(
     """Write a model's three files into folder, each whole or not at all."""
     named = {f"{name}{SCALE}": scale for name, scale in scales.items()}
     save_tensors(folder / "model.safetensors", {**params, **weights, **named}, dataclasses.asdict(config))
-    write_configs(folder, config, params["wpe.weight"].dtype, MODEL_TYPE)
+    write_configs(folder, config, params["wpe.weight"].dtype.name, MODEL_TYPE)
 
 
 def read_int8(name: str | Path, shapes_of: ShapesOf) -> tuple[GPTConfig, dict[str, np.ndarray]]:

@@ -26,42 +26,74 @@ RUN = "npgpt_run"
 DTYPES = {"f2": "F16", "f4": "F32", "f8": "F64", "b1": "BOOL", "i1": "I8", "u1": "U8", "i4": "I32", "i8": "I64"}
 NUMPY = {name: f"<{dtype}" for dtype, name in DTYPES.items()}
 PIECE = 2**18  # numbers that are looked at together
+ROUNDED = ("float32", "float16", "bfloat16")
 LINE = 64  # bytes of a cache line, where the data begin
 DAMAGED = "the file was damaged or changed after it was written"
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any] | None = None, **metadata: str
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    config: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
+    **metadata: str,
 ) -> None:
     """Write a safetensors file atomically, with a checksum of its tensors and metadata.
 
     config  what the tensors belong to, for require_config
+    dtype   round them to this one of ROUNDED. Raises ValueError, naming the tensor, for a number too large for it
+
     Equal tensors and metadata give equal files, which the writer of the library safetensors does not promise.
     """
-    contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    contiguous = {name: np.asarray(rounded(name, tensor, dtype), order="C") for name, tensor in tensors.items()}
     # transformers requires a format; for tensors in C order, "pt" and "np" mean the same
     header = {"format": "pt", **metadata, **run_of(path.parent)}
     if config is not None:
         header[CONFIG] = json.dumps(config, sort_keys=True)
     header[CHECKSUM] = checksum(contiguous, header)
-    write_atomically(path, lambda part: _write(part, contiguous, header))
+    write_atomically(path, lambda part: _write(part, contiguous, header, dtype == "bfloat16"))
 
 
-def _write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write the format: the length of the header in 8 bytes, the header as JSON, the tensors one after another."""
+def rounded(name: str, tensor: np.ndarray, dtype: str | None) -> np.ndarray:
+    """Return a tensor in another dtype, rounded to nearest even; in bfloat16, which NumPy lacks, as float32.
+
+    Raises ValueError, naming the tensor, for a number that is too large.
+    """
+    if dtype is None:
+        return tensor
+    if dtype == "bfloat16":  # the upper half of a float32
+        bits = np.ascontiguousarray(tensor, np.float32).view(np.uint32)
+        found = ((bits + (0x7FFF + (bits >> 16 & 1))) & np.uint32(0xFFFF0000)).view(np.float32)
+    else:
+        with np.errstate(over="ignore"):
+            found = tensor.astype(dtype, copy=False)
+    if not np.isfinite(found).all() and np.isfinite(tensor).all():
+        other = "float32" if dtype == "bfloat16" else "bfloat16"
+        raise ValueError(f"{name} has the number {np.abs(tensor).max():g}, too large for {dtype}: use {other}")
+    return found
+
+
+def _write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], bfloat16: bool) -> None:
+    """Write the format: the length of the header in 8 bytes, the header as JSON, the tensors one after another.
+
+    bfloat16  of the tensors, which are float32, write the upper halves
+    """
     names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))  # the widest first: all are aligned
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
     start = 0
     for name in names:
         tensor = tensors[name]
-        place = [start, start := start + tensor.nbytes]
-        header[name] = {"dtype": DTYPES[tensor.dtype.str[1:]], "shape": tensor.shape, "data_offsets": place}
+        place = [start, start := start + tensor.nbytes // (2 if bfloat16 else 1)]
+        kind = "BF16" if bfloat16 else DTYPES[tensor.dtype.str[1:]]
+        header[name] = {"dtype": kind, "shape": tensor.shape, "data_offsets": place}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % LINE)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            file.write(tensors[name].reshape(-1).view(np.uint8).data)
+            data = tensors[name].reshape(-1)
+            data = (data.view(np.uint32) >> 16).astype(np.uint16) if bfloat16 else data
+            file.write(data.view(np.uint8).data)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

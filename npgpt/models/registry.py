@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.config import GPTConfig
-from npgpt.hub.gpt2 import with_ends
+from npgpt.hub.gpt2 import with_ends, write_gpt2
 from npgpt.hub.gpt2_int8 import MODEL_TYPE
 from npgpt.hub.peft import first_with, folders_of, is_adapter, require_one
 from npgpt.models.base import Model
@@ -95,6 +95,11 @@ def with_weights(model: Model, weights: str | None) -> Model:
     if not isinstance(model, GPT):
         raise ValueError(f"weights={weights!r}: {model.describe()} has no such weights")
     return Int8GPT.of(model)
+
+
+def save_rounded(model: Model, folder: Path, dtype: str | None) -> None:
+    """Write a model's folder with its weights in another dtype, one of npgpt.hub.tensors.ROUNDED."""
+    write_gpt2(folder, model.config, model.params, parameter_shapes, dtype)
 
 
 def is_trainable(model: Model) -> bool:
