@@ -20,6 +20,16 @@ for name, handler in ("SIGINT", signal.default_int_handler), ("SIGHUP", signal.S
     if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
         signal.signal(getattr(signal, name), handler)
 
+
+def mostly_big(cases, keep):
+    """Return cases to parametrize with: those for which keep(case) is true run always, the others with `-m big`."""
+    return [pytest.param(*as_tuple(case), marks=() if keep(case) else pytest.mark.big) for case in cases]
+
+
+def as_tuple(case):
+    return case if isinstance(case, tuple) else (case,)
+
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -1,6 +1,7 @@
 """The rules that hold the house up, read from the code: layering, twins, lazy imports, files that stay small."""
 
 import ast
+import functools
 import inspect
 import re
 import subprocess
@@ -59,12 +60,20 @@ FREE = {"__init__", "__main__", "cli"}  # the only ones that print
 MODULES = {"__init__", "__main__", "config", "ops", "cases"}  # all that stand in the root
 
 
+def parsed(path):
+    """Return a file's syntax tree, which nobody changes."""
+    return tree_of(path.read_text(encoding="utf-8"))
+
+
+tree_of = functools.cache(ast.parse)
+
+
 def imports(path, types=True):
     """Return the modules that a file imports, wherever in it: outside the standard library, and inside npgpt.
 
     types  whether imports for type checkers alone count
     """
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     left_out = set()
     if not types:
         blocks = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
@@ -209,7 +218,7 @@ def test_only_the_command_line_prints():
         for file in files if room not in FREE else ():
             if file == ROOT / "gradcheck" / "command.py":  # the command of the checker where it is installed by itself
                 continue
-            tree = ast.parse(file.read_text(encoding="utf-8"))
+            tree = parsed(file)
             calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
             assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], file
 
@@ -250,7 +259,7 @@ def test_functions_do_one_thing():
     """No function is longer than 60 lines or has more than 15 branches, unless its docstring says why."""
     found = {}
     for path in ROOT.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef):
                 lines, n = node.end_lineno - node.lineno + 1, branches(node)
                 if (lines > 60 or n > 15) and "one long function" not in (ast.get_docstring(node) or ""):
@@ -335,7 +344,7 @@ def test_nothing_is_ever_unpickled():
     for path in set(ROOT.rglob("*.py")) - {ROOT / "support" / "compiled.py"}:
         outside_names = {
             alias.name
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for node in ast.walk(parsed(path))
             if isinstance(node, ast.Import | ast.ImportFrom)
             for alias in node.names
         }

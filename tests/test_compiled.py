@@ -195,6 +195,7 @@ print(hits)
 """
 
 
+@pytest.mark.big
 def test_two_first_starts_at_once_leave_code_that_a_third_finds(home):
     script = AT_ONCE.replace("from npgpt.kernels.rows import add_rows\n", "")
     environment = {**os.environ, "NUMBA_CACHE_DIR": "", "NUMBA_DISABLE_JIT": "0"}

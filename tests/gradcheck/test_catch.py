@@ -15,12 +15,16 @@ BIG = {example.name for example in (*big_bugs.BUGS, *big_nasty.NASTY)} | {
 }
 
 
+FIRST = {example.name.split(":")[0]: example.name for example in reversed(BUGS)}  # one bug of each function
+
+
 def named(examples):
     return [pytest.param(example, id=example.name, marks=marks(example)) for example in examples]
 
 
 def marks(example):
-    return [pytest.mark.big] if example.name in BIG else []
+    name = example.name
+    return [pytest.mark.big] if name in BIG or FIRST.get(name.split(":")[0], name) != name else []
 
 
 def check(example):

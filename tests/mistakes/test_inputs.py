@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from npgpt.cli import COMMANDS, main
+from tests.conftest import mostly_big
 from tests.mistakes.tools import TINY, refused
 
 # Everything that reads a file of text, and everything that opens a run folder. {} is what is read.
@@ -82,7 +83,13 @@ PAIRS = [(place, name) for place in TEXTS for name in ["nosuch", "folder", *FILE
 PAIRS.remove(("train by a file of settings", "empty"))
 
 
-@pytest.mark.parametrize(("place", "name"), PAIRS)
+def is_telling(pair):
+    """Say whether a pair shows what others do not: each place with two files, and two places with each file."""
+    place, name = pair
+    return place in ("train", "ask") or name in ("nosuch", "gbk")
+
+
+@pytest.mark.parametrize(("place", "name"), mostly_big(PAIRS, is_telling))
 def test_a_file_that_is_no_text_is_refused_by_name(capsys, there, place, name):
     refused(capsys, there, TEXTS[place].format(name).split(), name)
 
@@ -138,7 +145,7 @@ for place in "sample", "prompts", "ask", "tales", "tokenizer encode", "tokenizer
     INPUTS.remove((place, "empty"))  # no prompt, no tale, no ids and no text: see test_an_empty_standard_input
 
 
-@pytest.mark.parametrize(("place", "name"), INPUTS)
+@pytest.mark.parametrize(("place", "name"), mostly_big(INPUTS, is_telling))
 def test_standard_input_that_is_no_text_is_refused(capsys, there, monkeypatch, place, name):
     with (there / name).open("rb") as file:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(file, encoding="cp1252"))

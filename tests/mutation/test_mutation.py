@@ -175,12 +175,14 @@ def test_a_survivor_is_reported(tmp_path):
     assert printed.splitlines()[-3].split() == ["total", "6", "5", "0", "1"]
 
 
+@pytest.mark.big
 def test_a_listed_survivor_is_no_complaint(tmp_path):
     code, printed = run(tmp_path, WEAK, listed("scale: dout + dout -> (dout + dout) * 1.001"))
     assert code == 0, printed
     assert printed.splitlines()[-3].split() == ["total", "6", "5", "1", "0"]
 
 
+@pytest.mark.big
 def test_a_false_listing_is_a_complaint(tmp_path):
     code, printed = run(tmp_path, STRONG, listed("drop: dout + dout -> dout", "drop: dout * dout -> dout"))
     assert code == 1
@@ -222,6 +224,7 @@ def test_what_numba_would_compile_runs_as_plain_python(tmp_path):
     assert printed.splitlines()[-3].split() == ["total", "6", "6", "0", "0"]
 
 
+@pytest.mark.big
 @pytest.mark.parametrize("test", [STRONG.replace("6", "7"), "def test_nothing():\n    pass\n"])
 def test_tests_that_prove_nothing_are_an_error(tmp_path, test):
     code, printed = run(tmp_path, test)

@@ -249,6 +249,7 @@ def test_a_run_is_drawn(capsys, here, monkeypatch):
     assert "npgpt[plot]" in err
 
 
+@pytest.mark.big  # tests/test_cli_examples.py runs the demo, too
 def test_the_demo_trains_tunes_scores_and_goes_on(capsys, here, monkeypatch):
     from npgpt.training import recipes
 
