@@ -103,6 +103,7 @@ TOGETHER = {
 def parsed(*words):
     parser = Parser(prog="npgpt sample")
     parser.add_argument("--run", default="no folder")
+    parser.add_argument("--base")
     sampling.add_sampling_flags(parser, {})
     return sampling.sampling_of(parser.parse_args(words), {})
 

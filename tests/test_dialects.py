@@ -69,6 +69,7 @@ LINES = {
     "question": ({"question": "a", "answer": "b"}, ("a", "b", (), "", "")),
     "query": ({"query": "a", "response": "b"}, ("a", "b", (), "", "")),
     "input": ({"input": "a", "output": "b"}, ("a", "b", (), "", "")),
+    "prompt and answer": ({"prompt": "a", "answer": "b"}, ("a", "b", (), "", "")),
     "source": ({"source": "a", "target": "b"}, ("a", "b", (), "", "")),
     "messages beside a prompt": ({"prompt": "x"} | chat(("user", "a"), ("assistant", "b")), ("a", "b", (), "", "")),
 }
@@ -147,6 +148,29 @@ def test_lists_and_tables_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "a.json").write_text("[]")
     with pytest.raises(ValueError, match="there is no example to learn"):
         read_examples([tmp_path / "a.json"])
+
+
+def test_files_may_begin_with_marks(tmp_path):
+    line = json.dumps(LINES["alpaca"][0]).encode()
+    (tmp_path / "a.jsonl").write_bytes((b"\xef\xbb\xbf" + line + b"\r\n") * 2)  # two files that were joined
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf[\r\n" + line + b",\r\n" + line + b"]")
+    for name in "a.jsonl", "a.json":
+        assert [one.input for one in read_examples([tmp_path / name])] == ["中", "中"]
+
+
+@pytest.mark.parametrize("text", ['{\n "prompt": "a"}', "[1, 2]", "[]", "", '[{"text": "a"}]', '[{"a": 1}, 3]', "中"])
+def test_other_files_in_json_hold_no_examples(tmp_path, text):
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    assert not has_examples(text_file(tmp_path / "a.json"))
+
+
+def test_a_file_without_completions_has_the_kind_of_what_is_asked(tmp_path, caplog):
+    paths = [write(tmp_path / name, {"question": "a"}) for name in ("a.jsonl", "b.jsonl")]
+    kind, found = read_lines(paths, completions=False)
+    assert (kind.template, kind.asked, found[1].turns()) == (LINE, "question", (("a", ""),))
+    assert "2 files: questions and answers, 2 lines" in caplog.text
+    with pytest.raises(ValueError, match="'prompt' is missing"):
+        read_lines(paths)
 
 
 def test_without_completions_a_chat_may_end_with_the_user(tmp_path):

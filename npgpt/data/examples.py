@@ -98,8 +98,7 @@ def objects_of(file: TextFile) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     if file.path.suffix in TABLES:
         raise ValueError(f"{file}: a table: write it as JSON lines first, with {TABLES[file.path.suffix]}")
-    plain = dataclasses.replace(file, config=dataclasses.replace(AS_IT_IS, encoding=file.config.encoding))
-    parts = read_parts(plain)
+    parts = read_parts(as_it_is(file))
     first = next(parts, b"")
     parts = itertools.chain((first,), parts)
     if is_list(first):
@@ -110,6 +109,11 @@ def objects_of(file: TextFile) -> Iterator[tuple[str, dict[str, Any]]]:
         if line.strip():
             where = f"{file}:{number}"
             yield where, read_object(line, where)
+
+
+def as_it_is(file: TextFile) -> TextFile:
+    """Return a file that is read with its line ends, and not as documents."""
+    return dataclasses.replace(file, config=dataclasses.replace(AS_IT_IS, encoding=file.config.encoding))
 
 
 def is_list(start: bytes) -> bool:
@@ -131,7 +135,7 @@ def entries_of(file: TextFile, data: bytes) -> Iterator[tuple[str, dict[str, Any
 def has_examples(file: TextFile) -> bool:
     """Say whether a file's first object is an example, whatever the file is called. With a text it must be a pair."""
     value = first_object(file)
-    if value is None and file.path.suffix == ".json":
+    if value is None and file.path.suffix == ".json" and is_list(next(read_parts(as_it_is(file)), b"")):
         value = next((value for _, value in objects_of(file)), None)
     kind = kind_of(value or {})
     return kind is PAIRS or (kind is not None and "text" not in (value or {}))
