@@ -95,7 +95,7 @@ def test_a_mean_that_is_better_counts(tmp_path, monkeypatch):
 def test_the_command_says_so_and_shows_what_the_best_model_writes(capsys, caplog, tmp_path, monkeypatch):
     losses(monkeypatch, 1, 2, 3)
     (tmp_path / "a.txt").write_text("to be or not to be that is the question " * 30)
-    flags = "--eval-every 2 --patience 2 --n-embd 16 --n-layer 1 --n-positions 8 --sample-tokens 5"
+    flags = "--max-steps 50 --eval-every 2 --patience 2 --n-embd 16 --n-layer 1 --n-positions 8 --sample-tokens 5"
     code, out, _ = command(capsys, "train", "--data", tmp_path / "a.txt", "--out", tmp_path / "r", *flags.split())
     assert code == 0
     assert caplog.messages == ["no better loss since step 2: stopped early; the model of step 2 is kept"]
