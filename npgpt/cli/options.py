@@ -29,7 +29,7 @@ DEFAULTS = {
     "minutes": "3 for your own text",
 }
 # keys of a --config file that are not fields of a config
-COMMAND_KEYS = ("data", "out", "preset", "recipe", "dropout")
+COMMAND_KEYS = ("data", "out", "preset", "recipe", "dropout", "from", "vocab")
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
@@ -158,7 +158,7 @@ def require_types(values: dict[str, Any]) -> None:
     dropout = values.get("dropout", 0.0)
     if isinstance(dropout, bool) or not isinstance(dropout, int | float):
         raise ValueError(f"dropout={dropout!r} must be of type float")
-    for key in ("out", "preset", "recipe"):
+    for key in ("out", "preset", "recipe", "from", "vocab"):
         if not isinstance(values.get(key, ""), str):
             raise ValueError(f"{key}={values[key]!r} must be a string")
     if isinstance(values.get("data"), str):

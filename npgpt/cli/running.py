@@ -41,6 +41,8 @@ def train_with_progress(run: "Run", resume: str) -> float:
                 continue
             if "whole" in record:
                 line = last_evaluation(run, step)
+            elif not step:
+                line = f"before training      validation {record['val_loss']:.4f}"
             else:
                 line = (
                     f"step {step:>6}  loss {loss:.4f}  validation {record.get('last_val_loss', record['val_loss']):.4f}"

@@ -22,6 +22,7 @@ EXAMPLES = (
     "npgpt train --data poems.txt --minutes 10 --out runs/poems",
     "npgpt train --resume --out runs/poems --minutes 10",
     "npgpt train --data tales:zh --max-steps 5000 --out runs/tales-zh",
+    "npgpt train --from runs/poems --data letters.txt --vocab text --out runs/letters",
 )
 
 
@@ -33,6 +34,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"{TEXT_FILES}, a folder written by npgpt prepare, or the tales that come with npgpt: tales:en, tales:zh, "
         "or tales for both languages (default: tales:en)",
+    )
+    parser.add_argument(
+        "--from",
+        metavar="RUN_OR_NAME",
+        help="go on from the weights of a trained model, a folder or a name on the Hugging Face hub, with its "
+        "tokenizer and its sizes; only --n-positions and dropout may differ. The learning rate is lower by default",
+    )
+    parser.add_argument(
+        "--vocab",
+        metavar="WHAT",
+        help="with --from: tokens to add to its vocabulary; text for the characters of the text that it lacks, or a "
+        "file with a token in each line",
     )
     parser.add_argument("--out", metavar="RUN", help="run folder to write (default: runs/1, or the next free number)")
     parser.add_argument(

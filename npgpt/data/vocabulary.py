@@ -21,13 +21,7 @@ def make_tokenizer(name: str, files: Sequence[str | Path | TextFile], end_token:
     if name == "bytes":
         return ByteTokenizer()
     if name == "chars":
-        found: set[str] = set()
-        for file in files:
-            for part in read_parts(file):
-                found.update(part.decode("utf-8"))
-        if not found:
-            raise ValueError(f"{', '.join(map(str, files))}: the file is empty")
-        return CharTokenizer(["".join(found)])
+        return CharTokenizer(["".join(characters_of(files))])
     kind, _, size = name.partition(":")
     if kind == "bpe":
         if not size.isdecimal():
@@ -37,6 +31,17 @@ def make_tokenizer(name: str, files: Sequence[str | Path | TextFile], end_token:
         hint = nearest(name, ["chars", "bytes", "bpe:SIZE", "or a folder with a tokenizer.json"])
         raise ValueError(f"--tokenizer {name}: no such folder{hint}")
     return Tokenizer.from_pretrained(name)
+
+
+def characters_of(files: Sequence[str | Path | TextFile]) -> set[str]:
+    """Return all characters of some files, which are read part by part. Raises ValueError if there are none."""
+    found: set[str] = set()
+    for file in files:
+        for part in read_parts(file):
+            found.update(part.decode("utf-8"))
+    if not found:
+        raise ValueError(f"{', '.join(map(str, files))}: the file is empty")
+    return found
 
 
 def with_end(name: str, files: Sequence[str | Path | TextFile], end_token: str) -> Tokenizer:

@@ -15,6 +15,7 @@ from npgpt.models.gpt2 import GPT
 from npgpt.models.gpt2_int8 import Int8GPT
 from npgpt.models.gpt2_memory import floats_to_evaluate, floats_to_train
 from npgpt.models.gpt2_parameters import init_parameters, parameter_shapes
+from npgpt.models.gpt2_resized import resized
 from npgpt.models.lora import merged, require_gpt
 from npgpt.ops import Ops
 from npgpt.support.files import read_json
@@ -34,6 +35,18 @@ MAPPING = {"gpt2": functools.partial(GPT.from_pretrained, mapped=True)}
 def new_model(config: GPTConfig, seed: int, dtype: str, ops: str | Ops, init: str = "normal") -> Model:
     """Return an untrained model of this configuration, with the initial weights that `init` names."""
     return GPT(config, dtype=dtype, ops=ops, params=init_parameters(config, seed, dtype, init))
+
+
+def resized_model(model: Model, config: GPTConfig, known: np.ndarray, new: np.ndarray) -> Model:
+    """Return a trained model with another configuration, which may have more tokens and another context.
+
+    known, new  the ids of tokens that the model has learned, and that it has not (gpt2_resized.py)
+    """
+    assert isinstance(model, GPT)
+    before, params = model.config, model.params
+    if len(new) or (before.vocab_size, before.n_positions) != (config.vocab_size, config.n_positions):
+        params = resized(params, config, known, new)
+    return GPT(config, ops=model.ops, params=params)
 
 
 def shapes_of_model(config: GPTConfig) -> Model:

@@ -5,7 +5,10 @@ from collections.abc import Iterable
 from typing import Any
 
 # words of earlier versions: (a setting, its value) and what is said of it now
-FORMER = {("init", "gpt2"): "it is called normal now, because it draws random weights and loads no GPT-2: give normal"}
+FORMER = {
+    ("init", "gpt2"): "it is called normal now, because it draws random weights and loads no GPT-2: give normal, or "
+    "--from openai-community/gpt2 to go on from GPT-2's own weights"
+}
 
 
 def former(name: str, value: Any) -> str:

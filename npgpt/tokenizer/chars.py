@@ -13,20 +13,32 @@ from npgpt.tokenizer.document import document, split_by
 class CharTokenizer(Tokenizer):
     """Every character (code point) is a token; the ids number the characters in the order of their code points.
 
-    A combining mark is a character of its own. A character outside the vocabulary cannot be encoded.
+    Those that with_characters adds follow the ids that were there. A combining mark is a character of its own. A
+    character outside the vocabulary cannot be encoded.
     """
 
     kind = "chars"
     files = "npgpt's characters"
 
-    def __init__(self, characters: Iterable[str]) -> None:
-        """Take the vocabulary from all characters of the given strings. Raises ValueError if there are none."""
-        self.characters = sorted(set().union(*characters))
+    def __init__(self, characters: Iterable[str], first: Iterable[str] = ()) -> None:
+        """Take the vocabulary from all characters of the given strings. Raises ValueError if there are none.
+
+        first  the characters of the first ids, in their order
+        """
+        known = dict.fromkeys(first)
+        self.characters = [*known, *sorted(set().union(*characters) - known.keys())]
         if not self.characters:
             raise ValueError("a character vocabulary needs at least one character")
         codes = _code_points("".join(self.characters))
-        self._ids = np.full(int(codes[-1]) + 1, -1, dtype=np.int32)  # code point -> id, -1 for unknown
+        self._ids = np.full(int(codes.max()) + 1, -1, dtype=np.int32)  # code point -> id, -1 for unknown
         self._ids[codes] = np.arange(len(codes), dtype=np.int32)
+
+    def with_characters(self, characters: Iterable[str]) -> "CharTokenizer":
+        """Return a tokenizer with further characters, whose ids follow those of this one.
+
+        Example: CharTokenizer(["bd"]).with_characters("ac") numbers b, d, a, c.
+        """
+        return CharTokenizer(characters, self.characters)
 
     @property
     def vocab_size(self) -> int:
@@ -65,7 +77,9 @@ class CharTokenizer(Tokenizer):
         vocab = model.get("vocab") if isinstance(model, dict) else None
         if not isinstance(vocab, dict) or not vocab or any(len(key) != 1 for key in vocab):
             return None
-        tokenizer = cls(vocab)
+        if any(type(i) is not int for i in vocab.values()):
+            return None
+        tokenizer = cls((), sorted(vocab, key=lambda character: vocab[character]))
         return tokenizer if content == tokenizer.to_json() else None
 
 

@@ -42,6 +42,7 @@ class Trainer:
     stopped_early         whether it has
     patient_until         patience counts only evaluations after this step
     evaluation            the last evaluation, of the best model; None before it
+    trained               whether the model has learned before, so that it is evaluated before the first step, too
 
     The folder's model.safetensors holds the best model by validation loss, its training state the last one.
     """
@@ -67,6 +68,7 @@ class Trainer:
         self.on_evaluating: Callable[[int, int], object] = lambda done, total: None
         self.pace: Callable[[int], int] = lambda done: config.max_steps
         self.total, self.stopped_early, self.patient_until = config.max_steps, False, 0
+        self.trained = False
         self.evaluation: Evaluation | None = None
         self.split = split or settle(work_of(model, config.batch_size, config.ops == "fast"), config.threads)
         self._best: Model | None = None
@@ -93,6 +95,9 @@ class Trainer:
             done = self.progress["step"]
             self.total = max(done, self.pace(done))
             self._end_if_out_of_patience()
+            if self.trained and self.progress["best_val_loss"] is None and not done:
+                yield self._log(self._evaluate(workers))
+                save_state(self.folder, self.model, self.optimizer, self.progress, self.mean)
             while done < self.total:
                 record = train_step(workers, self.optimizer, self.train_data, config, done, self.total, self.adapters)
                 done = self.progress["step"] = done + 1

@@ -28,6 +28,17 @@ from npgpt.tokenizer.stream import AS_IT_IS
 from npgpt.training.checkpoint import refuse_existing
 from npgpt.training.choosing import Choice
 from npgpt.training.compute import require_compute
+from npgpt.training.further import (
+    Start,
+    model_fields,
+    model_from,
+    open_start,
+    recipe_from,
+    recorded_name,
+    require_same_start,
+    say_dropout,
+    tokenizer_from,
+)
 from npgpt.training.loop import Trainer
 from npgpt.training.memory import require_memory, require_room_for_weights
 from npgpt.training.minutes import choice_for, keep_pace, more_minutes, tokenizer_for
@@ -45,6 +56,7 @@ from npgpt.training.run import (
 from npgpt.training.warmstart import AfterTales, after_tales, keep_share, with_tales
 
 DEFAULT_DATA = "tales:en"
+OF_THE_COMMAND = ("data", "out", "recipe", "from", "vocab")  # settings that are no fields of a config
 # how the texts of a run were read before train.json said so
 OLD_READING = dataclasses.asdict(AS_IT_IS)
 
@@ -57,6 +69,7 @@ class TrainingPlan:
     reading   how text files are read
     saved     train.json of the run to resume; None for a new run
     given     the settings given by flags or a file, not by a recipe or a default
+    start     the model to go on from; None for a new one, and for a run that is resumed
     began     the time, of time.monotonic, from which minutes count
 
     If config.minutes is given, the rest of config and model is settled once the text is read.
@@ -70,6 +83,7 @@ class TrainingPlan:
     saved: dict[str, Any] | None
     given: dict[str, Any]
     began: float = dataclasses.field(default_factory=time.monotonic)
+    start: Start | None = None
 
     @property
     def named(self) -> frozenset[str]:
@@ -82,8 +96,8 @@ def plan_training(
 ) -> TrainingPlan:
     """Settle the settings: a flag beats the --config file, which beats the settings saved with a resumed run.
 
-    flags  data (a list of names), out, preset, recipe, dropout, and fields of TrainConfig, GPTConfig and TextConfig;
-           file likewise
+    flags  data (a list of names), out, preset, recipe, dropout, from, vocab, and fields of TrainConfig, GPTConfig and
+           TextConfig; file likewise
 
     Raises FileNotFoundError or ValueError for settings that are not possible, or not possible together.
     """
@@ -98,10 +112,12 @@ def plan_training(
         )
     reading = saved["data"].get("reading", OLD_READING) if saved else {}
     before = {**saved["model"], **saved["train"], **reading} if saved else {}
+    start = None if saved else start_of(given)
     data = given.get("data") or (saved_names(folder, saved) if saved else None) or [DEFAULT_DATA]
-    settings = merge(flags, file or {}, before, {} if resume else recipe_for(data))
+    recipe = {} if resume else recipe_from(start.model.config, given) if start else recipe_for(data)
+    settings = merge(flags, file or {}, before, recipe)
     settings["minutes"] = minutes_of(given, before)
-    model, train, texts, _ = split_fields(settings, GPTConfig, TrainConfig, TextConfig, also=("data", "out", "recipe"))
+    model, train, texts, _ = split_fields(settings, GPTConfig, TrainConfig, TextConfig, also=OF_THE_COMMAND)
     if saved:
         require_same(folder, saved["model"], model)
         require_same(folder, reading, texts)
@@ -110,10 +126,25 @@ def plan_training(
     if saved and config.minutes is not None:
         config = more_minutes(folder, config, given)
     # the vocabulary is not known yet, nor whether the text is long enough for the context
-    require_room_for_weights(GPTConfig(**{"vocab_size": 1} | model | {"n_positions": 1}), config)
+    if start is None:
+        require_room_for_weights(GPTConfig(**{"vocab_size": 1} | model | {"n_positions": 1}), config)
     require_effect_of_schedule(config, given)
     say_what_adapts(config, saved, given)
-    return TrainingPlan(folder, data, config, model, TextConfig(**texts), saved, given)
+    if saved:
+        require_same_start(folder, saved, given)
+    if start:
+        config = dataclasses.replace(config, tokenizer=recorded_name(start.name))
+        say_dropout(start, given)
+    return TrainingPlan(folder, data, config, model, TextConfig(**texts), saved, given, start=start)
+
+
+def start_of(given: Mapping[str, Any]) -> Start | None:
+    """Open the model to go on from, if one is given."""
+    if "from" in given:
+        return open_start(given["from"], given)
+    if "vocab" in given:
+        raise ValueError(f"--vocab {given['vocab']} has no effect without --from: add it, or leave --vocab out")
+    return None
 
 
 def require_none_of_new_models(given: Mapping[str, Any]) -> None:
@@ -173,7 +204,7 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
         model = reopened(plan, plan.config, source)
         tokenizer = known_tokenizer(plan, model)
         train_data, val_data = source.split(tokenizer, model.config.n_positions, plan.config)
-    config = plan.config
+    config, began_with = plan.config, plan.start.record if plan.start else (plan.saved or {}).get("from")
     documents = config.pack or (isinstance(train_data, Text) and train_data.has(tokenizer.end_id))
     data = source.settings() | {"tokenizer": tokenizer.fingerprint(), "documents": documents}
     if config.pretrain is not None:
@@ -183,8 +214,9 @@ def _start(plan: TrainingPlan, lock: ExitStack) -> Run:
         "data": data,
         "model": dataclasses.asdict(model.config),
         "train": dataclasses.asdict(config),
-    }
+    } | ({"from": began_with} if began_with else {})
     trainer = Trainer(model, train_data, val_data, config, plan.folder, split=split)
+    trainer.trained = began_with is not None
     if config.minutes is not None:
         keep_pace(trainer, plan.began, plan.given, source, choice)
     if isinstance(train_data, AfterTales):
@@ -198,12 +230,7 @@ def beginning(
     """Return what a new run begins with: its plan, with all settings, and what was chosen if it has minutes; a model,
     its tokenizer, and the data for training and validation."""
     choice, data = None, None
-    if plan.config.minutes is not None and source.tokenizer_name is None:
-        name = tokenizer_for(source, plan.config, plan.given)
-        plan = dataclasses.replace(plan, config=dataclasses.replace(plan.config, tokenizer=name))
-    tokenizer = source.make_tokenizer(plan.config.tokenizer, plan.config.end_token)
-    if plan.config.end_token is None:
-        tokenizer = tokenizer.ending_with_id(end_ids(config_for(plan, tokenizer)))
+    plan, tokenizer = plan_and_tokenizer(plan, source)
     if plan.config.minutes is not None:
         plan, choice, data = chosen(plan, source, tokenizer)
     gpt_config = config_for(plan, tokenizer)
@@ -211,10 +238,30 @@ def beginning(
         require_memory(gpt_config, plan.config)
     n_positions, train_data, val_data = data or fitting(plan, source, tokenizer, plan.config)
     gpt_config = dataclasses.replace(gpt_config, n_positions=n_positions)
-    require_memory(gpt_config, plan.config)
+    made = plan.start.model.params.flat.nbytes if plan.start else 0
+    require_memory(gpt_config, plan.config, made=made)
     config = plan.config
-    model = new_model(gpt_config, config.seed, config.dtype, config.ops, config.init)
+    if plan.start is not None:
+        model = model_from(plan.start, gpt_config, tokenizer)
+    else:
+        model = new_model(gpt_config, config.seed, config.dtype, config.ops, config.init)
     return plan, choice, model, tokenizer, train_data, val_data
+
+
+def plan_and_tokenizer(plan: TrainingPlan, source: Source) -> tuple[TrainingPlan, Tokenizer]:
+    """Return the tokenizer of a new run, and its plan with what follows from that."""
+    config, start = plan.config, plan.start
+    if start is not None:
+        tokenizer = tokenizer_from(start, source, plan.given.get("vocab"), config.end_token)
+        fields = model_fields(start, tokenizer, config.end_token)
+        return dataclasses.replace(plan, model=plan.model | fields), tokenizer
+    if config.minutes is not None and source.tokenizer_name is None:
+        name = tokenizer_for(source, config, plan.given)
+        plan = dataclasses.replace(plan, config=dataclasses.replace(config, tokenizer=name))
+    tokenizer = source.make_tokenizer(plan.config.tokenizer, config.end_token)
+    if config.end_token is None:
+        tokenizer = tokenizer.ending_with_id(end_ids(config_for(plan, tokenizer)))
+    return plan, tokenizer
 
 
 def chosen(
@@ -308,7 +355,7 @@ def reopened(plan: TrainingPlan, config: TrainConfig, source: Source) -> Model:
     if source.digest() != saved["data"].get("sha256"):
         raise ValueError(
             f"the text is not the one that {folder} was trained on, and --resume only continues a run; on another "
-            f"text, start a new run with the same vocabulary: npgpt train --data FILE --tokenizer {folder} --out NEW; "
+            f"text, start a new run from its weights: npgpt train --from {folder} --data FILE --out NEW; "
             f"or teach this model examples: npgpt finetune {folder} --data LINES --out NEW"
         )
     return model

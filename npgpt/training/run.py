@@ -109,6 +109,8 @@ def run_id(settings: dict[str, Any]) -> str:
     """Return the id of a new run, which its model and its training state carry. Equal runs have equal ids."""
     data, how = settings["data"], settings["train"] | settings.get("finetune", {})
     parts = [settings["model"], data.get("sha256"), data.get("tokenizer"), [how.get(name) for name in OF_A_RUN]]
+    if "from" in settings:
+        parts.append(settings["from"]["sha256"])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
