@@ -41,12 +41,9 @@ def train_with_progress(run: "Run", resume: str) -> float:
                 continue
             if "whole" in record:
                 line = last_evaluation(run, step)
-            elif not step:
-                line = f"before training      validation {record['val_loss']:.4f}"
             else:
-                line = (
-                    f"step {step:>6}  loss {loss:.4f}  validation {record.get('last_val_loss', record['val_loss']):.4f}"
-                )
+                found = f"validation {record.get('last_val_loss', record['val_loss']):.4f}"
+                line = f"step {step:>6}  loss {loss:.4f}  {found}" if step else f"before training      {found}"
                 if bar is not None and "stopped_early" in record:
                     bar.close()
                 if "averaged" in record:

@@ -102,10 +102,13 @@ def require_sizes_of(name: str, config: GPTConfig, given: Mapping[str, Any]) -> 
         raise ValueError(f"{flag} {given[field.name]}: {field.name} of {name} is {there}, and stays so; {instead}")
 
 
-def recipe_from(config: GPTConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+def recipe_from(start: Start, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that suit a run from trained weights: their sizes, no dropout, and a lower learning rate."""
+    config = start.model.config
+    say_dropout(start, given)
     rate = float(f"{rate_of(config.n_embd, given.get('optimizer', 'adamw')) / GENTLER:.2g}")
-    return {**dataclasses.asdict(config), **FURTHER, "learning_rate": rate, "min_lr": rate / 10}
+    rates = {"learning_rate": rate, "min_lr": rate / 10}
+    return {**dataclasses.asdict(config), **FURTHER, **rates, "tokenizer": recorded_name(start.name)}
 
 
 def say_dropout(start: Start, given: Collection[str]) -> None:

@@ -95,9 +95,7 @@ class Trainer:
             done = self.progress["step"]
             self.total = max(done, self.pace(done))
             self._end_if_out_of_patience()
-            if self.trained and self.progress["best_val_loss"] is None and not done:
-                yield self._log(self._evaluate(workers))
-                save_state(self.folder, self.model, self.optimizer, self.progress, self.mean)
+            yield from self._evaluate_first(workers)
             while done < self.total:
                 record = train_step(workers, self.optimizer, self.train_data, config, done, self.total, self.adapters)
                 done = self.progress["step"] = done + 1
@@ -161,6 +159,12 @@ class Trainer:
             self.model.save_pretrained(self.folder)
             save_state(self.folder, self.model, self.optimizer, self.progress, self.mean)
         self._merge()
+
+    def _evaluate_first(self, workers: Workers) -> Iterator[Record]:
+        """Evaluate a model that has learned before, before its first step, and yield the record."""
+        if self.trained and self.progress["best_val_loss"] is None and not self.progress["step"]:
+            yield self._log(self._evaluate(workers))
+            save_state(self.folder, self.model, self.optimizer, self.progress, self.mean)
 
     def _log(self, record: Record) -> Record:
         append_metrics(self.folder, record)

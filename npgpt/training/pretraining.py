@@ -34,9 +34,7 @@ from npgpt.training.further import (
     model_from,
     open_start,
     recipe_from,
-    recorded_name,
     require_same_start,
-    say_dropout,
     tokenizer_from,
 )
 from npgpt.training.loop import Trainer
@@ -106,36 +104,35 @@ def plan_training(
     if resume:
         require_none_of_new_models(given)
     saved = read_saved(folder) if resume else None
-    if saved and "finetune" in saved:
-        raise ValueError(
-            f"{folder} is a run of npgpt finetune: continue it with npgpt finetune RUN --resume --out {folder}"
-        )
+    if saved:
+        require_kind(folder, saved)
     reading = saved["data"].get("reading", OLD_READING) if saved else {}
     before = {**saved["model"], **saved["train"], **reading} if saved else {}
-    start = None if saved else start_of(given)
+    start = None if resume else start_of(given)
     data = given.get("data") or (saved_names(folder, saved) if saved else None) or [DEFAULT_DATA]
-    recipe = {} if resume else recipe_from(start.model.config, given) if start else recipe_for(data)
-    settings = merge(flags, file or {}, before, recipe)
+    settings = merge(flags, file or {}, before, suiting(data, start, given, resume))
     settings["minutes"] = minutes_of(given, before)
     model, train, texts, _ = split_fields(settings, GPTConfig, TrainConfig, TextConfig, also=OF_THE_COMMAND)
     if saved:
         require_same(folder, saved["model"], model)
         require_same(folder, reading, texts)
+        require_same_start(folder, saved, given)
     GPTConfig(**model)  # raises for wrong sizes before any file is read
     config = TrainConfig(**train)
     if saved and config.minutes is not None:
         config = more_minutes(folder, config, given)
-    # the vocabulary is not known yet, nor whether the text is long enough for the context
-    if start is None:
+    if start is None:  # the vocabulary is not known yet, nor whether the text is long enough for the context
         require_room_for_weights(GPTConfig(**{"vocab_size": 1} | model | {"n_positions": 1}), config)
     require_effect_of_schedule(config, given)
     say_what_adapts(config, saved, given)
-    if saved:
-        require_same_start(folder, saved, given)
-    if start:
-        config = dataclasses.replace(config, tokenizer=recorded_name(start.name))
-        say_dropout(start, given)
     return TrainingPlan(folder, data, config, model, TextConfig(**texts), saved, given, start=start)
+
+
+def suiting(data: list[str], start: Start | None, given: Mapping[str, Any], resume: bool) -> dict[str, Any]:
+    """Return the settings that suit a new run on some data, or from a trained model; none for one that is resumed."""
+    if resume:
+        return {}
+    return recipe_for(data) if start is None else recipe_from(start, given)
 
 
 def start_of(given: Mapping[str, Any]) -> Start | None:
@@ -167,6 +164,14 @@ def reading_of(folder: Path, base: str | None = None) -> dict[str, Any]:
     # a prepared folder, tales and examples have no reading either, and a run of today says whether it has documents
     old = {} if "finetune" in saved or data.keys() & {"documents", "examples"} else OLD_READING
     return split_fields(data.get("reading", old), TextConfig)[0]
+
+
+def require_kind(folder: Path, saved: Mapping[str, Any]) -> None:
+    """Raise ValueError for a run of npgpt finetune."""
+    if "finetune" in saved:
+        raise ValueError(
+            f"{folder} is a run of npgpt finetune: continue it with npgpt finetune RUN --resume --out {folder}"
+        )
 
 
 def require_same(folder: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
