@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from npgpt.training.run import Run
@@ -42,12 +42,9 @@ def train_with_progress(run: "Run", resume: str) -> float:
             if "whole" in record:
                 line = last_evaluation(run, step)
             else:
-                found = f"validation {record.get('last_val_loss', record['val_loss']):.4f}"
-                line = f"step {step:>6}  loss {loss:.4f}  {found}" if step else f"before training      {found}"
+                line = evaluation_line(record, loss)
                 if bar is not None and "stopped_early" in record:
                     bar.close()
-                if "averaged" in record:
-                    line += f", mean of {record['averaged']:,} steps {record['mean_val_loss']:.4f}"
             try:
                 tqdm.write(line)
                 sys.stdout.flush()
@@ -64,6 +61,15 @@ def train_with_progress(run: "Run", resume: str) -> float:
         raise unread[0]
     assert run.whole is not None
     return run.whole
+
+
+def evaluation_line(record: dict[str, Any], loss: float) -> str:
+    """Say what an evaluation has found, after a step of that loss or, at step 0, before the first one."""
+    step, found = record["step"], f"validation {record.get('last_val_loss', record['val_loss']):.4f}"
+    line = f"step {step:>6}  loss {loss:.4f}  {found}" if step else f"before training      {found}"
+    if "averaged" in record:
+        line += f", mean of {record['averaged']:,} steps {record['mean_val_loss']:.4f}"
+    return line
 
 
 def last_evaluation(run: "Run", step: int) -> str:
