@@ -27,8 +27,10 @@ def numbers(rng, shape, dtype):
 
 SHAPES = [(1, 1, 1), (1, 7, 150), (2, 40, 33), (3, 300, 16), (5, 33, 64), (8, 64, 96), (9, 257, 41), (19, 31, 200)]
 
+KINDS = ["float32", pytest.param("float64", marks=pytest.mark.big), "int8"]  # each is compiled for seconds
 
-@pytest.mark.parametrize("kind", ["float32", "float64", "int8"])
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("M", "K", "N"), SHAPES)
 def test_products_are_right(kind, M, K, N):
     rng = np.random.default_rng(M)
@@ -46,7 +48,7 @@ def test_products_are_right(kind, M, K, N):
     assert (abs(out - (want - bias)) <= bar).all()
 
 
-@pytest.mark.parametrize("kind", ["float32", "float64", "int8"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("M", "K", "N"), SHAPES)
 def test_a_row_has_the_bits_that_it_has_alone(kind, M, K, N):
     rng = np.random.default_rng(M)
