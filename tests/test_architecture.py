@@ -26,7 +26,8 @@ ALLOWED: dict[str, tuple[set[str], set[str]]] = {
     "kernels": ({"numpy", "numba", "llvmlite"}, {"layers", "support"}),
     # matplotlib for pictures, pytest in the plugin: both only where they are asked for, as a test below holds
     "gradcheck": ({"numpy", "matplotlib", "pytest"}, set()),
-    "tokenizer": ({"numpy", "numba", "regex"}, {"config", "support"}),
+    # of hub, the folder that a name stands for
+    "tokenizer": ({"numpy", "numba", "regex"}, {"config", "hub", "support"}),
     "optim": ({"numpy"}, {"support"}),
     "ops": (set(), {"config", "layers", "kernels", "optim", "support"}),
     # huggingface_hub and gguf are extras, imported where they are used

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -302,6 +303,7 @@ def test_ask_draws_as_it_suits_the_task_unless_told(flags, temperature, top_p):
     parser = Parser(prog="npgpt ask")
     ask.add_flags(parser)
     args = parser.parse_args(["r", *flags, "--max-new-tokens", "7", "--top-k", "3"])
+    args.folder = Path("r")
     found = sampling_of(args, ask.defaults_of(args))
     assert (found.max_new_tokens, found.temperature, found.top_k, found.top_p) == (7, temperature, 3, top_p)
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -102,8 +103,7 @@ TOGETHER = {
 
 def parsed(*words):
     parser = Parser(prog="npgpt sample")
-    parser.add_argument("--run", default="no folder")
-    parser.add_argument("--base")
+    parser.set_defaults(run="no folder", folder=Path("no folder"), base=None)
     sampling.add_sampling_flags(parser, {})
     return sampling.sampling_of(parser.parse_args(words), {})
 

@@ -6,7 +6,6 @@ import resource
 import struct
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -350,29 +349,3 @@ def test_without_the_hub_extra_its_name_is_said(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(FileNotFoundError, match=r"openai/gpt2: no such folder.*npgpt\[hub\]"):
         GPT.from_pretrained("openai/gpt2")
-
-
-def test_a_name_on_the_hub_is_fetched_without_its_pickles(saved, monkeypatch, tmp_path):
-    folder, _, _ = saved
-    asked = []
-
-    def snapshot_download(name, allow_patterns):
-        asked.append(name)
-        assert not any("bin" in pattern or pattern == "*" for pattern in allow_patterns)
-        return str(folder)
-
-    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
-    monkeypatch.chdir(tmp_path)
-    model = GPT.from_pretrained("someone/model")
-    assert asked == ["someone/model"]
-    assert model.params.flat.tobytes() == GPT.from_pretrained(folder).params.flat.tobytes()
-
-
-def test_what_the_hub_answers_is_said_in_one_line(monkeypatch, tmp_path):
-    def snapshot_download(name, allow_patterns):
-        raise RuntimeError("401 Client Error\nand much more")
-
-    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"not on the Hugging Face hub: 401 Client Error$"):
-        GPT.from_pretrained("gpt3")

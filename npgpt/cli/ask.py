@@ -10,12 +10,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npgpt.cli.checks import require_at_least
+from npgpt.cli.opening import add_run, find_run
 from npgpt.cli.options import announce_compiling
-from npgpt.cli.reading import add_base_flag, add_encoding, open_named, text_config
+from npgpt.cli.reading import add_encoding, open_named, text_config
 from npgpt.cli.sampling import (
     add_engine_flags,
     add_sampling_flags,
@@ -49,8 +49,7 @@ EXAMPLES = (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder of npgpt finetune")
-    add_base_flag(parser)
+    add_run(parser)
     parser.add_argument(
         "--prompt",
         type=str,
@@ -89,12 +88,13 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.support.notices import notice
 
     announce_compiling()
-    model, tokenizer = open_run(args.run, False, args.end_token, args.verify, args.base)
+    folder = find_run(args)
+    model, tokenizer = open_run(folder, False, args.end_token, args.verify, args.base)
     tokenizer.require_end_id()
     sampling = sampling_of(args, defaults_of(args))
     slots = (1 if args.data is None else SLOTS) * (1 if sampling.negative_prompt is None else 2)
-    template = learned(args.run, args.base).template
-    if template is None and (line := about_chat_template(Path(args.run))):
+    template = learned(folder, args.base).template
+    if template is None and (line := about_chat_template(folder)):
         notice(line)
     asker = Asker(Generator(model, tokenizer, slots, args.weights, args.threads), tokenizer, sampling, args, template)
     do = complete_lines if args.data is not None else complete_example if args.task is not None else complete_prompt

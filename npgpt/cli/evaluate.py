@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npgpt.cli.checks import require_at_least, require_given
+from npgpt.cli.opening import add_run, find_run
 from npgpt.cli.options import announce_compiling
-from npgpt.cli.reading import TEXT_FILES, add_base_flag, add_text_flags, open_named, reading_as_run, say_reading
+from npgpt.cli.reading import TEXT_FILES, add_text_flags, open_named, reading_as_run, say_reading
 from npgpt.cli.running import evaluation_bar
 from npgpt.cli.samples_report import (
     add_samples_flags,
@@ -45,8 +46,7 @@ SPLITS = ("train", "val", "all")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder")
-    add_base_flag(parser)
+    add_run(parser)
     parser.add_argument(
         "--data",
         metavar="FILE",
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
     langs = checked_langs(args)
     announce_compiling()
-    model, tokenizer = open_run(args.run, args.last, base=args.base)
+    model, tokenizer = open_run(find_run(args), args.last, base=args.base)
     sampling = samples_settings(args)
 
     rounded, losses = with_weights(model, args.weights), []
@@ -239,7 +239,7 @@ def print_loss_of_examples(
         raise ValueError(f"--split {args.split} has no effect on prompts and completions: leave it out")
     tokenizer.require_end_id()
     kind, examples = read_lines(files)
-    template = learned(args.run, args.base).template or kind.template
+    template = learned(args.folder, args.base).template or kind.template
     packed = pack_examples(examples, tokenizer, model.config.n_positions, template=template)
     found = evaluate(packed)
     texts = [completion for example in examples for _, completion in example.turns()]

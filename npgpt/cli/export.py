@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from npgpt.cli.checks import out_file, out_folder
-from npgpt.cli.reading import add_base_flag
+from npgpt.cli.opening import add_run, find_run
 from npgpt.support.files import begun, read_json, write_atomically
 from npgpt.support.notices import notice
 
@@ -38,8 +38,7 @@ class Opened(NamedTuple):
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder, or the name of a GPT-2 on the Hugging Face hub")
-    add_base_flag(parser)
+    add_run(parser)
     parser.add_argument(
         "--out",
         required=True,
@@ -60,7 +59,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from npgpt.generation.opening import open_run
-    from npgpt.hub.folders import find_folder
 
     name = "int8" if args.weights else "merge" if args.merge else args.format
     form = FORMATS[name]
@@ -68,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     out = out_file(args.out) if form.is_file else out_folder(args.out)
     refuse(out, form)
     form.require()
-    source = find_folder(args.run)
+    source = find_run(args)
     if args.merge and not (source / "adapter_config.json").is_file():
         raise ValueError(f"--merge: {args.run} is no adapter: it has no adapter_config.json")
     model, tokenizer = open_run(source, args.last, base=args.base)

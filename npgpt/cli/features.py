@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npgpt.cli.checks import out_file, require_at_least, require_given
+from npgpt.cli.opening import add_run, find_run
 from npgpt.cli.options import announce_compiling
 from npgpt.cli.reading import add_text_flags, open_named
 from npgpt.cli.texts import END_TOKEN, SPECIAL
@@ -30,7 +31,7 @@ EXAMPLES = (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder")
+    add_run(parser)
     parser.add_argument(
         "file",
         metavar="FILE",
@@ -108,9 +109,10 @@ def open_encoder(args: argparse.Namespace) -> Encoder:
     from npgpt.generation.opening import learned, open_run
 
     require_at_least(0, "--threads", args.threads)
+    folder = find_run(args)
     announce_compiling()
-    model, tokenizer = open_run(args.run, args.last, args.end_token)
-    before = tokens_before(tokenizer, args.after, learned(args.run).ends)
+    model, tokenizer = open_run(folder, args.last, args.end_token, base=args.base)
+    before = tokens_before(tokenizer, args.after, learned(folder, args.base).ends)
     return Encoder(model, tokenizer, before, layer_of(model, args.layer), args)
 
 

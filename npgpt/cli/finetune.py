@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
+from npgpt.cli.opening import add_run
 from npgpt.cli.options import DEFAULTS, add_fields, announce_compiling
 from npgpt.cli.reading import add_encoding
 from npgpt.cli.running import train_with_progress
@@ -32,7 +33,7 @@ OF_THE_MODEL = (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="run folder of the model to fine-tune")
+    add_run(parser, base=False)
     parser.add_argument(
         "--data",
         nargs="+",

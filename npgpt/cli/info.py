@@ -5,8 +5,8 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
+from npgpt.cli.opening import add_run, find_run
 from npgpt.cli.options import DEFAULTS, add_fields
-from npgpt.cli.reading import add_base_flag
 from npgpt.config import PRESETS, GPTConfig, TrainConfig, preset
 
 if TYPE_CHECKING:
@@ -24,10 +24,7 @@ FIELDS = tuple(field.name for field in dataclasses.fields(GPTConfig))
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "run", nargs="?", metavar="RUN", help="a run folder, or the name of a GPT-2 on the Hugging Face hub"
-    )
-    add_base_flag(parser)
+    add_run(parser, optional=True)
     parser.add_argument("--preset", metavar="NAME", help=f"a model yet to be trained: {', '.join(PRESETS)}")
     parser.add_argument(
         "--batch-size", type=int, metavar="B", help="sequences per batch of the training (default: the run's, or 12)"
@@ -37,7 +34,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from npgpt.hub.folders import find_folder
     from npgpt.hub.peft import is_adapter
     from npgpt.models.registry import shapes_of_model
 
@@ -52,14 +48,14 @@ def run(args: argparse.Namespace) -> int:
     if args.preset is not None:
         model, train, lora, split = shapes_of_model(preset(args.preset, **changes)), TrainConfig(), None, None
     else:
-        model, train, lora, split = opened(args.run, args.base)
+        model, train, lora, split = opened(find_run(args), args.base)
     if args.batch_size is not None:
         train, split = dataclasses.replace(train, batch_size=args.batch_size), None
     print(f"{args.run or args.preset}: {model.describe()}")
     if args.run is not None:
-        print(f"tokenizer: {tokenizer_of(find_folder(args.run), args.base, model)}")
-    if args.run is not None and is_adapter(folder := find_folder(args.run)):
-        print_adapter(folder, args.base)
+        print(f"tokenizer: {tokenizer_of(args.folder, args.base, model)}")
+    if args.run is not None and is_adapter(args.folder):
+        print_adapter(args.folder, args.base)
     print_parameters(model)
     print_memory(model, train, lora, split)
     forward = model.flops_per_token
@@ -72,20 +68,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def opened(name: str, base: str | None) -> "tuple[Model, TrainConfig, int | None, Split | None]":
+def opened(folder: "Path", base: str | None) -> "tuple[Model, TrainConfig, int | None, Split | None]":
     """Open a model in the precision of its file; return the settings of its training, the rank of its adapters, and how
     its threads share a step.
 
     The settings that are not known are the defaults.
     """
-    from npgpt.hub.folders import find_folder
     from npgpt.hub.peft import folders_of
     from npgpt.models.registry import open_model, verify
     from npgpt.support.files import read_json
     from npgpt.training.finetuning import read_finetune
     from npgpt.training.run import read_saved, saved_split
 
-    folder = find_folder(name)
     source = folders_of(folder, base)[-1]
     content = read_json(source / "config.json") if (source / "config.json").is_file() else {}
     stored = content.get("dtype", content.get("torch_dtype"))

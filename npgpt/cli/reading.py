@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from npgpt.cli.options import add_fields
@@ -14,15 +13,6 @@ if TYPE_CHECKING:
     from npgpt.data import Texts
 
 TEXT_FILES = "text files, a folder of *.txt, a glob such as 'poems/**/*.txt', or - for standard input"
-
-
-def add_base_flag(parser: argparse.ArgumentParser) -> None:
-    """Add --base."""
-    parser.add_argument(
-        "--base",
-        metavar="RUN_OR_NAME",
-        help="if RUN is an adapter: the model that it adapts (default: the one that its adapter_config.json names)",
-    )
 
 
 def add_text_flags(parser: argparse.ArgumentParser, *without: str) -> None:
@@ -38,10 +28,10 @@ def text_config(args: argparse.Namespace) -> TextConfig:
 
 
 def reading_as_run(args: argparse.Namespace) -> argparse.Namespace:
-    """Return arguments in which the text flags that are not given are those of the run args.run."""
+    """Return arguments in which the text flags that are not given are those of the run in args.folder."""
     from npgpt.training.pretraining import reading_of
 
-    return argparse.Namespace(**reading_of(Path(args.run), args.base) | vars(args))
+    return argparse.Namespace(**reading_of(args.folder, args.base) | vars(args))
 
 
 def say_reading(given: argparse.Namespace, used: argparse.Namespace) -> None:

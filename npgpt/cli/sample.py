@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npgpt.cli.checks import require_at_least, require_given
+from npgpt.cli.opening import add_run, find_run
 from npgpt.cli.options import announce_compiling
-from npgpt.cli.reading import add_base_flag, add_encoding, text_config
+from npgpt.cli.reading import add_encoding, text_config
 from npgpt.cli.sampling import (
     DEFAULTS,
     add_engine_flags,
@@ -42,8 +43,7 @@ EXAMPLES = (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder")
-    add_base_flag(parser)
+    add_run(parser)
     parser.add_argument(
         "--prompt",
         metavar="TEXT",
@@ -110,12 +110,13 @@ def run(args: argparse.Namespace) -> int:
     from npgpt.models.registry import verify
 
     announce_compiling()
-    model, tokenizer = open_run(args.run, args.last, args.end_token, args.verify, args.base)
+    folder = find_run(args)
+    model, tokenizer = open_run(folder, args.last, args.end_token, args.verify, args.base)
     search = search_of(args)
     drawn = search not in ("num_beams", "penalty_alpha")
     sampling = sampling_of(args, DEFAULTS) if drawn else sampling_of(args, without_draws(DEFAULTS), DRAWS)
     check_samples(args, sampling)
-    texts_learned = learned(args.run, args.base)
+    texts_learned = learned(folder, args.base)
     framed = partial(first_prompt, tokenizer, learned=texts_learned, special=args.special)
     texts = [] if args.interactive else list(given_prompts(args))
     prompts = [Prompt(text, placed(where, framed, text)) for where, text in texts]

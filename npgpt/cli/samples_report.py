@@ -54,7 +54,7 @@ def samples_settings(args: argparse.Namespace) -> Sampling | None:
 
     if args.samples is None:
         return None
-    return sampling_of(args, DEFAULTS | ({"max_new_tokens": None} if learned(args.run, args.base).examples else {}))
+    return sampling_of(args, DEFAULTS | ({"max_new_tokens": None} if learned(args.folder, args.base).examples else {}))
 
 
 def report_samples(
@@ -72,7 +72,7 @@ def report_samples(
     from npgpt.generation.prompts import first_prompt
     from npgpt.generation.samples import sample
 
-    prompt = first_prompt(tokenizer, None, learned(args.run, args.base))
+    prompt = first_prompt(tokenizer, None, learned(args.folder, args.base))
     done = 0
     with evaluation_bar("sampling") as show:
 
@@ -86,9 +86,9 @@ def report_samples(
     real = pieces_of(args.data, source(len(texts)), texts)
     print(f"{len(texts)} text{'s' * (len(texts) > 1)} sampled: {in_words(sampling)}")
     print_figures([("samples", texts)] + ([("real", real)] if real else []))
-    report_tales(texts, learned_from(args.run, args.base).get("files") or [])
+    report_tales(texts, learned_from(args.folder, args.base).get("files") or [])
     cut = sum(not one.ended for one in found)
-    if cut and learned(args.run, args.base).examples:
+    if cut and learned(args.folder, args.base).examples:
         print(f"{'cut off before their end':<24}{100 * cut / len(texts):>9.1f}%")
 
 

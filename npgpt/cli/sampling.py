@@ -195,7 +195,7 @@ def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any], unused: C
         given["logit_bias"] = biases(given["logit_bias"])
     if "json_schema" in given:
         given["json_schema"] = read_schema(given["json_schema"])
-    own = {name: value for name, value in defaults_of(args.run, args.base).items() if name not in given}
+    own = {name: value for name, value in defaults_of(args.folder, args.base).items() if name not in given}
     left = {name: own.pop(name) for name in [*own] if name in unused}
     for values, what in ((left, ", which has no effect here, where nothing is drawn"), (own, "; flags override it")):
         if values:

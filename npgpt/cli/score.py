@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from npgpt.cli.checks import require_at_least, require_given
+from npgpt.cli.opening import add_run, find_run
 from npgpt.cli.options import announce_compiling
-from npgpt.cli.reading import add_base_flag, add_text_flags, open_named
+from npgpt.cli.reading import add_text_flags, open_named
 from npgpt.cli.texts import END_TOKEN, SPECIAL
 from npgpt.cli.tokenizer import visible
 
@@ -34,8 +35,7 @@ SHOWN = 60  # characters of a text in the table
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder")
-    add_base_flag(parser)
+    add_run(parser)
     parser.add_argument(
         "file",
         metavar="FILE",
@@ -100,10 +100,11 @@ def run(args: argparse.Namespace) -> int:
     require_at_least(0, "--top", args.top)
     files = open_named([args.file], args).files
     announce_compiling()
-    model, tokenizer = open_run(args.run, args.last, args.end_token, base=args.base)
+    folder = find_run(args)
+    model, tokenizer = open_run(folder, args.last, args.end_token, base=args.base)
     if (args.top or 0) > tokenizer.vocab_size:
         raise ValueError(f"--top {args.top} is more than the {tokenizer.vocab_size} tokens of the vocabulary")
-    known = learned(args.run, args.base)
+    known = learned(folder, args.base)
     framing = Framing(tokenizer, known.ends, args.end, args.special)
     n_positions = model.config.n_positions
     lines = [line for file in files for line in lines_of_file(file, framing, n_positions, known.template)]

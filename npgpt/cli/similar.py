@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from npgpt.cli.checks import require_at_least, require_given
 from npgpt.cli.features import Encoder, add_feature_flags, lines_of_file, open_encoder
+from npgpt.cli.opening import add_run
 from npgpt.cli.reading import open_named
 from npgpt.cli.tokenizer import visible
 
@@ -26,7 +27,7 @@ SHOWN = 80  # characters of a text in the table
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder")
+    add_run(parser)
     parser.add_argument("texts", nargs="+", type=str, metavar="TEXT", help="two texts; with --search one, the query")
     parser.add_argument("--search", metavar="FILE", help="find the lines of this file that are nearest to the query")
     parser.add_argument("-k", type=int, metavar="N", help="how many of them to print (default: 10)")

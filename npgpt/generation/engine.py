@@ -90,7 +90,7 @@ class Generator:
         end_token: str | None = None,
         verified: bool = False,
     ) -> Self:
-        """Open a run folder, or a GPT-2 folder of transformers, to write with it by its generation_config.json.
+        """Open a run folder, or a GPT-2 of the hub by its name, to write with it by its generation_config.json.
 
         last       open the model of the last step, not the best one
         end_token  the name of the token that ends a text (default: the one that the folder names)
@@ -102,9 +102,11 @@ class Generator:
         """
         from npgpt.generation.defaults import defaults_of
         from npgpt.generation.opening import open_run
+        from npgpt.hub.folders import find_folder
 
+        run = find_folder(run)
         sampling = settings_of(defaults_of(run))
-        model, tokenizer = open_run(str(run), last, end_token, verified)
+        model, tokenizer = open_run(run, last, end_token, verified)
         generator = cls(model, tokenizer, slots, weights, threads, sampling=sampling)
         generator._verified = verified
         return generator

@@ -161,10 +161,12 @@ def write_adapter(
     folder: Path, config: AdapterConfig, params: Mapping[str, np.ndarray], base_name: str, base_sha256: str | None
 ) -> None:
     """Write an adapter into folder in PEFT's format. Each file is written whole or not at all."""
+    name, _, revision = (base_name, "", "") if Path(base_name).exists() else base_name.partition("@")
     content = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_name,
+        "base_model_name_or_path": name,
+        **({"revision": revision} if revision else {}),
         "r": config.rank,
         "lora_alpha": int(config.alpha) if float(config.alpha).is_integer() else config.alpha,
         "lora_dropout": 0.0,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from npgpt.config import GPTConfig
+from npgpt.hub.folders import find_folder
 from npgpt.hub.gpt2 import with_ends, write_gpt2
 from npgpt.hub.gpt2_int8 import MODEL_TYPE
 from npgpt.hub.peft import first_with, folders_of, is_adapter, require_one
@@ -80,17 +81,17 @@ def open_model(
 
     Raises FileNotFoundError or ValueError, naming the file, for what is not there or not a whole model.
     """
-    if Path(name).is_dir():
-        require_one(Path(name))
-        *adapters, name = folders_of(Path(name), base)
-        if adapters:
-            model = require_gpt(open_model(name, dtype, ops), adapters[-1])
-            for folder in reversed([folder for folder in adapters if is_adapter(folder)]):
-                model = merged(folder, model)
-            path = first_with([*adapters, Path(name)], "generation_config.json") / "generation_config.json"
-            model.config = with_ends(path, model.config, own=False)
-            return model
-    path = Path(name) / "config.json"
+    name = find_folder(name)
+    require_one(name)
+    *adapters, name = folders_of(name, base)
+    if adapters:
+        model = require_gpt(open_model(name, dtype, ops), adapters[-1])
+        for folder in reversed([folder for folder in adapters if is_adapter(folder)]):
+            model = merged(folder, model)
+        path = first_with([*adapters, name], "generation_config.json") / "generation_config.json"
+        model.config = with_ends(path, model.config, own=False)
+        return model
+    path = name / "config.json"
     kind = str(read_json(path).get("model_type")) if path.is_file() else "gpt2"
     opener = OPENERS.get(kind, OPENERS["gpt2"])  # whose error names a kind that nobody opens
     return (MAPPING.get(kind, opener) if mapped else opener)(name, dtype, ops)

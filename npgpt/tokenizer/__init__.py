@@ -1,6 +1,6 @@
 """Tokenizers: text to ids and back, saved as a Hugging Face tokenizer.json.
 
-Imports of npgpt: config, support.
+Imports of npgpt: config, hub, support.
 """
 
 from npgpt.tokenizer.base import Tokenizer

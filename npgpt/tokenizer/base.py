@@ -258,13 +258,17 @@ class Tokenizer(ABC):
     def from_pretrained(folder: str | Path) -> "Tokenizer":
         """Read the tokenizer of a folder: its tokenizer.json, or GPT-2's vocab.json and merges.txt.
 
-        folder  the folder, or the path of a tokenizer.json
+        folder  the folder, the path of a tokenizer.json, or the name of a model on the Hugging Face hub
 
         Raises FileNotFoundError, or ValueError for a file that is broken or of a kind that npgpt does not know.
         """
         from npgpt.support.files import read_json
 
         path = Path(folder)
+        if not path.exists():
+            from npgpt.hub.folders import find_folder
+
+            path = find_folder(path)
         if path.is_dir():
             path = path / "tokenizer.json"
             if not path.exists():

@@ -10,6 +10,7 @@ from typing import Any
 from npgpt.config import GPTConfig, TrainConfig, settle
 from npgpt.data.examples import Example, ExamplesSource, pack_examples
 from npgpt.data.templates import AS_GIVEN, Template, about_chat_template, parse_template
+from npgpt.hub.folders import find_folder, recorded
 from npgpt.hub.tensors import require_run
 from npgpt.models.base import Model, set_end
 from npgpt.models.lora import Adapters, save_adapter
@@ -157,10 +158,11 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
     """Do what start_finetuning says. The run takes the lock over."""
     config, source, folder = plan.config, plan.source, plan.folder
     require_compute(config)
-    model, tokenizer = open_base(plan.base, config)
+    begins = find_folder(plan.base)
+    model, tokenizer = open_base(begins, config)
     n_positions = model.config.n_positions
     base = {
-        "base": str(Path(plan.base).resolve()),
+        "base": recorded(plan.base),
         "base_sha256": hashlib.sha256(model.params.flat.tobytes()).hexdigest(),
     }
     if plan.how["skip_long"]:
@@ -172,7 +174,7 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
         "train": dataclasses.asdict(config),
     }
     if plan.saved is None:
-        say_if_taught_otherwise(Path(plan.base), source.template)
+        say_if_taught_otherwise(begins, source.template)
     else:
         require_run(folder / "model.safetensors")
         require_same(folder, plan.saved, settings)
@@ -200,13 +202,13 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
     )
 
 
-def open_base(name: str, config: TrainConfig) -> tuple[Model, Tokenizer]:
+def open_base(name: Path, config: TrainConfig) -> tuple[Model, Tokenizer]:
     """Return the model of a run folder and its tokenizer, which must have an end token."""
     model = open_model(name, config.dtype, config.ops)
     require_trainable(model, name)
     tokenizer = open_tokenizer(name, model, config.end_token)
-    say_if_unevaluated(Path(name))
-    if line := about_chat_template(Path(name)):
+    say_if_unevaluated(name)
+    if line := about_chat_template(name):
         notice(line)
     set_end(model, tokenizer.require_end_id())
     return model, tokenizer
