@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from npgpt.config import PRESETS, TextConfig, TrainConfig
-from npgpt.training.recipes import DEFAULT_PRESET
+from npgpt.training.recipes import DEFAULT_PRESET, DROPOUTS
 
 if TYPE_CHECKING:
     from npgpt.training.choosing import Choice
@@ -17,6 +17,11 @@ UNSAID = ("minutes", "vocab_size", "bos_token_id", "eos_token_id", "eval_every",
 # settings whose defaults adapt to others, or for tales are others
 ALWAYS = ("optimizer", "learning_rate", "min_lr", "warmup_steps")
 WIDTH = 98
+# of a run from a trained model: why some settings are as they are, and which are not worth a line
+OF_START = dict.fromkeys(("tokenizer", "n_layer", "n_embd", "n_positions"), "the model's")
+OF_START |= {"learning_rate": "a quarter of the one for random weights", "dropout": "none unless it is given"}
+FROM = {"from": "name", "vocab": "vocab"}  # flags, and where train.json has their values
+NOT_OF_START = ("init", "tie_word_embeddings")
 
 
 def print_choice(run: "Run", named: Collection[str]) -> None:
@@ -27,6 +32,10 @@ def print_choice(run: "Run", named: Collection[str]) -> None:
     spread = {*named, "resid_pdrop"} if "dropout" in named else {*named}
     spread |= {*PRESETS[DEFAULT_PRESET]} if "preset" in named else set()
     for name, value, reason in lines(run, choice):
+        if "from" in run.settings:
+            if name in NOT_OF_START:
+                continue
+            reason = OF_START.get(name, reason)
         print(f"  {name:<20} {value:<10} {'as given' if name in spread else reason}".rstrip())
     print(expectation(choice), flush=True)
 
@@ -104,12 +113,16 @@ def command_of(run: "Run") -> list[str]:
     settings = {**dataclasses.asdict(run.config), **dataclasses.asdict(model)}
     settings["max_steps"] = run.trainer.progress["step"]
     unsaid = {*UNSAID} - ({"eval_every", "eval_batches"} if run.config.patience else set())  # patience counts these
+    if start := run.settings.get("from"):
+        unsaid |= {"tokenizer", *(f.name for f in dataclasses.fields(model))} - {"n_positions", *DROPOUTS}
     if run.source.tokenizer_name is not None:  # a prepared folder comes with its tokenizer
         unsaid.add("tokenizer")
     if isinstance(run.source, TextSource):
         plain |= {field.name: field.default for field in dataclasses.fields(TextConfig)}
         settings |= dataclasses.asdict(run.source.config)
     words = ["npgpt train", "--data " + " ".join(map(shlex.quote, run.source.files))]
+    if start:
+        words[1:1] = [f"--{name} {shlex.quote(start[key])}" for name, key in FROM.items() if start[key] is not None]
     for name, value in settings.items():
         if name in unsaid or (value == plain[name] and name not in ALWAYS):
             continue

@@ -28,7 +28,13 @@ CONFIGS = (TrainConfig, GPTConfig, TextConfig)
 VALUE = (
     r"(?:[A-Z]{2,}|bpe:\w+|chars|bytes|utf-?\d[\w-]*|gb\w+|big5|latin-1|cp\d+|shift_jis|euc-\w+)\b|(?!out:|-)\S+(?=: )"
 )
-SETTINGS = ("preset", "recipe", "dropout", *(field.name for config in CONFIGS for field in dataclasses.fields(config)))
+SETTINGS = (
+    "preset",
+    "recipe",
+    "dropout",
+    "vocab",
+    *(field.name for config in CONFIGS for field in dataclasses.fields(config)),
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -104,6 +110,7 @@ def train(
     data: Name | Iterable[Name] | None = None,
     out: Name | None = None,
     *,
+    from_: Name | None = None,
     resume: bool = False,
     progress: bool = True,
     **settings: Any,
@@ -116,10 +123,11 @@ def train(
     data      text files (one, or several; a folder of *.txt or a glob), a folder of `npgpt prepare`, or "tales:en",
               "tales:zh", "tales"; "tales:en" if it is not given, and with resume the data of the run
     out       the run folder; runs/1 or the next number free if it is not given
+    from_     a trained model to go on from, with its tokenizer and its sizes: a folder, or a name on the hub
     resume    continue the run in out, to the same bits as if it had never stopped
     progress  show a progress bar on standard error
-    settings  the flags of `npgpt train` by name: preset, recipe, dropout, and the fields of TrainConfig, GPTConfig and
-              TextConfig
+    settings  the flags of `npgpt train` by name: preset, recipe, dropout, vocab, and the fields of TrainConfig,
+              GPTConfig and TextConfig
 
     An interrupt (Ctrl-C, or a notebook's stop button) completes the current step, saves the run and returns it with
     `finished` False. A second one raises KeyboardInterrupt at once; what was saved before stays. SIGTERM and SIGHUP
@@ -130,7 +138,8 @@ def train(
     FileNotFoundError for missing data; FloatingPointError when the loss is no longer finite.
     """
     with _arguments_in_errors():
-        plan = plan_training(_flags(data, out, resume, settings), resume=resume)
+        flags = _flags(data, out, resume, settings)
+        plan = plan_training(flags if from_ is None else flags | {"from": os.fspath(from_)}, resume=resume)
         run = start_training(plan)
     with (
         _arguments_in_errors(),
@@ -196,7 +205,7 @@ def as_arguments(message: str) -> str:
     >>> as_arguments("it looks like Latin-1: give --encoding cp1252")
     'it looks like Latin-1: give encoding="cp1252"'
     """
-    names = {"resume": "resume=True"} | {name: name for name in ("data", "out", *SETTINGS)}
+    names = {"resume": "resume=True", "from": "from_"} | {name: name for name in ("data", "out", *SETTINGS)}
 
     def argument(match: re.Match) -> str:
         name, value = (match[1] or "").replace("-", "_"), match[2]

@@ -31,8 +31,10 @@ REFUSED = {
 }
 FREE = (*DROPOUTS, "n_positions")  # of GPTConfig: what another run may have otherwise
 OWN_ENDS = ("bos_token_id", "eos_token_id")
-# The rate is so much of the one from random weights, at which a trained model would forget what it has learned
-GENTLER = 8
+# The rate from random weights is so many times as large. A model of 96 channels, trained on Shakespeare, read 54 kB of
+# English prose in 300 steps: at 2.4e-3, the rate from random weights, its loss is 1.87 and Shakespeare then costs it
+# 3.58 bits per byte, 2.49 before; at a quarter 2.13 and 3.13, at an eighth 2.36 and 2.95.
+GENTLER = 4
 FURTHER: dict[str, Any] = {"max_steps": 1000, **dict.fromkeys(DROPOUTS, 0.0)}
 TEXT = "text"  # the --vocab of the text's own characters
 SOME = 10  # characters that an error shows
@@ -63,8 +65,6 @@ def open_start(name: str, given: Mapping[str, Any]) -> Start:
             raise ValueError(f"--{other} {given[other]} and --from {name}: {reason}; leave --{other} out")
     if not given.get("data"):
         raise ValueError(f"--from {name}: --data is missing: give the text to go on with")
-    if "minutes" in given or given.get("recipe") == "minutes":
-        raise ValueError(f"--from {name}: give --max-steps in place of minutes")
     config = TrainConfig(**split_fields(given, TrainConfig, also=given)[0])
     folder = find_folder(name)
     model = open_model(folder, config.dtype, config.ops)
@@ -109,6 +109,12 @@ def recipe_from(start: Start, given: Mapping[str, Any]) -> dict[str, Any]:
     rate = float(f"{rate_of(config.n_embd, given.get('optimizer', 'adamw')) / GENTLER:.2g}")
     rates = {"learning_rate": rate, "min_lr": rate / 10}
     return {**dataclasses.asdict(config), **FURTHER, **rates, "tokenizer": recorded_name(start.name)}
+
+
+def settled_from(model: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """Return what a run with minutes from a trained model does not choose: its sizes, its dropout and its rate."""
+    names = ("optimizer", "learning_rate", "min_lr", "init")
+    return {**model, **{name: getattr(config, name) for name in names}}
 
 
 def say_dropout(start: Start, given: Collection[str]) -> None:

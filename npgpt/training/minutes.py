@@ -15,7 +15,7 @@ from npgpt.data.batch import IGNORED, Dataset, Text
 from npgpt.data.source import Source, TalesSource, TextSource
 from npgpt.support.machine import available_memory
 from npgpt.training.checkpoint import read_progress
-from npgpt.training.choosing import Choice, Expect, Facts, choose, unknown
+from npgpt.training.choosing import FEWEST_ROWS, FEWEST_STEPS, STEPS_AN_EPOCH, Choice, Expect, Facts, choose, unknown
 from npgpt.training.compute import can_round
 from npgpt.training.evaluation import affordable_tokens
 from npgpt.training.law import FEWEST, count_traits, expected_loss
@@ -30,6 +30,7 @@ VAL_TOKENS_OF_TALES = 100_000
 NOT_OF_MINUTES = ("max_steps", "eval_every", "save_every", "warmup_steps", "tokenizer")  # of the recipes for tales
 LAST_LINES = 2**14  # bytes of metrics.jsonl that tell how fast a run was
 PACKED_ROWS = 1000  # that are counted
+BATCHES = (12, 8, 4, 2, 1)  # of a trained model: the largest with which a run has FEWEST_STEPS steps
 FEWEST_MORE = 100  # steps to begin with, where a run has timed none
 
 
@@ -47,6 +48,7 @@ def choice_for(
     config: TrainConfig,
     given: Mapping[str, Any],
     began: float,
+    settled: Mapping[str, Any] | None = None,
 ) -> Choice:
     """Measure the machine, and choose the settings of a new run.
 
@@ -54,6 +56,7 @@ def choice_for(
     config  with the dtype, the ops, the threads and the minutes of the run
     given   what flags or a file gave
     began   the time from which the minutes count
+    settled what a model to go on from has settled; None for a new one
     """
     model, train, _ = split_fields(given, GPTConfig, TrainConfig, also=given.keys())
     known = model | train | {name: given[name] for name in ("preset", "dropout") if name in given}
@@ -72,7 +75,17 @@ def choice_for(
     if data is None or config.pack:  # rows of texts are shuffled as they are
         recipes = tuple({**recipe, "windows": "random"} for recipe in recipes)
     seconds = 60 * (config.minutes or 0.0) - (time.monotonic() - began) - seconds_around(source, config)
-    return choose(facts, machine, seconds, known, expect, recipes, available_memory())
+    room = available_memory()
+    if settled is None:
+        return choose(facts, machine, seconds, known, expect, recipes, room)
+    windows = {"windows": recipes[0]["windows"]} if "windows" in recipes[0] else {}
+    most = max(FEWEST_ROWS, facts.tokens / (STEPS_AN_EPOCH * known.get("n_positions", settled["n_positions"])))
+    for size in (size for size in BATCHES if size <= most):
+        suiting = {**windows, "batch_size": size, **settled, **known}
+        choice = choose(facts, machine, seconds, suiting, recipes=({},), room=room)  # the law is one of new models
+        if choice.enough or choice.train.max_steps >= FEWEST_STEPS:
+            break
+    return choice
 
 
 def law_of(data: Dataset, val_data: Dataset, vocab_size: int) -> Expect:

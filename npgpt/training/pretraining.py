@@ -35,6 +35,7 @@ from npgpt.training.further import (
     open_start,
     recipe_from,
     require_same_start,
+    settled_from,
     tokenizer_from,
 )
 from npgpt.training.loop import Trainer
@@ -278,11 +279,12 @@ def chosen(
     data: tuple[int, Dataset, Dataset] | None = None
     if not isinstance(source, TalesSource):
         # a running text is read once, and its context settled afterwards; documents are packed into a known one
-        running = not plan.config.pack and "n_positions" not in plan.named
+        running = not plan.config.pack and "n_positions" not in plan.named and plan.start is None
         known = dataclasses.replace(plan, model=plan.model | {"n_positions": 1}) if running else plan
         data = fitting(known, source, tokenizer, plan.config)
         given = given if running else {**given, "n_positions": data[0]}
-    choice = choice_for(source, data and data[1:], vocab_size, plan.config, given, plan.began)
+    settled = None if plan.start is None else settled_from(plan.model, plan.config)
+    choice = choice_for(source, data and data[1:], vocab_size, plan.config, given, plan.began, settled)
     model = {field.name: getattr(choice.model, field.name) for field in dataclasses.fields(GPTConfig)}
     for name in ("vocab_size", "bos_token_id", "eos_token_id"):  # the tokenizer's, unless they are given
         del model[name]

@@ -137,7 +137,7 @@ def recipe_of(given: Mapping[str, Any], resume: bool) -> str | None:
 
     data = given.get("data")
     tales = not data or (len(data) == 1 and langs_of(data[0]))
-    if "recipe" in given or resume or tales or given.keys() & {"minutes", "preset", "max_steps", "from"}:
+    if "recipe" in given or resume or tales or given.keys() & {"minutes", "preset", "max_steps"}:
         return given.get("recipe")
     return "minutes"
 
