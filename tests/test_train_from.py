@@ -306,7 +306,7 @@ def test_minutes_choose_what_the_model_does_not_settle(here, monkeypatch):
 def test_a_large_model_has_small_batches_so_that_it_has_enough_steps(here, monkeypatch):
     from tests.test_choosing import ZEN
 
-    slow = {name: tuple(1e5 * seconds for seconds in way) for name, way in ZEN.products.items()}
+    slow = {name: tuple(1e6 * seconds for seconds in way) for name, way in ZEN.products.items()}
     monkeypatch.setattr("npgpt.training.minutes.measure", lambda config, computes: ZEN._replace(products=slow))
     given = dict.fromkeys(SHORT) | {"threads": 1, "ops": "reference", "minutes": 5}
     assert started(**given).config.batch_size < 4

@@ -113,16 +113,15 @@ def command_of(run: "Run") -> list[str]:
     settings = {**dataclasses.asdict(run.config), **dataclasses.asdict(model)}
     settings["max_steps"] = run.trainer.progress["step"]
     unsaid = {*UNSAID} - ({"eval_every", "eval_batches"} if run.config.patience else set())  # patience counts these
-    if start := run.settings.get("from"):
+    began = words_of_start(run)
+    if began:
         unsaid |= {"tokenizer", *(f.name for f in dataclasses.fields(model))} - {"n_positions", *DROPOUTS}
     if run.source.tokenizer_name is not None:  # a prepared folder comes with its tokenizer
         unsaid.add("tokenizer")
     if isinstance(run.source, TextSource):
         plain |= {field.name: field.default for field in dataclasses.fields(TextConfig)}
         settings |= dataclasses.asdict(run.source.config)
-    words = ["npgpt train", "--data " + " ".join(map(shlex.quote, run.source.files))]
-    if start:
-        words[1:1] = [f"--{name} {shlex.quote(start[key])}" for name, key in FROM.items() if start[key] is not None]
+    words = ["npgpt train", *began, "--data " + " ".join(map(shlex.quote, run.source.files))]
     for name, value in settings.items():
         if name in unsaid or (value == plain[name] and name not in ALWAYS):
             continue
@@ -132,6 +131,12 @@ def command_of(run: "Run") -> list[str]:
         else:
             words.append(f"{flag} {shlex.quote(str(value))}")
     return words
+
+
+def words_of_start(run: "Run") -> list[str]:
+    """Return the words of a command that say from which model a run went on, and what its vocabulary got; or none."""
+    start = run.settings.get("from", {})
+    return [f"--{name} {shlex.quote(start[key])}" for name, key in FROM.items() if start.get(key) is not None]
 
 
 def wrapped(words: list[str], width: int) -> list[str]:

@@ -22,7 +22,7 @@ from npgpt.training.law import FEWEST, count_traits, expected_loss
 from npgpt.training.loop import Trainer
 from npgpt.training.pace import Pace
 from npgpt.training.recipes import SIZES, TALES, TALES_IN_TWO, VOCABULARIES, step_of
-from npgpt.training.speed import EVALUATING, measure
+from npgpt.training.speed import EVALUATING, Machine, measure
 
 # seconds to end the program, for a sample of a text, and for the hundred tales of the report
 AROUND, SAMPLING, REPORTING = 0.2, 0.3, 5.0
@@ -78,11 +78,17 @@ def choice_for(
     room = available_memory()
     if settled is None:
         return choose(facts, machine, seconds, known, expect, recipes, room)
-    windows = {"windows": recipes[0]["windows"]} if "windows" in recipes[0] else {}
-    most = max(FEWEST_ROWS, facts.tokens / (STEPS_AN_EPOCH * known.get("n_positions", settled["n_positions"])))
-    for size in (size for size in BATCHES if size <= most):
-        suiting = {**windows, "batch_size": size, **settled, **known}
-        choice = choose(facts, machine, seconds, suiting, recipes=({},), room=room)  # the law is one of new models
+    return choose_from(
+        {**{k: v for k, v in recipes[0].items() if k == "windows"}, **settled, **known}, facts, machine, seconds, room
+    )
+
+
+def choose_from(settled: Mapping[str, Any], facts: Facts, machine: Machine, seconds: float, room: int | None) -> Choice:
+    """Choose what a trained model to go on from has not settled; no law tells its loss."""
+    sizes: list[int] = [settled["batch_size"]] if "batch_size" in settled else [*BATCHES]
+    most = max(FEWEST_ROWS, facts.tokens / (STEPS_AN_EPOCH * settled["n_positions"]))
+    for size in [size for size in sizes if size <= most] or sizes:
+        choice = choose(facts, machine, seconds, {**settled, "batch_size": size}, recipes=({},), room=room)
         if choice.enough or choice.train.max_steps >= FEWEST_STEPS:
             break
     return choice
