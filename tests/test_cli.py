@@ -250,13 +250,14 @@ def test_bits_a_byte_of_a_uniform_byte_model_are_eight(capsys, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_eval_of_a_model_that_is_not_finite_is_an_error(capsys, run, tmp_path):
-    run.model.params.flat[:] = np.nan
+@pytest.mark.parametrize(("weight", "words"), [(np.nan, "a weight that is not a finite float32"), (1e30, "nan")])
+def test_eval_of_a_model_that_is_not_finite_is_an_error(capsys, run, tmp_path, weight, words):
+    run.model.params.flat[:] = weight
     run.model.save_pretrained(run.folder)
     (tmp_path / "a.txt").write_text(TEXT)
     code, _, err = command(capsys, "eval", run.folder, "--data", tmp_path / "a.txt")
     assert code == 2
-    assert "nan" in err.lower()
+    assert words in err.lower()
 
 
 C, F, V, T, L = 96, 384, 256, 64, 2

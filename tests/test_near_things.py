@@ -191,12 +191,9 @@ def test_a_folder_with_a_pickle_alone_says_so(capsys, here, file, words):
 def test_resume_with_another_text_says_how_to_train_on(capsys, here):
     assert command(capsys, "train", "--data", "a.txt", "--out", "r", "--max-steps", "1", *TINY)[0] == 0
     (here / "b.txt").write_text(TEXT[::-1], encoding="utf-8")
-    words = (
-        "npgpt train --data FILE --tokenizer r --out NEW; or teach this model examples: npgpt finetune r --data LINES"
-    )
+    words = "npgpt train --from r --data FILE --out NEW; or teach this model examples: npgpt finetune r --data LINES"
     refused(capsys, "train --resume --out r --data b.txt", words)
-    line = ["train", "--data", "b.txt", "--tokenizer", "r", "--out", "new", "--max-steps", "1"]
-    assert command(capsys, *line, *TINY)[0] == 0
+    assert command(capsys, *"train --from r --data b.txt --out new --max-steps 1".split())[0] == 0
 
 
 def test_resume_with_other_examples_says_how_to_go_on(capsys, here):

@@ -190,7 +190,8 @@ def test_another_librarys_config_is_read_with_a_notice_of_what_was_assumed(saved
         model = GPT.from_pretrained(saved)
     assert (model.config.layer_norm_epsilon, model.config.attn_pdrop) == (1e-5, 0.1)
     (record,) = caplog.records
-    assert "config.json: assumed layer_norm_epsilon=1e-05, attn_pdrop=0.1 as in GPT-2" in record.message
+    said = "assumed layer_norm_epsilon=1e-05, attn_pdrop=0.1 as in GPT-2, because config.json does not say"
+    assert said in record.message
 
 
 def test_a_run_whose_texts_may_end_with_more_tokens_opens_and_resumes(here):
