@@ -193,7 +193,7 @@ def test_resume_with_another_text_says_how_to_train_on(capsys, here):
     (here / "b.txt").write_text(TEXT[::-1], encoding="utf-8")
     words = "npgpt train --from r --data FILE --out NEW; or teach this model examples: npgpt finetune r --data LINES"
     refused(capsys, "train --resume --out r --data b.txt", words)
-    assert command(capsys, *"train --from r --data b.txt --out new --max-steps 1".split())[0] == 0
+    assert command(capsys, *["train", "--from", "r", "--data", "b.txt", "--out", "new", "--max-steps", "1"])[0] == 0
 
 
 def test_resume_with_other_examples_says_how_to_go_on(capsys, here):
