@@ -22,7 +22,7 @@ EXAMPLES = (
     "npgpt train --data poems.txt --minutes 10 --out runs/poems",
     "npgpt train --resume --out runs/poems --minutes 10",
     "npgpt train --data tales:zh --max-steps 5000 --out runs/tales-zh",
-    "npgpt train --from runs/poems --data letters.txt --vocab text --out runs/letters",
+    "npgpt train --from runs/poems --data plays.txt --vocab text --out runs/plays",
 )
 
 

@@ -32,6 +32,7 @@ RUNS = {
     "finetune": "finetune {} --data tasks.jsonl --out new",
     "resumed finetune": "finetune q --resume --out {}",
     "train with its tokenizer": f"train --data a.txt --tokenizer {{}} --out new {TINY}",
+    "train from": "train --from {} --data a.txt --max-steps 2 --threads 1 --out new",
     "prepare with its tokenizer": "prepare a.txt --tokenizer {} --out new",
     "sample": "sample {}",
     "ask": "ask {} --prompt the",
