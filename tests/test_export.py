@@ -35,11 +35,12 @@ def export(run, out, *flags):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_a_folder_of_another_precision_opens_with_the_rounded_weights(folder, dtype, bias):
+def test_a_folder_of_another_precision_opens_with_the_rounded_weights(folder, capsys, dtype, bias):
     run, model, out = folder(bias=bias)
     assert export(run, out, "--format", "safetensors", "--dtype", dtype) == 0
     back = GPT.from_pretrained(out)
     assert back.config == model.config
+    assert ("see what it costs" in capsys.readouterr().out) == (dtype != "float32")
     for name, array in model.params.items():
         np.testing.assert_array_equal(back.params[name], rounded(name, array, dtype).astype(np.float32))
     assert json.loads((out / "config.json").read_text())["dtype"] == dtype
@@ -98,6 +99,22 @@ def test_torch_names_has_nanogpts_names_and_layout(folder, caplog, bias):
     arguments = {"block_size": 5, "vocab_size": 256, "n_layer": 2, "n_head": 3, "n_embd": 6}
     assert json.loads((out / "model_args.json").read_text()) == arguments | {"dropout": 0.1, "bias": bias}
     assert not (out / "config.json").exists()  # the folder is none that transformers may open
+
+
+def test_a_folder_of_nanogpts_opens_with_its_arguments_as_config(folder, capsys):
+    run, model, out = folder()
+    assert export(run, out, "--format", "torch-names") == 0
+    assert main(["info", str(out)]) == 2
+    assert "copy nanoGPT's model_args.json to config.json" in capsys.readouterr().err
+    arguments = json.loads((out / "model_args.json").read_text())
+    (out / "config.json").write_text(json.dumps({"model_args": arguments}))
+    with pytest.raises(ValueError, match="the content of nanoGPT's model_args alone"):
+        GPT.from_pretrained(out)
+    (out / "config.json").write_text(json.dumps(arguments | {"activation_function": "gelu_new"}))
+    back = GPT.from_pretrained(out)
+    assert back.config.activation_function == "gelu_new"
+    for name, array in model.params.items():
+        np.testing.assert_array_equal(back.params[name], array)
 
 
 @pytest.mark.parametrize(

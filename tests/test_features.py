@@ -212,7 +212,7 @@ def test_the_nearest_lines_come_first_with_their_numbers(capsys, here, caplog, c
     assert {one["line"] for one in found} == {1, 3, 4}
     assert [one["cosine"] for one in found] == sorted((one["cosine"] for one in found), reverse=True)
     table = command(capsys, "similar", "r", "天地 🙂", "--search", "lines.txt", "-k", "1", *center)[1]
-    assert table == "  line  cosine    text\n     3  1.0000    天地 🙂\n"
+    assert table == "  line   cosine    text\n     3   1.0000    天地 🙂\n"
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,8 @@ def test_the_nearest_lines_come_first_with_their_numbers(capsys, here, caplog, c
         ("features r lines.txt --out v.npy --layer 3", "layer=3 must be in -3..2"),
         ("features r lines.txt --out v.npy --threads -1", "--threads=-1 must be at least 0"),
         ("features r empty.txt --out v.npy", "empty.txt: "),
-        ("similar r a", "there are 1 texts: give two texts to compare"),
-        ("similar r a b --search lines.txt", "there are 2 texts: give one text, the query, beside --search"),
+        ("similar r a", "error: 1 text: give two texts to compare"),
+        ("similar r a b --search lines.txt", "2 texts: give one text, the query, beside --search"),
         ("similar r a b --center", "--center has no effect without --search"),
         ("similar r a b -k 3", "-k has no effect without --search"),
         ("similar r a --search lines.txt -k 0", "-k=0 must be at least 1"),

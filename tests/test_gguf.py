@@ -165,6 +165,14 @@ def test_a_vocabulary_that_would_give_other_ids_is_refused(tokenizer, match):
         llama_vocabulary(tokenizer(), 264, [])
 
 
+def test_a_token_beyond_the_model_is_not_in_the_file_whatever_its_name(caplog):
+    for kind in ("special_tokens", "added_tokens"):
+        whole = BPETokenizer([*BYTES, b"[PAD]"], [], **{kind: {"[PAD]": 256}})
+        caplog.clear()
+        assert "[PAD]" not in llama_vocabulary(whole.below(256), 256, [])["tokens"]
+        assert "lacks the tokens beyond the model's, such as '[PAD]'" in caplog.text
+
+
 def test_a_vocabulary_whose_merges_lead_everywhere_may_be_whole_or_not():
     merged = ([*BYTES, b"ab", b"abc"], [(97, 98), (256, 99)])
     for whole in (True, False):

@@ -139,6 +139,8 @@ def write_safetensors(out: Path, opened: Opened) -> str:
     model = with_floats(opened)
     rounded = None if opened.dtype == model.dtype.name else opened.dtype
     save_rounded(model, out, rounded)
+    if rounded is None:
+        return f"see what it writes with: npgpt sample {out}"
     return f"see what it costs with: npgpt eval {out} --data FILE"
 
 

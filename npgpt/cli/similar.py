@@ -37,6 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from npgpt.data.text import amount
     from npgpt.generation.features import cosines
 
     wanted = 2 if args.search is None else 1
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     require_at_least(1, "-k", args.k)
     if len(args.texts) != wanted:
         what = "two texts to compare" if wanted == 2 else "one text, the query, beside --search"
-        raise ValueError(f"there are {len(args.texts)} texts: give {what}")
+        raise ValueError(f"{amount(len(args.texts), 'text')}: give {what}")
     if args.search is None:
         for flag, given in (("-k", args.k is not None), ("--center", args.center)):
             if given:
@@ -80,7 +81,7 @@ def search(args: argparse.Namespace) -> int:
     center = vectors[1:].mean(axis=0, dtype=np.float64) if args.center else 0.0
     found = cosines(vectors[1:], vectors[0], center)
     if not args.json:
-        print("  line  cosine    text")
+        print("  line   cosine    text")
     for i in np.argsort(-found, kind="stable")[: args.k or 10]:
         (where, text), cosine = given[i], float(found[i])
         line = int(where.rpartition(":")[2])
@@ -88,7 +89,7 @@ def search(args: argparse.Namespace) -> int:
             print(json.dumps({"line": line, "cosine": number(cosine), "text": text}, ensure_ascii=False))
             continue
         shown = visible(text.encode())
-        print(f"{line:>6}  {cosine:>6.4f}    {shown if len(shown) <= SHOWN else f'{shown[: SHOWN - 3]}...'}")
+        print(f"{line:>6}  {cosine:>7.4f}    {shown if len(shown) <= SHOWN else f'{shown[: SHOWN - 3]}...'}")
     return 0
 
 

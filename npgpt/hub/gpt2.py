@@ -15,6 +15,7 @@ from npgpt.config import GPTConfig
 from npgpt.hub.checkpoints import INDEX, WHOLE, Checkpoint, open_checkpoint
 from npgpt.hub.folders import find_folder
 from npgpt.hub.layouts import Layout, ShapesOf, arrange, config_to_write, says, settings_of, writer_of
+from npgpt.hub.nanogpt import ARGUMENTS
 from npgpt.hub.seeming import shown, unreadable
 from npgpt.hub.tensors import CONFIG, MappedFile, map_tensors, require_config, save_tensors
 from npgpt.support.files import parse_json, read_json, write_json
@@ -89,7 +90,12 @@ def require_configured(folder: Path) -> None:
     if (folder / "config.json").is_file():
         return
     what = unreadable(folder)
-    if (folder / WHOLE).is_file() or (folder / INDEX).is_file():
+    if (folder / ARGUMENTS).is_file():
+        what = (
+            f": copy nanoGPT's {ARGUMENTS} to config.json; if the model has the tanh form of GELU, add "
+            '"activation_function": "gelu_new"'
+        )
+    elif (folder / WHOLE).is_file() or (folder / INDEX).is_file():
         with open_checkpoint(folder) as checkpoint:
             lines = config_to_write(checkpoint.entries)
         what = f": write {lines}" if lines else what
@@ -158,6 +164,8 @@ def read_config(path: Path, keys: Iterable[str] = (), model_type: str = "gpt2") 
         raise FileNotFoundError(f"{path.parent} is not a run folder: it has no {path.name}{unreadable(path.parent)}")
     given = read_json(path)
     if given.get("model_type") != model_type and (writer_of(given) == "GPT-2" or model_type != "gpt2"):
+        if isinstance(given.get("model_args"), dict):
+            raise ValueError(f"{path}: give the content of nanoGPT's model_args alone, without what is around it")
         raise ValueError(f"{path}: model_type {shown(repr(given.get('model_type')))} is not {model_type!r}")
     for key in keys:
         if key not in given:

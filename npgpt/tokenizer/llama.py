@@ -100,7 +100,12 @@ def of_bpe(tokenizer: BPETokenizer) -> dict[str, Any]:
 
 
 def say_what_is_lacking(tokenizer: BPETokenizer) -> None:
-    """Report a vocabulary without all bytes: llama.cpp leaves the others out of a text."""
+    """Report tokens that the model lacks, and a vocabulary without all bytes: llama.cpp reads a text without them."""
+    if tokenizer.beyond:
+        notice(
+            f"the file lacks the tokens beyond the model's, such as {next(iter(tokenizer.beyond.values()))!r}: "
+            "llama.cpp reads a text that has one as other tokens, and npgpt refuses it"
+        )
     of_text = {token for i, token in enumerate(tokenizer.tokens) if i not in {*tokenizer.special_tokens.values()}}
     for byte in range(256):
         if bytes([byte]) not in of_text:
@@ -121,7 +126,8 @@ def require_findable(tokenizer: BPETokenizer) -> None:
                 "npgpt the first"
             )
     special = {*tokenizer.special_tokens}
-    names = set(shown_tokens(tokenizer.vocabulary)) - special
+    # the file has no token beyond the model's, such as a [PAD] without a row
+    names = {text for text, i in shown_tokens(tokenizer.vocabulary).items() if i < tokenizer.vocab_size} - special
     for name in sorted((names & (ENDS | OTHERS)) | (special & NAMED_IN_TEXTS)):
         raise ValueError(f"llama.cpp gives the token {name!r} a meaning of its own, by its name: rename it")
 
