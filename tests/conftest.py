@@ -6,6 +6,8 @@ from pathlib import Path
 
 # Before NumPy starts them: for the small products of the tests BLAS threads only get into each other's way
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# A test that mistypes a folder asks nobody else's hub; test_hub.py has its own
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import pytest

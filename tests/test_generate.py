@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from npgpt import GPT, GPTConfig, generate
+from npgpt.generation.answers import continue_text
 from npgpt.generation.rules import apply_temperature, draw, keep_top_k, keep_top_p, softmax
+from npgpt.tokenizer import BPETokenizer
 
 LOGITS = np.log([0.4, 0.1, 0.3, 0.15, 0.05])
 
@@ -185,3 +187,12 @@ def test_arguments_out_of_range_are_named_at_once(changes, match):
 
 def test_no_new_tokens():
     assert list(generate(model(), [1], 0)) == []
+
+
+def test_an_id_without_a_token_is_not_drawn():
+    tokens = [*(bytes([i]) for i in range(256)), b"", b"ab"]
+    tokenizer = BPETokenizer(tokens, [(97, 98)])
+    model = GPT(GPTConfig(vocab_size=258, n_positions=8, n_embd=4, n_layer=1, n_head=1, tie_word_embeddings=False))
+    model.params["ln_f.weight"], model.params["ln_f.bias"] = 0, 1
+    model.params["lm_head.weight"][256:] = [[9], [8]]  # the likeliest of all is the id without a token
+    assert list(continue_text(model, tokenizer, [97], 4, temperature=0)) == [257] * 4

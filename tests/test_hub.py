@@ -63,7 +63,8 @@ def run(hub, tmp_path):
     """Return a function that runs command lines beside the hub: what each returns and writes."""
 
     def run(*lines, **env):
-        env = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"} | env
+        home = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+        env = home | {"HF_HUB_OFFLINE": "0"} | env
         env["HF_TOKEN"] = env.get("HF_TOKEN", "")
         command = [sys.executable, "-c", RUN, json.dumps([line.split() for line in lines])]
         done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=120, check=False)
@@ -146,3 +147,8 @@ def test_a_hub_that_is_gone_is_said_and_a_download_goes_on(hub, run):
     first, second = run("info some/model", "info some/model")
     assert first[0] in (0, 2)  # the library may try again by itself
     assert second[0] == 0
+    ((code, _, err),) = run("info some/model", HF_ENDPOINT="http://127.0.0.1:9")
+    assert (code, err) == (
+        0,
+        "some/model: the copy in the cache is taken, because http://127.0.0.1:9 does not answer\n",
+    )

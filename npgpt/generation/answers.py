@@ -56,7 +56,8 @@ def continue_text(
     """
     ends = {*end_ids(model.config), *(() if tokenizer.end_id is None else (tokenizer.end_id,))}
     ends &= {*range(tokenizer.vocab_size)}
-    tokens = generate(model, ids, max_new_tokens, temperature, top_k, top_p, seed, tokenizer.vocab_size, ends)
+    n = tokenizer.vocab_size
+    tokens = generate(model, ids, max_new_tokens, temperature, top_k, top_p, seed, n, ends, tokenizer)
     return (token for token in tokens if token not in ends)
 
 

@@ -266,9 +266,9 @@ class Tokenizer(ABC):
 
         path = Path(folder)
         if not path.exists():
-            from npgpt.hub.folders import find_folder
+            from npgpt.hub.folders import TOKENIZER, find_folder
 
-            path = find_folder(path)
+            path = find_folder(path, TOKENIZER)
         if path.is_dir():
             path = path / "tokenizer.json"
             if not path.exists():
