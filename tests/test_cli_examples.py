@@ -7,7 +7,6 @@ import json
 import shlex
 import shutil
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -121,8 +120,7 @@ def here(pristine, tmp_path, monkeypatch):
     """A copy of that folder, a hub that has a model, and a download that is a file of this machine."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(pristine, tmp_path, dirs_exist_ok=True)
-    hub = SimpleNamespace(snapshot_download=lambda name, allow_patterns: str(tmp_path / "runs" / "poems"))
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    monkeypatch.setattr("npgpt.hub.folders._downloaded", lambda *_: tmp_path / "runs" / "poems")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data, url = (tmp_path / "plays.txt").read_bytes(), (tmp_path / "plays.txt").as_uri()
     text = download.Text("plays", "English", len(data), hashlib.sha256(data).hexdigest(), url, "public domain")

@@ -178,11 +178,11 @@ def fill_disk(monkeypatch, where: str, at: int) -> None:
     else:
         from npgpt.hub.tensors import _write
 
-        def save(path, tensors, metadata):
+        def save(path, *what):
             if where in path.name and next(calls) >= at:
                 path.write_bytes(b"half")
                 raise FULL
-            _write(path, tensors, metadata)
+            _write(path, *what)
 
         monkeypatch.setattr("npgpt.hub.tensors._write", save)
 

@@ -7,6 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from npgpt import GPT, GPTConfig, TrainConfig
 from npgpt.cli import one_line
@@ -132,6 +133,7 @@ def test_absurd_sizes_are_refused_before_anything_is_made(name, value, tmp_path,
     (tmp_path / "h").mkdir()
     content = {"model_type": "gpt2", **vars(GPTConfig(**BASE)), name: value}
     (tmp_path / "h" / "config.json").write_text(json.dumps(content))
+    save_file({"wte.weight": np.zeros((3, 2), np.float32)}, tmp_path / "h" / "model.safetensors")
     flag = f"--{name.replace('_', '-')}"
     for words in (["train", "--data", "a.txt", "--out", "r", flag, str(value)], ["info", "h"], ["sample", "h"]):
         code, out, err = command(capsys, *words)

@@ -111,7 +111,7 @@ def test_one_text_is_one(capsys, here):
 
 
 def test_texts_that_learned_to_end_and_were_cut_off_are_counted(capsys, here, monkeypatch):
-    monkeypatch.setattr("npgpt.generation.opening.learned", lambda run: Learned(examples=True, documents=False))
+    monkeypatch.setattr("npgpt.generation.opening.learned", lambda *_: Learned(examples=True, documents=False))
     out = command(capsys, "eval", "r", "--samples", 4, "--max-new-tokens", 2, "--temperature", 0)[1]
     assert "cut off before their end    100.0%" in out
     monkeypatch.undo()
