@@ -88,7 +88,7 @@ def test_a_float32_file_is_the_bytes_that_it_always_was(tmp_path):
 @pytest.mark.parametrize("bias", [True, False])
 def test_torch_names_has_nanogpts_names_and_layout(folder, caplog, bias):
     run, model, out = folder(bias=bias, resid_pdrop=0.1)
-    assert export(run, out, "--format", "torch-names") == 0
+    assert export(run, out, "--format", "torch-names", "--anyway") == 0
     assert "approximate='tanh'" in caplog.text
     tensors = load_file(out / "model.safetensors")
     assert tensors.keys() == {*(f"transformer.{name}" for name in model.params), "lm_head.weight"}
@@ -103,7 +103,7 @@ def test_torch_names_has_nanogpts_names_and_layout(folder, caplog, bias):
 
 def test_a_folder_of_nanogpts_opens_with_its_arguments_as_config(folder, capsys):
     run, model, out = folder()
-    assert export(run, out, "--format", "torch-names") == 0
+    assert export(run, out, "--format", "torch-names", "--anyway") == 0
     assert main(["info", str(out)]) == 2
     assert "copy nanoGPT's model_args.json to config.json" in capsys.readouterr().err
     arguments = json.loads((out / "model_args.json").read_text())
@@ -123,6 +123,7 @@ def test_a_folder_of_nanogpts_opens_with_its_arguments_as_config(folder, capsys)
         ({"tie_word_embeddings": False}, "the head is not tied"),
         ({"n_inner": 5}, "n_inner=5"),
         ({"layer_norm_epsilon": 1e-3}, "layer_norm_epsilon=0.001"),
+        ({}, "nanoGPT's model.py computes the exact one: write nn.GELU(approximate='tanh') there, and export with --"),
     ],
 )
 def test_what_nanogpt_cannot_compute_is_refused(folder, capsys, changes, match):
@@ -132,7 +133,7 @@ def test_what_nanogpt_cannot_compute_is_refused(folder, capsys, changes, match):
     assert not out.exists()
 
 
-def test_exact_gelu_needs_no_notice_for_nanogpt(folder, caplog):
+def test_exact_gelu_needs_no_flag_and_no_notice_for_nanogpt(folder, caplog):
     run, _, out = folder(activation_function="gelu")
     assert export(run, out, "--format", "torch-names") == 0
     assert "GELU" not in caplog.text
@@ -148,6 +149,8 @@ def test_exact_gelu_needs_no_notice_for_nanogpt(folder, caplog):
         (["--format", "torch-names", "--dtype", "float16"], "--dtype float16 does not apply"),
         (["--format", "safetensors", "--dtype", "f16"], "which has float32, float16, bfloat16"),
         (["--format", "gguf", "--dtype", "float16"], "which has f32, f16, q8_0"),
+        (["--format", "safetensors", "--anyway"], "--anyway does not apply"),
+        (["--weights", "int8", "--anyway"], "--anyway does not apply"),
         (["--merge"], "is no adapter"),
     ],
     ids=" ".join,

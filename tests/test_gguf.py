@@ -228,7 +228,7 @@ def test_export_writes_one_file_and_says_how_to_run_it(folder, capsys, caplog):
 
 
 def test_the_same_model_gives_the_same_file(folder):
-    run, out = folder(random_model(), CharTokenizer([TEXT]))
+    run, out = folder(random_model(), CharTokenizer(["the cat"]))
     other = out.with_name("n.gguf")
     for path in (out, other):
         assert main(["export", run, "--format", "gguf", "--out", str(path)]) == 0
@@ -244,6 +244,22 @@ def test_what_fails_while_it_is_written_leaves_nothing(folder, monkeypatch, caps
     assert main(["export", run, "--format", "gguf", "--out", str(out)]) == 2
     assert "No space left" in capsys.readouterr().err
     assert [path.name for path in out.parent.iterdir()] == ["r"]
+
+
+def test_characters_at_which_llama_cpp_can_hang_need_a_flag(folder, capsys, caplog):
+    run, out = folder(random_model(), CharTokenizer(["the cat é"]))
+    assert main(["export", run, "--format", "gguf", "--out", str(out)]) == 2
+    assert "beyond ASCII, such as 'é': llama.cpp hangs" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(["export", run, "--format", "gguf", "--anyway", "--out", str(out)]) == 0
+    assert "llama.cpp hangs" in caplog.text
+
+
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), CharTokenizer(["[PAD]0123456789"])], ids=["bytes", "chars"])
+def test_no_text_has_the_name_of_a_token_that_is_padding(tokenizer):
+    tokens = llama_vocabulary(tokenizer, 260, [])["tokens"]
+    assert len(set(tokens)) == 260
+    assert all(name.startswith(r"\xff[PAD") for name in tokens[tokenizer.vocab_size :])  # UTF-8 has no such byte
 
 
 def test_float64_weights_are_rounded_and_that_is_said(folder, caplog):

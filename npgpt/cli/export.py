@@ -21,13 +21,13 @@ EXAMPLES = (
     "npgpt export runs/tang --last --weights int8 --out 唐诗-int8",
     "npgpt export runs/poems --format safetensors --dtype bfloat16 --out runs/poems-bf16",
     "npgpt export runs/poems --format gguf --dtype q8_0 --out poems.gguf",
-    "npgpt export runs/poems --format torch-names --out poems-nanogpt",
+    "npgpt export runs/poems --format torch-names --anyway --out poems-nanogpt",
 )
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 
 
 class Opened(NamedTuple):
-    """What is exported: the run's name as it was given, its folder, --base, its model and tokenizer, and --dtype."""
+    """What is exported: the run's name as it was given, its folder, model and tokenizer, and what the flags say."""
 
     name: str
     source: Path
@@ -35,6 +35,7 @@ class Opened(NamedTuple):
     model: Any
     tokenizer: Any
     dtype: str | None
+    anyway: bool
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +55,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="the precision of the weights: for safetensors float32 (default), float16 or bfloat16; for gguf f32 "
         "(default), f16 or q8_0",
     )
+    parser.add_argument(
+        "--anyway",
+        action="store_true",
+        help="for gguf and torch-names: write also what the other program gets right only as long as you keep to what "
+        "the error says",
+    )
     parser.add_argument("--last", action="store_true", help="use the model of the last step, not the best one")
 
 
@@ -63,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
     name = "int8" if args.weights else "merge" if args.merge else args.format
     form = FORMATS[name]
     dtype = checked_dtype(args.dtype, name, form)
+    if args.anyway and not form.has_anyway:
+        raise ValueError("--anyway does not apply: it belongs to --format gguf and torch-names")
     out = out_file(args.out) if form.is_file else out_folder(args.out)
     refuse(out, form)
     form.require()
@@ -70,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if args.merge and not (source / "adapter_config.json").is_file():
         raise ValueError(f"--merge: {args.run} is no adapter: it has no adapter_config.json")
     model, tokenizer = open_run(source, args.last, base=args.base)
-    opened = Opened(args.run, source, args.base, model, tokenizer, dtype)
+    opened = Opened(args.run, source, args.base, model, tokenizer, dtype, args.anyway)
     said = form.write(out, opened) if form.is_file else in_folder(out, opened, form)
     sizes = [in_bytes_of(path) for path in (weights_of(source), out if form.is_file else out / "model.safetensors")]
     print(f"{out}: {' -> '.join(filter(None, sizes))}; {said}")
@@ -153,7 +162,7 @@ def write_torch_names(out: Path, opened: Opened) -> str:
     from npgpt.hub.nanogpt import write_nanogpt
 
     model = with_floats(opened)
-    write_nanogpt(out, model.config, model.params)
+    write_nanogpt(out, model.config, model.params, opened.anyway)
     return "docs/exchange.md has the lines of Python that load it in nanoGPT"
 
 
@@ -167,7 +176,7 @@ def write_gguf_file(out: Path, opened: Opened) -> str:
     eos = config.eos_token_id
     ends = [*(eos if isinstance(eos, list | tuple) else [eos]), tokenizer.end_id]
     ends = [i for i in dict.fromkeys(ends) if i is not None and 0 <= i < config.vocab_size]  # no text has the others
-    vocabulary = llama_vocabulary(tokenizer, config.vocab_size, ends)
+    vocabulary = llama_vocabulary(tokenizer, config.vocab_size, ends, opened.anyway)
     written = write_gguf(out, config, model.params, vocabulary, opened.dtype or "f32", opened.source.name)
     if opened.dtype == "q8_0" and "f16" in written:
         notice(
@@ -210,18 +219,22 @@ def require_gguf() -> None:
 
 
 class Format(NamedTuple):
-    """One kind of output: what writes it and says what to do next, its dtypes (the default first), what it needs."""
+    """One kind of output: what writes it and says what to do next, its dtypes (the default first), what it needs.
+
+    has_anyway  whether --anyway has a meaning for it
+    """
 
     write: Callable[[Path, Opened], str]
     dtypes: tuple[str, ...] = ()
     is_file: bool = False
     require: Callable[[], None] = lambda: None
+    has_anyway: bool = False
 
 
 FORMATS = {
     "int8": Format(write_int8),
     "merge": Format(write_merged),
     "safetensors": Format(write_safetensors, ("float32", "float16", "bfloat16")),
-    "gguf": Format(write_gguf_file, ("f32", "f16", "q8_0"), is_file=True, require=require_gguf),
-    "torch-names": Format(write_torch_names),
+    "gguf": Format(write_gguf_file, ("f32", "f16", "q8_0"), is_file=True, require=require_gguf, has_anyway=True),
+    "torch-names": Format(write_torch_names, has_anyway=True),
 }

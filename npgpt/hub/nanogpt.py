@@ -18,8 +18,11 @@ ARGUMENTS = "model_args.json"
 EPSILON = 1e-5  # which nanoGPT's layer norm always has
 
 
-def require_expressible(config: GPTConfig) -> None:
-    """Raise ValueError for a model that nanoGPT cannot compute; a notice says what it computes a little otherwise."""
+def require_expressible(config: GPTConfig, anyway: bool = False) -> None:
+    """Raise ValueError for a model that nanoGPT cannot compute, or not until its model.py is changed.
+
+    anyway  say how to change it, and go on
+    """
     if not config.tie_word_embeddings:
         raise ValueError("the head is not tied to the embedding, and nanoGPT's always is")
     if config.n_inner not in (None, 4 * config.n_embd):
@@ -27,15 +30,16 @@ def require_expressible(config: GPTConfig) -> None:
     if config.layer_norm_epsilon != EPSILON:
         raise ValueError(f"layer_norm_epsilon={config.layer_norm_epsilon}, and nanoGPT's is always {EPSILON}")
     if config.activation_function == "gelu_new":
-        notice(
-            "this model has the tanh form of GELU (gelu_new), and nanoGPT computes the exact one, which changes logits "
-            "by about 0.001: in its model.py write nn.GELU(approximate='tanh')"
-        )
+        what = "this model has the tanh form of GELU (gelu_new), and nanoGPT's model.py computes the exact one: write "
+        what += "nn.GELU(approximate='tanh') there"
+        if not anyway:
+            raise ValueError(f"{what}, and export with --anyway")
+        notice(what)
 
 
-def write_nanogpt(folder: Path, config: GPTConfig, params: Mapping[str, np.ndarray]) -> None:
+def write_nanogpt(folder: Path, config: GPTConfig, params: Mapping[str, np.ndarray], anyway: bool = False) -> None:
     """Write model.safetensors and model_args.json, each whole or not at all. See require_expressible."""
-    require_expressible(config)
+    require_expressible(config, anyway)
     tensors = {f"transformer.{name}": theirs(name, array) for name, array in params.items()}
     tensors["lm_head.weight"] = params["wte.weight"]  # a state dict of nanoGPT has both
     save_tensors(folder / "model.safetensors", tensors)

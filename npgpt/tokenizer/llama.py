@@ -45,10 +45,13 @@ NAMED_IN_TEXTS = {"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"}
 SPACES = set(b" \t\v\f\x1c\x1d\x1e\x1f") | set(range(0x80, 0x100))  # bytes with which white space begins
 
 
-def llama_vocabulary(tokenizer: Tokenizer, vocab_size: int, ends: Sequence[int]) -> dict[str, Any]:
+def llama_vocabulary(
+    tokenizer: Tokenizer, vocab_size: int, ends: Sequence[int], anyway: bool = False
+) -> dict[str, Any]:
     """Return {key of GGUF after "tokenizer.ggml.": value} of a tokenizer, for a model of vocab_size tokens.
 
-    ends  the ids that end a text
+    ends    the ids that end a text
+    anyway  characters beyond ASCII too, with a notice of where llama.cpp hangs
 
     Raises ValueError, naming it, for what llama.cpp would do otherwise.
     """
@@ -58,7 +61,7 @@ def llama_vocabulary(tokenizer: Tokenizer, vocab_size: int, ends: Sequence[int])
             "the embedding for each"
         )
     if isinstance(tokenizer, CharTokenizer):
-        found = of_characters(tokenizer)
+        found = of_characters(tokenizer, anyway)
     elif isinstance(tokenizer, ByteTokenizer):
         found = of_bytes()
     elif isinstance(tokenizer, BPETokenizer):
@@ -66,7 +69,8 @@ def llama_vocabulary(tokenizer: Tokenizer, vocab_size: int, ends: Sequence[int])
     else:
         raise ValueError(f"llama.cpp has no tokenizer of the kind {tokenizer.kind}")
     missing = range(len(found["tokens"]), vocab_size)
-    found["tokens"] += [f"[PAD{i}]" for i in missing]
+    # a text could have the name of one where the longest token counts, unless the name has a byte that no text has
+    found["tokens"] += [f"\\xff[PAD{i}]" if found["model"] == "rwkv" else f"[PAD{i}]" for i in missing]
     found["token_type"] += [UNUSED for _ in missing]
     return found | end_keys(found, ends) | {"add_bos_token": False, "add_space_prefix": False}
 
@@ -174,8 +178,20 @@ def of_bytes() -> dict[str, Any]:
     return greedy([bytes([byte]) for byte in range(256)])
 
 
-def of_characters(tokenizer: CharTokenizer) -> dict[str, Any]:
-    """Return a character vocabulary's part: no character's bytes begin another's, so llama.cpp finds just these."""
+def of_characters(tokenizer: CharTokenizer, anyway: bool) -> dict[str, Any]:
+    """Return a character vocabulary's part: no character's bytes begin another's, so llama.cpp finds just these.
+
+    llama.cpp refuses a text with an unknown character, unless the first bytes begin a known one: then it starts again
+    at the beginning of the text, and never ends.
+    """
+    if beyond := next((character for character in tokenizer.characters if not character.isascii()), None):
+        what = (
+            f"the vocabulary has characters beyond ASCII, such as {beyond!r}: llama.cpp hangs, and fills the memory, "
+            "at a text with an unknown character whose first byte is also that of a known one"
+        )
+        if not anyway:
+            raise ValueError(f"{what}. Train with --tokenizer bytes or bpe:SIZE, or export with --anyway")
+        notice(what)
     return greedy([character.encode() for character in tokenizer.characters])
 
 

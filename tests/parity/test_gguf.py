@@ -3,6 +3,7 @@
 import json
 import random
 import socket
+import urllib.error
 import urllib.request
 
 import numpy as np
@@ -112,7 +113,7 @@ def serve(model, tokenizer, folder, dtype="f32"):
     model.save_pretrained(folder / "r")
     tokenizer.save_pretrained(folder / "r")
     out = folder / "m.gguf"
-    assert main(["export", str(folder / "r"), "--format", "gguf", "--dtype", dtype, "--out", str(out)]) == 0
+    assert main(["export", str(folder / "r"), "--format", "gguf", "--dtype", dtype, "--anyway", "--out", str(out)]) == 0
     return Llama(out)
 
 
@@ -178,11 +179,21 @@ def test_random_texts_have_the_same_ids(tmp_path, pattern, n):
 
 @pytest.mark.parametrize("kind", ["bytes", "chars"])
 def test_bytes_and_characters_have_the_same_ids(tmp_path, kind):
-    texts = [*random_texts(FEW), ""]
+    texts = [*random_texts(FEW), "", "[PAD258][]PAD0123456789"]
     tokenizer = ByteTokenizer() if kind == "bytes" else CharTokenizer(texts)
-    llama = serve(make_model(tokenizer.vocab_size), tokenizer, tmp_path)
+    texts.append(f"[PAD{tokenizer.vocab_size}]")  # the name of a token that no text has
+    llama = serve(make_model(tokenizer.vocab_size + 3), tokenizer, tmp_path)
     for text in texts:
         assert llama.ids(text) == tokenizer.encode(text).tolist(), repr(text)
+
+
+def test_an_unknown_character_is_refused_where_all_known_ones_are_ascii(tmp_path):
+    tokenizer = CharTokenizer(["the cat"])
+    assert not [c for c in tokenizer.characters if not c.isascii()]  # others need --anyway: llama.cpp would hang
+    llama = serve(make_model(tokenizer.vocab_size), tokenizer, tmp_path)
+    for text in ("床", "the dog", "é"):
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            llama.ask("/completion", prompt=text, n_predict=1)
 
 
 @pytest.mark.parametrize("kind", ["bytes", "chars", "gpt2", "gpt4"])
