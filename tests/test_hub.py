@@ -97,6 +97,7 @@ def test_every_command_opens_a_name_with_its_tokenizer(hub, run, models, tmp_pat
         f"sample an/adapter {wrote}",
         "info an/adapter",
         "sample tuned/adapter --max-new-tokens 3",
+        "train --from some/model@v1 --data a.txt --out further --max-steps 1 --eval-batches 1 --sample-tokens 0",
     )
     assert [code for code, *_ in found] == [0] * len(found), found
     assert found[0][1] == found[1][1] == found[2][1]
@@ -108,6 +109,8 @@ def test_every_command_opens_a_name_with_its_tokenizer(hub, run, models, tmp_pat
     assert len(downloads(hub, "some/model")) == 7  # each of them once
     saved = json.loads((tmp_path / "tuned" / "train.json").read_text())
     assert saved["finetune"]["base"] == f"some/model@{COMMIT}"
+    further = json.loads((tmp_path / "further" / "train.json").read_text())
+    assert further["from"]["name"] == "some/model@v1"
     adapter = json.loads((tmp_path / "tuned" / "adapter" / "adapter_config.json").read_text())
     assert (adapter["base_model_name_or_path"], adapter["revision"]) == ("some/model", COMMIT)
     offline = run(
