@@ -90,6 +90,23 @@ def test_completions_with_their_end_tokens_have_the_loss_that_eval_prints(capsys
     assert f"bits/byte   {rows['bits/byte']}" in err
 
 
+def test_a_list_in_json_is_scored_by_its_entries_and_not_as_a_line_of_text(capsys, here):
+    questions = [{"instruction": "the", "input": "quick", "output": "fox"}, {"instruction": "天", "output": "地"}]
+    (here / "list.json").write_text(json.dumps(questions))
+    found, _ = records(capsys, "f", "list.json", "--end")
+    assert [(line["line"], line["completion"]) for line in found] == [(1, "fox"), (2, "地")]
+    nats, n = sum(line["nats"] for line in found), sum(line["tokens"] for line in found)
+    code, out, _ = command(capsys, "eval", "f", "--data", "list.json")
+    assert code == 0
+    assert f"loss        {nats / n:.4f} nats per token\n" in out
+    (here / "pairs.json").write_text(json.dumps([{"prompt": p, "completion": c} for p, c in PAIRS], indent=1))
+    assert [line["nats"] for line in records(capsys, "f", "pairs.json")[0]] == [
+        line["nats"] for line in records(capsys, "f", "tasks.jsonl")[0]
+    ]
+    (here / "choices.json").write_text(json.dumps([{"prompt": "the ", "choices": ["fox", "天"]}]))
+    refused(capsys, here, ["score", "r", "choices.json"], "choices.json: one list in JSON", "write a line for each")
+
+
 def test_the_likeliest_choice_is_marked_and_counted(capsys, here):
     for per in "token", "byte", "text":
         found, err = records(capsys, "r", "choices.jsonl", "--per", per)

@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 class Line:
     """A line of the file, as it is scored.
 
-    where    "file:line"
+    where    "file:line", or "file: entry 1" in a list
     given    what it says: text, prompt, completion or choices
     framed   its tokens; those of choices, one after another
     answer   the number of the right choice; None if it is unknown
@@ -77,6 +78,10 @@ class Line:
     framed: "list[Framed]"
     answer: int | None = None
     scores: "list[Score]" = dataclasses.field(default_factory=list)
+
+    @property
+    def number(self) -> int:
+        return int(re.findall(r"\d+", self.where)[-1])
 
     @property
     def texts(self) -> list[str]:
@@ -155,12 +160,17 @@ def lines_of_file(
 
 
 def is_of_other_kind(file: "TextFile") -> bool:
-    """Say whether a file has examples of another kind than prompts with completions or choices."""
+    """Say whether a file has examples that are no lines of prompts with completions or choices."""
     from npgpt.data.dialects import PAIRS, kind_of
+    from npgpt.data.examples import first_entry
     from npgpt.tokenizer.stream import first_object
 
-    first = first_object(file) or {}
-    return not {"text", "choices"} & first.keys() and kind_of(first) not in (None, PAIRS)
+    if (first := first_object(file)) is not None:
+        return not {"text", "choices"} & first.keys() and kind_of(first) not in (None, PAIRS)
+    entry = first_entry(file) or {}
+    if "choices" in entry:
+        raise ValueError(f"{file}: one list in JSON, and 'choices' are read from JSON lines: write a line for each")
+    return "text" not in entry and kind_of(entry) is not None
 
 
 def lines_of_examples(
@@ -250,7 +260,7 @@ def print_scores(
 
 def print_rows(line: Line, tokenizer: "Tokenizer", args: argparse.Namespace) -> None:
     """Print the rows of a line, and those of their tokens."""
-    number = line.where.rpartition(":")[2]
+    number = line.number
     best = line.likeliest(args.per) if "choices" in line.given else None
     for i, (text, score) in enumerate(zip(line.texts, line.scores, strict=True)):
         shown = visible(text.encode())
@@ -290,7 +300,7 @@ def percent(logprob: float) -> str:
 
 def record(line: Line, tokenizer: "Tokenizer", args: argparse.Namespace) -> dict[str, Any]:
     """Return a line as it is printed with --json."""
-    found: dict[str, Any] = {"line": int(line.where.rpartition(":")[2]), **line.given}
+    found: dict[str, Any] = {"line": line.number, **line.given}
     if "choices" not in line.given:
         return found | figures(line.scores[0], tokenizer)
     found["choices"] = [

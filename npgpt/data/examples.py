@@ -134,11 +134,16 @@ def entries_of(file: TextFile, data: bytes) -> Iterator[tuple[str, dict[str, Any
 
 def has_examples(file: TextFile) -> bool:
     """Say whether a file's first object is an example, whatever the file is called. With a text it must be a pair."""
-    value = first_object(file)
-    if value is None and file.path.suffix == ".json" and is_list(next(read_parts(as_it_is(file)), b"")):
-        value = next((value for _, value in objects_of(file)), None)
-    kind = kind_of(value or {})
-    return kind is PAIRS or (kind is not None and "text" not in (value or {}))
+    value = first_object(file) or first_entry(file) or {}
+    kind = kind_of(value)
+    return kind is PAIRS or (kind is not None and "text" not in value)
+
+
+def first_entry(file: TextFile) -> dict[str, Any] | None:
+    """Return the first object of a list in a file named *.json; None if the file is no such list."""
+    if file.path.suffix != ".json" or not is_list(next(read_parts(as_it_is(file)), b"")):
+        return None
+    return next((value for _, value in objects_of(file)), None)
 
 
 def pack_examples(
