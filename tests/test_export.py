@@ -1,6 +1,8 @@
 """`npgpt export` as folders: what is written opens again with the rounded weights, or the model is refused by name."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +11,11 @@ from safetensors.numpy import load_file
 
 from npgpt import GPT, GPTConfig
 from npgpt.cli import main
+from npgpt.generation.opening import open_run
 from npgpt.hub.tensors import rounded, save_tensors
-from npgpt.tokenizer import ByteTokenizer
+from npgpt.models.lora import Adapters, save_adapter
+from npgpt.support.files import file_digest, write_sealed_json
+from npgpt.tokenizer import ByteTokenizer, CharTokenizer
 
 SIZES = {"vocab_size": 256, "n_positions": 5, "n_embd": 6, "n_layer": 2, "n_head": 3}
 
@@ -131,6 +136,28 @@ def test_what_nanogpt_cannot_compute_is_refused(folder, capsys, changes, match):
     assert export(run, out, "--format", "torch-names") == 2
     assert match in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("flags", [["--merge"], ["--format", "safetensors"]], ids=" ".join)
+@pytest.mark.parametrize("own", [True, False], ids=["its own tokenizer", "the tokenizer of its base"])
+def test_what_is_exported_of_an_adapter_opens_as_a_run(folder, own, flags):
+    run, model, out = folder()
+    data = {"tokenizer": ByteTokenizer().fingerprint(), "tokenizer_json": file_digest(Path(run) / "tokenizer.json")}
+    saved = {"run": "1", "model": dataclasses.asdict(model.config), "data": data}
+    write_sealed_json(Path(run) / "train.json", saved)
+    model.save_pretrained(run)
+    adapter = Path(run).with_name("adapter")
+    save_adapter(adapter, Adapters(model, 2, 3.0, ("attn.c_attn",)), run)
+    tokenizer = CharTokenizer(["abc"]) if own else ByteTokenizer()
+    if own:
+        tokenizer.save_pretrained(adapter)
+    assert export(str(adapter), out, *flags) == 0
+    opened, found = open_run(out)
+    assert found.fingerprint() == tokenizer.fingerprint()
+    for name, array in model.params.items():  # the second factor of new adapters is zero
+        np.testing.assert_array_equal(opened.params[name], array)
+    if not own:
+        assert (out / "train.json").read_bytes() == (Path(run) / "train.json").read_bytes()
 
 
 def test_exact_gelu_needs_no_flag_and_no_notice_for_nanogpt(folder, caplog):

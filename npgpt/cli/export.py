@@ -5,6 +5,7 @@ such a folder opens in npgpt's sample, ask, eval and info, cannot be trained, an
 makes a plain run folder of an adapter and its base."""
 
 import argparse
+import dataclasses
 import functools
 import shutil
 from collections.abc import Callable, Iterable
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 from npgpt.cli.checks import out_file, out_folder
 from npgpt.cli.opening import add_run, find_run
-from npgpt.support.files import begun, read_json, write_atomically
+from npgpt.support.files import begun, file_digest, read_json, read_sealed_json, write_atomically, write_sealed_json
 from npgpt.support.notices import notice
 
 EXAMPLES = (
@@ -117,8 +118,10 @@ def in_folder(out: Path, opened: Opened, form: "Format") -> str:
         refuse_existing(out, resume=False)
         # of an adapter, they may be in its run or its base
         folders = folders_of(opened.source, opened.base)
-        copy_files(first_with(folders, "train.json"), out, ("train.json",))
         copy_files(first_with(folders, "tokenizer.json", "vocab.json"), out, TOKENIZER)
+        copy_files(first_with(folders, "train.json"), out, ("train.json",))
+        if len(folders) > 1:
+            fit_train_json(out, opened.model)
         said = form.write(out, opened)
         if (out / "generation_config.json").exists():  # in which there may be a user's defaults
             copy_files(first_with(folders, "generation_config.json"), out, ("generation_config.json",))
@@ -130,6 +133,21 @@ def copy_files(source: Path, out: Path, names: Iterable[str]) -> None:
     for name in names:
         if (source / name).is_file():
             write_atomically(out / name, functools.partial(shutil.copyfile, source / name))
+
+
+def fit_train_json(out: Path, model: Any) -> None:
+    """Change a copied train.json, if there is one, to the sizes and the tokenizer that an adapter has brought."""
+    path = out / "train.json"
+    if not path.is_file():
+        return
+    saved = read_sealed_json(path)
+    data = saved["data"] if isinstance(saved.get("data"), dict) else {}
+    found = file_digest(out / "tokenizer.json")
+    if data.get("tokenizer_json") != found:  # then the fingerprint is not known to be this tokenizer's
+        data = {name: value for name, value in data.items() if name != "tokenizer"} | {"tokenizer_json": found}
+    changed = saved | {"data": data, "model": dataclasses.asdict(model.config)}
+    if changed != saved:
+        write_sealed_json(path, changed)
 
 
 def write_int8(out: Path, opened: Opened) -> str:

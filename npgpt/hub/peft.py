@@ -201,7 +201,7 @@ def read_adapter(folder: Path, n_layer: int, tied: bool, shapes_of: Callable[[in
         layers = adapted_layers(config, n_layer, prefix)
     except ValueError as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from None
-    tensors = {_own_name(name): tensor for name, tensor in tensors.items()}
+    tensors = _without_copies({_own_name(name): tensor for name, tensor in tensors.items()})
     return _checked(folder, config, layers, tensors, tied, shapes_of)._replace(sha256=metadata.get(BASE))
 
 
@@ -260,6 +260,20 @@ def _own_name(name: str) -> str:
     """Return npgpt's name of a tensor. An adapter of GPT2Model, which has no head, has no `transformer.` in it."""
     name = name.removeprefix("base_model.model.").removeprefix("transformer.")
     return name.replace(".base_layer.", ".")
+
+
+def _without_copies(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return tensors without what PEFT writes besides for a saved embedding that has more rows than its base's.
+
+    Beside wte.weight, which is what was learned, it writes the same as wte.modules_to_save.weight, and what was there
+    before as wte.original_module.weight; the same for lm_head.
+    """
+    besides = set()
+    for module in ("wte", "lm_head"):
+        own, same = tensors.get(f"{module}.weight"), tensors.get(f"{module}.modules_to_save.weight")
+        if own is not None and same is not None and np.array_equal(own, same):
+            besides |= {f"{module}.modules_to_save.weight", f"{module}.original_module.weight"}
+    return {name: tensor for name, tensor in tensors.items() if name not in besides}
 
 
 def _vocabulary(tensors: Mapping[str, np.ndarray], shapes: Shapes) -> int | None:

@@ -219,15 +219,19 @@ def saved_names(folder: Path, saved: dict[str, Any]) -> list[str]:
     return names
 
 
-def require_whole(name: str | Path, tokenizer: Tokenizer, model: Model) -> None:
-    """Raise ValueError if the model or the tokenizer of a run that npgpt has written is not that of train.json."""
+def require_whole(name: str | Path, tokenizer: Tokenizer, model: Model | None) -> None:
+    """Raise ValueError if the model or the tokenizer of a run that npgpt has written is not that of train.json.
+
+    model  None if it is not the run's, but made from it by an adapter, which may have brought other sizes
+    """
     folder = Path(name)
     path, config = folder / "train.json", folder / "tokenizer_config.json"
     if not path.is_file() or not is_own(folder / "model.safetensors"):
         return
     require_run(folder / "model.safetensors")
     saved = read_sealed_json(path)
-    require_model_of(folder, model, saved)
+    if model is not None:
+        require_model_of(folder, model, saved)
     data = saved["data"] if isinstance(saved.get("data"), dict) else {}
     # equal bytes need no fingerprint, which takes 0.1 s for 32,000 tokens
     same = data.get("tokenizer_json") == file_digest(folder / "tokenizer.json")
@@ -246,9 +250,10 @@ def open_tokenizer(
     the model names none that the tokenizer has, the tokenizer's own stays. A notice names the tokens for which the
     model has no row. Raises ValueError as require_whole does.
     """
-    name = first_with(folders_of(Path(name), base), "tokenizer.json", "vocab.json")
+    folders = folders_of(Path(name), base)
+    name = first_with(folders, "tokenizer.json", "vocab.json")
     tokenizer = Tokenizer.from_pretrained(name)
-    require_whole(name, tokenizer, model)
+    require_whole(name, tokenizer, model if len(folders) == 1 else None)
     try:
         tokenizer = tokenizer.below(model.config.vocab_size)
     except ValueError as error:

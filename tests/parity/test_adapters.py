@@ -1,13 +1,18 @@
 """Adapters both ways: npgpt's open in PEFT, and those of PEFT in npgpt."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from npgpt import GPT
+from npgpt.cli import main
+from npgpt.generation.opening import open_run
 from npgpt.models.lora import TARGETS, Adapters, load_adapter, save_adapter
 from npgpt.models.registry import open_model
+from npgpt.support.files import write_sealed_json
+from npgpt.tokenizer import CharTokenizer
 
 from .helpers import (
     TOLERANCES,
@@ -197,6 +202,46 @@ def test_a_vocabulary_that_grew_comes_with_the_adapter(tmp_path: Path) -> None:
     assert opened.config.vocab_size == 20
     ids = random_ids(np.random.default_rng(1)) + 3
     assert relative_error(opened.logits(ids), twin.double()(torch.tensor(ids)).logits) < TOLERANCES["float32"]
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [({}, 17), ({}, 20), ({"modules_to_save": ["wte", "lm_head"]}, 17), ({"modules_to_save": ["wte", "lm_head"]}, 20)],
+    ids=str,
+)
+@pytest.mark.parametrize("own", [True, False], ids=["its own tokenizer", "the tokenizer of its base"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_merged_folder_is_a_run_with_the_logits_of_pefts(options: dict, size: int, own: bool, tmp_path: Path) -> None:
+    model = make_model("float32", tie_word_embeddings=False)
+    base = tmp_path / "base"
+    base.mkdir()
+    CharTokenizer(["abc"]).save_pretrained(base)
+    saved = {"run": "1", "model": dataclasses.asdict(model.config), "data": {}}
+    saved["data"] = {"tokenizer": CharTokenizer(["abc"]).fingerprint()}
+    write_sealed_json(base / "train.json", saved)
+    model.save_pretrained(base)
+    twin = torch_twin(model)
+    twin.resize_token_embeddings(size)
+    config = peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, task_type="CAUSAL_LM", **options)
+    twin = peft.get_peft_model(twin, config).float().eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in twin.parameters():
+            if tensor.requires_grad:
+                tensor.add_(torch.randn(tensor.shape, generator=generator))
+    twin.save_pretrained(tmp_path / "adapter", save_embedding_layers=size > 17)
+    if own:
+        CharTokenizer(["abcd"]).save_pretrained(tmp_path / "adapter")
+    flags = ["--base", str(base), "--merge", "--out", str(tmp_path / "new")]
+    assert main(["export", str(tmp_path / "adapter"), *flags]) == 0
+    opened, tokenizer = open_run(tmp_path / "new")
+    assert (opened.config.vocab_size, tokenizer.vocab_size) == (size, 4 if own else 3)
+    ids = random_ids(np.random.default_rng(1))
+    ids[0, 0] = size - 1
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "new").double().eval()
+    merged = twin.double().merge_and_unload()
+    for found in (opened.logits(ids), theirs(torch.tensor(ids)).logits.detach().numpy()):
+        assert relative_error(found, merged(torch.tensor(ids)).logits.detach()) < TOLERANCES["float32"]
 
 
 @pytest.mark.parametrize(
