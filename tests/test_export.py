@@ -14,6 +14,7 @@ from npgpt.cli import main
 from npgpt.generation.opening import open_run
 from npgpt.hub.tensors import rounded, save_tensors
 from npgpt.models.lora import Adapters, save_adapter
+from npgpt.models.registry import open_model, save_rounded, verify
 from npgpt.support.files import file_digest, write_sealed_json
 from npgpt.tokenizer import ByteTokenizer, CharTokenizer
 
@@ -81,6 +82,29 @@ def test_a_damaged_file_of_bfloat16_is_refused(folder):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="checksum"):
         GPT.from_pretrained(out)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_no_flipped_bit_of_smaller_weights_goes_unnoticed(tmp_path, dtype, mapped):
+    model = GPT(GPTConfig(vocab_size=2, n_positions=1, n_embd=1, n_layer=1, n_head=1))
+    save_rounded(model, tmp_path, dtype)
+    path = tmp_path / "model.safetensors"
+    weights, data = GPT.from_pretrained(tmp_path).params.flat.tobytes(), path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    found = set()
+    for position in [*range(0, start, 31), *range(start, len(data))]:  # all of the weights, some of what precedes them
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        try:
+            opened = open_model(tmp_path, mapped=mapped)
+            verify(opened)
+            assert opened.params.flat.tobytes() == weights, position  # of spaces, or of the checksum's own name
+        except ValueError as error:
+            assert "model.safetensors" in str(error)
+            found.add(position)
+    assert found >= {*range(start, len(data))}
 
 
 def test_a_float32_file_is_the_bytes_that_it_always_was(tmp_path):
