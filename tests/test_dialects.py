@@ -173,6 +173,11 @@ def test_a_file_without_completions_has_the_kind_of_what_is_asked(tmp_path, capl
         read_lines(paths)
 
 
+def test_a_line_of_no_kind_is_told_the_keys_that_begin_one(tmp_path):
+    with pytest.raises(ValueError, match="'prompt' is missing, and so are messages, conversations, instruction"):
+        read_lines([write(tmp_path / "a.jsonl", {"foo": 1})])
+
+
 def test_without_completions_a_chat_may_end_with_the_user(tmp_path):
     path = write(tmp_path / "a.jsonl", chat(("user", "a"), ("assistant", "b"), ("user", "c")), chat(("user", "d")))
     found = read_examples([path], completions=False)

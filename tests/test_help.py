@@ -148,3 +148,10 @@ def test_a_preset_alone_trains_on_tales_with_room_for_them(capsys, caplog, tales
     n_positions = settings(tales / "r")["n_positions"]
     assert n_positions > 64
     assert caplog.messages[-1] == f"n_positions is {n_positions} instead of 64, to suit the text"
+
+
+def test_a_default_of_nothing_is_not_shown_in_python(capsys):
+    for name in ("train", "finetune"):
+        code, out, _ = command(capsys, name, "--help")
+        assert code == 0
+        assert "None" not in out

@@ -64,7 +64,7 @@ def in_words(value: Any) -> str:
     """Return what help shows for a default."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return "all" if value == "*" else str(value)
+    return {"*": "all", None: "none"}.get(value, str(value))
 
 
 def add_fields(

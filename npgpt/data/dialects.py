@@ -113,6 +113,8 @@ def seems(value: Mapping[str, Any]) -> str:
     for keys, what, how in DIALECTS:
         if all(key in value for key in keys):
             return f"; it seems to be {what}: write {how}"
+    if not any(kind.asked in value for kind in KINDS):
+        return f", and so are {', '.join(kind.asked for kind in KINDS[1:5])} and the other keys that begin an example"
     return ""
 
 
