@@ -344,6 +344,13 @@ def test_a_name_that_is_neither_folder_nor_on_the_hub(monkeypatch, tmp_path, nam
         GPT.from_pretrained(name)
 
 
+def test_a_file_in_place_of_a_folder_is_said_to_be_one(tmp_path):
+    for name, words in ("model.gguf", ": a model for llama.cpp: transformers converts it"), ("a.txt", "$"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(FileNotFoundError, match=rf"{name} is a file, not a folder{words}"):
+            GPT.from_pretrained(tmp_path / name)
+
+
 def test_without_the_hub_extra_its_name_is_said(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

@@ -38,8 +38,11 @@ def find_folder(name: str | Path, files: Sequence[str] = FILES) -> Path:
     folder = Path(name)
     if folder.is_dir():
         return folder
+    if folder.exists():
+        what = next((what for end, what in FORMATS.items() if folder.name.endswith(end)), "")
+        raise FileNotFoundError(f"{name} is a file, not a folder{f': {what}' if what else ''}")
     named = NAME.fullmatch(str(name))
-    if folder.exists() or not named:
+    if not named:
         raise FileNotFoundError(f"{name}: no such folder")
     if "/" in named[1] and folder.parent.is_dir():  # who mistypes a path does not mean the hub
         beside = sorted(str(path) for path in folder.parent.iterdir() if path.is_dir())
