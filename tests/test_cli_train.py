@@ -176,9 +176,8 @@ def test_every_field_is_a_flag_with_help_and_default(capsys, field):
     [text] = [" ".join(part.split()) for part in out.split("\n  --") if re.match(flag[2:] + r"[\s,]", part)]
     assert field.metadata["help"] in text
     default = (PRESETS["tiny"] | DEFAULTS).get(field.name, field.default)
-    default = (
-        {True: "on", False: "off", "*": "all"}.get(default, default) if isinstance(default, bool | str) else default
-    )
+    if default is None or isinstance(default, bool | str):
+        default = {True: "on", False: "off", "*": "all", None: "none"}.get(default, default)
     assert f"(default: {default}" in text
     assert all(choice in text for choice in field.metadata["choices"] or ())
 

@@ -52,7 +52,7 @@ def refused(capsys, line, *words):
         ({"question": "a", "answer": "b"}, "questions and answers, but lines.jsonl:1 has"),
         ({"prompt": "a", "response": "b"}, "prompts and responses, but lines.jsonl:1 has"),
         ({"text": "a"}, "running text without a prompt"),
-        ({"completion": "a"}, "'prompt' is missing\n"),
+        ({"completion": "a"}, "'prompt' is missing, and so are messages, conversations"),
         ({"prompt": "a"}, "'completion' is missing\n"),
     ],
 )
