@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from npgpt import GPT, GPTConfig
+from npgpt import GPT, GPTConfig, Tokenizer
 from npgpt.cli import main
 from npgpt.generation.opening import open_run
 from npgpt.hub.tensors import rounded, save_tensors
@@ -219,3 +219,26 @@ def test_weights_of_8_bits_are_refused(folder, capsys, form):
     assert export(run, out, "--weights", "int8") == 0
     assert export(str(out), f"{out}2", "--format", form) == 2
     assert "give the run that they were made from" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_several_files_comes_along_whole(tmp_path):
+    tokenizer = Tokenizer.train(["ab ab 中"], 259, special_tokens=())
+    tokenizer.save_pretrained(tmp_path / "r")
+    (tmp_path / "r" / "tokenizer.json").unlink()  # as older folders of transformers: vocab.json, merges.txt and others
+    (tmp_path / "r" / "added_tokens.json").write_text(json.dumps({"<x>": tokenizer.vocab_size}))
+    (tmp_path / "r" / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<x>"}))
+    config = GPTConfig(**SIZES | {"vocab_size": tokenizer.vocab_size + 1})
+    GPT(config).save_pretrained(tmp_path / "r")
+    assert export(str(tmp_path / "r"), tmp_path / "new", "--format", "safetensors") == 0
+    before, after = (Tokenizer.from_pretrained(tmp_path / name) for name in ("r", "new"))
+    assert after.special_tokens == before.special_tokens == {"<x>": tokenizer.vocab_size}
+    assert after.end_id == before.end_id
+
+
+def test_float64_under_its_older_name_is_said_to_be_rounded(folder, caplog):
+    run, _, out = folder()
+    path = Path(run) / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "dtype": None, "torch_dtype": "float64"}))
+    assert export(run, out, "--format", "safetensors") == 0
+    assert "has float64 weights, which are rounded to float32" in caplog.text

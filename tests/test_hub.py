@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -18,6 +19,8 @@ pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 RUN = """
 import contextlib, io, json, sys
 from npgpt.cli import main
+from npgpt.hub import folders
+folders.TIMEOUT = float(sys.argv[2])
 for line in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -62,11 +65,11 @@ def hub(models):
 def run(hub, tmp_path):
     """Return a function that runs command lines beside the hub: what each returns and writes."""
 
-    def run(*lines, **env):
+    def run(*lines, timeout=10, **env):
         home = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
         env = home | {"HF_HUB_OFFLINE": "0"} | env
         env["HF_TOKEN"] = env.get("HF_TOKEN", "")
-        command = [sys.executable, "-c", RUN, json.dumps([line.split() for line in lines])]
+        command = [sys.executable, "-c", RUN, json.dumps([line.split() for line in lines]), str(timeout)]
         done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
@@ -155,3 +158,11 @@ def test_a_hub_that_is_gone_is_said_and_a_download_goes_on(hub, run):
         0,
         "some/model: the copy in the cache is taken, because http://127.0.0.1:9 does not answer\n",
     )
+
+
+def test_a_hub_that_accepts_and_never_answers_is_given_up(run):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        ((code, _, err),) = run("info some/model", HF_ENDPOINT=url, timeout=0.2)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"not in the cache of the Hugging Face hub, and {url} cannot be reached" in err

@@ -24,7 +24,6 @@ EXAMPLES = (
     "npgpt export runs/poems --format gguf --dtype q8_0 --out poems.gguf",
     "npgpt export runs/poems --format torch-names --anyway --out poems-nanogpt",
 )
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
 
 
 class Opened(NamedTuple):
@@ -110,11 +109,12 @@ def refuse(out: Path, form: "Format") -> None:
 
 def in_folder(out: Path, opened: Opened, form: "Format") -> str:
     """Write a folder, all of its files or none."""
+    from npgpt.hub.folders import TOKENIZER
     from npgpt.hub.peft import first_with, folders_of
     from npgpt.support.lock import locked
     from npgpt.training.checkpoint import FILES, refuse_existing
 
-    with locked(out), begun(out, {*FILES, "model_args.json"}):
+    with locked(out), begun(out, {*FILES, *TOKENIZER, "model_args.json"}):
         refuse_existing(out, resume=False)
         # of an adapter, they may be in its run or its base
         folders = folders_of(opened.source, opened.base)
@@ -210,8 +210,9 @@ def with_floats(opened: Opened) -> Any:
 
     if not is_trainable(opened.model):
         raise ValueError(f"{opened.name} has weights of 8 bits: give the run that they were made from")
-    config = opened.source / "config.json"
-    if config.is_file() and read_json(config).get("dtype") == "float64":
+    path = opened.source / "config.json"
+    content = read_json(path) if path.is_file() else {}
+    if "float64" in (content.get("dtype"), content.get("torch_dtype")):  # the second is its older name
         notice(f"{opened.name} has float64 weights, which are rounded to float32")
     return opened.model
 
