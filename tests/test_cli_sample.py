@@ -4,21 +4,19 @@ import argparse
 import dataclasses
 import io
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from npgpt import GPT, Generator, GPTConfig, Sampling, Tokenizer
-from npgpt.cli import console, sampling
+from npgpt.cli import sampling
 from npgpt.cli.parser import Parser
 from npgpt.generation import search
 from npgpt.generation.in_order import AHEAD, finished, in_order
 from npgpt.tokenizer import ByteTokenizer, CharTokenizer
-from tests.test_cli import command, start
+from tests.test_cli import command
 
 TEXT = "白日依山盡，\n黃河入海流。\ne\u0301🙂"
 END = "<|endoftext|>"
@@ -388,72 +386,6 @@ def test_an_empty_prompt_is_not_what_to_do_without_one(capsys, here, monkeypatch
     assert "--prompt ''" not in err  # which is an error of its own
 
 
-class Terminal:
-    """A terminal in which lines are typed; an exception is Ctrl-C or Ctrl-D."""
-
-    def __init__(self, monkeypatch, *typed):
-        self.typed = iter(typed)
-        monkeypatch.setattr("builtins.input", self.input)
-        stdin(monkeypatch, b"", terminal=True)
-
-    def input(self, prompt):
-        print(prompt, end="")
-        line = next(self.typed)
-        if isinstance(line, str):
-            return line
-        if line is signal.SIGINT:
-            signal.raise_signal(line)
-        raise EOFError
-
-
-def test_interactive_continues_each_line_and_an_error_ends_nothing(capsys, here, monkeypatch):
-    Terminal(monkeypatch, "日", "X", "日", signal.SIGINT, "", None)
-    code, out, err = command(capsys, "sample", "chars", "--interactive", "--max-new-tokens", 5)
-    assert code == 0
-    first, wrong, second, stopped, new, end = out.split("> ")[1:]
-    assert (wrong, stopped, end) == ("", "\n", "\n")
-    assert first == command(capsys, "sample", "chars", "--prompt", "日", "--max-new-tokens", 5)[1]
-    assert first != second  # another draw
-    assert second[0] == "日"
-    assert len(new) > 5
-    begin, error = err.splitlines()
-    assert "Ctrl-D" in begin
-    assert error.startswith("npgpt sample: error: character 'X'")
-
-
-def test_ctrl_c_stops_a_text_and_not_the_loop(capsys, here, monkeypatch):
-    Terminal(monkeypatch, "日", "河", None)
-    step, steps = Generator.step, []
-
-    def interrupted(self):
-        steps.append(self)
-        if len(steps) == 3:
-            signal.raise_signal(signal.SIGINT)
-        return step(self)
-
-    monkeypatch.setattr(Generator, "step", interrupted)
-    before = signal.getsignal(signal.SIGINT)
-    code, out, err = command(capsys, "sample", "chars", "--interactive", "--max-new-tokens", 6)
-    assert (code, len(err.splitlines())) == (0, 1)
-    stopped, whole = out.split("> ")[1:3]
-    assert len(stopped) == len("日") + 2 + 1
-    assert len(whole) == len("河") + 6 + 1
-    assert signal.getsignal(signal.SIGINT) == before
-
-
-def test_damage_is_said_at_the_end_of_the_loop_if_every_text_was_stopped(capsys, here, tmp_path, monkeypatch):
-    shutil.copytree("chars", tmp_path / "run")
-    path = tmp_path / "run" / "model.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-2] ^= 1
-    path.write_bytes(data)
-    Terminal(monkeypatch, "日", None)
-    monkeypatch.setattr(Generator, "step", lambda self: signal.raise_signal(signal.SIGINT))
-    code, _, err = command(capsys, "sample", tmp_path / "run", "--interactive")
-    assert code == 2
-    assert "model.safetensors: its checksum does not match" in err
-
-
 def test_a_deadline_is_for_all_prompts_of_a_search(capsys, here, monkeypatch):
     (here / "two.txt").write_text("日\n河\n")
     left = []
@@ -466,33 +398,6 @@ def test_a_deadline_is_for_all_prompts_of_a_search(capsys, here, monkeypatch):
     assert command(capsys, "sample", "chars", "--prompts", "two.txt", "--num-beams", 2, "--deadline", 60)[0] == 0
     first, second = left
     assert 0 < second < first <= 60
-
-
-def test_another_signal_ends_the_loop(capsys, here, monkeypatch):
-    Terminal(monkeypatch, "日")
-    monkeypatch.setattr(Generator, "step", lambda self: signal.raise_signal(signal.SIGTERM))
-    code, _, err = command(capsys, "sample", "chars", "--interactive")
-    assert (code, err.splitlines()[-1]) == (128 + signal.SIGTERM, "interrupted")
-
-
-def test_an_ignored_ctrl_c_stays_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with console.ctrl_c_interrupts():
-            signal.raise_signal(signal.SIGINT)
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_ctrl_c_keeps_the_text_so_far(here):
-    with start("sample", "chars", "--prompt", "日", "--max-new-tokens", 10_000_000) as process:
-        begin = os.read(process.stdout.fileno(), 30)  # what it has printed so far, and no more
-        process.send_signal(signal.SIGINT)
-        rest, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, b"interrupted\n")
-    assert (begin + rest).decode().startswith("日")
-    assert rest.endswith(b"\n")
 
 
 def test_a_flag_that_is_not_given_is_missing():
