@@ -22,7 +22,7 @@ from npgpt.support.files import parse_json
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 BYTES = {name: np.dtype(dtype).itemsize for name, dtype in NUMPY.items()} | {"BF16": 2}
 FLOATS = ("F64", "F32", "F16", "BF16")
-PIECE = 2**22  # bytes that are read at a time
+PIECE = 2**20  # bytes that are read at a time
 # Limits on what is parsed before anything is known: those of GPT-2 XL are 60 kB, 580 tensors and names of 30 characters
 MOST_HEADER = 2**24
 MOST_NAME = 200
@@ -266,5 +266,7 @@ def _entries(path: Path, header: Mapping[str, Any], start: int, end: int) -> Ite
 def floats(piece: np.ndarray, dtype: str) -> np.ndarray:
     """Return bytes as numbers of this type; bfloat16, which NumPy lacks, is the upper half of a float32."""
     if dtype == "BF16":
-        return (piece.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        wide = piece.view("<u2").astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
     return piece.view(NUMPY[dtype])
