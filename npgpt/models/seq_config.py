@@ -51,7 +51,7 @@ class SeqConfig:
             raise ValueError(f"n_head={self.n_head} does not divide n_embd={self.width}")
         if self.embedding == "encoder" and self.width != self.encoder.n_embd:
             raise ValueError(
-                f"embedding='encoder' has {self.encoder.n_embd} channels, and n_embd={self.width}: leave one of them out"
+                f"embedding='encoder' has {self.encoder.n_embd} channels, and n_embd={self.width}: leave one out"
             )
 
     @property
