@@ -3,13 +3,12 @@
 import codecs
 import dataclasses
 import functools
-import math
 import numbers
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from npgpt.support.hints import former, nearest
+from npgpt.support.fields import at_least, check_types, option, positive
+from npgpt.support.hints import nearest
 
 ACTIVATION_FUNCTIONS = ("gelu_new", "gelu")
 DTYPES = ("float32", "float64")
@@ -29,11 +28,6 @@ FEWEST_WORDS = 3
 # Limits on a model's size: larger numbers are slips or attacks, and even the list of its parameters would fill memory
 MOST_LAYERS = 10_000
 MOST_PARAMETERS = 2**40
-
-
-def option(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
-    """Return a dataclass field with the help and the choices that the command line shows."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
 def divisor(most: int, n: int) -> int:
@@ -144,16 +138,16 @@ class GPTConfig:
     eos_token_id: int | tuple[int, ...] | None = option(None, "id of the token that ends a text; in files also a list")
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _at_least(self, 1, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+        check_types(self)
+        at_least(self, 1, "vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
         if self.n_inner is not None:
-            _at_least(self, 1, "n_inner")
+            at_least(self, 1, "n_inner")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_head={self.n_head} does not divide n_embd={self.n_embd}")
         for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
-        _positive(self, "layer_norm_epsilon", "initializer_range")
+        positive(self, "layer_norm_epsilon", "initializer_range")
         if self.n_layer > MOST_LAYERS:
             raise ValueError(f"n_layer={self.n_layer} must be at most {MOST_LAYERS}")
         if self.n_parameters > MOST_PARAMETERS:
@@ -261,16 +255,16 @@ class TrainConfig:
     ops: str = option("fast", "fast runs compiled code, reference the plain NumPy definitions", OPS)
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _at_least(self, 1, "batch_size", "gradient_accumulation_steps", "max_steps")
-        _at_least(self, 1, "eval_every", "eval_batches", "save_every")
-        _at_least(self, 0, "warmup_steps", "weight_decay", "grad_clip", "min_lr")
-        _at_least(self, 0, "seed", "threads", "sample_tokens", "patience")
+        check_types(self)
+        at_least(self, 1, "batch_size", "gradient_accumulation_steps", "max_steps")
+        at_least(self, 1, "eval_every", "eval_batches", "save_every")
+        at_least(self, 0, "warmup_steps", "weight_decay", "grad_clip", "min_lr")
+        at_least(self, 0, "seed", "threads", "sample_tokens", "patience")
         if self.final_eval_tokens is not None:
-            _at_least(self, 0, "final_eval_tokens")
-        _positive(self, "learning_rate", "adam_epsilon")
+            at_least(self, 0, "final_eval_tokens")
+        positive(self, "learning_rate", "adam_epsilon")
         if self.minutes is not None:
-            _positive(self, "minutes")
+            positive(self, "minutes")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
@@ -302,7 +296,7 @@ class TextConfig:
     text_field: str | None = option(None, "field of JSON lines that holds a document; none reads them as plain text")
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         try:
             "a".encode(self.encoding).decode(self.encoding)
             if codecs.lookup(self.encoding).name in NO_ENCODINGS:
@@ -332,68 +326,3 @@ def preset(name: str, **changes: Any) -> GPTConfig:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}{nearest(name, PRESETS)}")
     return GPTConfig(**settle(changes, PRESETS[name]))
-
-
-def field_types(config: type) -> dict[str, tuple[type, bool]]:
-    """Return {field: (type, whether None is allowed)} of a config class."""
-    types = {}
-    for name, hint in typing.get_type_hints(config).items():
-        parts = typing.get_args(hint) or (hint,)
-        types[name] = (parts[0], type(None) in parts)
-    return types
-
-
-def split_fields(values: Mapping[str, Any], *configs: type, also: Iterable[str] = ()) -> list[dict]:
-    """Sort values by name into one dict per config class, and a last one for the names in `also`.
-
-    Raises ValueError, with the nearest known name, for a name that is in none of them.
-    """
-    groups = [{f.name for f in dataclasses.fields(config)} for config in configs] + [set(also)]
-    known = sorted(set().union(*groups))
-    for name in values:
-        if name not in known:
-            raise ValueError(f"unknown key {name!r}{nearest(name, known)}")
-    return [{k: v for k, v in values.items() if k in group} for group in groups]
-
-
-def _check_types(config: Any) -> None:
-    types = field_types(type(config))
-    for field in dataclasses.fields(config):
-        name, value = field.name, getattr(config, field.name)
-        type_, optional = types[name]
-        if value is None and optional:
-            continue
-        if isinstance(value, list | tuple) and name == "eos_token_id":
-            object.__setattr__(config, name, _ids(name, value))
-            continue
-        abstract = {int: numbers.Integral, float: numbers.Real}.get(type_, type_)
-        if not isinstance(value, abstract) or (isinstance(value, bool) and type_ is not bool):
-            raise ValueError(f"{name}={value!r} must be of type {type_.__name__}")
-        if isinstance(value, numbers.Integral) and abs(int(value)) >= 2**63:
-            raise ValueError(f"{name} is too large: give less than 2**63")
-        value = type_(value)  # 1 for 1.0, and NumPy's numbers, become Python's own
-        object.__setattr__(config, name, value)
-        if type_ is float and not math.isfinite(value):
-            raise ValueError(f"{name}={value} must be finite")
-        choices = field.metadata["choices"]
-        if choices and value not in choices:
-            raise ValueError(f"{name}={value!r} is unknown{former(name, value) or nearest(value, choices)}")
-
-
-def _ids(name: str, values: Sequence[Any]) -> int | tuple[int, ...]:
-    """Return the only one of some ids, or all of them."""
-    if not values or not all(isinstance(i, numbers.Integral) and not isinstance(i, bool) for i in values):
-        raise ValueError(f"{name}={values!r} must be an id, or a list of ids")
-    return int(values[0]) if len(values) == 1 else tuple(map(int, values))
-
-
-def _at_least(config: Any, least: int, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < least:
-            raise ValueError(f"{name}={getattr(config, name)} must be at least {least}")
-
-
-def _positive(config: Any, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name}={getattr(config, name)} must be above 0")

@@ -11,8 +11,9 @@ import pytest
 
 from npgpt import GPT, GPTConfig, Tokenizer, TrainConfig
 from npgpt.cli.options import DEFAULTS
-from npgpt.config import PRESETS, split_fields
+from npgpt.config import PRESETS
 from npgpt.hub.tensors import read_tensors
+from npgpt.support.fields import split_fields
 from npgpt.training.checkpoint import STATE, load_last, load_state
 from npgpt.training.recipes import merge
 from tests.test_cli import command, start

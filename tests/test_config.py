@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from npgpt import GPTConfig, TrainConfig
-from npgpt.config import PRESETS, preset, split_fields
+from npgpt.config import PRESETS, preset
+from npgpt.support.fields import split_fields
 from npgpt.support.hints import nearest
 
 

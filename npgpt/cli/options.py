@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from npgpt.cli.parser import shortened
-from npgpt.config import PRESETS, GPTConfig, TextConfig, TrainConfig, field_types, split_fields
+from npgpt.config import PRESETS, GPTConfig, TextConfig, TrainConfig
+from npgpt.support.fields import field_types, split_fields
 from npgpt.support.hints import former
 from npgpt.training.recipes import DEFAULT_PRESET, TALES, TALES_IN_TWO
 

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from npgpt.config import GPTConfig, TrainConfig, split_fields
+from npgpt.config import GPTConfig, TrainConfig
+from npgpt.support.fields import split_fields
 from npgpt.training.evaluation import FEWEST_TOKENS, affordable_tokens
 from npgpt.training.memory import memory_to_train
 from npgpt.training.recipes import (

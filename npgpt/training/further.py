@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.config import GPTConfig, TrainConfig, split_fields
+from npgpt.config import GPTConfig, TrainConfig
 from npgpt.data.source import PreparedSource, Source, TalesSource, TextSource
 from npgpt.data.vocabulary import characters_of
 from npgpt.hub.folders import find_folder
 from npgpt.models.base import Model, end_ids
 from npgpt.models.registry import open_model, require_trainable, resized_model
+from npgpt.support.fields import split_fields
 from npgpt.support.notices import notice
 from npgpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from npgpt.training.checkpoint import say_if_unevaluated

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.config import GPTConfig, TrainConfig, split_fields
+from npgpt.config import GPTConfig, TrainConfig
 from npgpt.data.batch import IGNORED, Dataset, Text
 from npgpt.data.source import Source, TalesSource, TextSource
+from npgpt.support.fields import split_fields
 from npgpt.support.machine import available_memory
 from npgpt.training.checkpoint import read_progress
 from npgpt.training.choosing import FEWEST_ROWS, FEWEST_STEPS, STEPS_AN_EPOCH, Choice, Expect, Facts, choose, unknown

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from npgpt.config import GPTConfig, TextConfig, TrainConfig, split_fields
+from npgpt.config import GPTConfig, TextConfig, TrainConfig
 from npgpt.data.batch import Dataset, Text
 from npgpt.data.source import Source, TalesSource, TextSource, open_source
 from npgpt.data.splitting import ContextError
@@ -21,6 +21,7 @@ from npgpt.hub.peft import first_with, folders_of
 from npgpt.hub.tensors import require_run
 from npgpt.models.base import Model, end_ids
 from npgpt.models.registry import new_model, open_model, require_trainable, shapes_of_model
+from npgpt.support.fields import split_fields
 from npgpt.support.lock import locked
 from npgpt.support.notices import notice
 from npgpt.tokenizer import Tokenizer

@@ -7,11 +7,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from npgpt.config import GPTConfig, TrainConfig, split_fields
+from npgpt.config import GPTConfig, TrainConfig
 from npgpt.data.text import ONCE, is_gone
 from npgpt.hub.peft import first_with, folders_of
 from npgpt.hub.tensors import is_own, require_run
 from npgpt.models.base import Model, end_ids
+from npgpt.support.fields import split_fields
 from npgpt.support.files import file_digest, is_cut_short, read_json, read_sealed_json, write_sealed_json
 from npgpt.support.notices import notice
 from npgpt.support.version import __version__
