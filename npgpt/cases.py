@@ -73,6 +73,18 @@ def _lora(rng: Rng, r: int = 3) -> tuple:
     return rng.standard_normal((5, 7)), rng.standard_normal((r, 5)), rng.standard_normal((7, r))
 
 
+def _cross(rng: Rng) -> tuple:
+    return rng.standard_normal((3, 4, 6)), rng.standard_normal((3, 5, 12))
+
+
+def _sequences(rng: Rng) -> tuple:
+    return rng.standard_normal((3, 5, 4)), 2 * rng.standard_normal(4)
+
+
+# of sources of five positions: one in part, an empty one, and a whole one
+LENGTHS = np.array([3, 0, 5])
+
+
 def _mlp(rng: Rng) -> tuple:
     shapes = (2, 3, 5), (5, 7), (7,), (7, 5), (5,)
     return tuple(rng.standard_normal(shape) for shape in shapes)
@@ -96,6 +108,8 @@ LAYERS = [
     Case("attention", "packed", _packed, lambda: {"n_head": 3, "starts": STARTS}),
     Case("attention", "packed dropout", _packed, lambda: _dropped(n_head=2, starts=STARTS)),
     Case("attention", "T=1", lambda rng: (rng.standard_normal((3, 1, 12)),), lambda: {"n_head": 2}),
+    Case("attention_pool", "", _sequences),
+    Case("attention_pool", "lengths", _sequences, lambda: {"lengths": LENGTHS}),
     Case("causal_softmax", "", lambda rng: (2 * rng.standard_normal((2, 3, 5, 5)),)),
     Case("causal_softmax", "earlier keys", lambda rng: (rng.standard_normal((2, 3, 5)),)),
     Case("causal_softmax", "packed", lambda rng: (rng.standard_normal((7, 3, 5, 5)),), lambda: {"starts": STARTS}),
@@ -104,6 +118,17 @@ LAYERS = [
         "packed cached",
         lambda rng: (rng.standard_normal((2, 3, 3, 7)),),
         lambda: {"starts": np.array([[0, 4, 6], [4, 3, 0], [1, 5, 5]])},
+    ),
+    Case("cross_attention", "", _cross, lambda: {"n_head": 3}),
+    Case("cross_attention", "one head", _cross, lambda: {"n_head": 1}),
+    Case("cross_attention", "lengths", _cross, lambda: {"n_head": 2, "lengths": LENGTHS}),
+    Case("cross_attention", "dropout", _cross, lambda: _dropped(n_head=3)),
+    Case("cross_attention", "lengths dropout", _cross, lambda: _dropped(n_head=2, lengths=LENGTHS)),
+    Case(
+        "cross_attention",
+        "T=1 S=1",
+        lambda rng: (rng.standard_normal((2, 1, 6)), rng.standard_normal((2, 1, 12))),
+        lambda: {"n_head": 2, "lengths": np.array([1, 0])},
     ),
     Case("cross_entropy", "", _cross_entropy),
     Case("cross_entropy", "V=1", lambda rng: (rng.standard_normal((3, 1)), np.zeros(3, int))),
@@ -123,6 +148,11 @@ LAYERS = [
     Case("mlp", "", _mlp),
     Case("mlp", "gelu", _mlp, lambda: {"activation": "gelu"}),
     Case("mlp", "no bias", lambda rng: tuple(a if a.ndim > 1 else None for a in _mlp(rng))),
+    Case("pool", "mean", lambda rng: _sequences(rng)[:1]),
+    Case("pool", "mean lengths", lambda rng: _sequences(rng)[:1], lambda: {"lengths": LENGTHS}),
+    Case("pool", "last", lambda rng: _sequences(rng)[:1], lambda: {"how": "last"}),
+    Case("pool", "last lengths", lambda rng: _sequences(rng)[:1], lambda: {"how": "last", "lengths": LENGTHS}),
+    Case("rmsnorm", "", lambda rng: _layernorm(rng)[:2]),
 ]
 
 

@@ -25,8 +25,12 @@ class Ops:
 
     attention_backward = staticmethod(layers.attention_backward)
     attention_forward = staticmethod(layers.attention_forward)
+    attention_pool_backward = staticmethod(layers.attention_pool_backward)
+    attention_pool_forward = staticmethod(layers.attention_pool_forward)
     causal_softmax_backward = staticmethod(layers.causal_softmax_backward)
     causal_softmax_forward = staticmethod(layers.causal_softmax_forward)
+    cross_attention_backward = staticmethod(layers.cross_attention_backward)
+    cross_attention_forward = staticmethod(layers.cross_attention_forward)
     cross_entropy_backward = staticmethod(layers.cross_entropy_backward)
     cross_entropy_forward = staticmethod(layers.cross_entropy_forward)
     dropout_backward = staticmethod(layers.dropout_backward)
@@ -48,6 +52,10 @@ class Ops:
     lora_forward = staticmethod(layers.lora_forward)
     mlp_backward = staticmethod(layers.mlp_backward)
     mlp_forward = staticmethod(layers.mlp_forward)
+    pool_backward = staticmethod(layers.pool_backward)
+    pool_forward = staticmethod(layers.pool_forward)
+    rmsnorm_backward = staticmethod(layers.rmsnorm_backward)
+    rmsnorm_forward = staticmethod(layers.rmsnorm_forward)
     adamw_update = staticmethod(adamw.adamw_update)
     muon_update = staticmethod(muon.muon_update)
 

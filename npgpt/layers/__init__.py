@@ -10,7 +10,9 @@ Imports: NumPy alone.
 """
 
 from npgpt.layers.attention import attention_backward, attention_forward
+from npgpt.layers.attention_pool import attention_pool_backward, attention_pool_forward
 from npgpt.layers.causal_softmax import causal_softmax_backward, causal_softmax_forward
+from npgpt.layers.cross_attention import cross_attention_backward, cross_attention_forward
 from npgpt.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from npgpt.layers.dropout import dropout_backward, dropout_forward
 from npgpt.layers.embedding import embedding_backward, embedding_forward
@@ -22,12 +24,18 @@ from npgpt.layers.linear import linear_backward, linear_forward
 from npgpt.layers.linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
 from npgpt.layers.lora import lora_backward, lora_forward
 from npgpt.layers.mlp import mlp_backward, mlp_forward
+from npgpt.layers.pool import pool_backward, pool_forward
+from npgpt.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 
 __all__ = [
     "attention_backward",
     "attention_forward",
+    "attention_pool_backward",
+    "attention_pool_forward",
     "causal_softmax_backward",
     "causal_softmax_forward",
+    "cross_attention_backward",
+    "cross_attention_forward",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "dropout_backward",
@@ -49,4 +57,8 @@ __all__ = [
     "lora_forward",
     "mlp_backward",
     "mlp_forward",
+    "pool_backward",
+    "pool_forward",
+    "rmsnorm_backward",
+    "rmsnorm_forward",
 ]
