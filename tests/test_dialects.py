@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from npgpt import GPT, GPTConfig, Tokenizer
 from npgpt.data.dialects import kind_of
 from npgpt.data.examples import Example, encode_examples, has_examples, read_examples, read_lines
-from npgpt.data.templates import AS_GIVEN, LINE, Template, asked_ids, escaped
+from npgpt.data.templates import AS_GIVEN, FOR_GENERATORS, LINE, Template, asked_ids, escaped
 from npgpt.generation.opening import learned
-from npgpt.generation.prompts import answer_prompt
+from npgpt.generation.prompts import Framing, Learned, answer_prompt, first_prompt
 from npgpt.support.files import read_sealed_json, write_sealed_json
 from npgpt.tokenizer import ByteTokenizer
 from npgpt.tokenizer.stream import text_file
@@ -260,6 +260,10 @@ def test_a_special_token_that_would_not_be_learned_is_refused(tokenizer):
         ("{[a]}{prompt}{completion}", "has no place"),
         ("{[{[{system}]}]}{prompt}{completion}", "cannot be in another"),
         ("", "{completion} is missing"),
+        ("{end}{prompt}{completion}", "{end} can stand only once, directly before {completion}"),
+        ("{prompt}{end}{end}{completion}", "{end} can stand only once"),
+        ("{[{system}{end}]}{prompt}{end}{completion}", "{end} can stand only once"),
+        ("{prompt}{completion}{end}", "{end} can stand only once"),
     ],
 )
 def test_a_template_that_is_none_is_refused(tmp_path, text, says):
@@ -294,6 +298,61 @@ def test_any_text_can_be_in_a_template_and_in_its_places(one, two, after, prompt
     template = Template.parse(spelt)
     assert template.shown(prompt, system) == one + prompt + two + (f"<{system}" if system else "")
     assert template.after == after
+
+
+# --- where a generator's prompt ends
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("name", ["alpaca", "input", "developer"])
+def test_the_end_token_comes_between_a_generators_prompt_and_its_completion(tokenizer, tmp_path, name, template):
+    """Whichever token that is, it is read and not learned, and all else is as the template without {end} has it."""
+    tokenizer = tokenizer.ending_with("<|im_end|>")
+    (example,) = read_examples([write(tmp_path / "a.jsonl", LINES[name][0])])
+    plain = TEMPLATES[template]
+    ended = plain.with_end()
+    assert (plain.ends, ended.ends, ended.with_end()) == (False, True, ended)
+    ((ids,), (read,)) = encode_examples([example], tokenizer, ended)
+    ((before,), (read_before,)) = encode_examples([example], tokenizer, plain)
+    at = int(np.flatnonzero(~read)[0])
+    assert at > 1
+    assert (ids[at - 1], read[at - 1]) == (tokenizer.end_id, True)
+    assert np.delete(ids, at - 1).tolist() == before.tolist()
+    assert np.delete(read, at - 1).tolist() == read_before.tolist()
+    model = GPT(GPTConfig(300, 400, 8, 1, 2))
+    asked = answer_prompt(model, tokenizer, example.prompt, (), False, ended, example.system, example.input)
+    assert asked == [tokenizer.end_id, *ids[:at].tolist()]
+
+
+@pytest.mark.parametrize(
+    ("text", "ended"),
+    [
+        ("{prompt}{completion}", "{prompt}{end}{completion}"),
+        (r"\{completion}{prompt}{completion}\{completion}", r"\{completion}{prompt}{end}{completion}\{completion}"),
+        (r"{prompt}\\{completion}", r"{prompt}\\{end}{completion}"),
+    ],
+)
+def test_an_end_goes_before_the_place_and_not_before_its_name_as_text(text, ended):
+    assert Template.parse(text).with_end().text == ended
+
+
+def test_a_generator_reads_one_turn(tokenizer):
+    with pytest.raises(ValueError, match="2 turns, and a generator reads one prompt"):
+        encode_examples([Example("a", "b", more=(("c", "d"),))], tokenizer, FOR_GENERATORS)
+    with pytest.raises(ValueError, match="give each completion a line of its own"):
+        asked_ids(FOR_GENERATORS, tokenizer, "c", before=[("a", "b")])
+
+
+def test_a_generators_text_begins_after_its_prompt(tokenizer):
+    end = tokenizer.end_id
+    known = Learned(examples=True, documents=False, template=FOR_GENERATORS)
+    enc = lambda text: tokenizer.encode(text).tolist()  # noqa: E731
+    assert first_prompt(tokenizer, None, known) == [end, end]
+    assert first_prompt(tokenizer, "嗨", known) == [end, *enc("嗨"), end]
+    assert first_prompt(tokenizer, "嗨", known._replace(template=AS_GIVEN)) == [end, *enc("嗨")]
+    framing = Framing(tokenizer, after_end=True, template=FOR_GENERATORS)
+    assert framing.text("Hi") == ([end, end, *enc("Hi")], 2)
+    assert framing.completion("嗨", "Hi", 99) == ([end, *enc("嗨"), end, *enc("Hi")], 2 + len(enc("嗨")))
 
 
 # --- the commands

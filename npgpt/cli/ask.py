@@ -139,11 +139,10 @@ class Asker(NamedTuple):
 
     def ids(self, prompt: str, before: Sequence[tuple[str, str]] = (), system: str = "", input: str = "") -> list[int]:
         """Return the ids of a prompt that comes after the turns before it."""
-        from npgpt.data.templates import AS_GIVEN
         from npgpt.generation.prompts import answer_prompt
 
-        model, special, template = self.generator.model, self.args.special, self.template or AS_GIVEN
-        return answer_prompt(model, self.tokenizer, prompt, before, special, template, system, input)
+        model, special = self.generator.model, self.args.special
+        return answer_prompt(model, self.tokenizer, prompt, before, special, self.template, system, input)
 
 
 def complete_prompt(asker: Asker) -> list[str]:

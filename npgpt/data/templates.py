@@ -7,9 +7,13 @@ r"""Templates: how a system message, a prompt and a completion become what a mod
 {prompt} and {completion} are places. A part in {[ and ]} is left out where a place in it has no text. Special tokens
 that a template names are encoded as such; in the texts of an example they are text. The model learns the completion
 and the end token that follows it. It reads what comes before {completion}, and, between turns, what comes after it.
+
+{end}, directly before {completion}, is the tokenizer's end token, whichever that is. It is read, and tells a generator
+where its encoder's text ends and its decoder's begins: {prompt}{end}{completion}.
 """
 
 import functools
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,14 +28,19 @@ from npgpt.tokenizer import Tokenizer
 from npgpt.tokenizer.stream import TextFile, read_parts
 
 PLACES = {"prompt": "prompt", "instruction": "prompt", "input": "input", "system": "system", "completion": "completion"}
+END = "end"  # the word for the end token
 BLANK = "\n\n"  # what is put between texts that share a place
+ONE_TURN = (
+    "and a generator reads one prompt and writes one completion: give each completion a line of its own, with all that "
+    "comes before it in the prompt"
+)
 SANDBOX = "npgpt has no sandbox to run one in"
 
 
 class Node(NamedTuple):
-    """A part of a template: plain text, the name of a place, or a part that may be left out."""
+    """A part of a template: plain text, the name of a place, a part that may be left out, or the end token."""
 
-    kind: str  # "text", "place" or "part"
+    kind: str  # "text", "place", "part" or END
     text: str = ""
     inside: "tuple[Node, ...]" = ()
 
@@ -39,11 +48,13 @@ class Node(NamedTuple):
 class Text(NamedTuple):
     """A text on its way to a tokenizer.
 
-    own  whether it is the template's own, in which special tokens are encoded as such
+    own   whether it is the template's own, in which special tokens are encoded as such
+    ends  whether the end token stands here, in place of a text
     """
 
     text: str
     own: bool
+    ends: bool = False
 
 
 Turns = Sequence[tuple[str, str]]  # pairs of a prompt and its completion
@@ -82,6 +93,7 @@ class Template(NamedTuple):
         Raises ValueError for a name that is no place, and for places that are missing, given twice or out of order.
         """
         nodes, _ = parse_nodes(text, 0, inside=False)
+        require_end_before_completion(nodes)
         kinds = [node.kind for node in nodes]
         names = list(places(nodes))
         top = [PLACES[node.text] for node in nodes if node.kind == "place"]
@@ -96,6 +108,17 @@ class Template(NamedTuple):
         if set(kinds[at + 1 :]) - {"text"}:
             raise ValueError("{completion} must be the last place: what follows it is read before the next turn")
         return cls(text, tuple(nodes[:at]), "".join(node.text for node in nodes[at + 1 :]))
+
+    @property
+    def ends(self) -> bool:
+        """Whether {end} stands before the completion, as in the templates of generators."""
+        return self.before[-1:] == (Node(END),)
+
+    def with_end(self) -> "Template":
+        """Return this template with {end} before {completion}."""
+        if self.ends:
+            return self
+        return parse_template(re.sub(r"(?<!\\)((?:\\\\)*)\{completion\}", r"\1{end}{completion}", self.text))
 
     def prompt(self, prompt: str, system: str = "", input: str = "") -> list[Text]:
         """Return what the model reads before a completion.
@@ -128,6 +151,14 @@ class Template(NamedTuple):
                 f"{tokenizer.end_token}: give --end-token '{name}', or leave it out of the template"
             )
         return cut[cut.index(first) + 1 :]
+
+
+def require_end_before_completion(nodes: Sequence[Node]) -> None:
+    """Raise ValueError for an {end} that is not directly before {completion}."""
+    inside = [node for part in nodes for node in part.inside]
+    before = [one for one, following in itertools.pairwise(nodes) if following == Node("place", "completion")]
+    if [*nodes, *inside].count(Node(END)) > before.count(Node(END)):
+        raise ValueError("{end} can stand only once, directly before {completion}")
 
 
 def places(nodes: Iterable[Node]) -> Iterator[str]:
@@ -173,10 +204,10 @@ def parse_nodes(text: str, at: int, inside: bool) -> tuple[list[Node], int]:
                 raise ValueError("a part in {[ ]} has no place, so it would always be there: leave {[ ]} out")
             nodes.append(Node("part", inside=tuple(part)))
         elif name := re.compile(r"(\w+)\}").match(text, at):
-            if name[1] not in PLACES:
+            if name[1] not in (*PLACES, END):
                 raise ValueError(f"{{{name[1]}}} is no place{nearest(name[1], PLACES)}; as text it is \\{{{name[1]}}}")
             flush()
-            nodes.append(Node("place", name[1]))
+            nodes.append(Node(END) if name[1] == END else Node("place", name[1]))
             at = name.end()
         else:
             plain.append(brace)
@@ -201,6 +232,8 @@ def filled(nodes: Iterable[Node], values: dict[str, str]) -> Iterator[Text]:
             yield Text(node.text, own=True)
         elif node.kind == "place":
             yield Text(values[PLACES[node.text]], own=False)
+        elif node.kind == END:
+            yield Text("", own=True, ends=True)
         elif all(values[name] for name in places(node.inside)):
             yield from filled(node.inside, values)
 
@@ -218,7 +251,9 @@ def with_specials(texts: Iterable[Text], tokenizer: Tokenizer) -> list[int | str
     """
     found: list[int | str] = [""]
     special = any_of(tuple(tokenizer.special_tokens))
-    for text, own in texts:
+    for text, own, ends in texts:
+        if ends:
+            found += [tokenizer.require_end_id(), ""]
         at = 0
         for token in special.finditer(text) if own else ():
             found[-1] = f"{found[-1]}{text[at : token.start()]}"
@@ -235,8 +270,10 @@ def turn_parts(
 
     They are, for each turn, what is read before its completion, and the completion. Between two of them come the end
     token, which is learned, and what the template has after {completion}. The system message and the input are those
-    of the first turn.
+    of the first turn. Raises ValueError for several turns in a template with {end}, which reads one.
     """
+    if template.ends and len(turns) > 1:
+        raise ValueError(f"{len(turns)} turns, {ONE_TURN}")
     between = template.between(tokenizer)
     parts: list[tuple[list[int | str], bool]] = []
     for number, (prompt, completion) in enumerate(turns):
@@ -319,5 +356,6 @@ def about_chat_template(folder: Path) -> str | None:
 
 
 AS_GIVEN = Template.parse("{prompt}{completion}")  # for prompts and completions, which are written for it
+FOR_GENERATORS = Template.parse("{prompt}{end}{completion}")  # which read with an encoder and write with a decoder
 LINE = Template.parse("{prompt}\n{completion}")  # for texts that were not written to be read in one
 parse_template = functools.cache(Template.parse)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from npgpt.data.templates import AS_GIVEN, Template
+from npgpt.data.templates import Template
 from npgpt.generation.engine import Generator, draws, generate
 from npgpt.generation.in_order import SLOTS, finished, in_order
 from npgpt.generation.prompts import answer_prompt
@@ -68,14 +68,14 @@ def answers(
     temperature: float = 0.0,
     top_p: float | None = None,
     seed: int = 0,
-    template: Template = AS_GIVEN,
+    template: Template | None = None,
     of: Iterable[tuple[str, str]] | None = None,
 ) -> Iterator[str]:
     """Yield a completion of each prompt, in order. At temperature 0 each token is the likeliest one.
 
     Each has draws of its own: the first those of `seed`, as npgpt.generate.
 
-    template  how the prompts are read
+    template  how the prompts are read; None for the usual way of such models
     of        the system message and the input of each prompt; None for none
     """
     prompts = list(prompts)

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from npgpt.data.templates import FOR_GENERATORS
 from npgpt.generation.prompts import Learned
 from npgpt.hub.peft import first_with, folders_of, is_adapter
 from npgpt.models.base import Model
-from npgpt.models.registry import open_model, verify
+from npgpt.models.registry import holds_generator, open_model, verify
 from npgpt.support.files import read_sealed_json
 from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import load_last, say_if_unevaluated
@@ -45,8 +46,14 @@ def open_run(
 
 
 def learned(name: str | Path, base: str | Path | None = None) -> Learned:
-    """Return what a model has learned of where texts begin and end; of one from another library, documents."""
-    if not (first_with(folders_of(Path(name), base), "train.json") / "train.json").is_file():
+    """Return what a model has learned of where texts begin and end; of one from another library, documents.
+
+    A generator without a train.json has learned prompts and completions as they are.
+    """
+    folders = folders_of(Path(name), base)
+    if not (first_with(folders, "train.json") / "train.json").is_file():
+        if holds_generator(folders[-1]):
+            return Learned(examples=True, documents=False, template=FOR_GENERATORS)
         return Learned(examples=False, documents=True)
     return Learned.of(learned_from(name, base))
 

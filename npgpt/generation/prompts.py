@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
-from npgpt.data.templates import AS_GIVEN, Template, Turns, asked_ids, parse_template
+from npgpt.data.templates import AS_GIVEN, FOR_GENERATORS, Template, Turns, asked_ids, parse_template
 from npgpt.models.base import Model
+from npgpt.models.registry import is_generator
 from npgpt.tokenizer import Tokenizer
 
 
@@ -37,6 +38,16 @@ class Learned(NamedTuple):
         """Whether a new text begins after the end token, and ends with it."""
         return self.examples or self.documents
 
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether it is a generator, which reads a prompt up to an end token and then writes."""
+        return self.template is not None and self.template.ends
+
+
+def usual_template(model: Model) -> Template:
+    """Return how a model reads prompts and completions if nothing else says so."""
+    return FOR_GENERATORS if is_generator(model) else AS_GIVEN
+
 
 def first_prompt(
     tokenizer: Tokenizer, text: str | None, learned: Learned, first: int = 0, special: bool = False
@@ -48,11 +59,18 @@ def first_prompt(
              given if it has learned examples; of documents, it may be the middle of one
     first    the token to begin with if there is neither an end token to begin after nor a line end
     special  whether special tokens in the text are encoded as such, not as plain text
+
+    A generator's text is its prompt, after which the end token comes; without a text, that of an empty prompt.
     """
     if text is None:
-        return new_text(tokenizer, learned.ends) or [first]
+        return [*(new_text(tokenizer, learned.ends) or [first]), *boundary(tokenizer, learned.reads_prompts)]
     begin = [tokenizer.end_id] if tokenizer.end_id is not None and learned.examples else []
-    return begin + tokenizer.encode_prompt(text, special)
+    return [*begin, *tokenizer.encode_prompt(text, special), *boundary(tokenizer, learned.reads_prompts)]
+
+
+def boundary(tokenizer: Tokenizer, reads_prompts: bool) -> list[int]:
+    """Return what comes after a prompt: of a generator the end token, of other models nothing."""
+    return [tokenizer.require_end_id()] if reads_prompts else []
 
 
 def new_text(tokenizer: Tokenizer, after_end: bool) -> list[int]:
@@ -90,7 +108,7 @@ class Framing(NamedTuple):
 
     def text(self, text: str) -> Framed:
         """Return the tokens of a text, which begins anew."""
-        before = new_text(self.tokenizer, self.after_end)
+        before = [*new_text(self.tokenizer, self.after_end), *boundary(self.tokenizer, self.template.ends)]
         ids = [*before, *self.tokenizer.encode_prompt(text, self.special), *self.following()]
         first = max(1, len(before))
         if len(ids) <= first:
@@ -137,7 +155,7 @@ def answer_prompt(
     prompt: str,
     before: Turns = (),
     special: bool = False,
-    template: Template = AS_GIVEN,
+    template: Template | None = None,
     system: str = "",
     input: str = "",
 ) -> list[int]:
@@ -145,10 +163,12 @@ def answer_prompt(
 
     before    the earlier turns of the conversation, pairs of a prompt and its completion
     special   whether special tokens in the prompts are encoded as such, not as plain text
-    template  how prompts are read; the system message and the input belong to the first one
+    template  how prompts are read, None for the usual way of such models; the system message and the input belong to
+              the first prompt
 
     Prompts and completions are encoded separately, as in training. Raises ValueError for a prompt that leaves no room.
     """
+    template = usual_template(model) if template is None else template
     ids = [tokenizer.require_end_id(), *asked_ids(template, tokenizer, prompt, before, special, system, input)]
     if len(ids) >= model.config.n_positions:
         what = "conversation" if before else "prompt"

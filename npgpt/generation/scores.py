@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 from npgpt.generation.decoder import new_decoder
-from npgpt.generation.prompts import Framed, Framing
+from npgpt.generation.prompts import Framed, Framing, usual_template
 from npgpt.generation.rules import likeliest
 from npgpt.models.base import Decoder, Model
 from npgpt.tokenizer import Tokenizer
@@ -133,7 +133,8 @@ def score(
     """
     if top < 0 or top > tokenizer.vocab_size:
         raise ValueError(f"top={top} must be in 0..{tokenizer.vocab_size}, the size of the vocabulary")
-    framing = Framing(tokenizer, tokenizer.end_id is not None if after_end is None else after_end, end, special)
+    after_end = tokenizer.end_id is not None if after_end is None else after_end
+    framing = Framing(tokenizer, after_end, end, special, usual_template(model))
     if (text is None) == (prompt is None) or (prompt is None) != (completion is None):
         raise ValueError("give a text, or a prompt and a completion")
     if text is not None:

@@ -18,6 +18,8 @@ from npgpt.models.gpt2_memory import floats_to_evaluate, floats_to_train
 from npgpt.models.gpt2_parameters import init_parameters, parameter_shapes
 from npgpt.models.gpt2_resized import resized
 from npgpt.models.lora import merged, require_gpt
+from npgpt.models.seq_config import MODEL_TYPE as GENERATOR
+from npgpt.models.seq_config import SeqConfig
 from npgpt.ops import Ops
 from npgpt.support.files import read_json
 from npgpt.support.hints import nearest
@@ -91,10 +93,25 @@ def open_model(
         path = first_with([*adapters, name], "generation_config.json") / "generation_config.json"
         model.config = with_ends(path, model.config, own=False)
         return model
-    path = name / "config.json"
-    kind = str(read_json(path).get("model_type")) if path.is_file() else "gpt2"
+    kind = model_type(name)
     opener = OPENERS.get(kind, OPENERS["gpt2"])  # whose error names a kind that nobody opens
     return (MAPPING.get(kind, opener) if mapped else opener)(name, dtype, ops)
+
+
+def model_type(folder: Path) -> str:
+    """Return the kind of model that a folder's config.json names."""
+    path = folder / "config.json"
+    return str(read_json(path).get("model_type")) if path.is_file() else "gpt2"
+
+
+def holds_generator(folder: Path) -> bool:
+    """Say whether a folder's model is a generator."""
+    return model_type(folder) == GENERATOR
+
+
+def is_generator(model: Model) -> bool:
+    """Say whether a model reads a prompt with an encoder, up to an end token, and then writes with a decoder."""
+    return isinstance(model.config, SeqConfig)
 
 
 def with_weights(model: Model, weights: str | None) -> Model:

@@ -11,6 +11,7 @@ DECODERS = ("gru", "lstm", "transformer")
 BRIDGES = ("mean", "last", "attention")
 EMBEDDINGS = ("own", "encoder")
 LOSSES = ("ce", "cosine", "ce+cosine")
+MODEL_TYPE = "npgpt_generator"  # of config.json
 
 
 @dataclasses.dataclass(frozen=True)
