@@ -85,6 +85,11 @@ def _sequences(rng: Rng) -> tuple:
 LENGTHS = np.array([3, 0, 5])
 
 
+def _recurrent(gates: int, states: int, B: int = 3, T: int = 5, n_in: int = 4, H: int = 2) -> Callable[[Rng], tuple]:
+    shapes = [(B, T, n_in), *[(B, H)] * states, (gates * H, n_in), (gates * H, H), (gates * H,), (gates * H,)]
+    return lambda rng: tuple(rng.standard_normal(shape) for shape in shapes)
+
+
 def _mlp(rng: Rng) -> tuple:
     shapes = (2, 3, 5), (5, 7), (7,), (7, 5), (5,)
     return tuple(rng.standard_normal(shape) for shape in shapes)
@@ -137,6 +142,9 @@ LAYERS = [
     Case("embedding", "", lambda rng: (rng.integers(0, 4, (3, 5)), rng.standard_normal((6, 3)))),
     Case("gelu", "", _x),
     Case("gelu_new", "", _x),
+    Case("gru", "", _recurrent(3, 1)),
+    Case("gru", "lengths", _recurrent(3, 1), lambda: {"lengths": LENGTHS}),
+    Case("gru", "lengths reverse", _recurrent(3, 1), lambda: {"lengths": LENGTHS, "reverse": True}),
     Case("layernorm", "", _layernorm),
     Case("layernorm", "no bias", lambda rng: (*_layernorm(rng)[:2], None)),
     Case("linear_cross_entropy", "", _linear_cross_entropy),
@@ -145,6 +153,9 @@ LAYERS = [
     Case("linear", "no bias", lambda rng: (*_linear(rng)[:2], None)),
     Case("lora", "", _lora, lambda: {"scale": 0.7}),
     Case("lora", "r=1", lambda rng: _lora(rng, 1), lambda: {"scale": 2.0}),
+    Case("lstm", "", _recurrent(4, 2)),
+    Case("lstm", "lengths", _recurrent(4, 2), lambda: {"lengths": LENGTHS}),
+    Case("lstm", "lengths reverse", _recurrent(4, 2), lambda: {"lengths": LENGTHS, "reverse": True}),
     Case("mlp", "", _mlp),
     Case("mlp", "gelu", _mlp, lambda: {"activation": "gelu"}),
     Case("mlp", "no bias", lambda rng: tuple(a if a.ndim > 1 else None for a in _mlp(rng))),

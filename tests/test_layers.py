@@ -125,7 +125,9 @@ def test_nothing_is_written_into_arguments_dout_or_cache(case, ops):
             np.testing.assert_array_equal(one, two)
 
 
-WITH_PARAMETERS = [case for case in LAYERS if len(inspect.signature(case.pair(REFERENCE)[1]).parameters) > 2]
+WITH_PARAMETERS = [
+    case for case in LAYERS if case.layer != "lstm" and len(inspect.signature(case.pair(REFERENCE)[1]).parameters) > 2
+]
 
 
 @pytest.mark.parametrize("ops", OPS)

@@ -18,11 +18,13 @@ from npgpt.layers.dropout import dropout_backward, dropout_forward
 from npgpt.layers.embedding import embedding_backward, embedding_forward
 from npgpt.layers.gelu import gelu_backward, gelu_forward
 from npgpt.layers.gelu_new import gelu_new_backward, gelu_new_forward
+from npgpt.layers.gru import gru_backward, gru_forward
 from npgpt.layers.int8 import int8_linear_forward
 from npgpt.layers.layernorm import layernorm_backward, layernorm_forward
 from npgpt.layers.linear import linear_backward, linear_forward
 from npgpt.layers.linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
 from npgpt.layers.lora import lora_backward, lora_forward
+from npgpt.layers.lstm import lstm_backward, lstm_forward
 from npgpt.layers.mlp import mlp_backward, mlp_forward
 from npgpt.layers.pool import pool_backward, pool_forward
 from npgpt.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
@@ -46,6 +48,8 @@ __all__ = [
     "gelu_forward",
     "gelu_new_backward",
     "gelu_new_forward",
+    "gru_backward",
+    "gru_forward",
     "int8_linear_forward",
     "layernorm_backward",
     "layernorm_forward",
@@ -55,6 +59,8 @@ __all__ = [
     "linear_forward",
     "lora_backward",
     "lora_forward",
+    "lstm_backward",
+    "lstm_forward",
     "mlp_backward",
     "mlp_forward",
     "pool_backward",
