@@ -101,6 +101,25 @@ def _cross_entropy(rng: Rng) -> tuple:
     return 2 * rng.standard_normal((2, 5, 7)), targets
 
 
+def _cosine(rng: Rng) -> tuple:
+    return rng.standard_normal((2, 3, 5)), 2 * rng.standard_normal((2, 3, 5))
+
+
+def _kl(rng: Rng) -> tuple:
+    return 2 * rng.standard_normal((2, 5, 7)), 2 * rng.standard_normal((2, 5, 7))
+
+
+def _kl_topk(rng: Rng, V: int = 7) -> tuple:
+    return (2 * rng.standard_normal((2, 5, V)),)
+
+
+# positions that count, and those of a prompt
+COUNTED = np.array([[3, -100, 0, 1, 1], [2, 2, 5, 0, -100]])
+# a teacher's three likeliest tokens, which have 0.9 of the mass; in any order
+TOP = np.array([[[3, 0, 2], [6, 5, 4], [1, 2, 3], [0, 6, 3], [5, 1, 4]]] * 2)
+TOP_LOGP = np.log(np.array([0.5, 0.1, 0.3])) + np.zeros((2, 5, 1))
+
+
 def _linear_cross_entropy(rng: Rng) -> tuple:
     _, targets = _cross_entropy(rng)
     return rng.standard_normal((2, 5, 3)), rng.standard_normal((7, 3)), targets
@@ -136,6 +155,10 @@ LAYERS = [
         lambda: {"n_head": 2, "lengths": np.array([1, 0])},
     ),
     Case("cross_entropy", "", _cross_entropy),
+    Case("cosine", "", _cosine),
+    Case("cosine", "one row", lambda rng: tuple(x[0, 0] for x in _cosine(rng))),
+    Case("cosine", "shorter than eps", _cosine, lambda: {"eps": 3.0}),
+    Case("cross_entropy", "label smoothing", _cross_entropy, lambda: {"label_smoothing": 0.2}),
     Case("cross_entropy", "V=1", lambda rng: (rng.standard_normal((3, 1)), np.zeros(3, int))),
     Case("dropout", "", _x, lambda: _dropped()),
     Case("dropout", "off", _x, lambda: {"p": 0.3, "rng": None}),
@@ -145,6 +168,12 @@ LAYERS = [
     Case("gru", "", _recurrent(3, 1)),
     Case("gru", "lengths", _recurrent(3, 1), lambda: {"lengths": LENGTHS}),
     Case("gru", "lengths reverse", _recurrent(3, 1), lambda: {"lengths": LENGTHS, "reverse": True}),
+    Case("kl", "", _kl),
+    Case("kl", "temperature", _kl, lambda: {"temperature": 2.5}),
+    Case("kl", "ignored", _kl, lambda: {"temperature": 0.8, "targets": COUNTED}),
+    Case("kl_topk", "", _kl_topk, lambda: {"ids": TOP, "logp": TOP_LOGP}),
+    Case("kl_topk", "ignored", _kl_topk, lambda: _top(temperature=2.5, targets=COUNTED)),
+    Case("kl_topk", "all tokens", lambda rng: _kl_topk(rng, 3), lambda: _top(ids=np.argsort(TOP))),
     Case("layernorm", "", _layernorm),
     Case("layernorm", "no bias", lambda rng: (*_layernorm(rng)[:2], None)),
     Case("linear_cross_entropy", "", _linear_cross_entropy),
@@ -165,6 +194,10 @@ LAYERS = [
     Case("pool", "last lengths", lambda rng: _sequences(rng)[:1], lambda: {"how": "last", "lengths": LENGTHS}),
     Case("rmsnorm", "", lambda rng: _layernorm(rng)[:2]),
 ]
+
+
+def _top(**options: Any) -> dict[str, Any]:
+    return {"ids": TOP, "logp": TOP_LOGP} | options
 
 
 def _dropped(**options: Any) -> dict[str, Any]:

@@ -130,6 +130,14 @@ WITH_PARAMETERS = [
 ]
 
 
+def has_parameters(case):
+    further = list(inspect.signature(case.pair(REFERENCE)[1]).parameters)[2:]
+    return bool(further) and further != ["with_teacher"]
+
+
+WITH_PARAMETERS = [case for case in LAYERS if has_parameters(case)]
+
+
 @pytest.mark.parametrize("ops", OPS)
 @pytest.mark.parametrize("case", WITH_PARAMETERS, ids=ids_of(WITH_PARAMETERS))
 def test_a_gradient_goes_into_the_array_that_is_given_for_it(case, ops):

@@ -4,6 +4,7 @@ import numpy as np
 
 from npgpt.kernels.exp import exp
 from npgpt.kernels.rows import as_rows, largest
+from npgpt.layers.cross_entropy import checked_smoothing
 from npgpt.support.buffers import empty
 from npgpt.support.jit import jit
 
@@ -12,21 +13,24 @@ NOT_COUNTED = -1  # replaces ignore_index, whatever its value
 
 
 def cross_entropy_forward(
-    logits: np.ndarray, targets: np.ndarray, ignore_index: int = -100
+    logits: np.ndarray, targets: np.ndarray, ignore_index: int = -100, label_smoothing: float = 0.0
 ) -> tuple[np.ndarray, tuple]:
     """Do what npgpt.layers.cross_entropy_forward does, but keep the logits and two numbers per row."""
+    e = checked_smoothing(label_smoothing)
     rows = as_rows(logits)
     ids, count = checked(targets, logits.shape[-1], ignore_index)
     stats = empty((len(rows), 2), rows.dtype)
-    loss = rows.dtype.type(_forward(rows, ids, stats) / count)
-    return loss, (rows, ids, stats, count, logits.shape)
+    loss = rows.dtype.type(_forward(rows, ids, e, stats) / count)
+    return loss, (rows, ids, stats, count, logits.shape, e)
 
 
 def cross_entropy_backward(dout: np.ndarray | float, cache: tuple) -> np.ndarray:
     """Do what npgpt.layers.cross_entropy_backward does."""
-    rows, ids, stats, count, shape = cache
+    rows, ids, stats, count, shape, e = cache
     dlogits = empty(rows.shape, rows.dtype)
-    _backward(rows, ids, stats, rows.dtype.type(rows.dtype.type(dout) / count), dlogits)
+    real = rows.dtype.type
+    scale = real(real(dout) / count)
+    _backward(rows, ids, stats, scale, real(scale * (1 - e)), real(scale * e / shape[-1]), dlogits)
     return dlogits.reshape(shape)
 
 
@@ -47,7 +51,7 @@ def checked(targets: np.ndarray, V: int, ignore_index: int) -> tuple[np.ndarray,
 
 
 @jit
-def _forward(logits: np.ndarray, ids: np.ndarray, stats: np.ndarray) -> float:
+def _forward(logits: np.ndarray, ids: np.ndarray, e: float, stats: np.ndarray) -> float:
     V = logits.shape[1]
     loss = np.float64(0)
     for n in range(logits.shape[0]):
@@ -63,16 +67,29 @@ def _forward(logits: np.ndarray, ids: np.ndarray, stats: np.ndarray) -> float:
         stats[n, 0], stats[n, 1] = top, 1 / total
         if ids[n] != NOT_COUNTED:
             loss += np.log(total) - (np.float64(logits[n, ids[n]]) - top)
+            if e:
+                rest = np.float64(0)
+                for v in range(V):
+                    rest += np.float64(logits[n, v]) - top
+                loss += e * (np.float64(logits[n, ids[n]]) - top - rest / V)
     return loss
 
 
 @jit
-def _backward(logits: np.ndarray, ids: np.ndarray, stats: np.ndarray, scale: float, dlogits: np.ndarray) -> None:
+def _backward(
+    logits: np.ndarray,
+    ids: np.ndarray,
+    stats: np.ndarray,
+    scale: float,
+    of_target: float,
+    of_each: float,
+    dlogits: np.ndarray,
+) -> None:
     for n in range(logits.shape[0]):
         if ids[n] == NOT_COUNTED:
             dlogits[n, :] = 0
             continue
         top, share = stats[n, 0], stats[n, 1] * scale
         for v in range(logits.shape[1]):
-            dlogits[n, v] = exp(logits[n, v] - top) * share
-        dlogits[n, ids[n]] -= scale
+            dlogits[n, v] = exp(logits[n, v] - top) * share - of_each
+        dlogits[n, ids[n]] -= of_target

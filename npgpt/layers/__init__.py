@@ -12,6 +12,7 @@ Imports: NumPy alone.
 from npgpt.layers.attention import attention_backward, attention_forward
 from npgpt.layers.attention_pool import attention_pool_backward, attention_pool_forward
 from npgpt.layers.causal_softmax import causal_softmax_backward, causal_softmax_forward
+from npgpt.layers.cosine import cosine_backward, cosine_forward
 from npgpt.layers.cross_attention import cross_attention_backward, cross_attention_forward
 from npgpt.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from npgpt.layers.dropout import dropout_backward, dropout_forward
@@ -20,6 +21,8 @@ from npgpt.layers.gelu import gelu_backward, gelu_forward
 from npgpt.layers.gelu_new import gelu_new_backward, gelu_new_forward
 from npgpt.layers.gru import gru_backward, gru_forward
 from npgpt.layers.int8 import int8_linear_forward
+from npgpt.layers.kl import kl_backward, kl_forward
+from npgpt.layers.kl_topk import kl_topk_backward, kl_topk_forward
 from npgpt.layers.layernorm import layernorm_backward, layernorm_forward
 from npgpt.layers.linear import linear_backward, linear_forward
 from npgpt.layers.linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
@@ -36,6 +39,8 @@ __all__ = [
     "attention_pool_forward",
     "causal_softmax_backward",
     "causal_softmax_forward",
+    "cosine_backward",
+    "cosine_forward",
     "cross_attention_backward",
     "cross_attention_forward",
     "cross_entropy_backward",
@@ -51,6 +56,10 @@ __all__ = [
     "gru_backward",
     "gru_forward",
     "int8_linear_forward",
+    "kl_backward",
+    "kl_forward",
+    "kl_topk_backward",
+    "kl_topk_forward",
     "layernorm_backward",
     "layernorm_forward",
     "linear_backward",

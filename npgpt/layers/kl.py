@@ -1,0 +1,89 @@
+"""Kullback-Leibler divergence of a student's distribution from a teacher's, both softened by a temperature."""
+
+import math
+
+import numpy as np
+
+
+def kl_forward(
+    logits: np.ndarray,
+    teacher: np.ndarray,
+    temperature: float = 1.0,
+    targets: np.ndarray | None = None,
+    ignore_index: int = -100,
+) -> tuple[np.ndarray, tuple]:
+    """Average `T^2 * sum(p * log(p / q))`, p = softmax(teacher / T) and q = softmax(logits / T), over the positions.
+
+    Example: logits [0, 0] and teacher [log 3, 0] give 0.75 log 1.5 + 0.25 log 0.5 = 0.131.
+
+    logits   (..., V), the student's
+    teacher  (..., V), the teacher's logits
+    targets  (...) or None: positions whose target is ignore_index do not count; other values mean nothing here
+    loss     a scalar in the dtype of logits, in nats; 0 if no position counts, and exactly 0 for equal logits
+
+    The factor T^2 keeps the gradient's size: it shrinks with 1 / T^2 as the distributions flatten.
+
+    Raises ValueError for a temperature that is not positive and for shapes that differ.
+
+    Source: Hinton, Vinyals, Dean, arXiv:1503.02531. Derivation: docs/layers/kl.md.
+    """
+    if logits.shape != teacher.shape:
+        raise ValueError(f"the student's logits {logits.shape} and the teacher's {teacher.shape} differ in shape")
+    V = logits.shape[-1]
+    counted = counted_positions(targets, logits.shape[:-1], ignore_index)
+    T = checked_temperature(temperature)
+    log_q = _log_softmax(logits.reshape(-1, V)[counted] / T)
+    log_p = _log_softmax(teacher.reshape(-1, V)[counted] / T)
+    p, surplus = np.exp(log_p), log_p - log_q
+    each = (p * surplus).sum(axis=-1, keepdims=True)
+    loss = each.sum() * (T * T / max(counted.size, 1))
+    return loss, (log_q, p, surplus, each, counted, T, logits.shape)
+
+
+def kl_backward(
+    dloss: np.ndarray | float, cache: tuple, with_teacher: bool = True
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return `dlogits = dloss * T / N * (q - p)` and `dteacher = dloss * T / N * p * (log(p / q) - KL)`.
+
+    N is the number of positions that count, and KL the position's divergence. Positions that do not count get 0.
+
+    dloss         the scalar gradient of the loss
+    with_teacher  False returns None in the place of dteacher: a teacher is not trained
+    """
+    log_q, p, surplus, each, counted, T, shape = cache
+    # loss = T^2 / N * each.sum(), and the logits were divided by T
+    scale = p.dtype.type(dloss) * (T / max(counted.size, 1))
+    # each = (p * (log_p - log_q)).sum()
+    dlogits = _in_place(scale * (np.exp(log_q) - p), counted, shape)
+    dteacher = _in_place(scale * (p * (surplus - each)), counted, shape) if with_teacher else None
+    return dlogits, dteacher
+
+
+def counted_positions(targets: np.ndarray | None, shape: tuple[int, ...], ignore_index: int) -> np.ndarray:
+    """Return the flat indices of the positions that count: all without targets, or those that are not ignored.
+
+    Raises ValueError if there are not as many targets as positions.
+    """
+    if targets is None:
+        return np.arange(math.prod(shape))
+    if targets.shape != shape:
+        raise ValueError(f"targets {targets.shape} must be one for each position, {shape}")
+    return np.flatnonzero(targets.reshape(-1) != ignore_index)
+
+
+def checked_temperature(temperature: float) -> float:
+    """Return a temperature. Raises ValueError if it is not positive and finite."""
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature={temperature} must be positive")
+    return float(temperature)
+
+
+def _log_softmax(z: np.ndarray) -> np.ndarray:
+    shifted = z - z.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def _in_place(rows: np.ndarray, counted: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    out = np.zeros((math.prod(shape[:-1]), shape[-1]), rows.dtype)
+    out[counted] = rows
+    return out.reshape(shape)

@@ -1,0 +1,96 @@
+"""Kullback-Leibler divergence from a teacher of which only the K likeliest tokens and the rest's mass are known."""
+
+import math
+
+import numpy as np
+
+from npgpt.layers.kl import checked_temperature, counted_positions
+
+
+def kl_topk_forward(
+    logits: np.ndarray,
+    ids: np.ndarray,
+    logp: np.ndarray,
+    temperature: float = 1.0,
+    targets: np.ndarray | None = None,
+    ignore_index: int = -100,
+) -> tuple[np.ndarray, tuple]:
+    """Average `T^2 * (sum_k p_k log(p_k / q_k) + r log(r / s))` over the positions.
+
+    q = softmax(logits / T), p = exp(logp), and r = 1 - sum p and s are the masses that teacher and student give to all
+    other tokens together. It is the divergence of distributions over K + 1 outcomes, and so at most that over V tokens,
+    which it equals where the student divides s among the other tokens as the teacher divides r.
+
+    logits   (..., V), the student's
+    ids      (..., K) the teacher's tokens, none twice at a position
+    logp     (..., K) their log-probabilities at that temperature, in any float dtype. Where the probabilities add up
+             to more than 1 by rounding, or K is V, they are divided by their sum, and r is 0
+    targets  (...) or None: positions whose target is ignore_index do not count; other values mean nothing here
+    loss     a scalar in the dtype of logits, in nats; 0 if no position counts
+
+    Raises ValueError for a temperature that is not positive, shapes that do not fit, and an id that is outside the
+    vocabulary or occurs twice.
+    """
+    V, K = logits.shape[-1], ids.shape[-1]
+    T = checked_temperature(temperature)
+    counted = counted_positions(targets, logits.shape[:-1], ignore_index)
+    ids = checked_tokens(ids, logp, logits.shape)[counted]
+    z = logits.reshape(-1, V)[counted] / T
+    log_p, known = logp.reshape(-1, K)[counted].astype(z.dtype), np.take_along_axis(z, ids, -1)
+    others = z.copy()
+    np.put_along_axis(others, ids, -np.inf, -1)
+    total = np.exp(log_p).sum(axis=-1, keepdims=True)
+    over = np.maximum(total, 1) if K < V else total
+    log_p, rest = log_p - np.log(over), np.maximum(1 - total, 0) if K < V else 0 * total
+    # log s from the other logits alone: 1 - sum q_k would lose its digits where s is small
+    lse_known = _logsumexp(known)
+    lse_rest = _logsumexp(others) if K < V else np.full_like(lse_known, -np.inf)
+    lse = np.logaddexp(lse_known, lse_rest)
+    each = (np.exp(log_p) * (log_p - (known - lse))).sum(axis=-1, keepdims=True)
+    some = rest > 0
+    each[some] += rest[some] * (np.log(rest[some]) - (lse_rest - lse)[some])
+    loss = each.sum() * (T * T / max(counted.size, 1))
+    return loss, (others, known, lse, lse_rest, log_p, rest, ids, counted, T, logits.shape)
+
+
+def kl_topk_backward(dloss: np.ndarray | float, cache: tuple) -> np.ndarray:
+    """Return `dlogits = dloss * T / N * (q - p)`, where the teacher divides r among the other tokens as the student.
+
+    N is the number of positions that count. Positions that do not count get 0.
+
+    dloss    the scalar gradient of the loss
+    dlogits  (..., V)
+    """
+    others, known, lse, lse_rest, log_p, rest, ids, counted, T, shape = cache
+    # the other tokens: q = s * w and p = r * w, with w = exp(others - lse_rest), the student's division
+    if ids.shape[-1] < shape[-1]:
+        dz = np.exp(others - lse_rest) * (np.exp(lse_rest - lse) - rest)
+    else:
+        dz = np.zeros_like(others)
+    # each = (p * (log_p - (known - lse))).sum() + ...
+    np.put_along_axis(dz, ids, np.exp(known - lse) - np.exp(log_p), -1)
+    dlogits = np.zeros((math.prod(shape[:-1]), shape[-1]), others.dtype)
+    # loss = T^2 / N * each.sum(), and the logits were divided by T
+    dlogits[counted] = dz * (others.dtype.type(dloss) * (T / max(counted.size, 1)))
+    return dlogits.reshape(shape)
+
+
+def checked_tokens(ids: np.ndarray, logp: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the ids as int64 (N, K). Raises ValueError for what is no choice of K tokens at each position."""
+    V, K = shape[-1], ids.shape[-1]
+    if ids.shape != logp.shape or ids.shape[:-1] != shape[:-1] or not 1 <= K <= V:
+        raise ValueError(f"ids {ids.shape} and logp {logp.shape} must be {(*shape[:-1], 'K')}, with K in 1..{V}")
+    rows = ids.reshape(-1, K).astype(np.int64)
+    bad = rows[(rows < 0) | (rows >= V)]
+    if bad.size:
+        raise ValueError(f"id {bad[0]} is not in 0..{V - 1}")
+    ordered = np.sort(rows, axis=-1)
+    twice = ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]]
+    if twice.size:
+        raise ValueError(f"id {twice[0]} is there twice at one position")
+    return rows
+
+
+def _logsumexp(z: np.ndarray) -> np.ndarray:
+    top = z.max(axis=-1, keepdims=True)
+    return top + np.log(np.exp(z - top).sum(axis=-1, keepdims=True))
