@@ -4,7 +4,7 @@ import numpy as np
 
 from npgpt.kernels.exp import exp
 from npgpt.kernels.rows import as_rows, largest
-from npgpt.layers.cross_entropy import checked_smoothing
+from npgpt.layers.distributions import checked_smoothing
 from npgpt.support.buffers import empty
 from npgpt.support.jit import jit
 

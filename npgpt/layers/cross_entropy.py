@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from npgpt.layers.distributions import checked_smoothing
+
 
 def cross_entropy_forward(
     logits: np.ndarray, targets: np.ndarray, ignore_index: int = -100, label_smoothing: float = 0.0
@@ -55,10 +57,3 @@ def cross_entropy_backward(dout: np.ndarray | float, cache: tuple) -> np.ndarray
     # loss = nll.sum() / N
     dlogits *= probs.dtype.type(dout) / max(counted.size, 1)
     return dlogits.reshape(shape)
-
-
-def checked_smoothing(label_smoothing: float) -> float:
-    """Return the share that is divided among all tokens. Raises ValueError if it is not in 0..1."""
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing={label_smoothing} must be in 0..1")
-    return float(label_smoothing)

@@ -1,8 +1,8 @@
 """Kullback-Leibler divergence of a student's distribution from a teacher's, both softened by a temperature."""
 
-import math
-
 import numpy as np
+
+from npgpt.layers.distributions import checked_temperature, counted_positions, in_place, log_softmax
 
 
 def kl_forward(
@@ -32,8 +32,8 @@ def kl_forward(
     V = logits.shape[-1]
     counted = counted_positions(targets, logits.shape[:-1], ignore_index)
     T = checked_temperature(temperature)
-    log_q = _log_softmax(logits.reshape(-1, V)[counted] / T)
-    log_p = _log_softmax(teacher.reshape(-1, V)[counted] / T)
+    log_q = log_softmax(logits.reshape(-1, V)[counted] / T)
+    log_p = log_softmax(teacher.reshape(-1, V)[counted] / T)
     p, surplus = np.exp(log_p), log_p - log_q
     each = (p * surplus).sum(axis=-1, keepdims=True)
     loss = each.sum() * (T * T / max(counted.size, 1))
@@ -54,36 +54,6 @@ def kl_backward(
     # loss = T^2 / N * each.sum(), and the logits were divided by T
     scale = p.dtype.type(dloss) * (T / max(counted.size, 1))
     # each = (p * (log_p - log_q)).sum()
-    dlogits = _in_place(scale * (np.exp(log_q) - p), counted, shape)
-    dteacher = _in_place(scale * (p * (surplus - each)), counted, shape) if with_teacher else None
+    dlogits = in_place(scale * (np.exp(log_q) - p), counted, shape)
+    dteacher = in_place(scale * (p * (surplus - each)), counted, shape) if with_teacher else None
     return dlogits, dteacher
-
-
-def counted_positions(targets: np.ndarray | None, shape: tuple[int, ...], ignore_index: int) -> np.ndarray:
-    """Return the flat indices of the positions that count: all without targets, or those that are not ignored.
-
-    Raises ValueError if there are not as many targets as positions.
-    """
-    if targets is None:
-        return np.arange(math.prod(shape))
-    if targets.shape != shape:
-        raise ValueError(f"targets {targets.shape} must be one for each position, {shape}")
-    return np.flatnonzero(targets.reshape(-1) != ignore_index)
-
-
-def checked_temperature(temperature: float) -> float:
-    """Return a temperature. Raises ValueError if it is not positive and finite."""
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature={temperature} must be positive")
-    return float(temperature)
-
-
-def _log_softmax(z: np.ndarray) -> np.ndarray:
-    shifted = z - z.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
-def _in_place(rows: np.ndarray, counted: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    out = np.zeros((math.prod(shape[:-1]), shape[-1]), rows.dtype)
-    out[counted] = rows
-    return out.reshape(shape)

@@ -1,10 +1,8 @@
 """Kullback-Leibler divergence from a teacher of which only the K likeliest tokens and the rest's mass are known."""
 
-import math
-
 import numpy as np
 
-from npgpt.layers.kl import checked_temperature, counted_positions
+from npgpt.layers.distributions import checked_temperature, checked_tokens, counted_positions, in_place, logsumexp
 
 
 def kl_topk_forward(
@@ -43,9 +41,9 @@ def kl_topk_forward(
     over = np.maximum(total, 1) if K < V else total
     log_p, rest = log_p - np.log(over), np.maximum(1 - total, 0) if K < V else 0 * total
     # log s from the other logits alone: 1 - sum q_k would lose its digits where s is small
-    lse_known = _logsumexp(known)
-    lse_rest = _logsumexp(others) if K < V else np.full_like(lse_known, -np.inf)
-    lse = np.logaddexp(lse_known, lse_rest)
+    lse_known = logsumexp(known)
+    lse_rest = logsumexp(others) if K < V else np.full_like(lse_known, -np.inf)
+    lse = logsumexp(np.concatenate([lse_known, lse_rest], axis=-1))
     each = (np.exp(log_p) * (log_p - (known - lse))).sum(axis=-1, keepdims=True)
     some = rest > 0
     each[some] += rest[some] * (np.log(rest[some]) - (lse_rest - lse)[some])
@@ -69,28 +67,6 @@ def kl_topk_backward(dloss: np.ndarray | float, cache: tuple) -> np.ndarray:
         dz = np.zeros_like(others)
     # each = (p * (log_p - (known - lse))).sum() + ...
     np.put_along_axis(dz, ids, np.exp(known - lse) - np.exp(log_p), -1)
-    dlogits = np.zeros((math.prod(shape[:-1]), shape[-1]), others.dtype)
     # loss = T^2 / N * each.sum(), and the logits were divided by T
-    dlogits[counted] = dz * (others.dtype.type(dloss) * (T / max(counted.size, 1)))
-    return dlogits.reshape(shape)
-
-
-def checked_tokens(ids: np.ndarray, logp: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the ids as int64 (N, K). Raises ValueError for what is no choice of K tokens at each position."""
-    V, K = shape[-1], ids.shape[-1]
-    if ids.shape != logp.shape or ids.shape[:-1] != shape[:-1] or not 1 <= K <= V:
-        raise ValueError(f"ids {ids.shape} and logp {logp.shape} must be {(*shape[:-1], 'K')}, with K in 1..{V}")
-    rows = ids.reshape(-1, K).astype(np.int64)
-    bad = rows[(rows < 0) | (rows >= V)]
-    if bad.size:
-        raise ValueError(f"id {bad[0]} is not in 0..{V - 1}")
-    ordered = np.sort(rows, axis=-1)
-    twice = ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]]
-    if twice.size:
-        raise ValueError(f"id {twice[0]} is there twice at one position")
-    return rows
-
-
-def _logsumexp(z: np.ndarray) -> np.ndarray:
-    top = z.max(axis=-1, keepdims=True)
-    return top + np.log(np.exp(z - top).sum(axis=-1, keepdims=True))
+    scale = others.dtype.type(dloss) * (T / max(counted.size, 1))
+    return in_place(scale * dz, counted, shape)
