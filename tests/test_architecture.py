@@ -277,6 +277,8 @@ LAYER_FILES = sorted(
 LAYER_FILES = sorted({path.stem for path in (ROOT / "layers").glob("*.py")} - {"__init__", "bf16", "int8", "lengths"})
 # distributions holds what several losses share
 NO_LAYERS = {"__init__", "bf16", "distributions", "int8"}
+# distributions and lengths hold what several layers share
+NO_LAYERS = {"__init__", "bf16", "distributions", "int8", "lengths"}
 LAYER_FILES = sorted({path.stem for path in (ROOT / "layers").glob("*.py")} - NO_LAYERS)
 
 
