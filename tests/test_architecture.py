@@ -269,16 +269,8 @@ def test_functions_do_one_thing():
 
 
 # bf16 computes three layers with rounded operands; weights of int8 are not trained, so their product has no backward;
-# lengths and recurrence hold what several layers share
-LAYER_FILES = sorted(
-    {path.stem for path in (ROOT / "layers").glob("*.py")} - {"__init__", "bf16", "int8", "lengths", "recurrence"}
-)
-# lengths holds what several layers share
-LAYER_FILES = sorted({path.stem for path in (ROOT / "layers").glob("*.py")} - {"__init__", "bf16", "int8", "lengths"})
-# distributions holds what several losses share
-NO_LAYERS = {"__init__", "bf16", "distributions", "int8"}
-# distributions and lengths hold what several layers share
-NO_LAYERS = {"__init__", "bf16", "distributions", "int8", "lengths"}
+# distributions, lengths and recurrence hold what several layers share
+NO_LAYERS = {"__init__", "bf16", "distributions", "int8", "lengths", "recurrence"}
 LAYER_FILES = sorted({path.stem for path in (ROOT / "layers").glob("*.py")} - NO_LAYERS)
 
 
