@@ -295,6 +295,8 @@ def test_backward_takes_dout_and_cache():
         assert [first.name, second.name] == ["dout", "cache"], name
         forward = inspect.signature(getattr(layers, f"{name}_forward")).parameters
         for place in others:  # where the gradient of a parameter goes
+            if (name, place.name) == ("kl", "with_teacher"):  # whether a gradient is computed
+                continue
             assert place.default is None
             # or the gradient of another result than out
             assert place.name.removeprefix("d") in forward or (name, place.name) == ("lstm", "dc_n")

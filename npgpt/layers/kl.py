@@ -41,18 +41,18 @@ def kl_forward(
 
 
 def kl_backward(
-    dloss: np.ndarray | float, cache: tuple, with_teacher: bool = True
+    dout: np.ndarray | float, cache: tuple, with_teacher: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return `dlogits = dloss * T / N * (q - p)` and `dteacher = dloss * T / N * p * (log(p / q) - KL)`.
+    """Return `dlogits = dout * T / N * (q - p)` and `dteacher = dout * T / N * p * (log(p / q) - KL)`.
 
     N is the number of positions that count, and KL the position's divergence. Positions that do not count get 0.
 
-    dloss         the scalar gradient of the loss
+    dout          the scalar gradient of the loss
     with_teacher  False returns None in the place of dteacher: a teacher is not trained
     """
     log_q, p, surplus, each, counted, T, shape = cache
     # loss = T^2 / N * each.sum(), and the logits were divided by T
-    scale = p.dtype.type(dloss) * (T / max(counted.size, 1))
+    scale = p.dtype.type(dout) * (T / max(counted.size, 1))
     # each = (p * (log_p - log_q)).sum()
     dlogits = in_place(scale * (np.exp(log_q) - p), counted, shape)
     dteacher = in_place(scale * (p * (surplus - each)), counted, shape) if with_teacher else None

@@ -51,12 +51,12 @@ def kl_topk_forward(
     return loss, (others, known, lse, lse_rest, log_p, rest, ids, counted, T, logits.shape)
 
 
-def kl_topk_backward(dloss: np.ndarray | float, cache: tuple) -> np.ndarray:
-    """Return `dlogits = dloss * T / N * (q - p)`, where the teacher divides r among the other tokens as the student.
+def kl_topk_backward(dout: np.ndarray | float, cache: tuple) -> np.ndarray:
+    """Return `dlogits = dout * T / N * (q - p)`, where the teacher divides r among the other tokens as the student.
 
     N is the number of positions that count. Positions that do not count get 0.
 
-    dloss    the scalar gradient of the loss
+    dout     the scalar gradient of the loss
     dlogits  (..., V)
     """
     others, known, lse, lse_rest, log_p, rest, ids, counted, T, shape = cache
@@ -68,5 +68,5 @@ def kl_topk_backward(dloss: np.ndarray | float, cache: tuple) -> np.ndarray:
     # each = (p * (log_p - (known - lse))).sum() + ...
     np.put_along_axis(dz, ids, np.exp(known - lse) - np.exp(log_p), -1)
     # loss = T^2 / N * each.sum(), and the logits were divided by T
-    scale = others.dtype.type(dloss) * (T / max(counted.size, 1))
+    scale = others.dtype.type(dout) * (T / max(counted.size, 1))
     return in_place(scale * dz, counted, shape)
