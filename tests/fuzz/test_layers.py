@@ -45,6 +45,14 @@ def test_packed_attention(seed, B, T, H, share):
     check("attention", *normal(seed, (B, T, 3 * H * 2)), n_head=H, starts=starts)
 
 
+@given(seed, st.sampled_from([("gru", 1), ("lstm", 2)]), *[st.integers(1, 3)] * 4, st.booleans())
+def test_recurrent(seed, layer, B, T, n_in, H, reverse):
+    name, states = layer
+    G, lengths = states + 2, np.random.default_rng(seed).integers(0, T + 1, B)
+    shapes = [(B, T, n_in), *[(B, H)] * states, (G * H, n_in), (G * H, H), (G * H,), (G * H,)]
+    check(name, *normal(seed, *shapes), lengths=lengths, reverse=reverse)
+
+
 @given(seed, size, size, st.integers(0, 3))
 def test_causal_softmax(seed, B, Tq, earlier):
     check("causal_softmax", *normal(seed, (B, Tq, Tq + earlier)))
