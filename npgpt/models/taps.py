@@ -61,6 +61,20 @@ class Taps:
                 raise ValueError(f"the model has no value {pattern!r}{nearest(pattern, known)}")
 
 
+class TapsUnder(Taps):
+    """Taps of a model that is a part of another one, whose names for its values begin with a prefix."""
+
+    def __init__(self, taps: Taps, prefix: str) -> None:
+        super().__init__()
+        self.taps, self.prefix = taps, prefix
+
+    def __call__(self, name: str, value: np.ndarray) -> np.ndarray:
+        return self.taps(self.prefix + name, value)
+
+    def want(self, names: Iterable[str]) -> bool:
+        return self.taps.want(self.prefix + name for name in names)
+
+
 class NoTaps(Taps):
     """Taps that see and replace nothing, at no cost. Training runs with them."""
 
