@@ -308,7 +308,10 @@ class TextConfig:
             raise ValueError("document_separator is empty: give a text, auto, file or none")
 
 
+# Those for small devices bring a tokenizer, because another vocabulary could be most of the model.
 PRESETS: dict[str, dict[str, Any]] = {
+    "nano": {"n_layer": 2, "n_head": 3, "n_embd": 48, "n_positions": 256, "tokenizer": "bpe:512"},
+    "micro": {"n_layer": 4, "n_head": 4, "n_embd": 64, "n_positions": 256, "tokenizer": "bpe:1024"},
     "tiny": {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64},
     "small": {"n_layer": 6, "n_head": 6, "n_embd": 384, "n_positions": 256},
     "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024},
@@ -316,13 +319,32 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280, "n_positions": 1024},
     "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600, "n_positions": 1024},
 }
+CHARACTERS = 65  # of a plain text in English, as nanoGPT counts them
 
 
 def preset(name: str, **changes: Any) -> GPTConfig:
-    """Return the GPTConfig of a preset, with the given fields changed.
+    """Return the GPTConfig of a preset, with the given fields changed. If the preset has a tokenizer, its vocabulary is
+    the default.
 
     Raises ValueError for an unknown name.
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}{nearest(name, PRESETS)}")
-    return GPTConfig(**settle(changes, PRESETS[name]))
+    sizes = dict(PRESETS[name])
+    if "tokenizer" in sizes:
+        sizes["vocab_size"] = int(sizes.pop("tokenizer").partition(":")[2])
+    return GPTConfig(**settle(changes, sizes))
+
+
+def usual_preset(name: str, **changes: Any) -> tuple[GPTConfig, str]:
+    """Return the GPTConfig of a preset as its training would have it, and where its vocabulary is from.
+
+    Unless it is given, the vocabulary is the preset's own, that of characters, or that of GPT-2.
+    """
+    if "vocab_size" in changes or name not in PRESETS:
+        return preset(name, **changes), "the given one"
+    if "tokenizer" in PRESETS[name]:
+        return preset(name, **changes), "the preset's own"
+    if name.startswith("gpt2"):
+        return preset(name, **changes), "that of GPT-2"
+    return preset(name, **changes, vocab_size=CHARACTERS), "the characters of a text in English"

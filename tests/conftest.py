@@ -35,6 +35,14 @@ def as_tuple(case):
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def quick_info():
+    """`npgpt info` measures a speed for a few tokens only."""
+    from npgpt.inspection import speed
+
+    speed.SECONDS = 0
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

@@ -332,7 +332,7 @@ def test_info_of_a_run_is_in_its_precision_and_counts_its_batches(tmp_path, monk
 def test_info_of_a_preset_needs_no_model(monkeypatch, capsys):
     monkeypatch.setattr("npgpt.support.parameters.np.zeros", lambda *args: pytest.fail("allocated"))
     monkeypatch.setattr("npgpt.training.threads.cores", lambda environ=None: 1)
-    out = lines_of(capsys, "--preset", "gpt2-xl", "--n-layer", "2", "--batch-size", "3")
+    out = lines_of(capsys, "--no-speed", "--preset", "gpt2-xl", "--n-layer", "2", "--batch-size", "3")
     assert out.startswith("gpt2-xl: 2 blocks, 25 heads, 1600 channels, context 1024, vocabulary 50,257")
     config = GPTConfig(n_layer=2, n_head=25, n_embd=1600)
     assert f"{config.n_parameters:,}" in out
@@ -340,11 +340,14 @@ def test_info_of_a_preset_needs_no_model(monkeypatch, capsys):
     assert in_bytes(weights) in out
     assert in_bytes(batches) in out
     monkeypatch.setattr("npgpt.support.machine.available_memory", lambda: 1_430_000_000)
-    assert "free here                      1.4 GB\n" in lines_of(capsys, "--preset", "tiny")
-    assert "does not fit: --batch-size 256 would\n" in lines_of(capsys, "--preset", "tiny", "--batch-size", "1024")
-    assert "does not fit: choose a smaller model" in lines_of(capsys, "--preset", "gpt2-xl")
+    wide = "--vocab-size", "50257"
+    assert "free here                      1.4 GB\n" in lines_of(capsys, "--no-speed", "--preset", "tiny")
+    assert "does not fit: --batch-size 256 would\n" in lines_of(
+        capsys, "--no-speed", "--preset", "tiny", *wide, "--batch-size", "1024"
+    )
+    assert "does not fit: choose a smaller model" in lines_of(capsys, "--no-speed", "--preset", "gpt2-xl")
     monkeypatch.setattr("npgpt.support.machine.available_memory", lambda: None)
-    assert "free here" not in lines_of(capsys, "--preset", "tiny")
+    assert "free here" not in lines_of(capsys, "--no-speed", "--preset", "tiny")
 
 
 @pytest.mark.parametrize(

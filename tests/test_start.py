@@ -47,5 +47,5 @@ def test_reference_ops_and_pages_of_help_compile_nothing(tmp_path):
     (tmp_path / "text").write_text("The quick brown fox. " * 100)
     where = ["--data", str(tmp_path / "text"), "--out", str(tmp_path / "run")]
     assert "compiling" not in npgpt(tmp_path, *TRAIN, *where, "--ops", "reference").stderr
-    assert "compiling" not in npgpt(tmp_path, "info", str(tmp_path / "run")).stderr
+    assert "compiling" not in npgpt(tmp_path, "info", "--no-speed", str(tmp_path / "run")).stderr
     assert not list((tmp_path / "cache").rglob("*.nbc"))

@@ -1,13 +1,15 @@
-"""Show a model's sizes, its parameters by group, the memory that it needs, and its FLOPs per token. With --preset, it
-does so for a model that does not exist yet; nothing is allocated for it."""
+"""Show a model's sizes, its parameters by group, the memory that it needs, its FLOPs per token, and how large and how
+fast it is with weights of 32 and of 8 bits: the speed is measured on one core. With --preset, it does so for a model
+that does not exist yet; with --no-speed, nothing is allocated for it."""
 
 import argparse
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from npgpt.cli.opening import add_run, find_run
-from npgpt.cli.options import DEFAULTS, add_fields
-from npgpt.config import PRESETS, GPTConfig, TrainConfig, preset
+from npgpt.cli.options import DEFAULTS, add_fields, announce_compiling
+from npgpt.config import CHARACTERS, PRESETS, GPTConfig, TrainConfig, usual_preset
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +20,10 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "npgpt info runs/poems",
     "npgpt info openai-community/gpt2 --batch-size 4",
+    "npgpt info --preset nano",
     "npgpt info --preset small --vocab-size 4096 --batch-size 32",
 )
+MOST_MEASURED = 200_000_000  # parameters of a model whose speed is measured
 FIELDS = tuple(field.name for field in dataclasses.fields(GPTConfig))
 
 
@@ -29,8 +33,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, metavar="B", help="sequences per batch of the training (default: the run's, or 12)"
     )
+    parser.add_argument("--no-speed", action="store_true", help="measure no speed, which takes a second")
     group = parser.add_argument_group("model, changes the preset")
-    add_fields(group, GPTConfig, dict.fromkeys(FIELDS, "the preset's") | DEFAULTS | {"vocab_size": "50257"})
+    vocabulary = f"the preset's, 50257 for those of GPT-2, else {CHARACTERS}"
+    add_fields(group, GPTConfig, dict.fromkeys(FIELDS, "the preset's") | DEFAULTS | {"vocab_size": vocabulary})
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
         flag = f"--{next(iter(changes)).replace('_', '-')}"
         raise ValueError(f"{flag} changes a preset, and {args.run} is a model that exists: leave it out")
     if args.preset is not None:
-        model, train, lora, split = shapes_of_model(preset(args.preset, **changes)), TrainConfig(), None, None
+        config, whose = usual_preset(args.preset, **changes)
+        model, train, lora, split = shapes_of_model(config), TrainConfig(), None, None
     else:
         model, train, lora, split = opened(find_run(args), args.base)
     if args.batch_size is not None:
@@ -54,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.run or args.preset}: {model.describe()}")
     if args.run is not None:
         print(f"tokenizer: {tokenizer_of(args.folder, args.base, model)}")
+    else:
+        print(f"vocabulary: {config.vocab_size:,} tokens, {whose}; --vocab-size N shows the model with another")
     if args.run is not None and is_adapter(args.folder):
         print_adapter(args.folder, args.base)
     print_parameters(model)
@@ -65,7 +74,66 @@ def run(args: argparse.Namespace) -> int:
         ("to train", 3 * forward, "the forward pass, and twice as much for the backward pass"),
     ):
         print(f"  {name:<20}{operations / 1e6:>9,.2f} million  {what}")
+    print_sizes(model, args)
     return 0
+
+
+def print_sizes(model: "Model", args: argparse.Namespace) -> None:
+    """Print how large a model is on disk and in memory, and how fast it writes, with weights of 32 and of 8 bits."""
+    from npgpt.inspection.speed import sizes_to_sample, tokens_per_second
+    from npgpt.models.registry import new_model, open_model, with_weights
+    from npgpt.training.memory import in_bytes
+
+    if not isinstance(model.config, GPTConfig):
+        return  # whose sizes are known from shapes
+    sizes, config = sizes_to_sample(model.config), model.config
+    why, speeds = not_measured(model, sum(size.memory for size in sizes.values()), args.no_speed), {}
+    if not why:
+        announce_compiling()
+        made: Any = (
+            new_model(config, 0, "float32", "fast")
+            if args.run is None
+            else open_model(args.folder, "float32", "fast", mapped=True, base=args.base)
+        )
+        kinds: dict[str, Callable[[], Any]] = {"int8": lambda: with_weights(made, "int8")}
+        if made is not kinds["int8"]():
+            kinds = {"float32": lambda: made} | kinds
+        speeds = {kind: tokens_per_second(make()) for kind, make in kinds.items()}
+    print(f"\nto sample {'on disk':>20}{'in memory':>13}{'on one core':>22}")
+    for kind, size in sizes.items():
+        speed = speeds.get(kind)
+        shown = f"{significant(speed):>13} tokens/s" if speed else f"{'-':>22}"
+        print(f"  {kind:<14}{in_bytes(size.disk):>14}{in_bytes(size.memory):>13}{shown}")
+    print("  in memory: the weights and the cache of a whole context; speed: of the model alone, one text")
+    if why:
+        print(f"  speed is not measured: {why}")
+
+
+def not_measured(model: "Model", memory: int, unwanted: bool) -> str:
+    """Return why a model's speed is not measured, "" if it is.
+
+    memory  bytes that measuring would take
+    """
+    from npgpt.support.machine import available_memory
+    from npgpt.training.memory import in_bytes
+
+    free = available_memory()
+    if unwanted:
+        return "--no-speed"
+    if model.size > MOST_MEASURED:
+        return f"the model has more than {MOST_MEASURED // 10**6} million parameters"
+    if free is not None and memory > free:
+        return f"it would take {in_bytes(memory)}, and {in_bytes(free)} are free"
+    return ""
+
+
+def significant(number: float) -> str:
+    """Return a number with three significant digits.
+
+    >>> significant(12_345.6)
+    '12,300'
+    """
+    return f"{float(f'{number:.3g}'):,g}" if number < 1e6 else f"{float(f'{number:.3g}'):,.0f}"
 
 
 def opened(folder: "Path", base: str | None) -> "tuple[Model, TrainConfig, int | None, Split | None]":

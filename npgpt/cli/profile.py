@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from npgpt.cli.checks import out_file, require_at_least
 from npgpt.cli.options import DEFAULTS, add_fields, announce_compiling
-from npgpt.config import PRESETS, GPTConfig, TrainConfig, preset
+from npgpt.config import CHARACTERS, PRESETS, GPTConfig, TrainConfig, usual_preset
 
 if TYPE_CHECKING:
     from npgpt.inspection.peaks import Peaks
@@ -25,7 +25,6 @@ EXAMPLES = (
 )
 OF_THE_MODEL = tuple(field.name for field in dataclasses.fields(GPTConfig))
 OF_TRAINING = ("batch_size", "gradient_accumulation_steps", "optimizer", "threads", "dtype", "ops", "compute")
-CHARACTERS = 65  # of a plain text in English: the vocabulary of the small presets, as nanoGPT has it
 # what the columns are headed with and hold, and how
 COLUMNS = {
     "ms": ("ms", "{:,.3f}"),
@@ -61,7 +60,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     defaults = {field.name: f"the run's, or {field.default}" for field in dataclasses.fields(TrainConfig)}
     add_fields(group, TrainConfig, defaults, without)
     group = parser.add_argument_group("model, changes the preset")
-    vocabulary = f"50257 for the presets of GPT-2, else {CHARACTERS}"
+    vocabulary = f"the preset's, 50257 for those of GPT-2, else {CHARACTERS}"
     add_fields(group, GPTConfig, dict.fromkeys(OF_THE_MODEL, "the preset's") | DEFAULTS | {"vocab_size": vocabulary})
 
 
@@ -99,8 +98,7 @@ def opened(args: argparse.Namespace) -> "tuple[Model, TrainConfig, Split | None]
     changes = {name: value for name, value in vars(args).items() if name in OF_THE_MODEL}
     folder = Path(args.name)
     if args.name in PRESETS:
-        vocabulary = {} if args.name.startswith("gpt2") else {"vocab_size": CHARACTERS}
-        train, config = TrainConfig(**given), preset(args.name, **vocabulary | changes)
+        train, config = TrainConfig(**given), usual_preset(args.name, **changes)[0]
         require_memory(config, train)
         require_compute(train)
         model = new_model(config, train.seed, train.dtype, train.ops)

@@ -51,8 +51,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help=f"sizes of the model: {', '.join(PRESETS)}; on tales, its context is longer if they need it "
-        "(default: tiny; tales have sizes of their own)",
+        help=f"sizes of the model: {', '.join(PRESETS)}; nano and micro also choose the tokenizers bpe:512 and "
+        "bpe:1024; on tales, its context is longer if they need it (default: tiny; tales have sizes of their own)",
     )
     parser.add_argument(
         "--recipe",
