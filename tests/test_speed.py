@@ -13,7 +13,7 @@ from npgpt.data.batch import Batch
 from npgpt.data.tales import texts
 from npgpt.inspection import speed
 from npgpt.models.gpt2_int8 import Int8GPT
-from npgpt.models.registry import open_model
+from npgpt.models.registry import open_model, sizes_to_sample
 from npgpt.tokenizer import Tokenizer
 from tests.test_cli import command
 
@@ -37,7 +37,7 @@ def test_a_vocabulary_that_is_given_is_that_of_a_preset():
 def test_sizes_are_those_of_the_files_and_of_the_arrays(changes, tmp_path):
     model = GPT(GPTConfig(**vars(CONFIG) | changes))
     small = Int8GPT.of(model)
-    found = speed.sizes_to_sample(model.config)
+    found = sizes_to_sample(model.config)
     for kind, one in ("float32", model), ("int8", small):
         one.save_pretrained(tmp_path / kind)
         assert found[kind].disk == sum(a.nbytes for a in load_file(tmp_path / kind / "model.safetensors").values())

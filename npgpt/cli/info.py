@@ -80,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
 
 def print_sizes(model: "Model", args: argparse.Namespace) -> None:
     """Print how large a model is on disk and in memory, and how fast it writes, with weights of 32 and of 8 bits."""
-    from npgpt.inspection.speed import sizes_to_sample, tokens_per_second
-    from npgpt.models.registry import new_model, open_model, with_weights
+    from npgpt.inspection.speed import tokens_per_second
+    from npgpt.models.registry import new_model, open_model, sizes_to_sample, with_weights
     from npgpt.training.memory import in_bytes
 
     if not isinstance(model.config, GPTConfig):

@@ -17,6 +17,7 @@ from npgpt.models.gpt2_int8 import Int8GPT
 from npgpt.models.gpt2_memory import floats_to_evaluate, floats_to_train
 from npgpt.models.gpt2_parameters import init_parameters, parameter_shapes
 from npgpt.models.gpt2_resized import resized
+from npgpt.models.gpt2_sizes import Sizes, gpt_sizes
 from npgpt.models.lora import merged, require_gpt
 from npgpt.models.seq_config import MODEL_TYPE as GENERATOR
 from npgpt.models.seq_config import SeqConfig
@@ -65,6 +66,12 @@ def floats_per_token(config: GPTConfig, ops: str, learned: int, evaluated: int) 
     """
     fast = ops == "fast"
     return floats_to_train(config, fast, learned), floats_to_evaluate(config, fast, evaluated)
+
+
+def sizes_to_sample(config: GPTConfig) -> dict[str, Sizes]:
+    """Return {kind of weights: the bytes of a model's file, and of the memory for one text of a full
+    context}."""
+    return gpt_sizes(config)
 
 
 def open_model(
