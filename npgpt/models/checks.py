@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from npgpt.config import GPTConfig
+
 
 def checked_batch(
     ids: Any, targets: Any, starts: Any, n_positions: int
@@ -27,6 +29,25 @@ def checked_ids(ids: Any, n_positions: int, before: int = 0) -> np.ndarray:
     if before + ids.shape[1] > n_positions:
         raise ValueError(f"{before + ids.shape[1]} tokens are longer than n_positions={n_positions}")
     return ids
+
+
+def checked_input(
+    ids: Any, inputs_embeds: Any, config: GPTConfig, dtype: np.dtype, before: int = 0
+) -> tuple[np.ndarray | None, np.ndarray | None, tuple[int, ...]]:
+    """Return ids (B, T), or inputs_embeds (B, T, C) in this dtype, of which one is None; and (B, T)."""
+    if (ids is None) == (inputs_embeds is None):
+        raise ValueError("give either ids or inputs_embeds")
+    if inputs_embeds is None:
+        ids = checked_ids(ids, config.n_positions, before)
+        return ids, None, ids.shape
+    embeds = np.asarray(inputs_embeds)
+    if embeds.dtype.kind != "f":
+        raise TypeError(f"inputs_embeds must be floats, got {embeds.dtype}")
+    if embeds.ndim != 3 or 0 in embeds.shape or embeds.shape[2] != config.n_embd:
+        raise ValueError(f"inputs_embeds must have the shape (B, T, {config.n_embd}), got {embeds.shape}")
+    if before + embeds.shape[1] > config.n_positions:
+        raise ValueError(f"{before + embeds.shape[1]} tokens are longer than n_positions={config.n_positions}")
+    return None, embeds.astype(dtype, copy=False), embeds.shape[:2]
 
 
 def checked_starts(starts: Any, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -12,11 +12,12 @@ import numpy as np
 from npgpt.config import GPTConfig
 from npgpt.hub.gpt2 import write_gpt2
 from npgpt.hub.tensors import MappedFile
-from npgpt.models.checks import checked_batch, checked_ids, checked_starts, rounds
+from npgpt.models.checks import checked_batch, checked_input, checked_starts, rounds
 from npgpt.models.gpt2_block import BlockCache, Starts, add, block_backward, block_forward
 from npgpt.models.gpt2_decoder import GPTDecoder, reader_of
 from npgpt.models.gpt2_inside import tap_names
 from npgpt.models.gpt2_parameters import (
+    Discarded,
     block_matrices,
     flops_per_token,
     init_parameters,
@@ -37,12 +38,15 @@ Rng = np.random.Generator | None
 
 
 class FeaturesCache(NamedTuple):
-    """What the backward of everything below the head needs; blocks holds the cache of each block."""
+    """What the backward of everything below the head needs; blocks holds the cache of each block.
+
+    wte is None if the embeddings were given.
+    """
 
     config: GPTConfig
     ops: Ops
     starts: Starts
-    wte: tuple
+    wte: tuple | None
     wpe: tuple
     drop: Any
     blocks: list[BlockCache]
@@ -51,7 +55,7 @@ class FeaturesCache(NamedTuple):
 
 def features_forward(
     params: Parameters,
-    ids: np.ndarray,
+    ids: np.ndarray | None,
     config: GPTConfig,
     ops: Ops = REFERENCE,
     rng: Rng = None,
@@ -59,6 +63,7 @@ def features_forward(
     past: KVCache | None = None,
     taps: Taps = NO_TAPS,
     keep: bool = True,
+    inputs_embeds: np.ndarray | None = None,
 ) -> tuple[np.ndarray, FeaturesCache]:
     """Run everything below the head: ids (B, T) -> hidden (B, T, C), after the final layer norm.
 
@@ -67,10 +72,16 @@ def features_forward(
     past    the keys and values of the tokens before ids, to which those of ids are added; gpt_forward counts them
     taps    see or replace what tap_names lists
     keep    keep what the backward needs, which is most of the memory of a forward
+    inputs_embeds  (B, T, C), in the dtype of params: read in the place of the embeddings of ids, which are None then
     """
-    tokens, wte = ops.embedding_forward(ids, params["wte.weight"])
+    if ids is not None:
+        tokens, wte = ops.embedding_forward(ids, params["wte.weight"])
+    elif inputs_embeds is not None:
+        tokens, wte = inputs_embeds.copy(), None  # add computes in the memory of tokens
+    else:
+        raise ValueError("give either ids or inputs_embeds")
     first = 0 if past is None else past.length
-    where = np.arange(first, first + ids.shape[1]) - (0 if starts is None else starts)
+    where = np.arange(first, first + tokens.shape[1]) - (0 if starts is None else starts)
     positions, wpe = ops.embedding_forward(where, params["wpe.weight"])
     x = add(taps("wte", tokens), taps("wpe", positions))
     x, drop = ops.dropout_forward(x, config.embd_pdrop, rng)
@@ -84,23 +95,41 @@ def features_forward(
     return taps("ln_f", hidden), FeaturesCache(config, ops, starts, wte, wpe, drop, blocks, ln_f)
 
 
-def features_backward(dhidden: np.ndarray, cache: FeaturesCache, grads: Parameters) -> None:
-    """Put the gradients of every parameter below the head into grads.
+def features_backward(
+    dhidden: np.ndarray, cache: FeaturesCache, grads: Parameters, blocks: int | None = None
+) -> np.ndarray | None:
+    """Put the gradients of every parameter below the head into grads, and return that of inputs_embeds, if given.
 
     To be called after the backward of the head: the gradient of a tied embedding begins with the head's share, which
     must be in its place in grads; here the lookup's share is added to it.
+
+    blocks  put only the gradients of ln_f and the last so many blocks into grads, and leave the rest of it as it is: 0
+            for a model whose weights are constant
     """
-    ops = cache.ops
-    dx, *_ = ops.layernorm_backward(dhidden, cache.ln_f, *weight_and_bias(grads, "ln_f"))
-    for block in reversed(cache.blocks):
-        dx = block_backward(dx, block, grads)
+    ops, config = cache.ops, cache.config
+    if blocks is not None and not 0 <= blocks <= config.n_layer:
+        raise ValueError(f"blocks={blocks} is not in 0..{config.n_layer}")
+    trained = 0 if blocks is None else config.n_layer - blocks  # the first block whose gradients go into grads
+    lowest = trained if cache.wte is not None else 0
+    if lowest == config.n_layer:
+        return None
+    discarded = Discarded()
+    dx, *_ = ops.layernorm_backward(dhidden, cache.ln_f, *weight_and_bias(discarded if blocks == 0 else grads, "ln_f"))
+    for i in reversed(range(lowest, config.n_layer)):
+        dx = block_backward(dx, cache.blocks[i], grads if i >= trained else discarded)
+    if blocks is not None and cache.wte is not None:
+        return None
     dx = ops.dropout_backward(dx, cache.drop)
-    # x = tokens + positions: positions that are the same in all rows were broadcast, so their gradient is summed
-    grads["wpe.weight"].fill(0)
-    ops.embedding_backward(dx.sum(axis=0) if cache.starts is None else dx, cache.wpe, grads["wpe.weight"])
-    if not cache.config.tie_word_embeddings:
-        grads["wte.weight"].fill(0)
+    if blocks is None:
+        # x = tokens + positions: positions that are the same in all rows were broadcast, so their gradient is summed
+        grads["wpe.weight"].fill(0)
+        ops.embedding_backward(dx.sum(axis=0) if cache.starts is None else dx, cache.wpe, grads["wpe.weight"])
+        if not config.tie_word_embeddings:
+            grads["wte.weight"].fill(0)
+    if cache.wte is None:
+        return dx
     ops.embedding_backward(dx, cache.wte, grads["wte.weight"])
+    return None
 
 
 def head_name(config: GPTConfig) -> str:
@@ -110,7 +139,7 @@ def head_name(config: GPTConfig) -> str:
 
 def gpt_forward(
     params: Parameters,
-    ids: np.ndarray,
+    ids: np.ndarray | None,
     config: GPTConfig,
     ops: Ops = REFERENCE,
     rng: Rng = None,
@@ -118,18 +147,20 @@ def gpt_forward(
     past: KVCache | None = None,
     taps: Taps = NO_TAPS,
     last: bool = False,
+    inputs_embeds: np.ndarray | None = None,
 ) -> tuple[np.ndarray, tuple]:
     """Run the model: ids (B, T) -> logits (B, T, V), or with `last` (B, 1, V).
 
     rng draws the dropout masks; None switches dropout off. The other arguments are those of features_forward.
     """
-    hidden, features = features_forward(params, ids, config, ops, rng, starts, past, taps)
+    hidden, features = features_forward(params, ids, config, ops, rng, starts, past, taps, inputs_embeds=inputs_embeds)
+    T = hidden.shape[1]
     if last:
         hidden = hidden[:, -1:]
     logits, head = ops.linear_forward(hidden, params[head_name(config)].T, None)
     logits = taps("logits", logits)
     if past is not None:
-        past.length += ids.shape[1]
+        past.length += T
     return logits, (params, config, ops, features, head)
 
 
@@ -231,30 +262,34 @@ class GPT:
 
     def forward(
         self,
-        ids: np.ndarray,
+        ids: np.ndarray | None = None,
         past: KVCache | None = None,
         taps: Taps | None = None,
         last: bool = False,
         starts: Starts = None,
+        inputs_embeds: np.ndarray | None = None,
     ) -> np.ndarray:
         """Return the next token's unnormalised log-probabilities at every position, (B, T, V).
 
         past    from new_past; ids follow the tokens in it, and are added to it
         taps    see and replace the values that tap_names lists: `taps=Taps("h.*.attn.probs")`
         last    compute only the logits of the last position, (B, 1, V)
+        inputs_embeds  (B, T, C), in the place of ids: what the blocks read instead of the tokens' embeddings. Positions
+                are added to it
         """
         if past is not None and starts is not None:
             raise ValueError("a past and starts cannot go together: a past is that of one text a row")
-        if past is not None and past.keys.shape[1] != len(ids):
-            raise ValueError(f"{len(ids)} rows of ids cannot continue a past of {past.keys.shape[1]}")
         if not isinstance(taps, Taps | None):
             raise TypeError(f"taps={taps!r} must be Taps, as in Taps({taps!r})")
         if taps is not None:
             taps.begin(self.tap_names())
-        ids = checked_ids(ids, self.config.n_positions, 0 if past is None else past.length)
-        starts = checked_starts(starts, ids.shape)
+        before = 0 if past is None else past.length
+        ids, inputs_embeds, shape = checked_input(ids, inputs_embeds, self.config, self.dtype, before)
+        if past is not None and past.keys.shape[1] != shape[0]:
+            raise ValueError(f"{shape[0]} rows of ids cannot continue a past of {past.keys.shape[1]}")
+        starts = checked_starts(starts, shape)
         taps = NO_TAPS if taps is None else taps
-        return gpt_forward(self.params, ids, self.config, self.ops, None, starts, past, taps, last)[0]
+        return gpt_forward(self.params, ids, self.config, self.ops, None, starts, past, taps, last, inputs_embeds)[0]
 
     def new_past(self, batch_size: int = 1) -> KVCache:
         """Return the past of `batch_size` sequences before their first token."""
@@ -264,11 +299,16 @@ class GPT:
         """Return the next token's unnormalised log-probabilities at every position, (B, T, V)."""
         return self.forward(ids, starts=starts)
 
-    def features(self, ids: np.ndarray, starts: Starts = None) -> np.ndarray:
-        """Return the hidden states after the final layer norm, (B, T, C)."""
-        ids = checked_ids(ids, self.config.n_positions)
-        starts = checked_starts(starts, ids.shape)
-        return features_forward(self.params, ids, self.config, self.ops, starts=starts, keep=False)[0]
+    def features(
+        self, ids: np.ndarray | None = None, starts: Starts = None, inputs_embeds: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the hidden states after the final layer norm, (B, T, C). inputs_embeds is that of `forward`."""
+        ids, inputs_embeds, shape = checked_input(ids, inputs_embeds, self.config, self.dtype)
+        starts = checked_starts(starts, shape)
+        hidden, _ = features_forward(
+            self.params, ids, self.config, self.ops, starts=starts, keep=False, inputs_embeds=inputs_embeds
+        )
+        return hidden
 
     def loss(self, ids: "np.ndarray | Batch", targets: np.ndarray | None = None, starts: Starts = None) -> float:
         """Return the mean cross-entropy in nats over the targets that are not -100. ids may be a Batch."""

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,6 +53,16 @@ def block_matrices(config: GPTConfig) -> dict[str, int]:
 def weight_and_bias(params: Parameters, name: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Return a layer's weight and bias, or the places of their gradients; the bias is None where the model has none."""
     return params[f"{name}.weight"], params.get(f"{name}.bias")
+
+
+class Discarded(Parameters):
+    """Where the gradients of constant weights go: it has no place for any, so each layer makes an array of its own."""
+
+    def __init__(self) -> None:
+        super().__init__({}, np.empty(0, np.float32))
+
+    def __missing__(self, name: str) -> Any:
+        return None
 
 
 def zero_parameters(config: GPTConfig, dtype: str = "float32") -> Parameters:

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from npgpt.models.gpt2 import features_backward, features_forward
+
 from .helpers import (
     TOLERANCES,
     both_ops,
@@ -82,3 +84,19 @@ def test_targets_are_labels_shifted_by_one() -> None:
     expected = torch_twin(model)(torch.tensor(ids), labels=torch.tensor(labels)).loss
     # transformers takes this loss in float32 whatever the model is: a rounding of 6e-8 a logit
     assert model.loss(ids, targets) == pytest.approx(expected.item(), rel=1e-6)
+
+
+@both_ops
+def test_given_embeddings_and_their_gradient(ops: str) -> None:
+    model = make_model("float64", ops)
+    twin = torch_twin(model)
+    embeds = np.random.default_rng(1).standard_normal((2, 5, model.config.n_embd))
+    leaf = torch.tensor(embeds, requires_grad=True)
+    expected = twin.transformer(inputs_embeds=leaf).last_hidden_state
+    hidden, cache = features_forward(model.params, None, model.config, model.ops, inputs_embeds=embeds)
+    assert relative_error(hidden, expected) < TOLERANCES["float64"]
+    assert relative_error(model.forward(inputs_embeds=embeds), twin(inputs_embeds=leaf).logits) < TOLERANCES["float64"]
+    dhidden = np.random.default_rng(2).standard_normal(hidden.shape)
+    expected.backward(torch.tensor(dhidden))
+    found = features_backward(dhidden, cache, model.params.empty_like(), blocks=0)
+    assert relative_error(found, leaf.grad) < TOLERANCES["float64"]
