@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         numerical_gradient,
     )
     from npgpt.models.gpt2 import GPT
+    from npgpt.models.seq import Seq2Seq
     from npgpt.notebook.training import train
     from npgpt.optim import AdamW, Muon
     from npgpt.tokenizer import Tokenizer
@@ -42,6 +43,7 @@ _HOME = {
     "Generator": "npgpt.generation.engine",
     "Muon": "npgpt.optim",
     "Sampling": "npgpt.generation.settings",
+    "Seq2Seq": "npgpt.models.seq",
     "Tokenizer": "npgpt.tokenizer",
     "TrainConfig": "npgpt.config",
     "check_accumulation": "npgpt.gradcheck",
@@ -74,6 +76,7 @@ __all__ = [
     "Generator",
     "Muon",
     "Sampling",
+    "Seq2Seq",
     "Tokenizer",
     "TrainConfig",
     "check_accumulation",

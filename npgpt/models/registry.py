@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from npgpt.models.gpt2_parameters import init_parameters, parameter_shapes
 from npgpt.models.gpt2_resized import resized
 from npgpt.models.gpt2_sizes import Sizes, gpt_sizes
 from npgpt.models.lora import merged, require_gpt
+from npgpt.models.seq import Seq2Seq
 from npgpt.models.seq_config import MODEL_TYPE as GENERATOR
 from npgpt.models.seq_config import SeqConfig
 from npgpt.ops import Ops
@@ -30,6 +32,7 @@ from npgpt.support.parameters import Parameters
 OPENERS: dict[str, Callable[[str | Path, str, str | Ops], Model]] = {
     "gpt2": GPT.from_pretrained,
     MODEL_TYPE: Int8GPT.from_pretrained,
+    GENERATOR: Seq2Seq.from_pretrained,
 }
 WEIGHTS = ("int8",)
 # what opens one without reading its weights, for models that can do so
@@ -39,6 +42,18 @@ MAPPING = {"gpt2": functools.partial(GPT.from_pretrained, mapped=True)}
 def new_model(config: GPTConfig, seed: int, dtype: str, ops: str | Ops, init: str = "normal") -> Model:
     """Return an untrained model of this configuration, with the initial weights that `init` names."""
     return GPT(config, dtype=dtype, ops=ops, params=init_parameters(config, seed, dtype, init))
+
+
+def new_generator(encoder: Model, seed: int = 0, **fields: Any) -> Seq2Seq:
+    """Return an untrained generator whose encoder begins as a copy of a GPT.
+
+    fields  those of SeqConfig (seq_config.py), without the encoder
+
+    Raises ValueError for a model that is no GPT, and for fields that are not possible.
+    """
+    if not isinstance(encoder, GPT):
+        raise ValueError(f"a generator's encoder is a GPT, which this is not: {encoder.describe()}")
+    return Seq2Seq.of(encoder, seed, **fields)
 
 
 def resized_model(model: Model, config: GPTConfig, known: np.ndarray, new: np.ndarray) -> Model:
@@ -136,7 +151,12 @@ def with_weights(model: Model, weights: str | None) -> Model:
 
 
 def save_rounded(model: Model, folder: Path, dtype: str | None) -> None:
-    """Write a model's folder with its weights in another dtype, one of npgpt.hub.tensors.ROUNDED."""
+    """Write a model's folder with its weights in another dtype, one of npgpt.hub.tensors.ROUNDED.
+
+    Raises ValueError for a model that is no GPT.
+    """
+    if not isinstance(model.config, GPTConfig):
+        raise ValueError(f"no other library reads {model.describe()}: keep its folder as it is")
     write_gpt2(folder, model.config, model.params, parameter_shapes, dtype)
 
 

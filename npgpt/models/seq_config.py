@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from npgpt.config import GPTConfig, divisor
+from npgpt.hub.seq import MODEL_TYPE as MODEL_TYPE
 from npgpt.support.hints import nearest
 
 DECODERS = ("gru", "lstm", "transformer")
 BRIDGES = ("mean", "last", "attention")
 EMBEDDINGS = ("own", "encoder")
 LOSSES = ("ce", "cosine", "ce+cosine")
-MODEL_TYPE = "npgpt_generator"  # of config.json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,451 @@
+"""The generator: every gradient, with a past as without, each example as if it were alone, and its files."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from npgpt import GPT, GPTConfig, TrainConfig, check_backward, generate
+from npgpt.data.batch import IGNORED, Batch
+from npgpt.data.packing import pack
+from npgpt.hub.tensors import read_tensors, save_tensors
+from npgpt.models.registry import new_generator, open_model, save_rounded, with_weights
+from npgpt.models.seq import Seq2Seq
+from npgpt.models.seq_config import BRIDGES, EMBEDDINGS, Objective, SeqConfig
+from npgpt.models.seq_pairs import pairs_of, scattered
+from npgpt.models.taps import Taps
+from npgpt.ops import FAST
+from npgpt.optim import AdamW
+from npgpt.training.loop import Trainer
+from npgpt.training.workers import Workers
+from tests.conftest import mostly_big
+
+E = 0  # the end token
+EXAMPLES = [([5, 6], [7, 8]), ([4], [3]), ([1], [2, 3, 4, 5, 6]), ([], [8, 1]), ([2, 3, 4], [])]
+
+
+def example(prompt, completion):
+    """Return the tokens of an example between its two outer end tokens, and which are a prompt."""
+    return np.array([*prompt, E, *completion]), np.array([True] * (len(prompt) + 1) + [False] * len(completion))
+
+
+def packed(examples=EXAMPLES, n_positions=12):
+    tokens, prompts = zip(*(example(*each) for each in examples), strict=True)
+    return pack(tokens, n_positions, E, prompts)
+
+
+def batch_of(examples=EXAMPLES, n_positions=12):
+    return packed(examples, n_positions).rows(slice(None))
+
+
+def encoder_config(**changes):
+    sizes = {"vocab_size": 9, "n_positions": 12, "n_embd": 4, "n_layer": 2, "n_head": 2, "n_inner": 5}
+    return GPTConfig(**(sizes | {"eos_token_id": E, "bos_token_id": E} | changes))
+
+
+def model_of(seed=3, dtype="float64", ops="reference", encoder=None, **fields):
+    """Return a generator with random weights of order one, those of norms included."""
+    fields = {"n_head": 2} | fields
+    if fields.get("embedding") != "encoder":
+        fields = {"n_embd": 6} | fields
+    model = Seq2Seq(SeqConfig(encoder_config(**encoder or {}), **fields), dtype=dtype, ops=ops)
+    model.params.flat[:] = np.random.default_rng(seed).standard_normal(model.size) * 0.7
+    return model
+
+
+# --- pairs
+
+
+def test_rows_become_prompts_and_completions():
+    ids = np.array([[E, 5, 6, E, 7, 8, E, 4, E, 3, E, E]])
+    targets = np.array([[IGNORED] * 3 + [7, 8, E] + [IGNORED] * 2 + [3, E] + [IGNORED] * 2])
+    starts = np.array([[0] * 6 + [6] * 4 + [10, 11]])
+    pairs = pairs_of(ids, (E,), targets, starts)
+    assert pairs.source.tolist() == [[E, 5, 6], [E, 4, 0]]
+    assert pairs.source_lengths.tolist() == [3, 2]
+    assert pairs.target_in.tolist() == [[E, 7, 8], [E, 3, 0]]
+    assert pairs.targets.tolist() == [[7, 8, E], [3, E, IGNORED]]
+    assert pairs.lengths.tolist() == [3, 2]
+    values = np.arange(1, 7).reshape(2, 3)
+    assert scattered(values, pairs, (1, 12)).tolist() == [[0, 0, 0, 1, 2, 3, 0, 0, 4, 5, 0, 0]]
+
+
+def test_an_end_token_within_a_completion_divides_nothing():
+    pairs = pairs_of(np.array([[E, 5, E, 6, E, 7]]), (E,))
+    assert (pairs.source.tolist(), pairs.target_in.tolist()) == ([[E, 5]], [[E, 6, E, 7]])
+
+
+def test_lengths_are_padded_to_multiples_but_not_beyond_the_row():
+    ids = np.array([[E, 5, 6, E, 7, 8, 1, 2, 3]])
+    pairs = pairs_of(ids, (E,), multiple=4)
+    assert (pairs.source.shape, pairs.target_in.shape) == ((1, 4), (1, 8))
+    assert pairs_of(ids, (E,), multiple=16).source.shape == (1, 9)
+
+
+def test_a_target_in_a_prompt_is_refused():
+    ids = np.array([[E, 5, 6, E, 7]])
+    with pytest.raises(ValueError, match="the target 6 is in a prompt, which a generator reads"):
+        pairs_of(ids, (E,), np.array([[IGNORED, 6, IGNORED, 7, E]]))
+    with pytest.raises(ValueError, match="the target 5 is in a prompt"):
+        pairs_of(ids[:, :3], (E,), np.array([[5, 6, E]]))
+
+
+# --- gradients
+
+DECODERS = ("gru", "lstm")
+KINDS = list(itertools.product(DECODERS, BRIDGES, EMBEDDINGS, (None, 0), (True, False)))
+
+
+def trained_names(model):
+    """Return the names of the parameters that have gradients."""
+    if model.trained_blocks is None:
+        return list(model.params)
+    n = model.config.encoder.n_layer
+    last = [f"encoder.h.{i}." for i in range(n - model.trained_blocks, n)] + ["encoder.ln_f."]
+    kept = tuple(last) if model.trained_blocks else ()
+    return [name for name in model.params if not name.startswith("encoder.") or name.startswith(kept)]
+
+
+def training_loss(model, batch, seed):
+    rng = None if seed is None else np.random.default_rng(seed)
+    return model.loss_and_grads(batch, rng=rng)
+
+
+def require_gradients(model, batch, seed=None):
+    """Hold the gradient of each trained parameter against a central difference in a random direction of its own.
+
+    The others' must be zero. check_backward looks at more, but takes a thousand steps where this takes eighty.
+    """
+    rng, eps = np.random.default_rng(1), 1e-5
+    grads = training_loss(model, batch, seed)[1]
+    trained = trained_names(model)
+    assert all(not grads[name].any() for name in grads.keys() - set(trained))
+    for name in trained:
+        param, direction = model.params[name], rng.standard_normal(grads[name].shape)
+        kept, sides = param.copy(), []
+        for side in eps, -eps:
+            model.params[name] = kept + side * direction
+            sides.append(training_loss(model, batch, seed)[0])
+        model.params[name] = kept
+        expected, found = (sides[0] - sides[1]) / (2 * eps), np.vdot(grads[name], direction)
+        # the difference is off by eps^2 times a third derivative of order 100, and by rounding over eps
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-8), name
+        assert abs(found) > 1e-8 or "c_attn.bias" in name or "c_q.bias" in name, name
+
+
+@pytest.mark.parametrize(
+    ("decoder", "bridge", "embedding", "blocks", "tied"),
+    mostly_big(KINDS, lambda kind: KINDS.index(kind) % 5 in (0, 1)),
+)
+def test_gradient_of_every_parameter(decoder, bridge, embedding, blocks, tied):
+    model = model_of(
+        decoder=decoder, bridge=bridge, embedding=embedding, n_layer=2, encoder={"tie_word_embeddings": tied}
+    )
+    model.trained_blocks = blocks
+    require_gradients(model, batch_of())
+
+
+@pytest.mark.parametrize(
+    ("decoder", "bridge", "embedding", "ops"),
+    mostly_big(
+        list(itertools.product(DECODERS, BRIDGES, EMBEDDINGS, ("reference", "fast"))),
+        lambda kind: kind == ("gru", "attention", "encoder", "fast"),
+    ),
+)
+def test_check_backward_passes(decoder, bridge, embedding, ops):
+    model, batch = model_of(decoder=decoder, bridge=bridge, embedding=embedding, ops=ops), batch_of(EXAMPLES[:3])
+
+    def forward(flat):
+        model.params.flat[:] = flat
+        return model.loss(batch), flat
+
+    def backward(dout, flat):
+        model.params.flat[:] = flat
+        return model.loss_and_grads(batch, dloss=dout)[1].flat
+
+    report = check_backward(forward, backward, model.params.flat.copy(), mode="directions")
+    assert report, report
+
+
+def test_gradient_with_dropout():
+    model = model_of(pdrop=0.4, n_layer=2, encoder={"resid_pdrop": 0.3})
+    require_gradients(model, batch_of(), seed=5)
+    assert training_loss(model, batch_of(), 5)[0] != model.loss(batch_of())
+
+
+def test_dloss_scales_the_gradients():
+    model = model_of()
+    one, half = model.loss_and_grads(batch_of())[1], model.loss_and_grads(batch_of(), dloss=0.5)[1]
+    np.testing.assert_allclose(half.flat, 0.5 * one.flat, rtol=1e-12)
+
+
+# --- each example alone
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("bridge", BRIDGES)
+def test_each_example_is_computed_as_if_it_were_alone(decoder, bridge):
+    model = model_of(decoder=decoder, bridge=bridge)
+    rows, alone = batch_of(), [batch_of([each]) for each in EXAMPLES]
+    assert len(rows) < len(EXAMPLES)
+    loss, grads = model.loss_and_grads(rows)
+    found = [model.loss_and_grads(each) for each in alone]
+    shares = [each.n_targets / rows.n_targets for each in alone]
+    # rounding, of sums in another order
+    assert loss == pytest.approx(sum(s * part for s, (part, _) in zip(shares, found, strict=True)), rel=1e-12)
+    whole = sum(s * part.flat for s, (_, part) in zip(shares, found, strict=True))
+    np.testing.assert_allclose(grads.flat, whole, rtol=1e-9, atol=1e-13)
+
+
+def test_the_logits_are_those_of_the_loss():
+    model, batch = model_of(), batch_of()
+    logits = model.forward(batch.ids, starts=batch.starts)
+    counted = batch.targets != IGNORED
+    top = logits[counted] - logits[counted].max(axis=-1, keepdims=True)
+    logp = top - np.log(np.exp(top).sum(axis=-1, keepdims=True))
+    wanted = -logp[np.arange(counted.sum()), batch.targets[counted]].mean()
+    assert model.loss(batch) == pytest.approx(wanted, rel=1e-12)
+    before = pairs_of(batch.ids, (E,), starts=batch.starts)
+    assert not logits[scattered(np.ones(before.target_in.shape), before, batch.ids.shape) == 0].any()
+
+
+@pytest.mark.parametrize("ops", ["reference", "fast"])
+@pytest.mark.parametrize("bridge", BRIDGES)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_forward_with_a_past_equals_one_without(decoder, bridge, ops):
+    model = model_of(decoder=decoder, bridge=bridge, ops=ops, n_layer=2)
+    ids = np.array([[E, 5, 6, E, 7, 8, 1, E, 2, 3], [E, 4, 3, 2, 1, E, 2, 3, 4, 5]])
+    whole = model.forward(ids)
+    assert not whole[0, :3].any()
+    assert not whole[1, :5].any()
+    for cuts in ([*range(1, 10)], [2, 4, 5, 9], [6]):
+        past = model.new_past(2)
+        parts = [model.forward(part, past) for part in np.split(ids, cuts, axis=1)]
+        assert past.length == 10
+        np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=1e-12)
+    np.testing.assert_allclose(model.forward(ids, last=True), whole[:, -1:], atol=1e-12)
+
+
+def test_a_row_without_a_completion_has_no_logits():
+    model = model_of()
+    ids = np.array([[E, 5, 6]])
+    assert not model.forward(ids).any()
+    for past in None, model.new_past():
+        with pytest.raises(ValueError, match="writes after the end token of a prompt, and there is none yet"):
+            model.forward(ids, past, last=True)
+
+
+def test_a_batch_without_targets_has_no_loss():
+    model, ids = model_of(), np.array([[E, 5, 6, E]])
+    batch = Batch(ids, np.full_like(ids, IGNORED))
+    loss, grads = model.loss_and_grads(batch)
+    assert (loss, model.loss(batch), grads.flat.any()) == (0.0, 0.0, False)
+
+
+# --- taps
+
+
+def test_taps_see_what_the_forward_computes():
+    model = model_of(n_layer=2)
+    batch = batch_of()
+    taps = Taps("*")
+    logits = model.forward(batch.ids, taps=taps, starts=batch.starts)
+    assert list(taps.values) == model.tap_names()
+    np.testing.assert_allclose(logits, model.forward(batch.ids, starts=batch.starts), atol=1e-12)
+    pairs = pairs_of(batch.ids, (E,), starts=batch.starts)
+    probs = taps["decoder.attn.probs"]
+    assert probs.shape == (len(pairs.at), 2, pairs.target_in.shape[1], pairs.source.shape[1])
+    np.testing.assert_allclose(probs.sum(axis=-1), 1)
+    assert not probs[pairs.source_lengths < probs.shape[3]][..., -1].any()
+    np.testing.assert_allclose(taps["ln_f"] @ model.params["decoder.head.weight"].T, logits)
+
+
+@pytest.mark.parametrize("name", ["encoder.h.1.mlp.out", "encoder.h.0.attn.probs", "decoder.wte", "decoder.h.0.out"])
+def test_a_replaced_value_changes_the_logits(name):
+    model, ids = model_of(), np.array([[E, 5, 6, E, 7, 8]])
+    taps = Taps(replace={name: lambda value: 2 * value})
+    assert not np.allclose(model.forward(ids, taps=taps), model.forward(ids))
+
+
+def test_a_past_shows_the_last_hidden_states():
+    model, past = model_of(), None
+    past, taps = model.new_past(), Taps("ln_f")
+    model.forward(np.array([[E, 5]]), past, taps)
+    assert not taps["ln_f"].any()
+    logits = model.forward(np.array([[6, E]]), past, taps)
+    np.testing.assert_allclose(taps["ln_f"] @ model.params["decoder.head.weight"].T, logits)
+
+
+# --- initial values
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_decoder_begins_with_copies_of_the_encoders_embeddings(tied):
+    gpt = GPT(encoder_config(tie_word_embeddings=tied), seed=1)
+    model = new_generator(gpt, decoder="lstm", n_layer=2)
+    params = model.params
+    np.testing.assert_array_equal(params["decoder.wte.weight"], gpt.params["wte.weight"])
+    head = gpt.params["wte.weight" if tied else "lm_head.weight"]
+    np.testing.assert_array_equal(params["decoder.head.weight"], head)
+    np.testing.assert_array_equal(params["encoder.h.1.mlp.c_fc.weight"], gpt.params["h.1.mlp.c_fc.weight"])
+    assert "encoder.lm_head.weight" not in params
+    assert params["decoder.h.1.b_ih"].tolist() == [0] * 4 + [1] * 4 + [0] * 8
+    recurrent = params["decoder.h.0.w_hh"].reshape(4, 4, 4)
+    np.testing.assert_allclose(recurrent @ recurrent.swapaxes(1, 2), [np.eye(4)] * 4, atol=1e-6)
+    narrow = new_generator(gpt, n_embd=6, n_head=2)
+    assert narrow.params["decoder.wte.weight"].std() == pytest.approx(0.02, rel=0.3)
+
+
+def test_the_same_seed_gives_the_same_numbers_in_both_dtypes():
+    config = SeqConfig(encoder_config())
+    one, two = (Seq2Seq(config, 3, dtype).params.flat for dtype in ("float32", "float64"))
+    np.testing.assert_allclose(one, two, rtol=1e-6)
+    assert (Seq2Seq(config, 4).params.flat != one).any()
+
+
+# --- files
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_saved_generator_opens_as_it_was(tmp_path, decoder):
+    model = model_of(decoder=decoder, dtype="float32", ops="fast", bridge="last", embedding="encoder")
+    model.objective, model.trained_blocks = Objective(label_smoothing=0.1), 0
+    model.save_pretrained(tmp_path)
+    ids = np.array([[E, 5, 6, E, 7, 8]])
+    for other in open_model(tmp_path), model.load_pretrained(tmp_path):
+        assert isinstance(other, Seq2Seq)
+        assert other.config == model.config
+        np.testing.assert_array_equal(other.forward(ids), model.forward(ids))
+    assert (other.objective, other.trained_blocks) == (model.objective, 0)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "npgpt_generator"
+
+
+def rewritten(folder, **changes):
+    path = folder / "config.json"
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in content.items() if value != "gone"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"bridge": "gone"}, r"config\.json: bridge is missing"),
+        ({"bridge": "last"}, r"config\.json: bridge is 'last', but model\.safetensors was saved with 'attention'"),
+        ({"n_layer": 3}, r"config\.json: n_layer is 3, but model\.safetensors was saved with 2"),
+        ({"encoder": 5}, r"config\.json: encoder is 5, but model\.safetensors was saved with"),
+        ({"model_type": "gpt2"}, r"config\.json: "),
+    ],
+)
+def test_a_changed_configuration_is_refused(tmp_path, changes, match):
+    model_of().save_pretrained(tmp_path)
+    rewritten(tmp_path, **changes)
+    with pytest.raises(ValueError, match=match):
+        open_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"decoder.norm.weight": None}, r"the tensor decoder\.norm\.weight is missing"),
+        ({"decoder.more": np.zeros(2)}, r"the tensor decoder\.more does not belong"),
+        ({"decoder.norm.weight": np.zeros(5)}, r"decoder\.norm\.weight has the shape \(5,\), expected \(6,\)"),
+        ({"decoder.norm.weight": np.zeros(6, int)}, r"decoder\.norm\.weight has the dtype int64"),
+    ],
+)
+def test_tensors_that_are_not_the_models_are_refused(tmp_path, changes, match):
+    model = model_of()
+    model.save_pretrained(tmp_path)
+    tensors, metadata = read_tensors(tmp_path / "model.safetensors")
+    tensors |= changes
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    save_tensors(tmp_path / "model.safetensors", kept, json.loads(metadata["npgpt_config"]))
+    with pytest.raises(ValueError, match=r"model\.safetensors: .*" + match):
+        open_model(tmp_path)
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    model_of().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"model\.safetensors: its checksum does not match"):
+        open_model(tmp_path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors: no such file"):
+        open_model(tmp_path)
+
+
+def test_what_a_generator_cannot_be_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="encoder needs an end token"):
+        Seq2Seq(SeqConfig(encoder_config(eos_token_id=None)))
+    model = model_of()
+    with pytest.raises(ValueError, match="encoder is a GPT, which this is not: a generator: GRU of 2 layers"):
+        new_generator(model)
+    with pytest.raises(ValueError, match=r"a generator: .* has no such weights"):
+        with_weights(model, "int8")
+    with pytest.raises(ValueError, match="no other library reads a generator: "):
+        save_rounded(model, tmp_path, "float16")
+
+
+# --- training
+
+
+def settings(**changes):
+    defaults = {"batch_size": 3, "max_steps": 6, "eval_every": 3, "eval_batches": 1, "save_every": 2, "ops": "fast"}
+    return TrainConfig(**(defaults | {"dtype": "float64", "learning_rate": 1e-2} | changes))
+
+
+def data(n=12):
+    rng = np.random.default_rng(1)
+    texts = [rng.integers(1, 9, rng.integers(1, 5)).tolist() for _ in range(n)]
+    return packed([(text, text[::-1]) for text in texts])
+
+
+def fitted(folder, steps=None, resume=False, **changes):
+    model = model_of(seed=7, ops="fast")
+    trainer = Trainer(model, data(), data(4), settings(**changes), folder)
+    for record in trainer.run(resume=resume):
+        if record["step"] == steps and "loss" in record:
+            break
+    return model
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_comes_to_the_same_bits(tmp_path, optimizer):
+    whole = fitted(tmp_path / "a", optimizer=optimizer)
+    fitted(tmp_path / "b", steps=5, optimizer=optimizer)
+    resumed = fitted(tmp_path / "b", resume=True, optimizer=optimizer)
+    np.testing.assert_array_equal(resumed.params.flat, whole.params.flat)
+
+
+def test_two_threads_compute_what_one_does():
+    model, batch = model_of(ops="fast"), batch_of()
+    with Workers(model, 3, threads=1) as one, Workers(model, 3, threads=2) as two:
+        found = [workers.loss_and_grads([batch]) for workers in (one, two)]
+        first, second = ((loss, grads.flat.copy()) for loss, grads, _ in found)
+    assert first[0] == pytest.approx(second[0], rel=1e-12)
+    np.testing.assert_allclose(first[1], second[1], rtol=1e-9, atol=1e-14)
+
+
+def test_a_generator_learns_to_turn_words_around():
+    rng = np.random.default_rng(2)
+    texts = [rng.integers(1, 9, rng.integers(1, 5)).tolist() for _ in range(150)]
+    train = packed([(text, text[::-1]) for text in texts])
+    model = Seq2Seq(SeqConfig(encoder_config(n_embd=16, n_inner=32), n_head=2), ops="fast")
+    with Workers(model, 16, threads=1) as workers:
+        optimizer = AdamW(model.params, weight_decay=0.0)
+        config = settings(batch_size=16)
+        for step in range(150):
+            loss, _, norm = workers.loss_and_grads(train.draw(step, config))
+            workers.update(optimizer, 1e-2, min(1.0, 1 / norm))
+    assert loss < 0.1
+    for text in texts[:9]:
+        assert list(generate(model, [E, *text, E], 10, temperature=0)) == [*text[::-1], E]
+
+
+def test_fast_ops_compute_what_the_definitions_do():
+    fast, plain = model_of(dtype="float32", ops=FAST), model_of(dtype="float32")
+    for one, two in zip(fast.loss_and_grads(batch_of()), plain.loss_and_grads(batch_of()), strict=True):
+        np.testing.assert_allclose(getattr(one, "flat", one), getattr(two, "flat", two), rtol=2e-3, atol=2e-5)
