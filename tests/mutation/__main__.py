@@ -20,7 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 NPGPT = Project(
     ROOT,
-    files=("npgpt/layers/*.py", "npgpt/kernels/*.py", "npgpt/models/gpt2.py", "npgpt/models/gpt2_block.py"),
+    files=(
+        "npgpt/layers/*.py",
+        "npgpt/kernels/*.py",
+        "npgpt/models/gpt2.py",
+        "npgpt/models/gpt2_block.py",
+        "npgpt/models/seq_similarity.py",
+    ),
     tests=(
         "tests/test_twins.py",
         "tests/test_kernels*.py",
@@ -29,6 +35,8 @@ NPGPT = Project(
         "tests/test_compute.py",
         "tests/test_layers*.py",
         "tests/test_model.py",
+        "tests/test_inputs_embeds.py",
+        "tests/test_seq_similarity.py",
         "tests/fuzz/test_layers.py",
     ),
     forwards=(
