@@ -284,6 +284,20 @@ def test_a_second_run_in_buffers_needs_no_more_memory_and_gives_the_same(case):
         assert buffers.nbytes == nbytes
 
 
+def test_a_pool_keeps_what_its_last_block_asked_for():
+    """Batches of texts of different lengths have new shapes in each step: a pool of all of them would fill memory."""
+    pool = Buffers()
+    for length in range(1, 50):
+        with pool:
+            first = empty((7,), np.dtype(np.float32))
+            empty((length, 100), np.dtype(np.float32))
+        assert pool.nbytes <= 7 * 4 + length * 400 + 2 * 64
+    with pool:
+        del first
+        kept = {id(array) for arrays in pool.arrays.values() for array in arrays}
+        assert id(empty((7,), np.dtype(np.float32))) in kept
+
+
 def test_buffers_never_give_out_what_somebody_still_sees():
     dtype = np.dtype(np.float32)
     with Buffers() as buffers:

@@ -1,7 +1,8 @@
 """Memory that training steps reuse: `empty`, and the pool that it takes arrays from.
 
 New memory costs a page fault every 4 KB, which for a small array takes longer than filling it. Each step needs the same
-shapes as the one before, so a pool that keeps its arrays needs no new memory from the second step on.
+shapes as the one before, so a pool that keeps its arrays needs no new memory from the second step on. Where shapes
+differ from step to step, a pool keeps those of the last step only, or it would grow as long as a run lasts.
 """
 
 import math
@@ -26,6 +27,7 @@ class Buffers:
 
     def __init__(self) -> None:
         self.arrays: dict[tuple, list[np.ndarray]] = {}  # by shape and dtype
+        self.asked: set[tuple] = set()  # for which of these, in the block so far
 
     @property
     def nbytes(self) -> int:
@@ -33,20 +35,28 @@ class Buffers:
         return sum(array.nbytes for arrays in self.arrays.values() for array in arrays)
 
     def __enter__(self) -> "Buffers":
-        self._outer = getattr(_thread, "arrays", None)
-        _thread.arrays = self.arrays
+        self._outer = getattr(_thread, "pool", None)
+        _thread.pool = self
+        self.asked.clear()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        _thread.arrays = self._outer
+        _thread.pool = self._outer
+        for key in self.arrays.keys() - self.asked:
+            del self.arrays[key]
+
+    def of(self, key: tuple) -> list[np.ndarray]:
+        """Return the arrays of a shape and dtype, which the end of the block will keep."""
+        self.asked.add(key)
+        return self.arrays.setdefault(key, [])
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return an uninitialised array: from the pool that the thread is in, or else from NumPy."""
-    pool = getattr(_thread, "arrays", None)
+    pool = getattr(_thread, "pool", None)
     if pool is None:
         return np.empty(shape, dtype)
-    arrays = pool.setdefault((shape, dtype.char), [])
+    arrays = pool.of((shape, dtype.char))
     array = _unused(arrays, FREE)
     if array is not None:
         return array
@@ -63,8 +73,8 @@ def workspace(size: int, dtype: np.dtype) -> np.ndarray:
 
     A pool has one for each dtype. It serves one call at a time, and grows if a larger one is asked for.
     """
-    pool = getattr(_thread, "arrays", None)
-    arrays = [] if pool is None else pool.setdefault(("workspace", dtype.char), [])
+    pool = getattr(_thread, "pool", None)
+    arrays = [] if pool is None else pool.of(("workspace", dtype.char))
     if not arrays or arrays[0].size < size:
         arrays.clear()  # before the new one is made
         block = np.empty(size + ALIGNMENT // dtype.itemsize, dtype)
