@@ -4,7 +4,19 @@ import argparse
 import sys
 from types import ModuleType
 
-from benchmarks import generation, gradcheck, kernels, learning, memory, recipes, scaling, startup, step, tokenizer
+from benchmarks import (
+    generation,
+    generators,
+    gradcheck,
+    kernels,
+    learning,
+    memory,
+    recipes,
+    scaling,
+    startup,
+    step,
+    tokenizer,
+)
 
 BENCHMARKS: dict[str, ModuleType] = {
     "step": step,
@@ -17,6 +29,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "tokenizer": tokenizer,
     "generation": generation,
     "recipes": recipes,
+    "generators": generators,
 }
 
 

@@ -32,6 +32,7 @@ class Part(NamedTuple):
     """A part of a course of training.
 
     share      the part's share of the steps
+    task       its task, or several that take turns: "answer,summary"
     excerpts   the share of its examples that are made from excerpts of tales
     questions  up to this many further questions follow each example
     words      an order to write a tale gives up to this many words
@@ -151,8 +152,11 @@ def is_whole(out: Path) -> bool:
         return False
 
 
-def write_course(path: Path, task: str, base: Path, steps: int, seed: int) -> None:
-    """Write the examples of a task's course, about as many as the steps will use, and then those for validation.
+def write_course(
+    path: Path, task: str, base: Path, steps: int, seed: int, course: tuple[Part, ...] | None = None
+) -> None:
+    """Write the examples of a task's course, or of another one, about as many as the steps will use, and then those for
+    validation.
 
     Raises ValueError if no example fits into the base's context.
     """
@@ -163,14 +167,15 @@ def write_course(path: Path, task: str, base: Path, steps: int, seed: int) -> No
     from npgpt.training.recipes import FINETUNE
 
     lines: list[str] = []
-    for number, part in enumerate(COURSES[task]):
+    course = course or COURSES[task]
+    for number, part in enumerate(course):
         options = part.excerpts, part.questions, part.words
-        found = examples(seed + number, (part.task,), LANGS, LEARN, *options)
+        found = examples(seed + number, tuple(part.task.split(",")), LANGS, LEARN, *options)
         groups, wanted = fitting(found, base), part.share * steps * FINETUNE["batch_size"]
         while wanted > 0:
             group, rows = next(groups)
             # the last part is written in whole groups: after its end, training would start over from the beginning
-            enough = len(group) if part is COURSES[task][-1] else math.ceil(len(group) * min(1.0, wanted / rows))
+            enough = len(group) if part is course[-1] else math.ceil(len(group) * min(1.0, wanted / rows))
             lines += group[:enough]
             wanted -= rows
     learned = len(lines)
@@ -224,14 +229,16 @@ def scores_of(run: Path, task: str, n: int, seed: int) -> "dict[str, list[Score]
     from npgpt.data.tales.corpus import TEST
     from npgpt.data.tales.score import score
     from npgpt.data.tales.tasks import DRAWN, examples
+    from npgpt.data.templates import AS_GIVEN
     from npgpt.generation.answers import answers
-    from npgpt.generation.opening import open_run
+    from npgpt.generation.opening import learned, open_run
 
     model, tokenizer = open_run(str(run))
+    template = learned(run).template or AS_GIVEN
     tests = list(itertools.islice(examples(seed, (task,), part=TEST), n * len(LANGS)))
     fits = [test for test in tests if len(tokenizer.encode(test.prompt)) + 2 < model.config.n_positions]
     temperature, top_p = DRAWN.get(task, (0.0, None))
-    found = answers(model, tokenizer, (test.prompt for test in fits), temperature, top_p, seed)
+    found = answers(model, tokenizer, (test.prompt for test in fits), temperature, top_p, seed, template)
     scores: dict[str, list[Score]] = {lang: [] for lang in LANGS}
     for test, text in zip(fits, found, strict=True):
         scores[test.lang].append(score(test, text))
