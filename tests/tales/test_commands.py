@@ -323,7 +323,7 @@ def test_the_demo_draws_as_it_suits_the_task(base, monkeypatch, task):
     """It scores a tale to order by a draw, and all else by the likeliest tokens."""
     seen = []
     monkeypatch.setattr(
-        "npgpt.generation.answers.answers", lambda *args: seen.append(args[3:]) or ["" for _ in args[2]]
+        "npgpt.generation.answers.answers", lambda *args: seen.append(args[3:6]) or ["" for _ in args[2]]
     )
     assert {lang: len(scores) for lang, scores in scores_of(base, task, 4, seed=5).items()} == {"en": 4, "zh": 4}
     assert seen == [(0.8, 0.9, 5) if task == "write" else (0.0, None, 5)]
