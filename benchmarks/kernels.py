@@ -53,6 +53,15 @@ def sdpa(qkv: Any, n_head: int) -> Any:
     return scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, C3 // 3)
 
 
+def across(q: Any, kv: Any, n_head: int) -> Any:
+    """Cross-attention in PyTorch, from the same (B, T, C) and (B, S, 2C)."""
+    from torch.nn.functional import scaled_dot_product_attention
+
+    C = q.shape[2]
+    parts = (part.unflatten(2, (n_head, -1)).transpose(1, 2) for part in (q, *kv.split(C, dim=2)))
+    return scaled_dot_product_attention(*parts).transpose(1, 2).reshape(q.shape)
+
+
 def torch_functional() -> Any:
     from torch.nn import functional
 
@@ -81,6 +90,22 @@ CASES = [
     Case("attention", "B1 H12 D64 T2048", normal((1, 2048, 2304)), lambda x: sdpa(x, 12), (("n_head", 12),)),
     # fewer heads, because the definition needs 1.3 GB for four
     Case("attention", "B1 H4 D64 T4096", normal((1, 4096, 768)), lambda x: sdpa(x, 4), (("n_head", 4),)),
+    Case(
+        "cross_attention",
+        "B12 H4 D32 T64 S64",
+        normal((12, 64, 128), (12, 64, 256)),
+        lambda q, kv: across(q, kv, 4),
+        (("n_head", 4),),
+    ),
+    Case(
+        "cross_attention",
+        "B8 H6 D64 T256 S256",
+        normal((8, 256, 384), (8, 256, 768)),
+        lambda q, kv: across(q, kv, 6),
+        (("n_head", 6),),
+    ),
+    Case("rmsnorm", "768 x 128", normal((768, 128), (128,)), lambda x, w: _f().rms_norm(x, w.shape, w, 1e-6)),
+    Case("rmsnorm", "256 x 768", normal((256, 768), (768,)), lambda x, w: _f().rms_norm(x, w.shape, w, 1e-6)),
     Case("cross_entropy", "V=65", with_ids(65, (768,), (768, 65)), lambda x, ids: _f().cross_entropy(x, ids)),
     Case("cross_entropy", "V=50257", with_ids(50257, (256,), (256, 50257)), lambda x, ids: _f().cross_entropy(x, ids)),
     Case(

@@ -74,7 +74,7 @@ def _lora(rng: Rng, r: int = 3) -> tuple:
 
 
 def _cross(rng: Rng) -> tuple:
-    return rng.standard_normal((3, 4, 6)), rng.standard_normal((3, 5, 12))
+    return rng.standard_normal((3, 7, 6)), rng.standard_normal((3, 5, 12))
 
 
 def _sequences(rng: Rng) -> tuple:

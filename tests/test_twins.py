@@ -151,6 +151,26 @@ SIZES = {
     "packed T=127": ("attention", lambda: (normal(2, 127, 3 * 8, scale=2),), {"n_head": 2, "starts": starts(2, 127)}),
     "packed T=129": ("attention", lambda: (normal(2, 129, 3 * 8, scale=2),), {"n_head": 2, "starts": starts(2, 129)}),
     "packed T=300": ("attention", lambda: (normal(2, 300, 3 * 6, scale=2),), {"n_head": 1, "starts": starts(2, 300)}),
+    "cross_attention T=1": (
+        "cross_attention",
+        lambda: (normal(5, 1, 24), normal(5, 63, 48, scale=2)),
+        {"n_head": 3, "lengths": np.array([63, 1, 0, 31, 62])},
+    ),
+    "cross_attention T=33": (
+        "cross_attention",
+        lambda: (normal(2, 33, 64, scale=2), normal(2, 17, 128)),
+        {"n_head": 1, "lengths": np.array([17, 16])},
+    ),
+    "cross_attention S=300": ("cross_attention", lambda: (normal(2, 65, 10), normal(2, 300, 20)), {"n_head": 2}),
+    "cross_attention far out": (
+        "cross_attention",
+        lambda: (normal(2, 7, 6, scale=9), normal(2, 9, 12, scale=9)),
+        {"n_head": 2},
+    ),
+    "rmsnorm 768": ("rmsnorm", lambda: (normal(2, 63, 768, offset=3), normal(768)), {}),
+    # a large eps: without it almost everything cancels in the gradient of x
+    "rmsnorm C=1": ("rmsnorm", lambda: (normal(50, 1), normal(1)), {"eps": 0.5}),
+    "rmsnorm far from zero": ("rmsnorm", lambda: (normal(9, 33, offset=300), normal(33)), {}),
     "cross_entropy 513": ("cross_entropy", lambda: (normal(7, 513, scale=5), targets(513, 7)), {}),
     "cross_entropy far from zero": ("cross_entropy", lambda: (normal(7, 33, offset=500), targets(33, 7)), {}),
     "cross_entropy 50257": ("cross_entropy", lambda: (normal(3, 50257, scale=3), targets(50257, 3)), {}),
@@ -159,7 +179,7 @@ SIZES = {
     "embedding": ("embedding", lambda: (targets(9, 3, 40).clip(0), normal(9, 5)), {}),
 }
 # In plain Python they would take minutes, or add up 512 numbers one by one, less exactly than in the lanes of a vector
-LONG = ("T=129", "T=300", "T=127", "T=128", "768", "50257", "513")
+LONG = ("T=129", "T=300", "S=300", "T=127", "T=128", "768", "50257", "513")
 
 
 @pytest.mark.parametrize("size", [s for s in SIZES if COMPILED or not s.endswith(LONG)])
@@ -336,7 +356,10 @@ def test_a_dtype_without_kernels_is_refused():
         FAST.linear_forward(np.ones((2, 3), complex), np.ones((3, 2)), None)
 
 
-@pytest.mark.parametrize("layer", ["causal_softmax", "cross_entropy", "linear_cross_entropy", "embedding", "attention"])
+@pytest.mark.parametrize(
+    "layer",
+    ["causal_softmax", "cross_entropy", "linear_cross_entropy", "embedding", "attention", "cross_attention"],
+)
 def test_the_same_mistakes_are_refused_in_the_same_words(layer):
     wrong = {
         "causal_softmax": [
@@ -348,6 +371,14 @@ def test_the_same_mistakes_are_refused_in_the_same_words(layer):
         "cross_entropy": [(normal(2, 3), np.array([0, 3])), (normal(2, 3), np.array([-1, 0]))],
         "linear_cross_entropy": [(normal(2, 4), normal(3, 4), np.array([0, 3]))],
         "embedding": [(np.array([0, 4]), normal(4, 2)), (np.array([-1]), normal(4, 2))],
+        "cross_attention": [
+            (normal(1, 2, 6), normal(1, 3, 12), 4),
+            (normal(1, 2, 6), normal(1, 3, 11), 3),
+            (normal(1, 2, 6), normal(2, 3, 12), 3),
+            (normal(1, 2, 6), normal(1, 12), 3),
+            (normal(1, 2, 6), normal(1, 3, 12), 3, np.array([4])),
+            (normal(1, 2, 6), normal(1, 3, 12), 3, np.array([3]), 1.0, np.random.default_rng(0)),
+        ],
         "attention": [
             (normal(1, 2, 18), 4),
             (normal(1, 2, 18), 3, 1.0, np.random.default_rng(0)),

@@ -10,6 +10,7 @@ Imports of npgpt: layers, support.
 from npgpt.kernels.adamw import adamw_update
 from npgpt.kernels.attention import attention_backward, attention_forward
 from npgpt.kernels.causal_softmax import causal_softmax_backward, causal_softmax_forward
+from npgpt.kernels.cross_attention import cross_attention_backward, cross_attention_forward
 from npgpt.kernels.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from npgpt.kernels.embedding import embedding_backward, embedding_forward
 from npgpt.kernels.gelu import gelu_backward, gelu_forward
@@ -20,6 +21,7 @@ from npgpt.kernels.linear import linear_backward, linear_forward
 from npgpt.kernels.linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
 from npgpt.kernels.mlp import mlp_backward, mlp_forward
 from npgpt.kernels.muon import muon_update
+from npgpt.kernels.rmsnorm import rmsnorm_backward, rmsnorm_forward
 
 __all__ = [
     "adamw_update",
@@ -27,6 +29,8 @@ __all__ = [
     "attention_forward",
     "causal_softmax_backward",
     "causal_softmax_forward",
+    "cross_attention_backward",
+    "cross_attention_forward",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "embedding_backward",
@@ -45,4 +49,6 @@ __all__ = [
     "mlp_backward",
     "mlp_forward",
     "muon_update",
+    "rmsnorm_backward",
+    "rmsnorm_forward",
 ]
