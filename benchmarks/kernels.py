@@ -62,6 +62,24 @@ def across(q: Any, kv: Any, n_head: int) -> Any:
     return scaled_dot_product_attention(*parts).transpose(1, 2).reshape(q.shape)
 
 
+def recurrent(gates: int, B: int, T: int, H: int) -> Callable[[np.random.Generator], Arrays]:
+    """Return x, the states and the weights of a GRU or LSTM as PyTorch initialises them: of at most 1 / sqrt(H)."""
+    shapes = [(gates * H, H), (gates * H, H), (gates * H,), (gates * H,)]
+    scale = np.float32(1 / np.sqrt(3 * H))
+    states = [(B, H)] * (gates - 2)
+    return lambda rng: (*normal((B, T, H), *states)(rng), *(scale * a for a in normal(*shapes)(rng)))
+
+
+def torch_recurrent(x: Any, *others: Any) -> Any:
+    """Return the outputs of what torch.nn.GRU or LSTM calls."""
+    import torch
+
+    *states, w_ih, w_hh, b_ih, b_hh = others
+    given = [state[None] for state in states]
+    function, hx = (torch.gru, given[0]) if len(given) == 1 else (torch.lstm, given)
+    return function(x, hx, [w_ih, w_hh, b_ih, b_hh], True, 1, 0.0, True, False, True)[0]
+
+
 def torch_functional() -> Any:
     from torch.nn import functional
 
@@ -114,6 +132,8 @@ CASES = [
         with_ids(50257, (256,), (256, 768), (50257, 768)),
         lambda x, w, ids: _f().cross_entropy(x @ w.T, ids),
     ),
+    Case("gru", "B12 T64 H128", recurrent(3, 12, 64, 128), torch_recurrent),
+    Case("lstm", "B12 T64 H128", recurrent(4, 12, 64, 128), torch_recurrent),
     Case("embedding", "V=50257 C=768", embedding_args, lambda ids, w: _f().embedding(ids, w), (), True),
 ]
 

@@ -15,10 +15,12 @@ from npgpt.kernels.cross_entropy import cross_entropy_backward, cross_entropy_fo
 from npgpt.kernels.embedding import embedding_backward, embedding_forward
 from npgpt.kernels.gelu import gelu_backward, gelu_forward
 from npgpt.kernels.gelu_new import gelu_new_backward, gelu_new_forward
+from npgpt.kernels.gru import gru_backward, gru_forward
 from npgpt.kernels.int8 import int8_linear_forward
 from npgpt.kernels.layernorm import layernorm_backward, layernorm_forward
 from npgpt.kernels.linear import linear_backward, linear_forward
 from npgpt.kernels.linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
+from npgpt.kernels.lstm import lstm_backward, lstm_forward
 from npgpt.kernels.mlp import mlp_backward, mlp_forward
 from npgpt.kernels.muon import muon_update
 from npgpt.kernels.rmsnorm import rmsnorm_backward, rmsnorm_forward
@@ -39,6 +41,8 @@ __all__ = [
     "gelu_forward",
     "gelu_new_backward",
     "gelu_new_forward",
+    "gru_backward",
+    "gru_forward",
     "int8_linear_forward",
     "layernorm_backward",
     "layernorm_forward",
@@ -46,6 +50,8 @@ __all__ = [
     "linear_cross_entropy_backward",
     "linear_cross_entropy_forward",
     "linear_forward",
+    "lstm_backward",
+    "lstm_forward",
     "mlp_backward",
     "mlp_forward",
     "muon_update",

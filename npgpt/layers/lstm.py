@@ -1,6 +1,6 @@
 """LSTM: a cell that gates write, keep and show."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def lstm_forward(
     lengths: np.ndarray | None = None,
     reverse: bool = False,
     bptt: int | None = None,
-) -> tuple[np.ndarray, Cache]:
+) -> tuple[np.ndarray, Any]:
     """Run the gates i, f, g and o over a sequence: `c' = f * c + i * g`, `h' = o * tanh(c')`, and out is every h'.
 
         i = sigmoid(x @ w_ii.T + b_ii + h @ w_hi.T + b_hi), and f and o likewise
@@ -73,7 +73,7 @@ def lstm_forward(
 
 
 def lstm_backward(
-    dout: np.ndarray, cache: Cache, dc_n: np.ndarray | None = None
+    dout: np.ndarray, cache: Any, dc_n: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return `dx, dh0, dc0, dw_ih, dw_hh, db_ih, db_hh`, from the last step to the first.
 
