@@ -29,16 +29,21 @@ from npgpt.models.seq_parameters import (
 )
 from npgpt.models.seq_past import RowPast, SeqPast
 from npgpt.models.seq_recurrent import RecurrentPast, recurrent_backward, recurrent_forward
-from npgpt.models.taps import NO_TAPS, Taps
+from npgpt.models.seq_transformer import (
+    TransformerPast,
+    transformer_backward,
+    transformer_forward,
+    transformer_tap_names,
+)
+from npgpt.models.taps import NO_TAPS, Taps, TapsUnder
 from npgpt.ops import Ops, get_ops
+from npgpt.support.buffers import of_many_shapes
 from npgpt.support.parameters import Parameters, Shapes
 
 if TYPE_CHECKING:
     from npgpt.data.batch import Batch
 
 Rng = np.random.Generator | None
-# Lengths are padded to multiples of this while training: few shapes, whose memory the next steps use again
-MULTIPLE = 16
 
 
 class GeneratorCache(NamedTuple):
@@ -50,20 +55,6 @@ class GeneratorCache(NamedTuple):
     features: FeaturesCache
     wte: tuple
     decoder: Any
-
-
-class EncoderTaps(Taps):
-    """Taps of the encoder's values: those of a generator, under the names that a GPT gives them."""
-
-    def __init__(self, taps: Taps) -> None:
-        super().__init__()
-        self.taps = taps
-
-    def __call__(self, name: str, value: np.ndarray) -> np.ndarray:
-        return self.taps(ENCODER + name, value)
-
-    def want(self, names: Any) -> bool:
-        return self.taps.want(ENCODER + name for name in names)
 
 
 def generator_forward(
@@ -82,14 +73,32 @@ def generator_forward(
     trained_blocks  how many of the encoder's last blocks have gradients; None for all of it, 0 for nothing of it
     """
     keep, drop = keep and trained_blocks != 0, None if trained_blocks == 0 else rng
-    seen = NO_TAPS if taps is NO_TAPS else EncoderTaps(taps)
+    seen = NO_TAPS if taps is NO_TAPS else TapsUnder(taps, ENCODER)
     encoder = encoder_part(params, config)
     source, features = features_forward(encoder, pairs.source, config.encoder, ops, drop, taps=seen, keep=keep)
     tokens, wte = ops.embedding_forward(pairs.target_in, params[embedding_names(config)[0]])
     lengths, steps = pairs.source_lengths, pairs.lengths
     x = taps("decoder.wte", tokens)
-    y, decoder = recurrent_forward(params, x, source, lengths, config, ops, rng, taps=taps, steps=steps)
+    y, decoder = decoder_forward(params, x, source, lengths, config, ops, rng, taps=taps, steps=steps)
     return y, GeneratorCache(params, config, ops, features, wte, decoder)
+
+
+def decoder_forward(
+    params: Parameters,
+    x: np.ndarray,
+    source: np.ndarray | None,
+    lengths: np.ndarray | None,
+    config: SeqConfig,
+    ops: Ops,
+    rng: Rng = None,
+    past: Any = None,
+    taps: Taps = NO_TAPS,
+    steps: np.ndarray | None = None,
+) -> tuple[np.ndarray, Any]:
+    """Run the decoder below its head (recurrent_forward, transformer_forward): x (N, T, C) -> (N, T, C)."""
+    if config.decoder == "transformer":
+        return transformer_forward(params, x, source, lengths, config, ops, rng, past, taps)
+    return recurrent_forward(params, x, source, lengths, config, ops, rng, past, taps, steps)
 
 
 def generator_backward(dy: np.ndarray, cache: GeneratorCache, grads: Parameters, trained_blocks: int | None) -> None:
@@ -98,7 +107,8 @@ def generator_backward(dy: np.ndarray, cache: GeneratorCache, grads: Parameters,
     To be called after the backward of the head, whose share a tied embedding begins with, as in features_backward.
     """
     config, ops = cache.config, cache.ops
-    dx, dsource = recurrent_backward(dy, cache.decoder, grads)
+    backward: Any = transformer_backward if config.decoder == "transformer" else recurrent_backward
+    dx, dsource = backward(dy, cache.decoder, grads)
     encoder = encoder_part(grads, config)
     if trained_blocks is None:
         if config.embedding == "own" and config.encoder.tie_word_embeddings:
@@ -108,8 +118,7 @@ def generator_backward(dy: np.ndarray, cache: GeneratorCache, grads: Parameters,
         for grad in encoder.values():
             grad.fill(0)
         if trained_blocks:
-            backward: Any = features_backward
-            backward(dsource, cache.features, encoder, blocks=trained_blocks)
+            features_backward(dsource, cache.features, encoder, trained_blocks)
     name, _ = embedding_names(config)
     if config.embedding == "own":
         grads[name].fill(0)
@@ -123,6 +132,7 @@ def tap_names(config: SeqConfig) -> list[str]:
 
     encoder.*           those of a GPT (npgpt.models.gpt2_inside.tap_names), up to encoder.ln_f
     decoder.wte         (N, T, C)     the embeddings of what the decoder reads
+    decoder.*           of a transformer those of seq_transformer.py, of a recurrent decoder:
     decoder.h.0.out     (N, T, C)     the residual stream after a layer
     decoder.attn.probs  (N, H, T, S)  the weights of the attention to the source; decoder.attn.out what it adds
     decoder.out         (N, T, C)     the residual stream after the last layer
@@ -130,6 +140,8 @@ def tap_names(config: SeqConfig) -> list[str]:
     logits              (B, T, V)
     """
     encoder = [ENCODER + name for name in gpt_tap_names(config.encoder) if name != "logits"]
+    if config.decoder == "transformer":
+        return [*encoder, "decoder.wte", *transformer_tap_names(config), "ln_f", "logits"]
     layers = [f"decoder.h.{i}.out" for i in range(config.n_layer)]
     attention = ["decoder.attn.probs", "decoder.attn.out"] if config.bridge == "attention" else []
     return [*encoder, "decoder.wte", layers[0], *attention, *layers[1:], "decoder.out", "ln_f", "logits"]
@@ -144,7 +156,7 @@ class Seq2Seq:
     The rows of ids hold examples `E p1 .. pn E c1 .. cm`, E the end token: the encoder reads `E p1 .. pn`, the decoder
     what follows. trained_blocks says how many of the encoder's last blocks have gradients: None for the whole encoder,
     0 for nothing of it; where it is a number, an embedding that is the encoder's has none either. objective is what
-    the generator is trained for.
+    the generator is trained for, and critic the GPT that compares what it writes with what was wanted, for the cosine.
 
     A method raises ValueError for ids of another shape or outside the vocabulary, TypeError for arrays that are not
     integers.
@@ -278,23 +290,26 @@ class Seq2Seq:
             if first == len(ids):
                 return hidden
             prompt, encoder = np.array([row.prompt]), encoder_part(self.params, config)
-            seen = NO_TAPS if taps is NO_TAPS else EncoderTaps(taps)
+            seen = NO_TAPS if taps is NO_TAPS else TapsUnder(taps, ENCODER)
             source, _ = features_forward(encoder, prompt, config.encoder, ops, taps=seen, keep=False)
-            row.decoder = RecurrentPast()
+            row.decoder = TransformerPast() if config.decoder == "transformer" else RecurrentPast()
         tokens, _ = ops.embedding_forward(ids[None, first:], self.params[embedding_names(config)[0]])
         x = taps("decoder.wte", tokens)
-        y, _ = recurrent_forward(self.params, x, source, None, config, ops, past=row.decoder, taps=taps)
+        y, _ = decoder_forward(self.params, x, source, None, config, ops, past=row.decoder, taps=taps)
         hidden[first:] = y[0]
         return hidden
 
     def loss(self, batch: "Batch") -> float:
         """Return the objective's mean over the counted targets of a batch, without label smoothing."""
+        with of_many_shapes():
+            return self._loss(batch)
+
+    def _loss(self, batch: "Batch") -> float:
         pairs = self._pairs(batch)
         if not len(pairs.at):
             return 0.0
         hidden, _ = generator_forward(self.params, pairs, self.config, self.ops, keep=False)
-        objective = self.objective._replace(label_smoothing=0.0)
-        return float(objective_forward(hidden, self._head, pairs, objective, self.ops)[0])
+        return float(objective_forward(hidden, self._head, pairs, self.objective.evaluated, self._critic, self.ops)[0])
 
     def loss_and_grads(
         self, batch: "Batch", *, rng: Rng = None, dloss: float = 1.0, grads: Parameters | None = None
@@ -306,21 +321,36 @@ class Seq2Seq:
         grads  gradients to overwrite and return, instead of new ones
         """
         grads = self.params.empty_like() if grads is None else grads
+        with of_many_shapes():
+            return self._loss_and_grads(batch, rng, dloss, grads), grads
+
+    def _loss_and_grads(self, batch: "Batch", rng: Rng, dloss: float, grads: Parameters) -> float:
         pairs = self._pairs(batch)
         if not len(pairs.at):
             grads.flat.fill(0)
-            return 0.0, grads
+            return 0.0
         blocks = self.trained_blocks
         hidden, cache = generator_forward(self.params, pairs, self.config, self.ops, rng, trained_blocks=blocks)
-        loss, head = objective_forward(hidden, self._head, pairs, self.objective, self.ops)
+        loss, head = objective_forward(hidden, self._head, pairs, self.objective, self._critic, self.ops)
         dhead = grads[embedding_names(self.config)[1]]
-        dhidden, _ = objective_backward(dloss, head, self.ops, dhead)
+        dhidden = objective_backward(dloss, head, self.ops, dhead)
         generator_backward(dhidden, cache, grads, blocks)
-        return float(loss), grads
+        return float(loss)
+
+    @property
+    def _critic(self) -> GPT | None:
+        """Return who compares what is written with what was wanted: without a critic, an encoder that is constant."""
+        if self.objective.kind == "ce" or self.critic is not None:
+            return self.critic
+        if self.trained_blocks != 0:
+            raise ValueError(
+                f"loss={self.objective.kind!r} needs a critic where the encoder is trained: set model.critic"
+            )
+        return GPT(self.config.encoder, ops=self.ops, params=encoder_part(self.params, self.config))
 
     def _pairs(self, batch: "Batch") -> Pairs:
         ids, targets, starts = checked_batch(batch, None, None, self.config.n_positions)
-        return pairs_of(ids, end_ids(self.config), targets, starts, MULTIPLE)
+        return pairs_of(ids, end_ids(self.config), targets, starts)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, generation_config.json and model.safetensors (npgpt.hub.seq)."""

@@ -95,9 +95,16 @@ class Objective(NamedTuple):
     weight           of the cosine, for "ce+cosine"
     label_smoothing  of the cross-entropy, while training
     tau              the temperature of the softmax whose expected embeddings the cosine reads
+    final_tau        that of evaluations, while tau changes; None for tau
     """
 
     kind: str = "ce"
     weight: float = 1.0
     label_smoothing: float = 0.0
     tau: float = 1.0
+    final_tau: float | None = None
+
+    @property
+    def evaluated(self) -> "Objective":
+        """What evaluations measure: the same without label smoothing, at the final temperature."""
+        return self._replace(label_smoothing=0.0, tau=self.tau if self.final_tau is None else self.final_tau)

@@ -40,14 +40,12 @@ def pairs_of(
     ends: Sequence[int],
     targets: np.ndarray | None = None,
     starts: np.ndarray | None = None,
-    multiple: int = 1,
 ) -> Pairs:
     """Return the examples of rows, in their order.
 
     ids, targets, starts  (B, T) as in a Batch. With targets, only examples that have something to learn are returned,
                           each up to its last counted target. Without, all that have a completion
     ends                  the end tokens; the first of them after an example's first position ends its prompt
-    multiple              pad to multiples of this, but to no more than T
 
     Example: ids 0 5 6 0 7 8 with the end token 0 give the source 0 5 6 and target_in 0 7 8.
 
@@ -69,8 +67,8 @@ def pairs_of(
         goals = targets.reshape(-1)
         begin, at, stop = learned(goals, first, begin, at)
     lengths, source_lengths = stop - at, at - begin
-    source, _ = gathered(flat, begin, source_lengths, rounded(source_lengths, multiple, T))
-    target_in, inside = gathered(flat, at, lengths, rounded(lengths, multiple, T))
+    source, _ = gathered(flat, begin, source_lengths, longest(source_lengths))
+    target_in, inside = gathered(flat, at, lengths, longest(lengths))
     wanted = np.full(target_in.shape, IGNORED, np.int64)
     if goals is not None:
         wanted[inside] = gathered(goals, at, lengths, target_in.shape[1])[0][inside]
@@ -101,10 +99,9 @@ def learned(
     return begin[kept], at[kept], last[begin[kept]] + 1
 
 
-def rounded(lengths: np.ndarray, multiple: int, most: int) -> int:
-    """Return the largest length, rounded up to a multiple, but at most `most`; at least 1."""
-    longest = int(lengths.max(initial=1))
-    return min(most, -(-longest // multiple) * multiple)
+def longest(lengths: np.ndarray) -> int:
+    """Return the largest of some lengths; 1 of none."""
+    return int(lengths.max(initial=1))
 
 
 def gathered(flat: np.ndarray, begin: np.ndarray, lengths: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,16 +5,17 @@ bridge.*       the pooled features' way into the decoder's initial state
 decoder.*      the decoder's own
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from npgpt.config import GPTConfig
 from npgpt.models.gpt2_parameters import block_matrices, init_parameters
 from npgpt.models.gpt2_parameters import flops_per_token as gpt_flops
 from npgpt.models.gpt2_parameters import parameter_shapes as gpt_shapes
 from npgpt.models.seq_config import SeqConfig
+from npgpt.models.seq_transformer import init_transformer, transformer_shapes
 from npgpt.support.parameters import Parameters, Shapes, zeros
 
 ENCODER = "encoder."
@@ -35,7 +36,7 @@ def parameter_shapes(config: SeqConfig) -> Shapes:
     shapes: Shapes = {ENCODER + name: shape for name, shape in encoder_shapes(config).items()}
     if config.embedding == "own":
         shapes |= dict.fromkeys(("decoder.wte.weight", "decoder.head.weight"), (config.vocab_size, config.width))
-    return shapes | recurrent_shapes(config)
+    return shapes | (transformer_shapes(config) if config.decoder == "transformer" else recurrent_shapes(config))
 
 
 def recurrent_shapes(config: SeqConfig) -> Shapes:
@@ -78,8 +79,9 @@ def init_generator(
     encoder  a GPT's parameters, which are copied; None draws new ones. If the decoder has an embedding and a head of
              its own, and they have the encoder's width, they begin as copies of the encoder's
 
-    Matrices are normal with standard deviation 1 / sqrt(inputs), the recurrent ones orthogonal, gate by gate; biases
-    are 0, but 1 for an LSTM's forget gate, so that it remembers at first; weights of norms are 1.
+    A transformer decoder begins by init_transformer. In a recurrent one matrices are normal with standard deviation
+    1 / sqrt(inputs), the recurrent ones orthogonal, gate by gate; biases are 0, but 1 for an LSTM's forget gate, so
+    that it remembers at first; weights of norms are 1.
 
     Sources: Saxe et al., arXiv:1312.6120, for orthogonal weights; Jozefowicz et al., "An Empirical Exploration of
     Recurrent Network Architectures", ICML 2015, for the forget gate.
@@ -89,13 +91,16 @@ def init_generator(
     known = init_parameters(config.encoder, seed, dtype) if encoder is None else encoder
     for name in encoder_shapes(config):
         params[ENCODER + name] = known[name]
+    transformer = config.decoder == "transformer"
     for name, shape in params.shapes.items():
-        if name.startswith(ENCODER):
+        if name.startswith(ENCODER) or (transformer and name not in embedding_names(config)):
             continue
         if len(shape) == 2:
             params[name] = initial_matrix(name, shape, config, known, rng)
         elif name.endswith("norm.weight"):
             params[name].fill(1)
+    if transformer:
+        init_transformer(params, config, known, rng)
     if config.decoder == "lstm":
         for i in range(config.n_layer):
             params[f"decoder.h.{i}.b_ih"][config.width : 2 * config.width] = 1
@@ -119,14 +124,20 @@ def initial_matrix(
     return rng.standard_normal(shape, np.float32) / math.sqrt(inputs)
 
 
+def decoder_matrices(config: SeqConfig) -> dict[str, int]:
+    """Return {name: count} of the decoder's and the bridge's matrices beside embeddings and head, side by side."""
+    several = {".attn.c_attn.weight": 3, ".crossattention.c_attn.weight": 2, ".attn.c_kv.weight": 2}
+    tables = ("wte.weight", "wpe.weight", "head.weight")
+    return {
+        name: next((count for end, count in several.items() if name.endswith(end)), 1)
+        for name, shape in parameter_shapes(config).items()
+        if len(shape) == 2 and not name.startswith(ENCODER) and not name.endswith(tables)
+    }
+
+
 def matrices_of(config: SeqConfig) -> dict[str, int]:
     """Return {name: count} of the matrices that Muon may train: the blocks', and those of the decoder's layers."""
-    found = {ENCODER + name: count for name, count in block_matrices(config.encoder).items()}
-    for name, shape in parameter_shapes(config).items():
-        inside = not name.startswith(ENCODER) and "wte" not in name and "head" not in name
-        if inside and len(shape) == 2:
-            found[name] = 2 if name.endswith("c_kv.weight") else 1
-    return found
+    return {ENCODER + name: n for name, n in block_matrices(config.encoder).items()} | decoder_matrices(config)
 
 
 def flops_per_token(config: SeqConfig) -> float:
@@ -135,16 +146,12 @@ def flops_per_token(config: SeqConfig) -> float:
     Two for each weight of a matrix product, and four for each channel of each position that attention reads. The
     encoder has no head.
     """
-    source, C, T = config.encoder, config.width, config.n_positions
-    half = GPTConfig(
-        **{name: getattr(source, name) for name in ("n_embd", "n_layer", "n_head", "n_inner")},
-        n_positions=max(1, T // 2),
-        vocab_size=1,
+    source, C, half = config.encoder, config.width, max(1, config.n_positions // 2)
+    shapes = parameter_shapes(config)
+    matrices = sum(math.prod(shapes[name]) for name in decoder_matrices(config)) + C * config.vocab_size
+    reading = gpt_flops(dataclasses.replace(source, n_positions=half)) - 2 * source.n_embd * source.vocab_size
+    attended: float = (
+        half * (config.n_layer if config.decoder == "transformer" else 1) if config.bridge == "attention" else 0
     )
-    matrices = sum(
-        math.prod(shape)
-        for name, shape in parameter_shapes(config).items()
-        if len(shape) == 2 and name.startswith("decoder.") and "wte" not in name and "head" not in name
-    )
-    attended = 4 * C * T / 2 if config.bridge == "attention" else 0.0
-    return (gpt_flops(half) + 2 * (matrices + C * config.vocab_size) + attended) / 2
+    attended += (half + 1) / 2 * config.n_layer if config.decoder == "transformer" else 0
+    return (reading + 2 * matrices + 4 * C * attended) / 2
