@@ -5,7 +5,7 @@ import pytest
 
 from npgpt.kernels import cross_attention
 from npgpt.ops import FAST, REFERENCE
-from tests.test_twins import COMPILED, assert_as_exact, normal
+from tests.test_twins import COMPILED, assert_as_exact, normal, run
 
 LENGTHS = [None, np.array([5, 0, 7, 1]), np.array([0, 0, 0, 0]), np.array([2, 7, 7, 7], np.uint8)]
 
@@ -65,3 +65,11 @@ def test_the_dropout_mask_is_that_of_the_definition():
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
 def test_rmsnorm_of_rows_of_any_size(eps, scale):
     assert_as_exact("rmsnorm", (normal(7, 33, scale=scale), normal(33)), lambda: {"eps": eps})
+
+
+def test_rmsnorm_of_single_numbers():
+    args = normal(5, 1), normal(1)
+    # a large eps: without it almost everything cancels in the gradient of x
+    found = [run(ops, "rmsnorm", args, lambda: {"eps": 0.5}, np.float64) for ops in (REFERENCE, FAST)]
+    for want, got in zip(*found, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-13)
