@@ -25,6 +25,8 @@ NPGPT = Project(
         "npgpt/kernels/*.py",
         "npgpt/models/gpt2.py",
         "npgpt/models/gpt2_block.py",
+        "npgpt/models/gpt2_cross.py",
+        "npgpt/models/seq_transformer.py",
         "npgpt/models/seq_similarity.py",
     ),
     tests=(
@@ -36,6 +38,7 @@ NPGPT = Project(
         "tests/test_layers*.py",
         "tests/test_model.py",
         "tests/test_inputs_embeds.py",
+        "tests/test_seq_transformer.py",
         "tests/test_seq_similarity.py",
         "tests/fuzz/test_layers.py",
     ),
