@@ -5,6 +5,7 @@ pooled to one vector, a linear layer of it is added to every position instead, a
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -48,6 +49,7 @@ class TransformerCache(NamedTuple):
     source: Source | None
 
 
+@functools.lru_cache(maxsize=8)
 def decoder_config(config: SeqConfig) -> GPTConfig:
     """Return the configuration of the GPT whose blocks the decoder has."""
     return dataclasses.replace(
@@ -123,9 +125,15 @@ def _origin(name: str, config: SeqConfig) -> str:
 
 def decoder_part(params: Parameters, config: SeqConfig) -> Parameters:
     """Return the decoder's parameters, or their gradients, under a GPT's names: views of the same buffer."""
-    shapes = {name: shape for name, shape in transformer_shapes(config).items() if name.startswith(DECODER)}
-    starts = {name.removeprefix(DECODER): params.places[name].start for name in shapes}
-    return Parameters({name.removeprefix(DECODER): shape for name, shape in shapes.items()}, params.flat, starts)
+    shapes = _decoder_shapes(config)
+    return Parameters(shapes, params.flat, {name: params.places[DECODER + name].start for name in shapes})
+
+
+@functools.lru_cache(maxsize=8)
+def _decoder_shapes(config: SeqConfig) -> Shapes:
+    """Return {name: shape} of the decoder without its bridge, under a GPT's names."""
+    shapes = transformer_shapes(config).items()
+    return {name.removeprefix(DECODER): shape for name, shape in shapes if name.startswith(DECODER)}
 
 
 def transformer_tap_names(config: SeqConfig) -> list[str]:
