@@ -35,6 +35,7 @@ SHORT = ["--max-steps", "2", "--batch-size", "2", "--eval-batches", "1", "--thre
 # what makes an example quick: flags that override those before them
 QUICKLY = {
     "train": [*SHORT, "--sample-tokens", "5"],
+    "distill": [*SHORT, "--sample-tokens", "5"],
     "finetune": SHORT,
     "profile": ["--steps", "1", "--batch-size", "2", "--threads", "1"],
     "demo": ["--base-steps", "1", "--tune-steps", "1", "--tests", "1", "--tasks", "translate"],

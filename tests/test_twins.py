@@ -27,6 +27,7 @@ SHARED = {
         "block",
         "clock",
         "decode",
+        "distilled",
         "exp",
         "gpt",
         "gram",

@@ -22,6 +22,7 @@ COMMANDS = {
     "sample": "generate text with a trained model",
     "finetune": "fine-tune a trained model on prompts and completions",
     "ask": "complete a prompt with a fine-tuned model",
+    "distill": "teach a smaller GPT what a trained one knows",
     "eval": "measure how well a model predicts a text",
     "score": "say how likely each line of a file is, token by token",
     "features": "turn each line of a file into a vector",

@@ -24,11 +24,13 @@ class Batch:
     ids      the tokens
     targets  for each token, the one that should follow; IGNORED if nothing is to be learned there
     starts   where in its row each position's own text begins; None if each row is one text
+    teacher  what a teacher thinks comes next, (B, T, K) of TOP in data/teaching.py; None if nobody has asked it
     """
 
     ids: np.ndarray
     targets: np.ndarray
     starts: np.ndarray | None = None
+    teacher: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""

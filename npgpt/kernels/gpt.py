@@ -14,15 +14,17 @@ from npgpt.kernels import decode
 from npgpt.kernels.bf16 import SCRATCH, product_in
 from npgpt.kernels.block import Block, Work, block_backward, block_forward, draw, dropped
 from npgpt.kernels.clock import BACKWARD, EMBED, HEAD, LOSS, NORM, WAIT, lap, start
+from npgpt.kernels.distilled import DISTILLED_ROWS, distilled_head
 from npgpt.kernels.layernorm import normalize_rows, normalize_rows_backward
 from npgpt.kernels.linear_cross_entropy import loss_and_dlogits
-from npgpt.kernels.memory import Sizes, Views, batch_sizes, kept_at, layout, memory_at, passing_at
+from npgpt.kernels.memory import DHIDDEN, LAST, Sizes, Views, batch_sizes, kept_at, layout, memory_at, passing_at
 from npgpt.kernels.rows import add_up
 from npgpt.kernels.team import abort, new_barrier, share, share_of_lines, wait
 from npgpt.support.jit import jit
 
 # what the model asks for, which knows this module as its ops' `step`
 __all__ = [
+    "DISTILLED_ROWS",
     "IGNORED",
     "SCRATCH",
     "Job",
@@ -33,9 +35,11 @@ __all__ = [
     "batch_sizes",
     "count_targets",
     "decode",
+    "distilled_head",
     "features_backward",
     "features_forward",
     "head_loss",
+    "hidden_of",
     "layout",
     "new_barrier",
 ]
@@ -220,6 +224,15 @@ def head_loss(job: Job, scale: float, add: bool) -> float:
             wait(job.barrier, s.members)
             lap(laps, WAIT)
     return loss
+
+
+def hidden_of(job: Job) -> tuple[np.ndarray, np.ndarray]:
+    """Return the hidden states (N, C) that features_forward has computed, and the place of their gradient, which
+    features_backward reads; it is (0, C) where there will be no backward."""
+    s, memory = job.sizes, job.memory.numbers
+    size = s.B * s.T * s.C
+    hidden, dhidden = (memory[job.at[k] :][: size if job.at[k] >= 0 else 0] for k in (LAST, DHIDDEN))
+    return hidden.reshape(-1, s.C), dhidden.reshape(-1, s.C)
 
 
 @jit(inner=True, inline="always")

@@ -131,13 +131,37 @@ class Step:
 
         Raises ValueError if an id or a target is not in the vocabulary.
         """
+        kernel = self.kernel
+        job, count = self.job(ids, targets, starts, grads, rng is not None, member, laps)
+        kernel.features_forward(job, NO_DROPOUT if rng is None else rng)
+        total = kernel.head_loss(job, dloss / max(1, count), add)
+        if grads is not None:
+            kernel.features_backward(job, add)
+        return total / max(1, count)
+
+    def job(
+        self,
+        ids: np.ndarray,
+        targets: np.ndarray,
+        starts: np.ndarray | None,
+        grads: Parameters | None,
+        drop: bool,
+        member: int = 0,
+        laps: np.ndarray | None = None,
+    ) -> tuple[Any, int]:
+        """Return a member's job, in the memory that all jobs of this thread share, and how many targets count.
+
+        drop  whether there will be dropout
+
+        Raises ValueError if an id or a target is not in the vocabulary.
+        """
         kernel, flat = self.kernel, self.params.flat
         firsts = NO_STARTS if starts is None else integers(starts)
         ids, targets, shape = integers(ids), integers(targets), ids.shape
         count = kernel.count_targets(ids, targets, self.config.vocab_size)
         if count < 0:
             raise ValueError(out_of_vocabulary(ids, targets, self.config.vocab_size, kernel.IGNORED))
-        sizes = self.sizes(shape, grads is not None, rng is not None)
+        sizes = self.sizes(shape, grads is not None, drop)
         blocks_at, at, size = kernel.layout(sizes, flat.itemsize)
         memory = workspace(size, flat.dtype) if self.memory is None else self.memory
         places = self.params.starts(names_of(self.config.n_layer, self.config.tie_word_embeddings))
@@ -148,11 +172,7 @@ class Step:
             self.settings, kernel.Views(memory, memory.view(np.uint8), memory.view(np.int64)), member, self.barrier,
             NO_LAPS if laps is None else laps, panels,
         )  # fmt: skip
-        kernel.features_forward(job, NO_DROPOUT if rng is None else rng)
-        total = kernel.head_loss(job, dloss / max(1, count), add)
-        if grads is not None:
-            kernel.features_backward(job, add)
-        return total / max(1, count)
+        return job, count
 
 
 def integers(array: np.ndarray) -> np.ndarray:

@@ -13,11 +13,13 @@ from npgpt.hub.gpt2 import with_ends, write_gpt2
 from npgpt.hub.gpt2_int8 import MODEL_TYPE
 from npgpt.hub.peft import first_with, folders_of, is_adapter, require_one
 from npgpt.models.base import Model
+from npgpt.models.distilled import Distilled, Teaching
 from npgpt.models.gpt2 import GPT
 from npgpt.models.gpt2_int8 import Int8GPT
 from npgpt.models.gpt2_memory import floats_to_evaluate, floats_to_train
 from npgpt.models.gpt2_parameters import init_parameters, parameter_shapes
 from npgpt.models.gpt2_resized import resized
+from npgpt.models.gpt2_shrunk import say_shrunk, shrunk, student_config
 from npgpt.models.gpt2_sizes import Sizes, gpt_sizes
 from npgpt.models.lora import merged, require_gpt
 from npgpt.models.seq import Seq2Seq
@@ -54,6 +56,26 @@ def new_generator(encoder: Model, seed: int = 0, **fields: Any) -> Seq2Seq:
     if not isinstance(encoder, GPT):
         raise ValueError(f"a generator's encoder is a GPT, which this is not: {encoder.describe()}")
     return Seq2Seq.of(encoder, seed, **fields)
+
+
+def new_student(teacher: Model, seed: int, init: str, **sizes: Any) -> tuple[Model, str]:
+    """Return a student that begins with what it can use of a teacher's weights, and in words what that is.
+
+    sizes  n_layer, n_embd, n_head and dropout, where they are not the teacher's (gpt2_shrunk.py)
+
+    Raises ValueError for a model that is no GPT, and for sizes that are not possible.
+    """
+    if not isinstance(teacher, GPT):
+        raise ValueError(f"only a GPT can be distilled, which this is not: {teacher.describe()}")
+    config = student_config(teacher.config, **sizes)
+    return shrunk(teacher, config, seed, init), say_shrunk(teacher.config, config)
+
+
+def with_teacher(student: Model, teacher: Model, teaching: Teaching, seed: int) -> Distilled:
+    """Return a student and its teacher as one model, whose loss is that of distillation (distilled.py)."""
+    assert isinstance(student, GPT)
+    assert isinstance(teacher, GPT)
+    return Distilled(student, teacher, teaching, seed)
 
 
 def resized_model(model: Model, config: GPTConfig, known: np.ndarray, new: np.ndarray) -> Model:

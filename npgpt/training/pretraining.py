@@ -169,7 +169,11 @@ def reading_of(folder: Path, base: str | None = None) -> dict[str, Any]:
 
 
 def require_kind(folder: Path, saved: Mapping[str, Any]) -> None:
-    """Raise ValueError for a run of npgpt finetune."""
+    """Raise ValueError for a run of npgpt finetune or npgpt distill."""
+    if "distill" in saved:
+        raise ValueError(
+            f"{folder} is a run of npgpt distill: continue it with npgpt distill TEACHER --resume --out {folder}"
+        )
     if "finetune" in saved:
         raise ValueError(
             f"{folder} is a run of npgpt finetune: continue it with npgpt finetune RUN --resume --out {folder}"

@@ -112,6 +112,8 @@ def run_id(settings: dict[str, Any]) -> str:
     parts = [settings["model"], data.get("sha256"), data.get("tokenizer"), [how.get(name) for name in OF_A_RUN]]
     if "from" in settings:
         parts.append(settings["from"]["sha256"])
+    if "distill" in settings:
+        parts.append(settings["distill"])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

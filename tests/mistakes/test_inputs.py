@@ -15,6 +15,7 @@ TEXTS = {
     "train": f"train --data {{}} --out new {TINY}",
     "train with another text": f"train --data a.txt {{}} --out new {TINY}",
     "train by a file of settings": f"train --data a.txt --config {{}} --out new {TINY}",
+    "distill": "distill r --data {} --out new --max-steps 1 --batch-size 1",
     "finetune": "finetune q --data {} --out new --max-steps 1 --batch-size 1",
     "sample": "sample r --prompts {}",
     "ask": "ask f --data {}",
@@ -33,6 +34,8 @@ RUNS = {
     "resumed finetune": "finetune q --resume --out {}",
     "train with its tokenizer": f"train --data a.txt --tokenizer {{}} --out new {TINY}",
     "train from": "train --from {} --data a.txt --max-steps 2 --threads 1 --out new",
+    "distill": "distill {} --data a.txt --out new --max-steps 1",
+    "resumed distill": "distill r --resume --out {}",
     "prepare with its tokenizer": "prepare a.txt --tokenizer {} --out new",
     "sample": "sample {}",
     "ask": "ask {} --prompt the",
@@ -137,6 +140,7 @@ READ_INPUT = {
     "score": "score r -",
     "features": "features r - --out v.npy",
     "similar": "similar r the --search -",
+    "distill": "distill r --data - --out new --max-steps 1 --batch-size 1",
     "finetune": "finetune q --data - --out new --max-steps 1 --batch-size 1",
 }
 

@@ -20,6 +20,7 @@ from tests.mistakes.tools import FINETUNE, TINY, contents
 LINES = {
     "train": f"train --data a.txt --out new {TINY} --sample-tokens 9",
     "resume": "train --resume --out r --max-steps 4",
+    "distill": "distill r --out new --cache-logits 2 --max-steps 2 --sample-tokens 9",
     "sample": "sample r --max-new-tokens 20",
     "prompts": "sample r --prompts a.txt --max-new-tokens 2",
     "finetune": f"finetune q --data tasks.jsonl --out new {FINETUNE}",
@@ -123,6 +124,7 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(capsys, here, 
 # commands that use what a command has written
 USES = {
     "train": ["sample new"],
+    "distill": ["sample new"],
     "finetune": ["ask new --prompt the"],
     "prepare": ["tokenizer show new the", f"train --data new --out newer {TINY}"],
     "learn": ["tokenizer show new the"],

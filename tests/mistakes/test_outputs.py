@@ -13,6 +13,7 @@ from tests.test_cli import start
 WRITE = {  # {} is where to write
     "train": f"train --data a.txt --out {{}}/new {TINY}",
     "finetune": f"finetune q --data tasks.jsonl --out {{}}/new {FINETUNE}",
+    "distill": "distill r --out {}/new --cache-logits 2 --max-steps 2",
     "export": "export r --weights int8 --out {}/new",
     "demo": "demo --out {}/new --base-steps 1 --tune-steps 1 --tests 1",
     "prepare": "prepare a.txt --out {}/new --tokenizer bytes",
@@ -25,6 +26,7 @@ WRITE = {  # {} is where to write
 NEED_MATPLOTLIB = {"plot", "tokenizer stats"}
 PRINT = {
     "train": f"train --data a.txt --out new {TINY}",
+    "distill": "distill r --out new --max-steps 2 --sample-tokens 9",
     "sample": "sample r --max-new-tokens 9",
     "prompts": "sample r --prompts a.txt --max-new-tokens 2",
     "finetune": f"finetune q --data tasks.jsonl --out new {FINETUNE}",
