@@ -299,7 +299,7 @@ def test_taps_see_what_the_forward_computes():
     assert list(taps.values) == model.tap_names()
     np.testing.assert_allclose(logits, model.forward(batch.ids, starts=batch.starts), atol=1e-12)
     pairs = pairs_of(batch.ids, (E,), starts=batch.starts)
-    probs = taps["decoder.attn.probs"]
+    probs = taps["decoder.h.0.attn.probs"]
     assert probs.shape == (len(pairs.at), 2, pairs.target_in.shape[1], pairs.source.shape[1])
     np.testing.assert_allclose(probs.sum(axis=-1), 1)
     assert not probs[pairs.source_lengths < probs.shape[3]][..., -1].any()

@@ -133,18 +133,17 @@ def tap_names(config: SeqConfig) -> list[str]:
     encoder.*           those of a GPT (npgpt.models.gpt2_inside.tap_names), up to encoder.ln_f
     decoder.wte         (N, T, C)     the embeddings of what the decoder reads
     decoder.*           of a transformer those of seq_transformer.py, of a recurrent decoder:
-    decoder.h.0.out     (N, T, C)     the residual stream after a layer
-    decoder.attn.probs  (N, H, T, S)  the weights of the attention to the source; decoder.attn.out what it adds
-    decoder.out         (N, T, C)     the residual stream after the last layer
+    decoder.h.0.mid        (N, T, C)     the residual stream after a layer; decoder.h.0.out after its attention
+    decoder.h.0.attn.probs (N, H, T, S)  the weights of its attention to the source; decoder.h.0.attn.out what it adds
     ln_f                (B, T, C)     what the head reads, at its place in the rows of ids; 0 in prompts
     logits              (B, T, V)
     """
     encoder = [ENCODER + name for name in gpt_tap_names(config.encoder) if name != "logits"]
     if config.decoder == "transformer":
         return [*encoder, "decoder.wte", *transformer_tap_names(config), "ln_f", "logits"]
-    layers = [f"decoder.h.{i}.out" for i in range(config.n_layer)]
-    attention = ["decoder.attn.probs", "decoder.attn.out"] if config.bridge == "attention" else []
-    return [*encoder, "decoder.wte", layers[0], *attention, *layers[1:], "decoder.out", "ln_f", "logits"]
+    inside = ["mid", "attn.probs", "attn.out", "out"] if config.bridge == "attention" else ["mid", "out"]
+    layers = [f"decoder.h.{i}.{name}" for i in range(config.n_layer) for name in inside]
+    return [*encoder, "decoder.wte", *layers, "ln_f", "logits"]
 
 
 class Seq2Seq:

@@ -43,17 +43,17 @@ def recurrent_shapes(config: SeqConfig) -> Shapes:
     """Return {name: shape} of a recurrent decoder and its bridge; weights of the layers as in PyTorch."""
     C, S, rows = config.width, config.encoder.n_embd, GATES[config.decoder] * config.width
     shapes: Shapes = {}
-    if config.bridge == "attention":
-        shapes |= {"decoder.attn.norm.weight": (C,)}
-        for name, n_in, n_out in ("c_q", C, C), ("c_kv", S, 2 * C), ("c_proj", C, C):
-            shapes |= {f"decoder.attn.{name}.weight": (n_in, n_out), f"decoder.attn.{name}.bias": (n_out,)}
-    else:
+    if config.bridge != "attention":
         n = STATES[config.decoder] * config.n_layer * C
         shapes |= {"bridge.weight": (S, n), "bridge.bias": (n,)}
     for i in range(config.n_layer):
         h = f"decoder.h.{i}"
         shapes |= {f"{h}.norm.weight": (C,), f"{h}.w_ih": (rows, C), f"{h}.w_hh": (rows, C)}
         shapes |= {f"{h}.b_ih": (rows,), f"{h}.b_hh": (rows,)}
+        if config.bridge == "attention":
+            shapes |= {f"{h}.attn.norm.weight": (C,)}
+            for name, n_in, n_out in ("c_q", C, C), ("c_kv", S, 2 * C), ("c_proj", C, C):
+                shapes |= {f"{h}.attn.{name}.weight": (n_in, n_out), f"{h}.attn.{name}.bias": (n_out,)}
     return shapes | {"decoder.norm.weight": (C,)}
 
 
