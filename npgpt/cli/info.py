@@ -213,7 +213,7 @@ def print_memory(model: "Model", train: TrainConfig, lora: int | None, split: "S
     """
     from npgpt.models.registry import is_trainable
     from npgpt.support.machine import available_memory
-    from npgpt.training.memory import fitting_batch_size, in_bytes, memory_to_train, n_averages
+    from npgpt.training.memory import fitting_batch_size, in_bytes, memory_to_train, weights_to_train
     from npgpt.training.threads import settle, work_of
 
     weights = getattr(model, "nbytes", model.size * model.dtype.itemsize)  # some have other weights than floats
@@ -233,8 +233,7 @@ def print_memory(model: "Model", train: TrainConfig, lora: int | None, split: "S
             size = fitting_batch_size(model.config, train, free, lora)
             advice = f"--batch-size {size} would" if size else "choose a smaller model or context"
     elif is_trainable(model):
-        averages = n_averages(model.params.shapes, model.matrices, train) * model.dtype.itemsize
-        rows += [("to train", 2 * weights + averages, f"the weights, the gradients and {kept}")]
+        rows += [("to train", weights_to_train(model, train), f"the weights, the gradients and {kept}")]
     rows += [] if free is None else [("free here", free, "")]
     print(f"\nmemory in {model.dtype}")
     for name, size, what in rows:

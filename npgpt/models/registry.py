@@ -1,7 +1,8 @@
 """Which class a model is of: the one place that knows, besides the models themselves."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from npgpt.models.seq import Seq2Seq
 from npgpt.models.seq_config import MODEL_TYPE as GENERATOR
 from npgpt.models.seq_config import SeqConfig
 from npgpt.ops import Ops
+from npgpt.support.fields import flat_fields, split_fields
 from npgpt.support.files import read_json
 from npgpt.support.hints import nearest
 from npgpt.support.parameters import Parameters
@@ -156,6 +158,31 @@ def holds_generator(folder: Path) -> bool:
 def is_generator(model: Model) -> bool:
     """Say whether a model reads a prompt with an encoder, up to an end token, and then writes with a decoder."""
     return isinstance(model.config, SeqConfig)
+
+
+def refuse_generator(model: Model, name: str | Path, what: str) -> None:
+    """Raise ValueError, which ends with `what`, if a model is a generator; `name` is where it was opened."""
+    if is_generator(model):
+        raise ValueError(f"{name} is a generator, an encoder with a decoder: {what}")
+
+
+def fields_of(config: Any) -> dict[str, Any]:
+    """Return {name: value} of a configuration of this registry's models, of a generator's encoder as encoder.NAME;
+    nothing of another configuration.
+    """
+    return flat_fields(dataclasses.asdict(config)) if isinstance(config, GPTConfig | SeqConfig) else {}
+
+
+def require_fields(fields: Mapping[str, Any]) -> None:
+    """Raise ValueError for what is no field of a model's configuration, with the nearest name that is one."""
+    encoder = fields.get("encoder")
+    if encoder is None:
+        split_fields(fields, GPTConfig)
+    elif not isinstance(encoder, dict):
+        raise ValueError(f"encoder={encoder!r:.60} must be the fields of a GPT")
+    else:
+        split_fields(encoder, GPTConfig)
+        split_fields(fields, SeqConfig)
 
 
 def with_weights(model: Model, weights: str | None) -> Model:

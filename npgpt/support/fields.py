@@ -24,6 +24,18 @@ def field_types(config: type) -> dict[str, tuple[type, bool]]:
     return types
 
 
+def flat_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields, with those of a configuration inside of another beside the others.
+
+    Example: {"n_layer": 2, "encoder": {"n_layer": 3}} gives {"n_layer": 2, "encoder.n_layer": 3}.
+    """
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        inner = value if isinstance(value, Mapping) else {}
+        found |= {f"{name}.{key}": one for key, one in inner.items()} or {name: value}
+    return found
+
+
 def split_fields(values: Mapping[str, Any], *configs: type, also: Iterable[str] = ()) -> list[dict]:
     """Sort values by name into one dict per config class, and a last one for the names in `also`.
 

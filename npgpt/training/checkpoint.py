@@ -6,7 +6,6 @@ train.json                   the settings and the data of the run
 metrics.jsonl                a line per step, and a line per evaluation
 """
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
@@ -15,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from npgpt.config import GPTConfig
 from npgpt.hub.tensors import CHECKSUM, read_metadata, read_tensors, require_config, require_run, save_tensors
 from npgpt.models.base import Model
-from npgpt.models.registry import open_model
+from npgpt.models.registry import fields_of, open_model
 from npgpt.optim import Mean, Optimizer
 from npgpt.support.files import begin, finish, is_cut_short, naming, remove_files, remove_parts, write_atomically
 from npgpt.support.notices import notice
@@ -209,12 +207,12 @@ def _is_before(line: bytes, step: int) -> bool:
 
 
 def _config(model: Model) -> dict[str, Any]:
-    """Return what a training state says of its model's configuration; nothing for a model of another kind than GPT.
+    """Return what a training state says of its model's configuration; nothing for a kind that the registry lacks.
 
     The end tokens are left out: they are no part of the computation, and generation_config.json may name more of them.
     """
-    config = dataclasses.asdict(model.config) if isinstance(model.config, GPTConfig) else {}
-    return {name: value for name, value in config.items() if name not in ("bos_token_id", "eos_token_id")}
+    config = fields_of(model.config)
+    return {name: value for name, value in config.items() if not name.endswith(("bos_token_id", "eos_token_id"))}
 
 
 def _buffers(model: Model, optimizer: Optimizer | None, mean: Mean | None) -> dict[str, Mapping[str, np.ndarray]]:

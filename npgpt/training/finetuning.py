@@ -225,9 +225,18 @@ def say_if_taught_otherwise(base: Path, template: Template) -> None:
 
 def require_same(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) -> None:
     """Raise ValueError for a change that would make the run another run."""
-    for part, name, what in FIXED:
-        if saved[part].get(name) != settings[part][name]:
-            raise ValueError(
-                f"{folder}: {what}; start a new run, as npgpt finetune {folder} --data LINES --out NEW, which begins "
-                "with this model"
-            )
+    if what := first_change(saved, settings, FIXED):
+        raise ValueError(
+            f"{folder}: {what}; start a new run, as npgpt finetune {folder} --data LINES --out NEW, which begins with "
+            "this model"
+        )
+
+
+def first_change(
+    saved: dict[str, Any], settings: dict[str, Any], fixed: Sequence[tuple[str, str, str]]
+) -> str | None:
+    """Return what cannot change, of the first of some settings that is no longer as saved; None if none has changed.
+
+    fixed  (part of train.json, key, error message)
+    """
+    return next((what for part, key, what in fixed if saved[part].get(key) != settings[part][key]), None)

@@ -35,6 +35,8 @@ class Trainer:
     on_best               called whenever the model has been saved as the best
     on_evaluating         called during the last evaluation with the tokens predicted so far, and all that will be
     split                 how threads share a step; None chooses it for this machine (threads.py)
+    on_step               called before each step with the number of steps taken and of all, and before each loss that
+                          is not trained on with the number of all twice, as after the last step
     pace                  asked before the first step and after every step, with the number of steps taken, how many the
                           run will have; max_steps unless it is replaced. If it says no more than were taken, the run
                           ends there
@@ -66,6 +68,7 @@ class Trainer:
         self.progress: dict[str, Any] = {"step": 0, "best_step": 0, "best_val_loss": None}
         self.progress |= {"best_averaged": 0, "waited": 0}  # evaluations in a row without a better loss
         self.on_evaluating: Callable[[int, int], object] = lambda done, total: None
+        self.on_step: Callable[[int, int], object] = lambda done, total: None
         self.pace: Callable[[int], int] = lambda done: config.max_steps
         self.total, self.stopped_early, self.patient_until = config.max_steps, False, 0
         self.trained = False
@@ -97,6 +100,7 @@ class Trainer:
             self._end_if_out_of_patience()
             yield from self._evaluate_first(workers)
             while done < self.total:
+                self.on_step(done, self.total)
                 record = train_step(workers, self.optimizer, self.train_data, config, done, self.total, self.adapters)
                 done = self.progress["step"] = done + 1
                 self.total = max(done, self.pace(done))
@@ -118,6 +122,7 @@ class Trainer:
             if self.stopped_early:
                 best_step = self.progress["best_step"]
                 notice(f"no better loss since step {best_step}: stopped early; the model of step {best_step} is kept")
+            self.on_step(self.total, self.total)
             most, best = config.final_eval_tokens, self.best()
             if most is None:
                 most = affordable_tokens(best.size)
@@ -194,6 +199,7 @@ class Trainer:
 
     @quietly
     def _validation_loss(self, workers: Workers) -> float:
+        self.on_step(self.total, self.total)
         loss = estimate_loss(self.model, self.val_data, self.config, workers.map)
         require_finite(self.progress["step"], validation_loss=loss)
         return loss
@@ -236,6 +242,7 @@ class Trainer:
 
     @quietly
     def _next_loss(self) -> float:
+        self.on_step(self.total, self.total)
         return self.model.loss(self.train_data.first())
 
 

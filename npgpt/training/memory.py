@@ -7,6 +7,7 @@ from collections.abc import Collection
 import numpy as np
 
 from npgpt.config import GPTConfig, TrainConfig
+from npgpt.models.base import Model
 from npgpt.models.lora import TARGETS, adapter_shapes
 from npgpt.models.registry import floats_per_token, shapes_of_model
 from npgpt.optim.muon import room_for
@@ -41,6 +42,24 @@ def memory_to_train(
     evaluating = split.threads if teams else split.groups  # threads, each with rows of its own
     evaluated = evaluating * rows_evaluated * to_evaluate
     return bytes_each * weights, int(HEAP * bytes_each * T * (learned + evaluated))
+
+
+def weights_to_train(model: Model, train: TrainConfig, groups: int = 1) -> int:
+    """Return the bytes of any model's weights, the gradients of so many groups, and what the optimizer keeps."""
+    averages = n_averages(model.params.shapes, model.matrices, train)
+    return model.dtype.itemsize * ((1 + groups) * model.size + averages)
+
+
+def require_memory_for_weights(model: Model, train: TrainConfig, split: Split) -> None:
+    """Raise MemoryError for a run of any model whose weights, gradients and averages do not fit, whatever its batches
+    need, as require_memory does. The process has the weights already.
+    """
+    free, needed = available_memory(), weights_to_train(model, train, split.groups)
+    if free is not None and needed > free + model.params.flat.nbytes:
+        raise MemoryError(
+            f"this run needs at least {in_bytes(needed)} for {model.size:,} parameters, their gradients and what the "
+            f"optimizer keeps, and {in_bytes(free)} are free: choose a smaller model, or fewer --threads"
+        )
 
 
 def split_for(config: GPTConfig, train: TrainConfig) -> Split:

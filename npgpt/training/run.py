@@ -7,12 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from npgpt.config import GPTConfig, TrainConfig
+from npgpt.config import TrainConfig
 from npgpt.data.text import ONCE, is_gone
 from npgpt.hub.peft import first_with, folders_of
 from npgpt.hub.tensors import is_own, require_run
 from npgpt.models.base import Model, end_ids
-from npgpt.support.fields import split_fields
+from npgpt.models.registry import fields_of, require_fields
+from npgpt.support.fields import flat_fields, split_fields
 from npgpt.support.files import file_digest, is_cut_short, read_json, read_sealed_json, write_sealed_json
 from npgpt.support.notices import notice
 from npgpt.support.version import __version__
@@ -27,6 +28,7 @@ OF_A_RUN = (
     *("seed", "init", "dtype", "optimizer", "trainable", "pack", "learning_rate", "min_lr", "batch_size"),
     *("base_sha256", "lora", "lora_alpha", "in_order", "pretrain"),
 )
+OF_A_GENERATOR = ("base_sha256", "in_order", "encoder", "loss", "loss_temperature", "label_smoothing")
 
 
 class Run:
@@ -114,6 +116,8 @@ def run_id(settings: dict[str, Any]) -> str:
         parts.append(settings["from"]["sha256"])
     if "distill" in settings:
         parts.append(settings["distill"])
+    if "generator" in settings:
+        parts.append([settings["generator"][name] for name in OF_A_GENERATOR])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -145,14 +149,14 @@ def read_saved(folder: Path) -> dict[str, Any]:
     saved = read_sealed_json(path)
     if isinstance(saved.get("train"), dict) and saved["train"].get("init") == "gpt2":
         saved["train"]["init"] = "normal"  # as it is called since
-    for part, config in (("model", GPTConfig), ("train", TrainConfig), ("data", None)):
+    for part in ("model", "train", "data"):
         if not isinstance(saved.get(part), dict):
             raise ValueError(f"{path}: {part!r} is missing")
-        if config:
-            try:
-                split_fields(saved[part], config)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from None
+    try:
+        require_fields(saved["model"])
+        split_fields(saved["train"], TrainConfig)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if saved.get("workers") is not None:
         require_split(path, saved["workers"])
     saved["train"].setdefault("trainable", "*")  # which runs of earlier versions do not say
@@ -280,12 +284,13 @@ def say_beyond(tokenizer: Tokenizer) -> str:
 def require_model_of(folder: Path, model: Model, saved: dict[str, Any]) -> None:
     """Raise ValueError, naming the key, if a run's model has another configuration than its train.json says."""
     before = saved.get("model")
-    for name, value in before.items() if isinstance(before, dict) else ():
-        found = getattr(model.config, name, value)
-        if name == "eos_token_id" and value is not None:  # generation_config.json may name more tokens
+    now = fields_of(model.config)
+    for name, value in flat_fields(before).items() if isinstance(before, dict) else ():
+        found = now.get(name, value)
+        if name.endswith("eos_token_id") and value is not None:  # generation_config.json may name more tokens
             ids = {*value} if isinstance(value, list) else {value}
             found = value if ids <= {*end_ids(model.config)} else found
-        if found != value and name not in ("bias", "tie_word_embeddings"):  # which the model's tensors decide
+        if found != value and not name.endswith(("bias", "tie_word_embeddings")):  # which the model's tensors decide
             raise ValueError(
                 f"{folder / 'config.json'}: {name} is {found!r}, but train.json says {value!r}: "
                 "one of the files was damaged or changed after it was written"
