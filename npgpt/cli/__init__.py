@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a GPT on tales or on text files",
     "sample": "generate text with a trained model",
     "finetune": "fine-tune a trained model on prompts and completions",
+    "train-generator": "train a decoder that writes from a trained model's features",
     "ask": "complete a prompt with a fine-tuned model",
     "distill": "teach a smaller GPT what a trained one knows",
     "eval": "measure how well a model predicts a text",
@@ -38,7 +39,8 @@ COMMANDS = {
     "info": "show a model's parameters, memory and FLOPs",
     "profile": "show where the time of a training step goes",
 }
-MODULES = {"eval": "evaluate"}  # a module called eval would hide the built-in
+# a module called eval would hide the built-in, and a name cannot have a hyphen
+MODULES = {"eval": "evaluate", "train-generator": "train_generator"}
 
 # errors that a user can fix; any other error is a defect of npgpt, and keeps its traceback
 USER_ERRORS = (ValueError, OSError, FloatingPointError, MemoryError)

@@ -66,6 +66,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from npgpt.generation.opening import open_run
+    from npgpt.models.registry import refuse_generator
 
     name = "int8" if args.weights else "merge" if args.merge else args.format
     form = FORMATS[name]
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if args.merge and not (source / "adapter_config.json").is_file():
         raise ValueError(f"--merge: {args.run} is no adapter: it has no adapter_config.json")
     model, tokenizer = open_run(source, args.last, base=args.base)
+    refuse_generator(model, args.run, "no other program reads one, so copy its folder as it is")
     opened = Opened(args.run, source, args.base, model, tokenizer, dtype, args.anyway)
     said = form.write(out, opened) if form.is_file else in_folder(out, opened, form)
     sizes = [in_bytes_of(path) for path in (weights_of(source), out if form.is_file else out / "model.safetensors")]

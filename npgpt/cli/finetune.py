@@ -14,7 +14,7 @@ from npgpt.config import TrainConfig
 from npgpt.training.recipes import FINETUNE
 
 if TYPE_CHECKING:
-    from npgpt.training.finetuning import Tuning
+    from npgpt.training.finetuning import Tuning, TuningPlan
 
 EXAMPLES = (
     "npgpt finetune runs/poems --data tasks.jsonl --out runs/tasks",
@@ -34,6 +34,24 @@ OF_THE_MODEL = (
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add_run(parser, base=False)
+    add_examples_flags(parser)
+    parser.add_argument(
+        "--lora",
+        type=int,
+        metavar="R",
+        help="train only low-rank adapters of rank R; the run folder holds the model with the adapters merged in, and "
+        "the adapters in PEFT's format in its folder adapter/",
+    )
+    parser.add_argument("--lora-alpha", type=float, metavar="X", help="scale the adapters by X / R (default: X = R)")
+    add_encoding(parser)
+    group = parser.add_argument_group("training")
+    add_fields(
+        group, TrainConfig, DEFAULTS | {name: str(value) for name, value in FINETUNE.items()}, OF_THE_MODEL, HELPS
+    )
+
+
+def add_examples_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a command that trains on prompts and completions: which ones, and where the run is."""
     parser.add_argument(
         "--data",
         nargs="+",
@@ -57,20 +75,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="train on the lines from the first to the last, then again from the first, for files that begin with easy "
         "lines; the last lines are kept for validation (default: random order)",
     )
-    parser.add_argument(
-        "--lora",
-        type=int,
-        metavar="R",
-        help="train only low-rank adapters of rank R; the run folder holds the model with the adapters merged in, and "
-        "the adapters in PEFT's format in its folder adapter/",
-    )
-    parser.add_argument("--lora-alpha", type=float, metavar="X", help="scale the adapters by X / R (default: X = R)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from where it stopped")
-    add_encoding(parser)
-    group = parser.add_argument_group("training")
-    add_fields(
-        group, TrainConfig, DEFAULTS | {name: str(value) for name, value in FINETUNE.items()}, OF_THE_MODEL, HELPS
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,6 +88,16 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_finetuning(args.run, args.data or [], args.out, how, given, args.resume)
     announce_compiling(plan.config.ops)
     tuning = start_finetuning(plan)
+    print_tuning(plan, tuning)
+    base = tuning.run.settings["finetune"]["base"]
+    train_with_progress(tuning.run, f"npgpt finetune {base} --resume --out {plan.folder}")
+    show(tuning)
+    print(f"\nuse it with: npgpt ask {plan.folder}")
+    return 0
+
+
+def print_tuning(plan: "TuningPlan", tuning: "Tuning") -> None:
+    """Print how many parameters will be trained, on how many examples, and how often each is used."""
     folder, skipped = plan.folder, plan.source.skipped
     left_out = f" ({skipped:,} too long, left out)" if skipped else ""
     if plan.how["in_order"] and tuning.times < 1:
@@ -94,11 +109,6 @@ def run(args: argparse.Namespace) -> int:
         f"{len(tuning.val_examples):,} for validation{left_out}; {share}",
         flush=True,
     )
-    base = tuning.run.settings["finetune"]["base"]
-    train_with_progress(tuning.run, f"npgpt finetune {base} --resume --out {folder}")
-    show(tuning)
-    print(f"\nuse it with: npgpt ask {folder}")
-    return 0
 
 
 def show(tuning: "Tuning") -> None:

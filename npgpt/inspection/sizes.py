@@ -5,7 +5,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-GROUPS = {
+GROUPS = {  # the first that a name has
+    "encoder.": "encoder",
+    "bridge.": "bridge",
+    "decoder.wte": "decoder's embedding",
+    "decoder.head": "decoder's head",
+    "decoder.": "decoder",
     "wte": "token embedding",
     "wpe": "position embedding",
     ".attn.": "attention",

@@ -5,16 +5,17 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from npgpt.config import GPTConfig, TrainConfig, settle
 from npgpt.data.examples import Example, ExamplesSource, pack_examples
+from npgpt.data.packing import Packed
 from npgpt.data.templates import AS_GIVEN, Template, about_chat_template, parse_template
 from npgpt.hub.folders import find_folder, recorded
 from npgpt.hub.tensors import require_run
 from npgpt.models.base import Model, set_end
 from npgpt.models.lora import Adapters, save_adapter
-from npgpt.models.registry import open_model, require_trainable
+from npgpt.models.registry import open_model, refuse_generator, require_trainable
 from npgpt.support.files import read_sealed_json
 from npgpt.support.lock import locked
 from npgpt.support.notices import notice
@@ -128,8 +129,9 @@ def read_finetune(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
     """Return the part of train.json about the fine-tuning. Raises ValueError for a run of another kind."""
     before = saved.get("finetune")
     if not isinstance(before, dict):
+        command = "train-generator" if "generator" in saved else "train"
         raise ValueError(
-            f"{folder} is not a run of npgpt finetune: continue it with npgpt train --resume --out {folder}"
+            f"{folder} is not a run of npgpt finetune: continue it with npgpt {command} --resume --out {folder}"
         )
     for name, types in ("lora", (int,)), ("lora_alpha", (int, float)), ("skip_long", (bool,)), ("in_order", (bool,)):
         value = before.get(name)
@@ -160,6 +162,7 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
     require_compute(config)
     begins = find_folder(plan.base)
     model, tokenizer = open_base(begins, config)
+    refuse_generator(model, plan.base, "npgpt train-generator trains one from a GPT, with --data for other examples")
     n_positions = model.config.n_positions
     base = {
         "base": recorded(plan.base),
@@ -178,10 +181,7 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
     else:
         require_run(folder / "model.safetensors")
         require_same(folder, plan.saved, settings)
-    in_order = plan.how["in_order"]
-    train_part, val_part = source.split(config.seed, in_order)
-    train_data = pack_examples(train_part, tokenizer, n_positions, in_order, source.template)
-    val_data = pack_examples(val_part, tokenizer, n_positions, template=source.template)
+    parts = packed(plan, tokenizer, n_positions)
     if plan.saved is None:
         refuse_existing(folder)
     adapters, split = None, saved_split(plan.saved, config, plan.named, model)
@@ -190,16 +190,34 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
     if isinstance(model.config, GPTConfig):
         made = model.params.flat.nbytes + sum(base.nbytes for base in (adapters.base.values() if adapters else ()))
         require_memory(model.config, config, plan.how["lora"], made, split)
-    trainer = Trainer(model, train_data, val_data, config, folder, adapters, split=split)
+    trainer = Trainer(model, parts.train_data, parts.val_data, config, folder, adapters, split=split)
     if adapters is not None:
         trainer.on_best = lambda: save_adapter(folder / "adapter", adapters, base["base"], base["base_sha256"])
-    return Tuning(
-        Run(trainer, tokenizer, settings, source, plan.saved, lock=lock.pop_all()),
-        val_part,
-        trainer.n_trained,
-        len(train_part),
-        config.max_steps * config.batch_size * config.gradient_accumulation_steps / len(train_data.ids),
-    )
+    return tuning_of(Run(trainer, tokenizer, settings, source, plan.saved, lock=lock.pop_all()), parts)
+
+
+class Parts(NamedTuple):
+    """The examples of a run to train on and to validate with, and each of them in rows."""
+
+    train: list[Example]
+    val: list[Example]
+    train_data: Packed
+    val_data: Packed
+
+
+def packed(plan: TuningPlan, tokenizer: Tokenizer, n_positions: int) -> Parts:
+    """Divide the examples of a plan, and pack them into rows. Raises ValueError for one that is too long."""
+    in_order, source = plan.how["in_order"], plan.source
+    train, val = source.split(plan.config.seed, in_order)
+    train_data = pack_examples(train, tokenizer, n_positions, in_order, source.template)
+    return Parts(train, val, train_data, pack_examples(val, tokenizer, n_positions, template=source.template))
+
+
+def tuning_of(run: Run, parts: Parts) -> Tuning:
+    """Return a run with its counts."""
+    config = run.config
+    times = config.max_steps * config.batch_size * config.gradient_accumulation_steps / len(parts.train_data.ids)
+    return Tuning(run, parts.val, run.trainer.n_trained, len(parts.train), times)
 
 
 def open_base(name: Path, config: TrainConfig) -> tuple[Model, Tokenizer]:

@@ -15,7 +15,7 @@ from npgpt.data.source import PreparedSource, Source, TalesSource, TextSource
 from npgpt.data.vocabulary import characters_of
 from npgpt.hub.folders import find_folder
 from npgpt.models.base import Model, end_ids
-from npgpt.models.registry import open_model, require_trainable, resized_model
+from npgpt.models.registry import open_model, refuse_generator, require_trainable, resized_model
 from npgpt.support.fields import split_fields
 from npgpt.support.notices import notice
 from npgpt.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
@@ -70,6 +70,7 @@ def open_start(name: str, given: Mapping[str, Any]) -> Start:
     folder = find_folder(name)
     model = open_model(folder, config.dtype, config.ops)
     require_trainable(model, name)
+    refuse_generator(model, name, "give the GPT that its encoder was made from, or train it with npgpt train-generator")
     tokenizer = open_tokenizer(folder, model)
     say_if_unevaluated(folder)
     require_sizes_of(name, model.config, given)

@@ -169,15 +169,17 @@ def reading_of(folder: Path, base: str | None = None) -> dict[str, Any]:
 
 
 def require_kind(folder: Path, saved: Mapping[str, Any]) -> None:
-    """Raise ValueError for a run of npgpt finetune or npgpt distill."""
-    if "distill" in saved:
-        raise ValueError(
-            f"{folder} is a run of npgpt distill: continue it with npgpt distill TEACHER --resume --out {folder}"
-        )
-    if "finetune" in saved:
-        raise ValueError(
-            f"{folder} is a run of npgpt finetune: continue it with npgpt finetune RUN --resume --out {folder}"
-        )
+    """Raise ValueError for a run of npgpt finetune, npgpt distill or npgpt train-generator."""
+    for part, command in (
+        ("finetune", "finetune RUN"),
+        ("distill", "distill TEACHER"),
+        ("generator", "train-generator RUN"),
+    ):
+        if part in saved:
+            name = command.split()[0]
+            raise ValueError(
+                f"{folder} is a run of npgpt {name}: continue it with npgpt {command} --resume --out {folder}"
+            )
 
 
 def require_same(folder: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -51,6 +51,8 @@ FINETUNE: dict[str, Any] = {
     "eval_every": 200,
     "save_every": 200,
 }
+# the defaults of npgpt train-generator
+GENERATOR: dict[str, Any] = FINETUNE | {"max_steps": 2000}
 
 RECIPES = ("nanogpt", "minutes")
 DEFAULT_MINUTES = 3.0  # for own text
