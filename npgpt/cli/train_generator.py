@@ -51,7 +51,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--embedding",
         metavar="WHOSE",
-        help="own, which begins as a copy if the widths are equal, or encoder, which shares the encoder's embedding and "
+        help="own, which begins as a copy if the widths are equal, or encoder, which uses the encoder's embedding and "
         "head (default: own)",
     )
     group.add_argument("--dropout", type=float, dest="pdrop", metavar="X", help="dropout in the decoder (default: 0)")
@@ -100,6 +100,8 @@ def print_sizes(params: "Parameters", encoder: str) -> None:
     from npgpt.inspection.sizes import count_parameters
 
     counts = count_parameters(params)
-    trained = {"frozen": "not trained", "whole": "trained"}.get(encoder, f"trained: its {encoder.replace(':', ' ')} blocks")
+    trained = {"frozen": "not trained", "whole": "trained"}.get(
+        encoder, f"trained: its {encoder.replace(':', ' ')} blocks"
+    )
     parts = [f"{name} {count:,}" + f" ({trained})" * (name == "encoder") for name, count in counts.items()]
     print(f"parameters: {', '.join(parts)}")

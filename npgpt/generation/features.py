@@ -99,7 +99,9 @@ def framed_text(tokenizer: Tokenizer, text: str, before: list[int], pool: str, s
 
 def n_layers(model: Model) -> int:
     """Return the number of a model's blocks. Raises ValueError for a model that shows no hidden states."""
-    refuse_generator(model, "the model", "its features are those of the GPT that its encoder was made from: give that one")
+    refuse_generator(
+        model, "the model", "its features are those of the GPT that its encoder was made from: give that one"
+    )
     names = set(model.tap_names())
     if "ln_f" not in names or "h.0.in" not in names:
         raise ValueError(f"{model.describe()}: such a model has no hidden states to make vectors of")

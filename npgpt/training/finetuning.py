@@ -250,9 +250,7 @@ def require_same(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) 
         )
 
 
-def first_change(
-    saved: dict[str, Any], settings: dict[str, Any], fixed: Sequence[tuple[str, str, str]]
-) -> str | None:
+def first_change(saved: dict[str, Any], settings: dict[str, Any], fixed: Sequence[tuple[str, str, str]]) -> str | None:
     """Return what cannot change, of the first of some settings that is no longer as saved; None if none has changed.
 
     fixed  (part of train.json, key, error message)

@@ -93,7 +93,9 @@ def goal_of(how: Mapping[str, Any]) -> Goal:
     if kind not in LOSSES:
         raise ValueError(f"--loss {kind!r} is unknown{nearest(kind, LOSSES)}")
     if colon and kind != "ce+cosine":
-        raise ValueError(f"--loss {how['loss']}: a weight belongs to the cosine beside the cross-entropy: ce+cosine:{text}")
+        raise ValueError(
+            f"--loss {how['loss']}: a weight belongs to the cosine beside the cross-entropy: ce+cosine:{text}"
+        )
     weight = number(text, f"--loss {how['loss']}: the weight") if colon else 1.0
     smoothing = how["label_smoothing"]
     if type(smoothing) not in (int, float) or not 0 <= smoothing < 1:
@@ -192,7 +194,7 @@ def template_of(file: str | None, saved: Mapping[str, Any] | None) -> Template |
     template = Template.read(file)
     if not template.ends:
         raise ValueError(
-            f"{file}: a generator's template needs {{end}} directly before {{completion}}, where its prompt ends: write "
+            f"{file}: a generator's template needs {{end}} directly before {{completion}}, where its prompt ends: "
             f"{template.with_end().text!r:.120}"
         )
     return template
@@ -216,7 +218,9 @@ def read_generator(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
     path = folder / "train.json"
     for name in HOW:
         if type(before.get(name)) is not type(HOW[name]):
-            raise ValueError(f"{path}: generator.{name} is {before.get(name)!r}, not of type {type(HOW[name]).__name__}")
+            raise ValueError(
+                f"{path}: generator.{name} is {before.get(name)!r}, not of type {type(HOW[name]).__name__}"
+            )
     for name in ("skip_long", "in_order"):
         if not isinstance(before.get(name), bool):
             raise ValueError(f"{path}: generator.{name} is {before.get(name)!r}, not of type bool")
