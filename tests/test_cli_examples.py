@@ -37,6 +37,7 @@ QUICKLY = {
     "train": [*SHORT, "--sample-tokens", "5"],
     "distill": [*SHORT, "--sample-tokens", "5"],
     "finetune": SHORT,
+    "train-generator": SHORT,
     "profile": ["--steps", "1", "--batch-size", "2", "--threads", "1"],
     "demo": ["--base-steps", "1", "--tune-steps", "1", "--tests", "1", "--tasks", "translate"],
 }

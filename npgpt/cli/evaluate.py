@@ -102,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         return found
 
     if langs:
+        require_model_of_texts(model, args)
         try:
             print_loss_of_tales(model, tokenizer, langs, evaluate)
         except ContextError as error:
@@ -149,6 +150,13 @@ def require_data(args: argparse.Namespace) -> None:
         raise ValueError(f"{flag} has no effect without --data: add --data FILE, or leave {flag} out")
 
 
+def require_model_of_texts(model: "Model", args: argparse.Namespace) -> None:
+    """Raise ValueError for a generator, which does not write what --data holds."""
+    from npgpt.models.registry import refuse_generator
+
+    refuse_generator(model, args.run, "it writes completions, so give JSON lines with prompt and completion as --data")
+
+
 def evaluate_with_progress(model: "Model", data: "Dataset", most: int, threads: int) -> "Evaluation":
     from npgpt.training.evaluation import evaluate
     from npgpt.training.threads import n_threads
@@ -184,6 +192,7 @@ def print_loss_of_files(model: "Model", tokenizer: "Tokenizer", args: argparse.N
     from npgpt.data.text import require_text
 
     if is_prepared(args.data):
+        require_model_of_texts(model, args)
         require_text(vars(args), args.data, "is tokenized already")
         ids = prepared_ids(tokenizer, args)
     else:
@@ -193,6 +202,7 @@ def print_loss_of_files(model: "Model", tokenizer: "Tokenizer", args: argparse.N
             require_text(vars(args), args.data, "holds prompts and completions", but="encoding")
             print_loss_of_examples(model, tokenizer, texts.files, args, evaluate)
             return
+        require_model_of_texts(model, args)
         say_reading(args, reading)
         ids = text_ids(tokenizer, texts.files, args.split or "all")
         texts.report(end_of(tokenizer))

@@ -129,7 +129,7 @@ def read_finetune(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
     """Return the part of train.json about the fine-tuning. Raises ValueError for a run of another kind."""
     before = saved.get("finetune")
     if not isinstance(before, dict):
-        command = "train-generator" if "generator" in saved else "train"
+        command = "train-generator RUN" if "generator" in saved else "train"
         raise ValueError(
             f"{folder} is not a run of npgpt finetune: continue it with npgpt {command} --resume --out {folder}"
         )

@@ -211,7 +211,7 @@ def read_generator(folder: Path, saved: dict[str, Any]) -> dict[str, Any]:
     """Return the part of train.json about a generator. Raises ValueError for a run of another kind."""
     before = saved.get("generator")
     if not isinstance(before, dict) or "encoder" not in saved["model"]:
-        command = "finetune" if "finetune" in saved else "train"
+        command = "finetune RUN" if "finetune" in saved else "train"
         raise ValueError(
             f"{folder} is not a run of npgpt train-generator: continue it with npgpt {command} --resume --out {folder}"
         )

@@ -17,6 +17,7 @@ TEXTS = {
     "train by a file of settings": f"train --data a.txt --config {{}} --out new {TINY}",
     "distill": "distill r --data {} --out new --max-steps 1 --batch-size 1",
     "finetune": "finetune q --data {} --out new --max-steps 1 --batch-size 1",
+    "train-generator": "train-generator q --data {} --out new --max-steps 1 --batch-size 1",
     "sample": "sample r --prompts {}",
     "ask": "ask f --data {}",
     "eval": "eval r --data {}",
@@ -32,6 +33,8 @@ RUNS = {
     "train": "train --resume --out {}",
     "finetune": "finetune {} --data tasks.jsonl --out new",
     "resumed finetune": "finetune q --resume --out {}",
+    "train-generator": "train-generator {} --data tasks.jsonl --out new",
+    "resumed train-generator": "train-generator q --resume --out {}",
     "train with its tokenizer": f"train --data a.txt --tokenizer {{}} --out new {TINY}",
     "train from": "train --from {} --data a.txt --max-steps 2 --threads 1 --out new",
     "distill": "distill {} --data a.txt --out new --max-steps 1",
@@ -142,6 +145,7 @@ READ_INPUT = {
     "similar": "similar r the --search -",
     "distill": "distill r --data - --out new --max-steps 1 --batch-size 1",
     "finetune": "finetune q --data - --out new --max-steps 1 --batch-size 1",
+    "train-generator": "train-generator q --data - --out new --max-steps 1 --batch-size 1",
 }
 
 

@@ -24,6 +24,7 @@ LINES = {
     "sample": "sample r --max-new-tokens 20",
     "prompts": "sample r --prompts a.txt --max-new-tokens 2",
     "finetune": f"finetune q --data tasks.jsonl --out new {FINETUNE}",
+    "train-generator": f"train-generator q --data tasks.jsonl --out new {FINETUNE}",
     "ask": "ask f --prompt the",
     "eval": "eval r --data a.txt",
     "score": "score r a.txt",
@@ -126,6 +127,7 @@ USES = {
     "train": ["sample new"],
     "distill": ["sample new"],
     "finetune": ["ask new --prompt the"],
+    "train-generator": ["ask new --prompt the"],
     "prepare": ["tokenizer show new the", f"train --data new --out newer {TINY}"],
     "learn": ["tokenizer show new the"],
 }
