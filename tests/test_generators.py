@@ -116,9 +116,9 @@ def test_fields_of_a_configuration_name_those_of_the_encoder(base):
     assert fields_of(3) == {}
     require_fields(dataclasses.asdict(model.config))
     require_fields(dataclasses.asdict(CONFIG))
-    with pytest.raises(ValueError, match="'n_layers'.*n_layer"):
+    with pytest.raises(ValueError, match=r"'n_layers'.*n_layer"):
         require_fields({"encoder": {"n_layers": 2}})
-    with pytest.raises(ValueError, match="'decode'.*decoder"):
+    with pytest.raises(ValueError, match=r"'decode'.*decoder"):
         require_fields({"encoder": {}, "decode": "gru"})
 
 
