@@ -166,23 +166,29 @@ def plan_generator(
     if not (data or resume):
         raise ValueError("--data is missing: give a file of JSON lines with prompt and completion")
     saved = read_saved(folder) if resume else None
-    before = HOW | (read_generator(folder, saved) if saved else {})
     config = TrainConfig(**settle(given, GENERATOR, saved["train"] if saved else None))
     require_effect_of_schedule(config, given)
     say_what_adapts(config, saved, given)
-    sizes = {name: how[name] for name in SIZES if how[name] is not None}
-    sizes = {name: value for name, value in saved["model"].items() if name in SIZES} | sizes if saved else sizes
+    settled = settled_how(how, folder, saved)
+    files = data or (saved_names(folder, saved) if saved else [])
+    source = ExamplesSource(files, settled["encoding"] or "utf-8", template_of(how["template"], saved))
+    source.template = source.template.with_end()
+    require_one_turn(source.examples)
+    return TuningPlan(base, folder, source, config, settled, saved, frozenset(given))
+
+
+def settled_how(how: Mapping[str, Any], folder: Path, saved: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the part `generator` of train.json, and as `sizes` the fields of SeqConfig: what is given, what the run to
+    resume has, and what is left as it is by default. Raises ValueError for what is not possible.
+    """
+    before = HOW | (read_generator(folder, saved) if saved else {})
     settled = {name: before[name] if how[name] is None else how[name] for name in HOW}
     goal_of(settled)
     blocks_of(settled["encoder"])
     flags = {name: how[name] or bool(before.get(name)) for name in ("skip_long", "in_order")}
-    encoding = how["encoding"] or before.get("encoding")
-    files = data or (saved_names(folder, saved) if saved else [])
-    source = ExamplesSource(files, encoding or "utf-8", template_of(how["template"], saved))
-    source.template = source.template.with_end()
-    require_one_turn(source.examples)
-    settled |= {**flags, "encoding": encoding, "sizes": sizes}
-    return TuningPlan(base, folder, source, config, settled, saved, frozenset(given))
+    sizes = {name: value for name, value in (saved["model"] if saved else {}).items() if name in SIZES}
+    sizes |= {name: how[name] for name in SIZES if how[name] is not None}
+    return settled | flags | {"encoding": how["encoding"] or before.get("encoding"), "sizes": sizes}
 
 
 def template_of(file: str | None, saved: Mapping[str, Any] | None) -> Template | None:
