@@ -165,7 +165,13 @@ def test_info_tells_the_parts(capsys, here):
         assert word in out
 
 
-@pytest.mark.parametrize("flags", [(), ("--encoder", "frozen", "--dropout", 0.2)])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--encoder", "frozen", "--dropout", 0.2),
+        ("--decoder", "transformer", "--loss", "ce+cosine:0.5", "--loss-temperature", "2:0.5"),
+    ],
+)
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(capsys, here, flags):
     assert generator(capsys, *flags, out="whole")[0] == 0
     with stopped_after_a_step():

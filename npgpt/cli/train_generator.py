@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "npgpt train-generator runs/poems --data tasks.jsonl --decoder gru --out runs/gru",
     "npgpt train-generator runs/poems --data 问答.jsonl --decoder lstm --bridge mean --encoder frozen",
+    "npgpt train-generator runs/poems --data tasks.jsonl --loss ce+cosine:0.5 --loss-temperature 2:0.5",
 )
 HELPS = {"seed": "seed of the decoder's first weights, the validation lines, the batches and dropout"}
 # fields of TrainConfig that have no effect here, or that other flags set

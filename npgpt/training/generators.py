@@ -289,7 +289,8 @@ def aim(model: Any, goal: Goal, blocks: int | None, base: Model) -> Callable[[in
     model.trained_blocks = blocks
     model.critic = base if goal.has_cosine else None
     kind, weight, smoothing, *_ = goal
-    model.objective = model.objective._replace(kind=kind, weight=weight, label_smoothing=smoothing, tau=goal.last)
+    final = {"tau": goal.last, "final_tau": goal.last}
+    model.objective = model.objective._replace(kind=kind, weight=weight, label_smoothing=smoothing, **final)
 
     def set_tau(done: int, total: int) -> None:
         model.objective = model.objective._replace(tau=goal.tau(done, total))

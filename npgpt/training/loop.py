@@ -35,8 +35,7 @@ class Trainer:
     on_best               called whenever the model has been saved as the best
     on_evaluating         called during the last evaluation with the tokens predicted so far, and all that will be
     split                 how threads share a step; None chooses it for this machine (threads.py)
-    on_step               called before each step with the number of steps taken and of all, and before each loss that
-                          is not trained on with the number of all twice, as after the last step
+    on_step               called before each step with the number of steps taken, and of all
     pace                  asked before the first step and after every step, with the number of steps taken, how many the
                           run will have; max_steps unless it is replaced. If it says no more than were taken, the run
                           ends there
@@ -122,7 +121,6 @@ class Trainer:
             if self.stopped_early:
                 best_step = self.progress["best_step"]
                 notice(f"no better loss since step {best_step}: stopped early; the model of step {best_step} is kept")
-            self.on_step(self.total, self.total)
             most, best = config.final_eval_tokens, self.best()
             if most is None:
                 most = affordable_tokens(best.size)
@@ -199,7 +197,6 @@ class Trainer:
 
     @quietly
     def _validation_loss(self, workers: Workers) -> float:
-        self.on_step(self.total, self.total)
         loss = estimate_loss(self.model, self.val_data, self.config, workers.map)
         require_finite(self.progress["step"], validation_loss=loss)
         return loss
@@ -242,7 +239,6 @@ class Trainer:
 
     @quietly
     def _next_loss(self) -> float:
-        self.on_step(self.total, self.total)
         return self.model.loss(self.train_data.first())
 
 
