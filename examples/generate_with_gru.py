@@ -1,9 +1,9 @@
 """Train a generator whose decoder is a GRU with attention to a GPT's features, and count its right completions.
 
-    python examples/generate_with_gru.py                            # a toy: spell words backwards
-    python examples/generate_with_gru.py runs/base pairs.jsonl      # from a trained GPT, on prompts and completions
+    python examples/generate_with_gru.py                        # a toy: spell words backwards
+    python examples/generate_with_gru.py runs/base pairs.jsonl  # from a trained GPT, on your lines
 
-`npgpt train-generator RUN --data FILE --decoder gru` does the same, with validation, and keeps the run in a folder.
+`npgpt train-generator RUN --data FILE --decoder gru` does the same and keeps a run.
 """
 
 import sys
@@ -29,7 +29,7 @@ print(model.describe())
 
 config = npgpt.TrainConfig(batch_size=4, seed=0)
 optimizer = npgpt.AdamW(model.params, weight_decay=0.0)
-for step in range(300):
+for step in range(200):
     (batch,) = rows.draw(step, config)
     loss, grads = model.loss_and_grads(batch)
     optimizer.step(grads, lr=5e-3)

@@ -115,7 +115,7 @@ def test_it_learns_the_completions(capsys, here):
     """
     lines = [{"prompt": f"Say {i}. ", "completion": f"{i}!"} for i in range(8)]
     (here / "tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines * 10))
-    flags = ("--max-steps", 300, "--learning-rate", "1e-2", "--eval-every", 50, "--batch-size", 8)
+    flags = ("--max-steps", 120, "--learning-rate", "1e-2", "--eval-every", 40, "--batch-size", 8)
     assert generator(capsys, *flags)[0] == 0
     (here / "ask.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     code, out, err = command(capsys, "ask", "r", "--data", "ask.jsonl")

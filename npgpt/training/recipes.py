@@ -51,8 +51,17 @@ FINETUNE: dict[str, Any] = {
     "eval_every": 200,
     "save_every": 200,
 }
-# the defaults of npgpt train-generator
-GENERATOR: dict[str, Any] = FINETUNE | {"max_steps": 2000}
+# The defaults of npgpt train-generator. A new decoder learns as a new model of the tales does: by muon, at a high rate.
+# It first has to find out where in a prompt to look, which takes a thousand steps
+GENERATOR: dict[str, Any] = FINETUNE | {
+    "optimizer": "muon",
+    "learning_rate": 2.5e-3,
+    "min_lr": 1e-4,
+    "weight_decay": 0.2,
+    "max_steps": 8000,
+    "eval_every": 500,
+    "save_every": 500,
+}
 
 RECIPES = ("nanogpt", "minutes")
 DEFAULT_MINUTES = 3.0  # for own text
