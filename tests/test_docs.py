@@ -171,7 +171,7 @@ def test_the_first_command_needs_no_files():
 
 
 def test_derivations_quote_the_layers_code():
-    for name in ("layernorm", "attention"):
+    for name in ("layernorm", "attention", "gru", "lstm"):
         code = (ROOT / "npgpt" / "layers" / f"{name}.py").read_text(encoding="utf-8")
         page = (ROOT / "docs" / "layers" / f"{name}.md").read_text(encoding="utf-8")
         quoted = page.split("## The result in NumPy")[1].split("```python\n")[1].split("```")[0]
