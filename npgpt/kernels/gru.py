@@ -3,7 +3,7 @@
 import numpy as np
 
 from npgpt.kernels.products import product
-from npgpt.kernels.recurrence import gather, of_one_dtype, pack, scatter, sigmoid, tanh, transposed
+from npgpt.kernels.recurrence import copy, gather, of_one_dtype, pack, scatter, sigmoid, tanh, transposed
 from npgpt.kernels.rows import sum_rows
 from npgpt.layers.recurrence import check_shapes
 from npgpt.support.buffers import empty
@@ -96,7 +96,7 @@ def run(
             h = out[places[at + i]]
             step(gates[at + i], from_h[i], b_ih, b_hh, before[at + i], from_h_n[at + i], h)
             if i < stay:
-                before[after + i] = h
+                copy(h, before[after + i])
         at = after
 
 

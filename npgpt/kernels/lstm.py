@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npgpt.kernels.products import product
-from npgpt.kernels.recurrence import Packed, gather, of_one_dtype, pack, scatter, sigmoid, tanh, transposed
+from npgpt.kernels.recurrence import Packed, copy, gather, of_one_dtype, pack, scatter, sigmoid, tanh, transposed
 from npgpt.kernels.rows import sum_rows
 from npgpt.layers.recurrence import check_shapes
 from npgpt.support.buffers import empty
@@ -116,7 +116,7 @@ def run(
             h, c = out[places[at + i]], cells[after + i] if i < stay else c_n[rows[i]]
             step(gates[at + i], bias, cells[at + i], c, tanh_c[at + i], h)
             if i < stay:
-                before[after + i] = h
+                copy(h, before[after + i])
         at = after
 
 

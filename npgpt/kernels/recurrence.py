@@ -59,10 +59,17 @@ def transposed(w: np.ndarray) -> np.ndarray:
 
 
 @jit(inner=True)
+def copy(x: np.ndarray, out: np.ndarray) -> None:
+    """Put x (H,) into out: an assignment would first ask whether they overlap."""
+    for j in range(len(x)):
+        out[j] = x[j]
+
+
+@jit(inner=True)
 def gather(x: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
     """Put the rows of x that stand at the places into out, one after the other."""
     for n in range(len(places)):
-        out[n] = x[places[n]]
+        copy(x[places[n]], out[n])
 
 
 @jit(inner=True)
@@ -71,7 +78,7 @@ def scatter(x: np.ndarray, places: np.ndarray, out: np.ndarray) -> None:
     if len(places) < len(out):
         out[:] = 0
     for n in range(len(places)):
-        out[places[n]] = x[n]
+        copy(x[n], out[places[n]])
 
 
 @jit(fastmath={"contract"})
