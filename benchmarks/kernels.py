@@ -1,7 +1,8 @@
 """Each compiled op, forward and backward, beside its definition in NumPy and the op in PyTorch, one thread each."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.timing import Contestant, agree, as_json, in_turns, installed, machine, milliseconds, show, table
 from npgpt.ops import FAST, REFERENCE, Ops
 from npgpt.support.buffers import Buffers
+from npgpt.support.crew import Crew
 
 Arrays = tuple[Any, ...]
 
@@ -25,6 +27,7 @@ class Case:
     torch: Callable[..., Any]
     options: tuple[tuple[str, Any], ...] = ()
     slow_definition: bool = False  # too slow to be timed in every round
+    rows: int = 0  # how many of the first arguments have an axis of the batch, which threads then share as in training
 
     @property
     def name(self) -> str:
@@ -132,8 +135,8 @@ CASES = [
         with_ids(50257, (256,), (256, 768), (50257, 768)),
         lambda x, w, ids: _f().cross_entropy(x @ w.T, ids),
     ),
-    Case("gru", "B12 T64 H128", recurrent(3, 12, 64, 128), torch_recurrent),
-    Case("lstm", "B12 T64 H128", recurrent(4, 12, 64, 128), torch_recurrent),
+    Case("gru", "B12 T64 H128", recurrent(3, 12, 64, 128), torch_recurrent, rows=2),
+    Case("lstm", "B12 T64 H128", recurrent(4, 12, 64, 128), torch_recurrent, rows=3),
     Case("embedding", "V=50257 C=768", embedding_args, lambda ids, w: _f().embedding(ids, w), (), True),
 ]
 
@@ -204,10 +207,45 @@ def contest(case: Case, threads: int, has_torch: bool) -> list[Contestant]:
             both(FAST)
 
     limit = lambda: threadpool_limits(threads)  # noqa: E731
-    contestants = [Contestant("npgpt", fast, limit), Contestant("definition", lambda: both(REFERENCE), limit)]
+    own = Contestant("npgpt", fast, limit)
+    if case.rows and threads > 1:
+        own = in_shares(case, args, dout, expected, threads)
+    contestants = [own, Contestant("definition", lambda: both(REFERENCE), limit)]
     if has_torch:
         contestants.append(torch_contestant(case, args, dout, expected, threads))
     return contestants
+
+
+def in_shares(case: Case, args: Arrays, dout: Any, expected: dict, threads: int) -> Contestant:
+    """Return npgpt as training runs it: each thread computes rows of the batch, and gradients of weights are added."""
+    shares = np.array_split(np.arange(len(dout)), threads)
+    crew, pools = Crew(threads), [Buffers() for _ in shares]
+    forward, backward = getattr(FAST, f"{case.op}_forward"), getattr(FAST, f"{case.op}_backward")
+
+    def share(k: int) -> list[Any]:
+        rows = slice(shares[k][0], shares[k][-1] + 1)
+        with pools[k]:
+            out, cache = forward(*(a[rows] for a in args[: case.rows]), *args[case.rows :])
+            return [out, *backward(dout[rows], cache)]
+
+    def call() -> list[list[Any]]:
+        results = crew.run(share, range(threads))
+        for other in results[1:]:
+            for grad, more in zip(results[0][1 + case.rows :], other[1 + case.rows :], strict=True):
+                grad += more
+        return results
+
+    @contextmanager
+    def setting() -> Iterator[None]:
+        with threadpool_limits(1), crew:
+            yield
+
+    with setting():
+        results = call()
+        whole = [np.concatenate(parts) for parts in list(zip(*results, strict=True))[: 1 + case.rows]]
+        found = dict(enumerate([*whole, *results[0][1 + case.rows :]]))
+        agree(f"{case.name}, FAST in shares", found, expected, 1e-5)
+    return Contestant("npgpt", call, setting)
 
 
 def torch_contestant(case: Case, args: Arrays, dout: Any, expected: dict, threads: int) -> Contestant:
