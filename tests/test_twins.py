@@ -10,7 +10,7 @@ import pytest
 
 from npgpt import kernels, layers, optim
 from npgpt.cases import CASES, LAYERS
-from npgpt.kernels import attention, cross_entropy, linear_cross_entropy
+from npgpt.kernels import attention, cross_entropy, kl, kl_topk, linear_cross_entropy
 from npgpt.kernels.exp import exp, exp32
 from npgpt.ops import FAST, NAMES, REFERENCE
 from npgpt.support.buffers import Buffers, empty
@@ -149,6 +149,13 @@ def recurrent(gates, B, T, n_in, H, scale=1.0):
     return normal(B, T, n_in), *states, *weights, normal(gates * H, 1)[:, 0]
 
 
+def known(V, N, K):
+    """Return the K likeliest tokens of a random teacher."""
+    logp = np.log(np.random.default_rng(V).dirichlet(np.full(V, 0.02), N) + 1e-9)
+    ids = np.argsort(-logp, axis=-1)[:, :K]
+    return {"ids": ids, "logp": np.take_along_axis(logp, ids, -1)}
+
+
 # the sizes of real models, one more and one less than a vector or a block, a single one, large offsets and scores
 SIZES = {
     "layernorm 768": ("layernorm", lambda: (normal(2, 63, 768, offset=3), normal(768), normal(768)), {}),
@@ -197,6 +204,17 @@ SIZES = {
     "lstm 128": ("lstm", lambda: recurrent(4, 5, 17, 128, 128, 0.1), {}),
     "lstm of weights of 0.1": ("lstm", lambda: recurrent(4, 3, 9, 31, 33, 0.1), {"lengths": np.array([9, 2, 5])}),
     "lstm saturated": ("lstm", lambda: recurrent(4, 2, 3, 7, 5, 20), {"reverse": True}),
+    "smoothed 50257": ("cross_entropy", lambda: (normal(3, 50257), targets(50257, 3)), {"label_smoothing": 0.1}),
+    "cosine 768": ("cosine", lambda: (normal(2, 7, 768, offset=0.5), normal(2, 7, 768)), {}),
+    "cosine C=1": ("cosine", lambda: (normal(5, 1), normal(5, 1, scale=3)), {"eps": 0.5}),
+    "cosine nearly equal": ("cosine", lambda: (normal(9, 33), normal(9, 33) + normal(9, 33, 1)[..., 0] / 9), {}),
+    "kl 513": ("kl", lambda: (normal(7, 513, scale=5), normal(513, 7, scale=5).T), {"temperature": 2.0}),
+    "kl far from zero": ("kl", lambda: (normal(7, 33, offset=500), normal(33, 7, offset=-300).T), {}),
+    "kl V=1": ("kl", lambda: (normal(3, 1), normal(1, 3).T), {}),
+    "kl 50257": ("kl", lambda: (normal(3, 50257), normal(50257, 3).T), {"targets": targets(9, 3)}),
+    "kl_topk 513": ("kl_topk", lambda: (normal(7, 513, scale=5),), known(513, 7, 8)),
+    "kl_topk 50257": ("kl_topk", lambda: (normal(5, 50257),), known(50257, 5, 64) | {"targets": targets(9, 5)}),
+    "kl_topk far from zero": ("kl_topk", lambda: (normal(7, 33, offset=500),), known(33, 7, 5) | {"temperature": 2.0}),
     "embedding": ("embedding", lambda: (targets(9, 3, 40).clip(0), normal(9, 5)), {}),
 }
 # In plain Python they would take minutes, or add up 512 numbers one by one, less exactly than in the lanes of a vector
@@ -239,11 +257,13 @@ def test_attention_in_any_tiles(monkeypatch, queries, keys, BLOCK, p, starts):
 @pytest.mark.skipif(COMPILED, reason="a compiled kernel has its chunk compiled in")
 @pytest.mark.parametrize("chunk", [1, 3, 7, 8])
 def test_cross_entropy_in_any_chunks(monkeypatch, chunk):
-    for module in (cross_entropy, linear_cross_entropy):
+    for module in (cross_entropy, kl, kl_topk, linear_cross_entropy):
         monkeypatch.setattr(module, "CHUNK", chunk)
     # rows enough that the mean's rounding errors are alike from chunk to chunk
     assert_as_exact("cross_entropy", (normal(31, 7), targets(7, 31)), dict)
     assert_as_exact("linear_cross_entropy", (normal(31, 5), normal(7, 5), targets(7, 31)), dict)
+    assert_as_exact("kl", (normal(31, 7), normal(7, 31).T), dict)
+    assert_as_exact("kl_topk", (normal(31, 7),), lambda: known(7, 31, 2))
 
 
 def test_adamw_is_as_exact_as_the_definition():

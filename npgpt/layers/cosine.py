@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from npgpt.layers.distributions import checked_vectors
+
 
 def cosine_forward(a: np.ndarray, b: np.ndarray, eps: float = 1e-8) -> tuple[np.ndarray, tuple]:
     """Return `a . b / (max(|a|, eps) * max(|b|, eps))` over the last axis.
@@ -15,8 +17,7 @@ def cosine_forward(a: np.ndarray, b: np.ndarray, eps: float = 1e-8) -> tuple[np.
 
     Source: PyTorch, torch.nn.functional.cosine_similarity. Derivation: docs/layers/kl.md.
     """
-    if a.shape != b.shape:
-        raise ValueError(f"the cosine is that of vectors of one shape, got {a.shape} and {b.shape}")
+    checked_vectors(a, b)
     a_norm = np.sqrt((a * a).sum(axis=-1, keepdims=True))
     b_norm = np.sqrt((b * b).sum(axis=-1, keepdims=True))
     # each is divided by its own length, because the product of two lengths can overflow
@@ -36,7 +37,7 @@ def cosine_backward(dout: np.ndarray, cache: tuple) -> tuple[np.ndarray, np.ndar
     does not have.
     """
     a_unit, b_unit, a_norm, b_norm, out, eps = cache
-    dout, out = dout[..., None], out[..., None]
+    dout, out = np.asarray(dout, a_unit.dtype)[..., None], out[..., None]
     # out = a_unit . b_unit and a_unit = a / max(|a|, eps): below eps the divisor is constant
     da = dout * (b_unit - np.where(a_norm < eps, 0, out * a_unit)) / np.maximum(a_norm, eps)
     db = dout * (a_unit - np.where(b_norm < eps, 0, out * b_unit)) / np.maximum(b_norm, eps)

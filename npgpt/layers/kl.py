@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from npgpt.layers.distributions import checked_temperature, counted_positions, in_place, log_softmax
+from npgpt.layers.distributions import checked_temperature, checked_vectors, counted_positions, in_place, log_softmax
 
 
 def kl_forward(
@@ -27,8 +27,7 @@ def kl_forward(
 
     Source: Hinton, Vinyals, Dean, arXiv:1503.02531. Derivation: docs/layers/kl.md.
     """
-    if logits.shape != teacher.shape:
-        raise ValueError(f"the student's logits {logits.shape} and the teacher's {teacher.shape} differ in shape")
+    checked_vectors(logits, teacher)
     V = logits.shape[-1]
     counted = counted_positions(targets, logits.shape[:-1], ignore_index)
     T = checked_temperature(temperature)

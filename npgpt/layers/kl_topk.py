@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from npgpt.layers.distributions import checked_temperature, checked_tokens, counted_positions, in_place, logsumexp
+from npgpt.layers.distributions import (
+    checked_temperature,
+    checked_tokens,
+    counted_positions,
+    in_place,
+    logsumexp,
+    teacher_masses,
+)
 
 
 def kl_topk_forward(
@@ -32,14 +39,11 @@ def kl_topk_forward(
     V, K = logits.shape[-1], ids.shape[-1]
     T = checked_temperature(temperature)
     counted = counted_positions(targets, logits.shape[:-1], ignore_index)
-    ids = checked_tokens(ids, logp, logits.shape)[counted]
+    ids = checked_tokens(ids, logp, logits.shape, counted)
     z = logits.reshape(-1, V)[counted] / T
-    log_p, known = logp.reshape(-1, K)[counted].astype(z.dtype), np.take_along_axis(z, ids, -1)
-    others = z.copy()
+    log_p, rest = teacher_masses(logp, counted, V, z.dtype)
+    known, others = np.take_along_axis(z, ids, -1), z.copy()
     np.put_along_axis(others, ids, -np.inf, -1)
-    total = np.exp(log_p).sum(axis=-1, keepdims=True)
-    over = np.maximum(total, 1) if K < V else total
-    log_p, rest = log_p - np.log(over), np.maximum(1 - total, 0) if K < V else 0 * total
     # log s from the other logits alone: 1 - sum q_k would lose its digits where s is small
     lse_known = logsumexp(known)
     lse_rest = logsumexp(others) if K < V else np.full_like(lse_known, -np.inf)

@@ -86,3 +86,29 @@ def test_dropout(seed, B, C, p):
     forward = lambda x: layers.dropout_forward(x, p, np.random.default_rng(seed))  # noqa: E731, anew each call
     report = check_backward(forward, layers.dropout_backward, *normal(seed, (B, C)))
     assert report, report
+
+
+@given(seed, size, size, st.integers(2, 5), st.floats(0.1, 3))
+def test_cosine(seed, B, T, C, eps):
+    # with its usual eps a short vector would turn too sharply for a difference
+    check("cosine", *normal(seed, (B, T, C), (B, T, C)), eps=eps)
+
+
+@given(seed, size, size, size, st.floats(0.3, 5), st.floats(0, 1))
+def test_kl(seed, B, T, V, temperature, ignored):
+    targets = np.where(np.random.default_rng(seed).random((B, T)) < ignored, -100, 0)
+    check("kl", *normal(seed, (B, T, V), (B, T, V)), temperature=temperature, targets=targets)
+
+
+@given(seed, size, size, size, st.floats(0.3, 5), st.floats(0, 1))
+def test_kl_topk(seed, B, K, more, temperature, mass):
+    rng = np.random.default_rng(seed)
+    ids = rng.permuted(np.tile(np.arange(K + more - 1), (B, 1)), axis=1)[:, :K]
+    logp = np.log(mass * rng.dirichlet(np.ones(K), B) + 1e-3)
+    check("kl_topk", *normal(seed, (B, K + more - 1)), ids=ids, logp=logp, temperature=temperature)
+
+
+@given(seed, size, size, size, st.floats(0, 1))
+def test_label_smoothing(seed, B, T, V, label_smoothing):
+    targets = np.random.default_rng(seed).integers(0, V, (B, T))
+    check("cross_entropy", *normal(seed, (B, T, V)), targets, label_smoothing=label_smoothing)
