@@ -81,6 +81,24 @@ def torch_recurrent(x: Any, *others: Any) -> Any:
     given = [state[None] for state in states]
     function, hx = (torch.gru, given[0]) if len(given) == 1 else (torch.lstm, given)
     return function(x, hx, [w_ih, w_hh, b_ih, b_hh], True, 1, 0.0, True, False, True)[0]
+def kl(logits: Any, teacher: Any) -> Any:
+    """The divergence at temperature 2 in PyTorch, averaged over the rows."""
+    q, p = (_f().log_softmax(x / 2, dim=-1) for x in (logits, teacher))
+    return 4 * _f().kl_div(q, p, reduction="batchmean", log_target=True)
+
+
+# sixteen tokens of a teacher for each of 768 positions, each with a share of 0.05
+KNOWN_IDS = (np.arange(768)[:, None] * 7 + np.arange(16) * 101) % 4096
+KNOWN_LOGP = np.full(KNOWN_IDS.shape, np.log(0.05), np.float32)
+
+
+def kl_topk(logits: Any) -> Any:
+    """The divergence from such a teacher in PyTorch, averaged over the rows."""
+    import torch
+
+    known = _f().softmax(logits, dim=-1).gather(-1, torch.from_numpy(KNOWN_IDS))
+    rest = 0.2 * (np.log(0.2) - (1 - known.sum(-1)).log())
+    return (0.05 * (np.log(0.05) - known.log()).sum(-1) + rest).mean()
 
 
 def torch_functional() -> Any:
@@ -127,6 +145,9 @@ CASES = [
     ),
     Case("rmsnorm", "768 x 128", normal((768, 128), (128,)), lambda x, w: _f().rms_norm(x, w.shape, w, 1e-6)),
     Case("rmsnorm", "256 x 768", normal((256, 768), (768,)), lambda x, w: _f().rms_norm(x, w.shape, w, 1e-6)),
+    Case("cosine", "768 x 128", normal((768, 128), (768, 128)), lambda a, b: _f().cosine_similarity(a, b, dim=-1)),
+    Case("kl", "V=4096", normal((768, 4096), (768, 4096)), kl, (("temperature", 2.0),)),
+    Case("kl_topk", "V=4096 K=16", normal((768, 4096)), kl_topk, (("ids", KNOWN_IDS), ("logp", KNOWN_LOGP))),
     Case("cross_entropy", "V=65", with_ids(65, (768,), (768, 65)), lambda x, ids: _f().cross_entropy(x, ids)),
     Case("cross_entropy", "V=50257", with_ids(50257, (256,), (256, 50257)), lambda x, ids: _f().cross_entropy(x, ids)),
     Case(
