@@ -81,6 +81,8 @@ def torch_recurrent(x: Any, *others: Any) -> Any:
     given = [state[None] for state in states]
     function, hx = (torch.gru, given[0]) if len(given) == 1 else (torch.lstm, given)
     return function(x, hx, [w_ih, w_hh, b_ih, b_hh], True, 1, 0.0, True, False, True)[0]
+
+
 def kl(logits: Any, teacher: Any) -> Any:
     """The divergence at temperature 2 in PyTorch, averaged over the rows."""
     q, p = (_f().log_softmax(x / 2, dim=-1) for x in (logits, teacher))
