@@ -15,7 +15,7 @@ from npgpt.kernels import attention, memory
 from npgpt.models.gpt2_memory import BLOCK, LOGITS, ROWS, floats_to_evaluate, floats_to_train, logits_kept
 from npgpt.models.gpt2_parameters import parameter_shapes
 from npgpt.models.lora import Adapters
-from npgpt.support.buffers import Buffers
+from npgpt.support.buffers import Buffers, empty, of_many_shapes, size_class
 from npgpt.training.loop import make_optimizer
 from npgpt.training.memory import (
     floats_of_muon,
@@ -365,3 +365,29 @@ def test_info_refuses_what_does_not_go_together(line, decisive, capsys):
     code, out, err = command(capsys, *line.split())
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert decisive in err
+
+
+def test_arrays_of_many_shapes_share_memory_only_one_after_another():
+    with Buffers() as pool:
+        with of_many_shapes():
+            one, two = empty((300,), np.dtype(np.float32)), empty((300,), np.dtype(np.float32))
+            part = one[3:]
+            del one
+            three = empty((2, 75), np.dtype(np.float64))
+            assert not np.shares_memory(two, three)
+            assert not np.shares_memory(part, three)
+            where = part.ctypes.data - 3 * 4
+            del part
+            four = empty((10, 10), np.dtype(np.float64))  # the memory of a larger class, which is not twice the size
+            assert four.ctypes.data == where
+            assert where % 64 == 0
+        assert empty((300,), np.dtype(np.float32)).ctypes.data != where
+        assert pool.nbytes == 3 * size_class(1200) + 1200
+    with of_many_shapes():  # outside a pool
+        assert empty((2, 3), np.dtype(np.float32)).shape == (2, 3)
+
+
+def test_size_classes_waste_at_most_a_quarter():
+    for size in range(64, 5000):
+        assert size <= size_class(size) <= 1.25 * size
+    assert len({size_class(size) for size in range(64, 4096)}) == 25
