@@ -11,6 +11,7 @@ from npgpt.cli import main
 from npgpt.data.teaching import NAME
 from npgpt.models.distilled import Distilled
 from npgpt.models.gpt2_shrunk import shrunk
+from npgpt.models.registry import new_generator, open_model
 from npgpt.support.files import read_sealed_json, write_sealed_json
 from tests.mistakes.tools import contents
 from tests.test_cli import command, stopped_after_a_step
@@ -22,7 +23,7 @@ SHORT = ("--max-steps", 4, "--eval-every", 2, "--save-every", 2, "--warmup-steps
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
-    """A folder with a teacher that has learned a text, a model of another library, one of 8 bits, and a fine-tuned."""
+    """A folder with a teacher that has learned a text, and models that are no teachers."""
     folder = tmp_path_factory.mktemp("distill")
     (folder / "a.txt").write_text(TEXT)
     (folder / "tasks.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 9)
@@ -35,6 +36,8 @@ def pristine(tmp_path_factory):
         (folder / "foreign" / "train.json").unlink()
         (folder / "foreign" / "training_state.safetensors").unlink()
         assert main(["export", "t", "--weights", "int8", "--out", "small"]) == 0
+        (folder / "generator").mkdir()
+        new_generator(open_model("t")).save_pretrained(folder / "generator")
         assert main(["finetune", "t", "--data", "tasks.jsonl", "--out", "tuned", "--max-steps", "1"]) == 0
     return folder
 
@@ -118,6 +121,7 @@ def test_answers_are_kept_and_used_again(capsys, here, monkeypatch):
     ("flags", "says"),
     [
         ("small --data a.txt", "weights of 8 bits"),
+        ("generator --data a.txt", "because it is no GPT"),
         ("foreign", "does not say what it has learned"),
         ("tuned", "has learned prompts and completions"),
         ("t --data a.txt --n-layer 3", "n_layer=3 is more than the 2 of the teacher"),
