@@ -99,6 +99,27 @@ def test_the_compiled_step_computes_the_definition(rng, monkeypatch, dtype, tied
     assert model.loss(some) == pytest.approx(plain.loss(some), rel=100 * eps)
 
 
+@pytest.mark.skipif(not products.FOUND, reason="NumPy's BLAS has no function that compiled code could call")
+@pytest.mark.parametrize("k", [1, 4, V])
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 1.7])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_so_it_does_with_answers(rng, monkeypatch, dtype, temperature, k):
+    model = distilled(rng, False, 4, Teaching(temperature, 0.4, 0.8, 0.0), "fast", dtype)
+    monkeypatch.setattr(model.ops.step, "DISTILLED_ROWS", 4)
+    plain = distilled(rng, False, 4, model.teaching, "reference", dtype)
+    plain.params.flat[:] = model.params.flat
+    some, eps = with_answers(model, batch(rng), k), float(np.finfo(dtype).eps)
+    some.teacher["logp"][0, 0] += 0.5  # of some the sum is above 1, as it may be by rounding
+    loss, found = model.loss_and_grads(some, dloss=0.7)
+    exact_loss, exact = plain.loss_and_grads(some, dloss=0.7)
+    assert loss == pytest.approx(exact_loss, rel=100 * eps)
+    for name in exact:
+        assert np.linalg.norm(found[name] - exact[name]) < 500 * eps * np.linalg.norm(exact[name]), name
+    some.teacher["id"][1, 1, 0] = V
+    with pytest.raises(ValueError, match="id 11"):
+        model.loss_and_grads(some)
+
+
 def test_the_loss_is_the_sum_of_three_and_validation_is_by_one(rng):
     parts = [
         distilled(np.random.default_rng(0), width=4, lesson=Teaching(1.7, *weights))

@@ -14,6 +14,7 @@ from npgpt.kernels.rows import largest
 from npgpt.support.jit import jit
 
 DISTILLED_ROWS = 128  # of logits at a time
+TINY = float(np.finfo(np.float32).tiny)
 
 
 @jit
@@ -106,3 +107,92 @@ def row_losses(
         z[v] = sharp[v] * to_p + z[v] * to_q - y[v] * to_r
     z[target] -= real(ce)
     return entropy + np.log(sum_p), surplus / sum_r - np.log(sum_r) + np.log(sum_q)
+
+
+@jit
+def distilled_top_head(
+    rows: np.ndarray,
+    weight: np.ndarray,
+    ids: np.ndarray,
+    logp: np.ndarray,
+    targets: np.ndarray,
+    ce: float,
+    kl: float,
+    temperature: float,
+    drows: np.ndarray,
+    dweight: np.ndarray,
+    logits: np.ndarray,
+) -> tuple[float, float]:
+    """Do what distilled_head does for a teacher of which the likeliest tokens are known, ids and logp (N, K).
+
+    The ids of a row are in the vocabulary, and none is there twice.
+    """
+    scratch = np.empty((2, len(weight)), weight.dtype)
+    entropies, divergences = 0.0, 0.0
+    for first in range(0, len(rows), len(logits)):
+        n = min(len(logits), len(rows) - first)
+        some, z = rows[first : first + n], logits[:n]
+        product(some, weight.T, z, False)
+        for i in range(n):
+            k = first + i
+            entropy, divergence = row_top_losses(z[i], ids[k], logp[k], targets[k], ce, kl, temperature, scratch)
+            entropies += entropy
+            divergences += divergence
+        product(z, weight, drows[first : first + n], False)
+        product(z.T, some, dweight, first > 0)
+    return entropies, temperature * temperature * divergences
+
+
+@jit(inner=True)
+def row_top_losses(
+    z: np.ndarray, ids: np.ndarray, logp: np.ndarray, target: int, ce: float, kl: float, T: float, scratch: np.ndarray
+) -> tuple[float, float]:
+    """Do what row_losses does, with KL as in layers/kl_topk.py: over K tokens, and all others together.
+
+    The others' share of the student is at least the smallest number of its precision, so that its logarithm is finite.
+    """
+    V, K, real = z.size, ids.size, z.dtype.type
+    q, sharp = scratch[0], scratch[1]
+    top, inverse = largest(z), real(1 / T)
+    entropy = -(np.float64(z[target]) - top)
+    for v in range(V):
+        z[v] = (z[v] - top) * inverse
+    for v in range(V):
+        q[v] = exp(z[v])
+    if T == 1.0 or T == 2.0:
+        for v in range(V):
+            sharp[v] = q[v] if T == 1.0 else q[v] * q[v]
+    else:
+        for v in range(V):
+            sharp[v] = exp(z[v] * real(T))
+    known, total = np.float64(0), np.float64(0)
+    for k in range(K):
+        known += q[ids[k]]
+        q[ids[k]] = 0
+        total += np.exp(np.float64(logp[k]))
+    sum_p, others = np.float64(0), np.float64(0)
+    for start in range(0, V, CHUNK):
+        stop = start + CHUNK
+        some, rest = sharp[start:stop], q[start:stop]
+        of_some, of_rest = real(0), real(0)
+        for v in range(some.size):
+            of_some += some[v]
+            of_rest += rest[v]
+        sum_p += of_some
+        others += of_rest
+    sum_q, r = known + others, max(1 - total, 0.0) if K < V else 0.0
+    over = np.log(max(total, 1.0) if K < V else total)
+    divergence = r * (np.log(r) - np.log(max(others, TINY) / sum_q)) if r > 0 else 0.0
+    to_p, to_q = real(ce / sum_p), real(kl * T * (1 / sum_q - (r / others if others > 0 else 0.0)))
+    for k in range(K):
+        log_p, log_q = np.float64(logp[k]) - over, np.float64(z[ids[k]]) - np.log(sum_q)
+        divergence += np.exp(log_p) * (log_p - log_q)
+    for v in range(V):
+        shift = z[v]
+        z[v] = sharp[v] * to_p + q[v] * to_q
+        q[v] = shift
+    for k in range(K):
+        log_p, log_q = np.float64(logp[k]) - over, np.float64(q[ids[k]]) - np.log(sum_q)
+        z[ids[k]] += real(kl * T * (np.exp(log_q) - np.exp(log_p)))
+    z[target] -= real(ce)
+    return entropy + np.log(sum_p), divergence

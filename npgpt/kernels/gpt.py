@@ -14,7 +14,7 @@ from npgpt.kernels import decode
 from npgpt.kernels.bf16 import SCRATCH, product_in
 from npgpt.kernels.block import Block, Work, block_backward, block_forward, draw, dropped
 from npgpt.kernels.clock import BACKWARD, EMBED, HEAD, LOSS, NORM, WAIT, lap, start
-from npgpt.kernels.distilled import DISTILLED_ROWS, distilled_head
+from npgpt.kernels.distilled import DISTILLED_ROWS, distilled_head, distilled_top_head
 from npgpt.kernels.layernorm import normalize_rows, normalize_rows_backward
 from npgpt.kernels.linear_cross_entropy import loss_and_dlogits
 from npgpt.kernels.memory import DHIDDEN, LAST, Sizes, Views, batch_sizes, kept_at, layout, memory_at, passing_at
@@ -36,6 +36,7 @@ __all__ = [
     "count_targets",
     "decode",
     "distilled_head",
+    "distilled_top_head",
     "features_backward",
     "features_forward",
     "head_loss",

@@ -236,16 +236,22 @@ class Distilled:
             for each in {name, PROJECTION} & grads.keys():
                 grads[each].fill(0)
             return 0.0, rows
-        if self.ops.step is None or lesson.head is None:
+        if self.ops.step is None or (lesson.head is None and self.teaching.cosine):
             whole, cache = distilled_head_forward(rows, targets, self.params, name, lesson, self.teaching, self.ops)
             return float(whole), distilled_head_backward(dloss, cache, grads)
-        assert lesson.hidden is not None
         kernel, (T, ce, kl, cosine), n = self.ops.step, self.teaching, len(rows)
-        drows = empty(rows.shape, rows.dtype)
-        sums = kernel.distilled_head(
-            rows, self.params[name], lesson.hidden, lesson.head, targets, dloss * ce / n, dloss * kl / n, T, drows,
-            grads[name], *(empty((min(n, kernel.DISTILLED_ROWS), len(lesson.head)), rows.dtype) for _ in range(2)),
-        )  # fmt: skip
+        weight, drows = self.params[name], empty(rows.shape, rows.dtype)
+        shape = min(n, kernel.DISTILLED_ROWS), len(weight)
+        logits = empty(shape, rows.dtype)
+        out = dloss * ce / n, dloss * kl / n, T, drows, grads[name], logits
+        if lesson.head is None:
+            assert lesson.ids is not None
+            checked_tokens(lesson.ids, len(weight))
+            sums = kernel.distilled_top_head(rows, weight, lesson.ids, lesson.logp, targets, *out)
+        else:
+            sums = kernel.distilled_head(
+                rows, weight, lesson.hidden, lesson.head, targets, *out, empty(shape, rows.dtype)
+            )
         loss = float(ce * sums[0] + kl * sums[1]) / n
         if cosine:
             distance, cache = distance_forward(rows, self.params.get(PROJECTION), lesson, self.ops)
@@ -278,6 +284,13 @@ class Distilled:
     def load_pretrained(self, folder: Path) -> "Distilled":
         """Return this teacher with the student of a folder. A projection is not in it, and begins anew."""
         return Distilled(self.student.load_pretrained(folder), self.teacher, self.teaching, self.seed)
+
+
+def checked_tokens(ids: np.ndarray, vocab_size: int) -> None:
+    """Raise ValueError for an id outside the vocabulary: compiled code would read and write past its arrays."""
+    if ids.size and not (0 <= ids.min() and ids.max() < vocab_size):
+        wrong = ids[(ids < 0) | (ids >= vocab_size)][0]
+        raise ValueError(f"id {wrong} of a teacher is not in 0..{vocab_size - 1}")
 
 
 def with_projection(params: Parameters, C: int, Ct: int, seed: int) -> Parameters:
