@@ -132,6 +132,15 @@ def test_the_loss_is_the_sum_of_three_and_validation_is_by_one(rng):
     assert parts[3].loss(some) == parts[3].student.loss(some) == parts[0].loss(some)
 
 
+def test_without_a_weight_for_it_the_teacher_is_not_asked(rng, monkeypatch):
+    model, some = distilled(rng, lesson=Teaching(2.0, 0.4, 0.0, 0.0)), batch(rng)
+    monkeypatch.setattr(Distilled, "lesson", lambda *_: 1 / 0)
+    loss, grads = model.loss_and_grads(some, dloss=0.5)
+    exact_loss, exact = model.student.loss_and_grads(some)
+    assert loss == pytest.approx(0.4 * exact_loss, rel=1e-14)
+    np.testing.assert_allclose(grads.flat, 0.2 * exact.flat, atol=1e-14)
+
+
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_it(rng):
     teacher = GPT(config(), dtype="float64")
     model = Distilled(shrunk(teacher, teacher.config, 0), teacher, Teaching(2.0, 0.0, 1.0, 1.0))

@@ -204,6 +204,10 @@ class Distilled:
 
         rng  draws the student's dropout masks; the teacher has no dropout
         """
+        if not (self.teaching.kl or self.teaching.cosine):  # nobody needs the teacher
+            self.student.compute = self.compute
+            loss, grads = self.student.loss_and_grads(batch, rng=rng, dloss=dloss * self.teaching.ce, grads=grads)
+            return self.teaching.ce * loss, grads
         ids, targets, starts = checked_batch(batch, None, None, self.config.n_positions)
         counted = np.flatnonzero(targets.reshape(-1) != IGNORED)
         lesson = self.lesson(batch, counted)
