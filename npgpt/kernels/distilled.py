@@ -75,16 +75,7 @@ def row_losses(
         y[v] = (y[v] - peak) * inverse
     for v in range(V):
         shift[v] = y[v] - z[v]
-    if T == 1.0 or T == 2.0:
-        for v in range(V):
-            z[v] = exp(z[v])
-        for v in range(V):
-            sharp[v] = z[v] if T == 1.0 else z[v] * z[v]
-    else:
-        for v in range(V):
-            sharp[v] = exp(z[v] * real(T))
-        for v in range(V):
-            z[v] = exp(z[v])
+    exponentials(z, T, z, sharp)
     for v in range(V):
         y[v] = exp(y[v])
     sum_p, sum_q, sum_r, surplus = np.float64(0), np.float64(0), np.float64(0), np.float64(0)
@@ -107,6 +98,19 @@ def row_losses(
         z[v] = sharp[v] * to_p + z[v] * to_q - y[v] * to_r
     z[target] -= real(ce)
     return entropy + np.log(sum_p), surplus / sum_r - np.log(sum_r) + np.log(sum_q)
+
+
+@jit(inner=True)
+def exponentials(z: np.ndarray, T: float, soft: np.ndarray, sharp: np.ndarray) -> None:
+    """Put exp(z) into soft, which may be z, and exp(T z) into sharp."""
+    if T != 1.0 and T != 2.0:
+        for v in range(z.size):
+            sharp[v] = exp(z[v] * z.dtype.type(T))
+    for v in range(z.size):
+        soft[v] = exp(z[v])
+    if T == 1.0 or T == 2.0:
+        for v in range(z.size):
+            sharp[v] = soft[v] if T == 1.0 else soft[v] * soft[v]
 
 
 @jit
@@ -157,14 +161,7 @@ def row_top_losses(
     entropy = -(np.float64(z[target]) - top)
     for v in range(V):
         z[v] = (z[v] - top) * inverse
-    for v in range(V):
-        q[v] = exp(z[v])
-    if T == 1.0 or T == 2.0:
-        for v in range(V):
-            sharp[v] = q[v] if T == 1.0 else q[v] * q[v]
-    else:
-        for v in range(V):
-            sharp[v] = exp(z[v] * real(T))
+    exponentials(z, T, q, sharp)
     known, total = np.float64(0), np.float64(0)
     for k in range(K):
         known += q[ids[k]]
