@@ -97,6 +97,7 @@ def _backward(
     scale: float,
     dlogits: np.ndarray,
 ) -> None:
+    zero = logits.dtype.type(0)
     i = 0
     for n in range(logits.shape[0]):
         if i == counted.size or counted[i] != n:
@@ -105,7 +106,9 @@ def _backward(
         top = logits.dtype.type(stats[i, 0])
         share = logits.dtype.type(stats[i, 2] / stats[i, 1] * scale)
         for v in range(logits.shape[1]):
-            dlogits[n, v] = exp((logits[n, v] - top) * per_t) * share
+            x = (logits[n, v] - top) * per_t
+            # only a known token's logit, whose gradient follows, is above top, and may be so far that exp overflows
+            dlogits[n, v] = exp(zero if x > zero else x) * share
         for k in range(tokens.shape[1]):
             v = tokens[i, k]
             q = np.exp(np.float64(logits[n, v] * per_t) - stats[i, 3])
