@@ -52,9 +52,9 @@ MIXTURE = (
     Part(0.25, ",".join(TASKS), 1.0, words=8),
     Part(0.65, ",".join(TASKS), 0.2, words=4),
 )
-# the settings of all, and the learning rate of a new decoder, which is that of a new model of the tales
+# the settings of all
 TUNE = ["--in-order", "--skip-long", "--optimizer", "muon", "--weight-decay", "0.2", "--eval-batches", "5"]
-RATE, RATE_OF_NEW = "2.5e-3", "5e-3"
+RATE = "2.5e-3"
 TEMPERATURES = "2:0.5"  # of the softmax whose expected embeddings the cosine reads
 TIMED, NOT_TIMED = 30, 5  # steps, the first of which compile
 SAMPLES = 200  # tales that students write
@@ -157,7 +157,7 @@ def command_of(name: str, base: str, data: Path) -> list[str]:
         loss.replace("+cosine", "+cosine:1"),
     ]
     words += [] if loss == "ce" else ["--loss-temperature", TEMPERATURES]
-    return ["train-generator", base, "--data", str(data), *words, *TUNE, "--learning-rate", RATE_OF_NEW]
+    return ["train-generator", base, "--data", str(data), *words, *TUNE, "--learning-rate", RATE]
 
 
 def seconds_a_step(name: str, tasks: Sequence[str], base: str, out: Path, again: bool = False) -> float:

@@ -1,6 +1,7 @@
 """How a generator is trained from Python: its goal, the temperature of each step, and what of the encoder changes."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from npgpt import GPT, GPTConfig, TrainConfig
 from npgpt.cli import train_generator as command
 from npgpt.data.batch import Text
+from npgpt.data.templates import FOR_GENERATORS, parse_template
 from npgpt.models import seq_config
 from npgpt.models.registry import fields_of, new_generator, require_fields
+from npgpt.tokenizer import Tokenizer
 from npgpt.training import generators
 from npgpt.training.generators import Goal, aim, blocks_of, goal_of, trainable_of
 from npgpt.training.loop import Trainer, trained_names
@@ -133,3 +136,12 @@ def test_a_run_that_does_not_fit_is_refused(base, monkeypatch):
     monkeypatch.setattr("npgpt.training.memory.available_memory", lambda: have - 1)
     with pytest.raises(MemoryError, match=f"for {model.size:,} parameters"):
         require_memory_for_weights(model, config, Split(2, 1))
+
+
+def test_a_template_with_an_end_of_its_own_is_refused():
+    """The encoder would read nothing, and the decoder the prompt."""
+    tokenizer = Tokenizer.train(["abc " * 5], 260)
+    base = SimpleNamespace(config=SimpleNamespace(eos_token_id=tokenizer.end_id))
+    with pytest.raises(ValueError, match="which ends texts"):
+        generators.require_one_end(parse_template("<|endoftext|>{prompt}{end}{completion}"), tokenizer, base)
+    generators.require_one_end(FOR_GENERATORS, tokenizer, base)

@@ -73,3 +73,11 @@ def test_rmsnorm_of_single_numbers():
     found = [run(ops, "rmsnorm", args, lambda: {"eps": 0.5}, np.float64) for ops in (REFERENCE, FAST)]
     for want, got in zip(*found, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-13)
+
+
+def test_no_query_gives_every_key_the_gradient_0():
+    q, kv = np.zeros((1, 0, 4)), np.ones((1, 3, 8))
+    _, cache = FAST.cross_attention_forward(q, kv, 2)
+    dq, dkv = FAST.cross_attention_backward(np.zeros((1, 0, 4)), cache)
+    assert dq.shape == q.shape
+    np.testing.assert_array_equal(dkv, np.zeros_like(kv))

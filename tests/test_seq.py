@@ -472,8 +472,10 @@ def test_a_resumed_run_comes_to_the_same_bits(tmp_path, optimizer):
     np.testing.assert_array_equal(resumed.params.flat, whole.params.flat)
 
 
-def test_two_threads_compute_what_one_does():
+@pytest.mark.parametrize("kind", ["ce", "ce+cosine"])
+def test_two_threads_compute_what_one_does(kind):
     model, batch = model_of(ops="fast"), batch_of()
+    model.objective, model.critic = Objective(kind), critic_of(ops="fast")
     with Workers(model, 3, threads=1) as one, Workers(model, 3, threads=2) as two:
         found = [workers.loss_and_grads([batch]) for workers in (one, two)]
         first, second = ((loss, grads.flat.copy()) for loss, grads, _ in found)
@@ -514,3 +516,13 @@ def test_fast_ops_compute_what_the_definitions_do():
     fast, plain = model_of(dtype="float32", ops=FAST), model_of(dtype="float32")
     for one, two in zip(fast.loss_and_grads(batch_of()), plain.loss_and_grads(batch_of()), strict=True):
         np.testing.assert_allclose(getattr(one, "flat", one), getattr(two, "flat", two), rtol=2e-3, atol=2e-5)
+
+
+def test_a_full_context_ends_a_generators_text():
+    """To forget the beginning would be to lose where the prompt ends."""
+    model = model_of(ops="fast", dtype="float32")
+    prompt = [0, 3, 4, 0]
+    tokens = list(generate(model, prompt, max_new_tokens=100, temperature=0, stop_ids=()))
+    assert len(prompt) + len(tokens) == model.config.n_positions
+    with pytest.raises(ValueError, match="a generator has no guidance"):
+        list(generate(model, prompt, guidance_scale=2.0, negative_prompt=""))

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,7 @@ from npgpt.generation.settings import Sampling, checked_ids, settings_of
 from npgpt.generation.slots import Slots
 from npgpt.generation.stops import Stops
 from npgpt.models.base import Model, end_ids
-from npgpt.models.registry import verify
+from npgpt.models.registry import is_generator, verify
 from npgpt.tokenizer import Tokenizer
 
 DEFAULT = Sampling()
@@ -244,6 +244,10 @@ class Generator:
     ) -> Request:
         """Return what `submit` returns, without a place in the queue: a search writes it by itself."""
         ids = self._checked_prompt(prompt)
+        if is_generator(self.model):  # a context that forgets its beginning would lose where the prompt ends
+            sampling = replace(sampling, context="stop")
+            if sampling.guidance_scale != 1:
+                raise ValueError(f"guidance_scale={sampling.guidance_scale}: a generator has no guidance")
         room = self.n_positions - len(ids)
         if room < 1 and (sampling.max_new_tokens is None or sampling.context == "stop"):
             why = "max_new_tokens=None" if sampling.max_new_tokens is None else "context='stop'"

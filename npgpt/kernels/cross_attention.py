@@ -158,7 +158,7 @@ def attend_across_backward(
     grow = one / (one - p) if mask.size else one
     for pair in range(len(shares)):
         b, h = pair // H, pair % H * D
-        m, begin = counts[b], b * S
+        m, begin = counts[b] if T > 0 else 0, b * S  # without queries, nothing below writes dkv
         part(dkv, begin + m, h, S - m, D)[...] = 0
         part(dkv, begin + m, C + h, S - m, D)[...] = 0
         for t in range(0, T, queries):

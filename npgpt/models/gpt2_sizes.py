@@ -31,7 +31,8 @@ def gpt_sizes(config: GPTConfig) -> dict[str, Sizes]:
     small = sum(math.prod(shapes[name]) for name in rounded)
     rest = sum(math.prod(shape) for name, shape in int8_shapes(config).items() if name not in rounded)
     disk = small + FLOAT * rest
-    panel = get_ops("fast").step.decode.PANEL
+    step = get_ops("fast").step  # None where there are no compiled decoders, and so no copy in another order
+    panel = 1 if step is None else step.decode.PANEL
     copied = sum(
         math.prod(shape) if axis else shape[0] * -(-shape[1] // panel) * panel
         for shape, axis in ((shapes[name], axis) for name, axis in rounded.items())

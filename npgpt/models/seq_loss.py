@@ -28,7 +28,8 @@ def objective_forward(
 
         loss = cross_entropy(logits, targets) + weight * (1 - cosine), or one of the two
 
-    The cross-entropy is a mean over targets, the cosine (seq_similarity.py) one over examples.
+    The cross-entropy is a mean over targets, the cosine (seq_similarity.py) one over examples, weighted
+    by their targets.
     """
     if objective.kind == "ce" and not objective.label_smoothing:
         loss, fused = ops.linear_cross_entropy_forward(hidden, head, pairs.targets)

@@ -33,7 +33,7 @@ class SimilarityCache(NamedTuple):
 def similarity_forward(
     logits: np.ndarray, ids: np.ndarray, lengths: np.ndarray, critic: GPT, tau: float = 1.0
 ) -> tuple[np.ndarray, SimilarityCache]:
-    """Average `1 - cos(f(e), f(w))` over the examples.
+    """Average `1 - cos(f(e), f(w))` over the examples, each weighted by its positions.
 
     e_t = softmax(logits_t / tau) @ wte are the critic's embeddings as the generator expects them, w = wte[ids] those of
     the wanted tokens, and f is the mean of the critic's features, after its final layer norm, over the positions.
@@ -65,7 +65,8 @@ def similarity_forward(
     hidden, features = features_forward(critic.params, None, critic.config, ops, inputs_embeds=inputs)
     found, pooled = ops.pool_forward(hidden, "mean", lengths)
     cosine, angle = ops.cosine_forward(found, wanted)
-    share = np.where(lengths > 0, 1 / max(int((lengths > 0).sum()), 1), 0).astype(logits.dtype)
+    # by positions, as threads and accumulation weight the parts of a batch
+    share = (lengths / max(int(lengths.sum()), 1)).astype(logits.dtype)
     loss = (share * (1 - cosine)).sum()
     return loss, SimilarityCache(ops, real, probs, embeds, wte, features, pooled, angle, share, tau)
 

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 from npgpt.config import TrainConfig, settle
 from npgpt.data.dialects import Example
 from npgpt.data.examples import ExamplesSource
-from npgpt.data.templates import ONE_TURN, Template, parse_template
+from npgpt.data.templates import ONE_TURN, Template, asked_ids, parse_template
 from npgpt.hub.folders import find_folder, recorded
 from npgpt.hub.tensors import require_run
-from npgpt.models.base import Model
+from npgpt.models.base import Model, end_ids
 from npgpt.models.registry import new_generator, refuse_generator
 from npgpt.support.hints import nearest
 from npgpt.support.lock import locked
+from npgpt.tokenizer import Tokenizer
 from npgpt.training.checkpoint import refuse_existing
 from npgpt.training.compute import require_compute
 from npgpt.training.finetuning import Tuning, TuningPlan, first_change, open_base, packed, tuning_of
@@ -206,6 +207,16 @@ def template_of(file: str | None, saved: Mapping[str, Any] | None) -> Template |
     return template
 
 
+def require_one_end(template: Template, tokenizer: Tokenizer, base: Model) -> None:
+    """Raise ValueError for a template with an end token of its own, which would be taken for the end of the prompt."""
+    ids = asked_ids(template, tokenizer, "", system="", input="")[:-1]
+    if found := [i for i in ids if i in end_ids(base.config)]:
+        raise ValueError(
+            f"the template {template.text!r:.120} has {tokenizer.decode(found[:1])!r}, which ends texts, "
+            "before {end}, where a generator's prompt ends: leave it out"
+        )
+
+
 def require_one_turn(examples: Sequence[Example]) -> None:
     """Raise ValueError, naming the line, for an example of several turns."""
     for example in examples:
@@ -257,6 +268,7 @@ def _start(plan: TuningPlan, lock: ExitStack) -> Tuning:
     refuse_generator(base, plan.base, "give the GPT that its encoder was made from, or another")
     blocks, sizes = blocks_of(how["encoder"]), how.pop("sizes")
     require_blocks(blocks, base)
+    require_one_end(source.template, tokenizer, base)
     model = new_generator(base, plan.config.seed, **sizes)
     config = dataclasses.replace(plan.config, trainable=trainable_of(model, blocks))
     if how["skip_long"]:

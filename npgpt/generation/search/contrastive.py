@@ -108,6 +108,7 @@ class Contrast:
 
 
 def unit(states: np.ndarray) -> np.ndarray:
-    """Return states (T, C) made to have the length 1, in float64."""
+    """Return states (T, C) made to have the length 1, in float64; those of 0 stay so."""
     states = states.astype(np.float64)
-    return states / np.linalg.norm(states, axis=1, keepdims=True)
+    norms = np.linalg.norm(states, axis=1, keepdims=True)
+    return states / np.where(norms > 0, norms, 1)  # 0 are those of a generator's prompt, which is like nothing
