@@ -48,8 +48,8 @@ def with_answers(model, batch, k):
     return Batch(batch.ids, batch.targets, batch.starts, model.answers(batch, k, dtype))
 
 
-FORMS = [(tied, width, k) for tied in (True, False) for width in (4, 2) for k in (None, 3, 5)]
-TELLING = (True, 2, None), (False, 4, 3)
+FORMS = [(tied, width, k) for tied in (True, False) for width in (4, 6) for k in (None, 3, 5)]
+TELLING = (True, 6, None), (False, 4, 3)
 
 
 @pytest.mark.parametrize(("tied", "width", "k"), mostly_big(FORMS, TELLING.__contains__))
