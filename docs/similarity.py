@@ -15,6 +15,7 @@ import npgpt
 from npgpt.data.tales import Tale, load_grammar, styles, tales, tell
 from npgpt.models.seq_similarity import similarity_backward, similarity_forward
 
+FEW = 5  # pairs of equal length, below which no gradient is shown
 SURE = 0.9  # the probability of the token that the generator would write
 Rng = np.random.Generator
 
@@ -139,9 +140,10 @@ def main(argv: list[str] | None = None) -> None:
         for kind, numbers in measure(model, tokenizer.encode, lang, options.tales).items():
             low, middle, high = np.quantile(1 - np.array(numbers["cosine"]), [0.1, 0.5, 0.9])
             row = f"  {kind:36}{low:9.5f}{middle:9.5f}{high:9.5f}"
-            if numbers["gradient"]:
+            pulled = len(numbers["gradient"])
+            if pulled >= FEW:
                 row += f"{np.median(numbers['gradient']):11.5f}{np.median(numbers['ranks']):8.0f}"
-            print(f"{row}  n={len(numbers['cosine'])}")
+            print(f"{row}  {len(numbers['cosine'])} pairs, {pulled} of equal length")
 
 
 if __name__ == "__main__":
