@@ -65,15 +65,15 @@ def test_a_vector_below_eps_is_divided_by_eps(ops):
     a, b = np.array([3e-3, 4e-3]), np.array([1.0, 0.0])
     out, cache = ops.cosine_forward(a, b, 0.01)
     assert out == pytest.approx(0.3, rel=1e-14)
-    da, _ = ops.cosine_backward(1.0, cache)
+    da, _ = ops.cosine_backward(np.float64(1), cache)
     np.testing.assert_allclose(da, [100, 0], rtol=1e-14)
     # at eps itself its own length counts
     _, cache = ops.cosine_forward(np.array([0.0, 0.5]), b, 0.5)
-    np.testing.assert_array_equal(ops.cosine_backward(1.0, cache)[0], [2, 0])
+    np.testing.assert_array_equal(ops.cosine_backward(np.float64(1), cache)[0], [2, 0])
     _, cache = ops.cosine_forward(np.array([0.5, 0.0]), b, 0.5)
-    np.testing.assert_array_equal(ops.cosine_backward(1.0, cache)[0], [0, 0])
+    np.testing.assert_array_equal(ops.cosine_backward(np.float64(1), cache)[0], [0, 0])
     _, cache = ops.cosine_forward(b, np.array([0.5, 0.0]), 0.5)
-    np.testing.assert_array_equal(ops.cosine_backward(1.0, cache)[1], [0, 0])
+    np.testing.assert_array_equal(ops.cosine_backward(np.float64(1), cache)[1], [0, 0])
 
 
 @both_ops
@@ -101,8 +101,12 @@ def test_kl_value(rng, ops, T):
 
 @both_ops
 def test_the_example_of_kl(ops):
-    loss, _ = ops.kl_forward(np.zeros(2), np.array([math.log(3), 0]))
+    loss, cache = ops.kl_forward(np.zeros(2), np.array([math.log(3), 0]))
     assert loss == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), rel=1e-14)
+    dlogits, dteacher = ops.kl_backward(2.0, cache)  # of the one position
+    np.testing.assert_allclose(dlogits, [-0.5, 0.5], rtol=1e-14)
+    steep = 2 * 0.75 * (math.log(1.5) - loss)
+    np.testing.assert_allclose(dteacher, [steep, -steep], rtol=1e-13)
 
 
 @both_ops
@@ -160,7 +164,7 @@ def test_positions_that_do_not_count_get_nothing(rng, name, ops):
 
 @both_ops
 def test_a_teacher_that_is_not_trained_has_no_gradient(rng, ops):
-    _, cache = ops.kl_forward(*rng.standard_normal((2, 3, 5)))
+    _, cache = ops.kl_forward(*rng.standard_normal((2, 2, 3, 5)))
     dlogits, dteacher = ops.kl_backward(1.0, cache)
     alone, none = ops.kl_backward(1.0, cache, with_teacher=False)
     np.testing.assert_array_equal(alone, dlogits)

@@ -23,7 +23,7 @@ def cosine_backward(dout: np.ndarray, cache: tuple) -> tuple[np.ndarray, np.ndar
     """Do what npgpt.layers.cosine_backward does."""
     a, b, stats, eps, shape = cache
     da, db = empty(a.shape, a.dtype), empty(b.shape, b.dtype)
-    _backward(np.ascontiguousarray(dout, a.dtype).reshape(-1), a, b, stats, eps, da, db)
+    _backward(np.ascontiguousarray(dout).reshape(-1), a, b, stats, eps, da, db)
     return da.reshape(shape), db.reshape(shape)
 
 
@@ -49,8 +49,8 @@ def _backward(
     for n in range(a.shape[0]):
         a_norm, b_norm, cosine = stats[n, 0], stats[n, 1], stats[n, 2]
         across = dout[n] / max(a_norm, eps) / max(b_norm, eps)
-        along_a = np.float64(0) if a_norm < eps else dout[n] * cosine / a_norm / a_norm
-        along_b = np.float64(0) if b_norm < eps else dout[n] * cosine / b_norm / b_norm
+        along_a = 0.0 if a_norm < eps else dout[n] * cosine / a_norm / a_norm
+        along_b = 0.0 if b_norm < eps else dout[n] * cosine / b_norm / b_norm
         for c in range(a.shape[1]):
             da[n, c] = across * b[n, c] - along_a * a[n, c]
         for c in range(a.shape[1]):

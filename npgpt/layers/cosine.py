@@ -37,7 +37,7 @@ def cosine_backward(dout: np.ndarray, cache: tuple) -> tuple[np.ndarray, np.ndar
     does not have.
     """
     a_unit, b_unit, a_norm, b_norm, out, eps = cache
-    dout, out = np.asarray(dout, a_unit.dtype)[..., None], out[..., None]
+    dout, out = dout[..., None], out[..., None]
     # out = a_unit . b_unit and a_unit = a / max(|a|, eps): below eps the divisor is constant
     da = dout * (b_unit - np.where(a_norm < eps, 0, out * a_unit)) / np.maximum(a_norm, eps)
     db = dout * (a_unit - np.where(b_norm < eps, 0, out * b_unit)) / np.maximum(b_norm, eps)

@@ -52,7 +52,9 @@ def kl_topk_forward(
     some = rest > 0
     each[some] += rest[some] * (np.log(rest[some]) - (lse_rest - lse)[some])
     loss = each.sum() * (T * T / max(counted.size, 1))
-    return loss, (others, known, lse, lse_rest, log_p, rest, ids, counted, T, logits.shape)
+    # how the student divides s among the other tokens
+    share = np.exp(others - lse_rest) if K < V else np.zeros_like(others)
+    return loss, (share, np.exp(lse_rest - lse), rest, known, lse, log_p, ids, counted, T, logits.shape)
 
 
 def kl_topk_backward(dout: np.ndarray | float, cache: tuple) -> np.ndarray:
@@ -63,14 +65,11 @@ def kl_topk_backward(dout: np.ndarray | float, cache: tuple) -> np.ndarray:
     dout     the scalar gradient of the loss
     dlogits  (..., V)
     """
-    others, known, lse, lse_rest, log_p, rest, ids, counted, T, shape = cache
-    # the other tokens: q = s * w and p = r * w, with w = exp(others - lse_rest), the student's division
-    if ids.shape[-1] < shape[-1]:
-        dz = np.exp(others - lse_rest) * (np.exp(lse_rest - lse) - rest)
-    else:
-        dz = np.zeros_like(others)
+    share, s, rest, known, lse, log_p, ids, counted, T, shape = cache
+    # the other tokens: q = s * share, and p = r * share
+    dz = share * (s - rest)
     # each = (p * (log_p - (known - lse))).sum() + ...
-    np.put_along_axis(dz, ids, np.exp(known - lse) - np.exp(log_p), -1)
+    dz[np.arange(len(ids))[:, None], ids] = np.exp(known - lse) - np.exp(log_p)
     # loss = T^2 / N * each.sum(), and the logits were divided by T
-    scale = others.dtype.type(dout) * (T / max(counted.size, 1))
+    scale = share.dtype.type(dout) * (T / max(counted.size, 1))
     return in_place(scale * dz, counted, shape)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npgpt.layers.distributions import checked_temperature
+from npgpt.layers.distributions import checked_temperature, in_place
 from npgpt.layers.lengths import real_positions
 from npgpt.models.gpt2 import GPT, FeaturesCache, features_backward, features_forward
 from npgpt.models.gpt2_parameters import Discarded
@@ -90,6 +90,4 @@ def similarity_backward(dout: np.ndarray | float, cache: SimilarityCache) -> np.
     dz *= probs
     # z = logits / tau
     dz /= cache.tau
-    dlogits = np.zeros((*real.shape, dz.shape[-1]), dz.dtype)
-    dlogits[real] = dz
-    return dlogits
+    return in_place(dz, np.flatnonzero(real), (*real.shape, len(cache.wte)))
