@@ -121,7 +121,7 @@ def test_answers_are_kept_and_used_again(capsys, here, monkeypatch):
     ("flags", "says"),
     [
         ("small --data a.txt", "weights of 8 bits"),
-        ("generator --data a.txt", "because it is no GPT"),
+        ("generator --data a.txt", "give the GPT that its encoder was made from"),
         ("foreign", "does not say what it has learned"),
         ("tuned", "has learned prompts and completions"),
         ("t --data a.txt --n-layer 3", "n_layer=3 is more than the 2 of the teacher"),

@@ -212,6 +212,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(capsys, here, flags):
         ("base --data tasks.jsonl --loss ce+cosine:-1", ["ce+cosine:-1", "above 0"]),
         ("base --data tasks.jsonl --loss cosine --loss-temperature 0", ["--loss-temperature 0", "above 0"]),
         ("base --data tasks.jsonl --loss cosine --loss-temperature 1:x", ["--loss-temperature 1:x", "'x'"]),
+        ("base --data tasks.jsonl --loss cosine --loss-temperature 3:2:1", ["3:2:1", "T0:T1"]),
         ("base --data tasks.jsonl --loss-temperature 2", ["--loss-temperature 2", "no effect"]),
         ("base --data tasks.jsonl --label-smoothing 1", ["--label-smoothing 1"]),
         ("base --data tasks.jsonl --label-smoothing 0.1 --loss cosine", ["--label-smoothing 0.1", "no effect"]),
@@ -262,7 +263,8 @@ def test_a_mistake_is_one_line(capsys, here, line, decisive):
         ("eval g --data a.txt", ["g is a generator", "JSON lines with prompt and completion"]),
         ("eval g --data tales", ["g is a generator", "JSON lines with prompt and completion"]),
         ("ask g --prompt a --weights int8", ["no such weights"]),
-        ("profile g", ["only the ops of a GPT"]),
+        ("profile g", ["g is a generator", "only the ops of a GPT"]),
+        ("score g a.txt", ["a.txt:1", "JSON lines with prompt and completion"]),
     ],
 )
 def test_what_a_generator_cannot_do_is_one_line_with_the_way_out(capsys, here, line, decisive):

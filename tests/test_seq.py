@@ -526,3 +526,11 @@ def test_a_full_context_ends_a_generators_text():
     assert len(prompt) + len(tokens) == model.config.n_positions
     with pytest.raises(ValueError, match="a generator has no guidance"):
         list(generate(model, prompt, guidance_scale=2.0, negative_prompt=""))
+
+
+def test_a_prompt_of_unknown_tokens_is_refused_before_its_end():
+    model = model_of()
+    past = model.new_past()
+    with pytest.raises(ValueError, match=r"ids 0\.\.99 are not all in"):
+        model.forward(np.array([[0, 99]]), past)
+    assert past.length == 0

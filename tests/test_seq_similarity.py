@@ -156,3 +156,10 @@ def test_what_does_not_fit_is_refused(change, match):
     arguments = {"logits": logits_of(), "ids": IDS, "lengths": LENGTHS, "critic": critic()} | change
     with pytest.raises(ValueError, match=match):
         similarity_forward(**arguments)
+
+
+def test_a_token_that_does_not_count_is_refused_by_name():
+    ids = IDS.copy()
+    ids[LENGTHS > 1, 0] = -100
+    with pytest.raises(ValueError, match="compares whole completions"):
+        similarity_forward(logits_of(), ids, LENGTHS, critic())

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import pickle
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -114,6 +115,32 @@ def test_batches_without_a_target_have_no_gradient(rng):
     loss, grads = fast.loss_and_grads(nothing)
     assert loss == 0
     assert not grads.flat.any()
+
+
+def test_a_later_batch_without_a_target_leaves_the_heads_gradient(rng):
+    """It adds nothing: gradients of several batches are those of the ones that have targets."""
+    fast, _ = pair("untied")
+    some = batch(rng)
+    empty = dataclasses.replace(some, targets=np.full_like(some.targets, -100))
+    with Workers(fast, 3, threads=1) as workers:
+        want = workers.loss_and_grads([some])[1].flat.copy()
+        found = workers.loss_and_grads([some, empty])[1].flat
+    np.testing.assert_array_equal(found, want)
+    assert np.any(want)
+
+
+def test_blocks_are_told_each_thing_by_its_name():
+    """Two of them are arrays, of which each would do for the other without an error."""
+    names = ("job", "sizes", "settings")
+    job, sizes, settings = (SimpleNamespace(**{n: f"{of}.{n}" for n in gpt.Work._fields}) for of in names)
+    job.sizes, job.settings = sizes, settings
+    sizes.B, sizes.T, sizes.H = "B", "T", "H"
+    found = getattr(gpt.work_of, "py_func", gpt.work_of)(job)
+    assert (found.B, found.T, found.H, found.members) == ("B", "T", "H", "sizes.members")
+    for name in ("eps", "exact_gelu", "attn_pdrop", "resid_pdrop"):
+        assert getattr(found, name) == f"settings.{name}"
+    for name in ("firsts", "member", "barrier", "laps", "panels"):
+        assert getattr(found, name) == f"job.{name}"
 
 
 def test_no_step_allocates(rng):

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 def opened(args: argparse.Namespace) -> "tuple[Model, TrainConfig, Split | None]":
     """Return the model that RUN_OR_PRESET names, how to train it, and how the run's threads share a step."""
-    from npgpt.models.registry import new_model, open_model, require_trainable
+    from npgpt.models.registry import new_model, open_model, refuse_generator, require_trainable
     from npgpt.support.hints import nearest
     from npgpt.support.notices import notice
     from npgpt.training import run as runs
@@ -117,6 +117,7 @@ def opened(args: argparse.Namespace) -> "tuple[Model, TrainConfig, Split | None]
         notice("the run trained adapters; the profile is that of training all weights")
     model = open_model(folder, train.dtype, train.ops)
     require_trainable(model, folder)
+    refuse_generator(model, args.name, "only the ops of a GPT are known")
     if not isinstance(model.config, GPTConfig):
         raise ValueError(f"{args.name} is a {type(model).__name__}, and only the ops of a GPT are known")
     require_memory(model.config, train, made=model.params.flat.nbytes)

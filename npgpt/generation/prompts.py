@@ -108,6 +108,8 @@ class Framing(NamedTuple):
 
     def text(self, text: str) -> Framed:
         """Return the tokens of a text, which begins anew."""
+        if self.template.ends:  # that of a generator
+            raise ValueError("a generator writes completions: give JSON lines with prompt and completion")
         before = [*new_text(self.tokenizer, self.after_end), *boundary(self.tokenizer, self.template.ends)]
         ids = [*before, *self.tokenizer.encode_prompt(text, self.special), *self.following()]
         first = max(1, len(before))

@@ -50,6 +50,12 @@ def checked_input(
     return None, embeds.astype(dtype, copy=False), embeds.shape[:2]
 
 
+def require_known(ids: np.ndarray, vocab_size: int) -> None:
+    """Raise ValueError for ids outside the vocabulary."""
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise ValueError(f"ids {ids.min()}..{ids.max()} are not all in 0..{vocab_size - 1}")
+
+
 def checked_starts(starts: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return starts as an array of the shape of ids, int64; each is a position up to its own."""
     if starts is None:

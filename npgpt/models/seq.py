@@ -12,7 +12,7 @@ import numpy as np
 
 from npgpt.hub.seq import Fields, read_seq, write_seq
 from npgpt.models.base import end_ids
-from npgpt.models.checks import checked_batch, checked_ids, checked_starts
+from npgpt.models.checks import checked_batch, checked_ids, checked_starts, require_known
 from npgpt.models.gpt2 import GPT, FeaturesCache, features_backward, features_forward
 from npgpt.models.gpt2_inside import tap_names as gpt_tap_names
 from npgpt.models.seq_config import Objective, SeqConfig
@@ -250,6 +250,7 @@ class Seq2Seq:
         if taps is not None:
             taps.begin(self.tap_names())
         ids = checked_ids(ids, self.config.n_positions, 0 if past is None else past.length)
+        require_known(ids, self.config.vocab_size)  # a prompt is read only at its end, when it would be too late
         starts = checked_starts(starts, ids.shape)
         taps = NO_TAPS if taps is None else taps
         if past is None:

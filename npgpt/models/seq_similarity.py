@@ -54,6 +54,8 @@ def similarity_forward(
     if ids.shape != (N, T) or len(wte) != V:
         raise ValueError(f"logits {logits.shape} must be those of ids {ids.shape}, of the critic's {len(wte)} tokens")
     real = real_positions(lengths, N, T)
+    if (ids[real] < 0).any():
+        raise ValueError("the cosine compares whole completions, and one has a token that does not count")
     probs = logits[real] / tau
     probs -= probs.max(axis=-1, keepdims=True)
     np.exp(probs, out=probs)

@@ -104,7 +104,9 @@ def goal_of(how: Mapping[str, Any]) -> Goal:
     if smoothing and kind == "cosine":
         raise ValueError(f"--label-smoothing {smoothing:g} has no effect with --loss cosine: leave it out")
     given = str(how["loss_temperature"])
-    parts = [number(part, f"--loss-temperature {given}: a temperature") for part in given.split(":", 1)]
+    parts = [number(part, f"--loss-temperature {given}: a temperature") for part in given.split(":")]
+    if len(parts) > 2:
+        raise ValueError(f"--loss-temperature {given}: give T, or T0:T1, of the first step and of the last")
     if kind == "ce" and parts != [1.0]:
         raise ValueError(f"--loss-temperature {given} has no effect with --loss ce: leave it out, or give ce+cosine:1")
     return Goal(kind, weight, float(smoothing), parts[0], parts[-1])
@@ -184,7 +186,7 @@ def settled_how(how: Mapping[str, Any], folder: Path, saved: dict[str, Any] | No
     """
     before = HOW | (read_generator(folder, saved) if saved else {})
     settled = {name: before[name] if how[name] is None else how[name] for name in HOW}
-    goal_of(settled)
+    settled["label_smoothing"] = goal_of(settled).label_smoothing
     blocks_of(settled["encoder"])
     flags = {name: how[name] or bool(before.get(name)) for name in ("skip_long", "in_order")}
     sizes = {name: value for name, value in (saved["model"] if saved else {}).items() if name in SIZES}
