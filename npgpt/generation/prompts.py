@@ -107,10 +107,10 @@ class Framing(NamedTuple):
     template: Template = AS_GIVEN
 
     def text(self, text: str) -> Framed:
-        """Return the tokens of a text, which begins anew."""
+        """Return the tokens of a text, which begins anew. Raises ValueError for a generator, which needs a prompt."""
         if self.template.ends:  # that of a generator
             raise ValueError("a generator writes completions: give JSON lines with prompt and completion")
-        before = [*new_text(self.tokenizer, self.after_end), *boundary(self.tokenizer, self.template.ends)]
+        before = new_text(self.tokenizer, self.after_end)
         ids = [*before, *self.tokenizer.encode_prompt(text, self.special), *self.following()]
         first = max(1, len(before))
         if len(ids) <= first:
