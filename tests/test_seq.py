@@ -1,25 +1,18 @@
 """The generator: every gradient, with a past as without, each example as if it were alone, and its files."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
 
-from npgpt import GPT, GPTConfig, TrainConfig, check_backward, generate
+from npgpt import GPT, GPTConfig, check_backward, generate
 from npgpt.data.batch import IGNORED, Batch
 from npgpt.data.packing import pack
-from npgpt.hub.tensors import read_tensors, save_tensors
-from npgpt.models.registry import new_generator, open_model, save_rounded, with_weights
+from npgpt.models.registry import new_generator
 from npgpt.models.seq import Seq2Seq
 from npgpt.models.seq_config import BRIDGES, DECODERS, EMBEDDINGS, Objective, SeqConfig
 from npgpt.models.seq_pairs import pairs_of, scattered
 from npgpt.models.taps import Taps
-from npgpt.ops import FAST
-from npgpt.optim import AdamW
-from npgpt.support.buffers import Buffers
-from npgpt.training.loop import Trainer
-from npgpt.training.workers import Workers
 from tests.conftest import mostly_big
 
 E = 0  # the end token
@@ -356,166 +349,7 @@ def test_the_same_seed_gives_the_same_numbers_in_both_dtypes():
     assert (Seq2Seq(config, 4).params.flat != one).any()
 
 
-# --- files
-
-
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_a_saved_generator_opens_as_it_was(tmp_path, decoder):
-    model = model_of(decoder=decoder, dtype="float32", ops="fast", bridge="last", embedding="encoder")
-    model.objective, model.trained_blocks = Objective(label_smoothing=0.1), 0
-    model.save_pretrained(tmp_path)
-    ids = np.array([[E, 5, 6, E, 7, 8]])
-    for other in open_model(tmp_path), model.load_pretrained(tmp_path):
-        assert isinstance(other, Seq2Seq)
-        assert other.config == model.config
-        np.testing.assert_array_equal(other.forward(ids), model.forward(ids))
-    assert (other.objective, other.trained_blocks) == (model.objective, 0)
-    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "npgpt_generator"
-
-
-def rewritten(folder, **changes):
-    path = folder / "config.json"
-    content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({name: value for name, value in content.items() if value != "gone"}))
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"bridge": "gone"}, r"config\.json: bridge is missing"),
-        ({"bridge": "last"}, r"config\.json: bridge is 'last', but model\.safetensors was saved with 'attention'"),
-        ({"n_layer": 3}, r"config\.json: n_layer is 3, but model\.safetensors was saved with 2"),
-        ({"encoder": 5}, r"config\.json: encoder is 5, but model\.safetensors was saved with"),
-        ({"model_type": "gpt2"}, r"config\.json: "),
-    ],
-)
-def test_a_changed_configuration_is_refused(tmp_path, changes, match):
-    model_of().save_pretrained(tmp_path)
-    rewritten(tmp_path, **changes)
-    with pytest.raises(ValueError, match=match):
-        open_model(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"decoder.norm.weight": None}, r"the tensor decoder\.norm\.weight is missing"),
-        ({"decoder.more": np.zeros(2)}, r"the tensor decoder\.more does not belong"),
-        ({"decoder.norm.weight": np.zeros(5)}, r"decoder\.norm\.weight has the shape \(5,\), expected \(6,\)"),
-        ({"decoder.norm.weight": np.zeros(6, int)}, r"decoder\.norm\.weight has the dtype int64"),
-    ],
-)
-def test_tensors_that_are_not_the_models_are_refused(tmp_path, changes, match):
-    model = model_of()
-    model.save_pretrained(tmp_path)
-    tensors, metadata = read_tensors(tmp_path / "model.safetensors")
-    tensors |= changes
-    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    save_tensors(tmp_path / "model.safetensors", kept, json.loads(metadata["npgpt_config"]))
-    with pytest.raises(ValueError, match=r"model\.safetensors: .*" + match):
-        open_model(tmp_path)
-
-
-def test_a_damaged_file_is_refused(tmp_path):
-    model_of().save_pretrained(tmp_path)
-    path = tmp_path / "model.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-3] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"model\.safetensors: its checksum does not match"):
-        open_model(tmp_path)
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors: no such file"):
-        open_model(tmp_path)
-
-
-def test_what_a_generator_cannot_be_is_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match="encoder needs an end token"):
-        Seq2Seq(SeqConfig(encoder_config(eos_token_id=None)))
-    model = model_of()
-    with pytest.raises(ValueError, match="encoder is a GPT, which this is not: a generator: GRU of 2 layers"):
-        new_generator(model)
-    with pytest.raises(ValueError, match=r"a generator: .* has no such weights"):
-        with_weights(model, "int8")
-    with pytest.raises(ValueError, match="no other library reads a generator: "):
-        save_rounded(model, tmp_path, "float16")
-
-
-# --- training
-
-
-def settings(**changes):
-    defaults = {"batch_size": 3, "max_steps": 6, "eval_every": 3, "eval_batches": 1, "save_every": 2, "ops": "fast"}
-    return TrainConfig(**(defaults | {"dtype": "float64", "learning_rate": 1e-2} | changes))
-
-
-def data(n=12):
-    rng = np.random.default_rng(1)
-    texts = [rng.integers(1, 9, rng.integers(1, 5)).tolist() for _ in range(n)]
-    return packed([(text, text[::-1]) for text in texts])
-
-
-def fitted(folder, steps=None, resume=False, **changes):
-    model = model_of(seed=7, ops="fast")
-    trainer = Trainer(model, data(), data(4), settings(**changes), folder)
-    for record in trainer.run(resume=resume):
-        if record["step"] == steps and "loss" in record:
-            break
-    return model
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_resumed_run_comes_to_the_same_bits(tmp_path, optimizer):
-    whole = fitted(tmp_path / "a", optimizer=optimizer)
-    fitted(tmp_path / "b", steps=5, optimizer=optimizer)
-    resumed = fitted(tmp_path / "b", resume=True, optimizer=optimizer)
-    np.testing.assert_array_equal(resumed.params.flat, whole.params.flat)
-
-
-@pytest.mark.parametrize("kind", ["ce", "ce+cosine"])
-def test_two_threads_compute_what_one_does(kind):
-    model, batch = model_of(ops="fast"), batch_of()
-    model.objective, model.critic = Objective(kind), critic_of(ops="fast")
-    with Workers(model, 3, threads=1) as one, Workers(model, 3, threads=2) as two:
-        found = [workers.loss_and_grads([batch]) for workers in (one, two)]
-        first, second = ((loss, grads.flat.copy()) for loss, grads, _ in found)
-    assert first[0] == pytest.approx(second[0], rel=1e-12)
-    np.testing.assert_allclose(first[1], second[1], rtol=1e-9, atol=1e-14)
-
-
-def test_steps_of_many_shapes_need_no_more_memory_than_one():
-    model = model_of(ops="fast", dtype="float32", encoder={"n_positions": 40})
-    rng = np.random.default_rng(0)
-    sizes = [(k, n) for k in (2, 3) for n in range(2, 17)]
-    batches = [batch_of([(rng.integers(1, 9, n), rng.integers(1, 9, n))] * k, 40) for k, n in sizes]
-    with Buffers() as pool:
-        model.loss_and_grads(batches[-1])
-        largest = pool.nbytes
-        for batch in batches:
-            model.loss_and_grads(batch)
-    assert pool.nbytes < 3 * largest  # each size that the largest step has no use for is needed once
-
-
-def test_a_generator_learns_to_turn_words_around():
-    rng = np.random.default_rng(2)
-    texts = [rng.integers(1, 9, rng.integers(1, 5)).tolist() for _ in range(150)]
-    train = packed([(text, text[::-1]) for text in texts])
-    model = Seq2Seq(SeqConfig(encoder_config(n_embd=16, n_inner=32), n_head=2), ops="fast")
-    with Workers(model, 16, threads=1) as workers:
-        optimizer = AdamW(model.params, weight_decay=0.0)
-        config = settings(batch_size=16)
-        for step in range(150):
-            loss, _, norm = workers.loss_and_grads(train.draw(step, config))
-            workers.update(optimizer, 1e-2, min(1.0, 1 / norm))
-    assert loss < 0.1
-    for text in texts[:9]:
-        assert list(generate(model, [E, *text, E], 10, temperature=0)) == [*text[::-1], E]
-
-
-def test_fast_ops_compute_what_the_definitions_do():
-    fast, plain = model_of(dtype="float32", ops=FAST), model_of(dtype="float32")
-    for one, two in zip(fast.loss_and_grads(batch_of()), plain.loss_and_grads(batch_of()), strict=True):
-        np.testing.assert_allclose(getattr(one, "flat", one), getattr(two, "flat", two), rtol=2e-3, atol=2e-5)
+# --- what is refused, and where a text ends
 
 
 def test_a_full_context_ends_a_generators_text():

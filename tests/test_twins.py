@@ -13,7 +13,7 @@ from npgpt.cases import CASES, LAYERS
 from npgpt.kernels import attention, cross_entropy, kl, kl_topk, linear_cross_entropy
 from npgpt.kernels.exp import exp, exp32
 from npgpt.ops import FAST, NAMES, REFERENCE
-from npgpt.support.buffers import Buffers, empty
+from npgpt.support.buffers import Buffers
 
 FOLDER = Path(kernels.__file__).parent
 OPTIMIZERS = {"adamw", "muon"}
@@ -343,40 +343,6 @@ def test_a_second_run_in_buffers_needs_no_more_memory_and_gives_the_same(case):
             nbytes = buffers.nbytes
         once()
         assert buffers.nbytes == nbytes
-
-
-def test_a_pool_keeps_what_its_last_block_asked_for():
-    """Batches of texts of different lengths have new shapes in each step: a pool of all of them would fill memory."""
-    pool = Buffers()
-    for length in range(1, 50):
-        with pool:
-            first = empty((7,), np.dtype(np.float32))
-            empty((length, 100), np.dtype(np.float32))
-        assert pool.nbytes <= 7 * 4 + length * 400 + 2 * 64
-    with pool:
-        del first
-        kept = {id(array) for arrays in pool.arrays.values() for array in arrays}
-        assert id(empty((7,), np.dtype(np.float32))) in kept
-
-
-def test_buffers_never_give_out_what_somebody_still_sees():
-    dtype = np.dtype(np.float32)
-    with Buffers() as buffers:
-        first = empty((2, 3), dtype)
-        view = first.reshape(3, 2).T[1:]
-        del first
-        view[...] = 7
-        second = empty((2, 3), dtype)
-        second[...] = 1
-        assert (view == 7).all()
-        assert not np.shares_memory(view, second)
-        del view
-        third = empty((2, 3), dtype)  # in the memory of the first
-        assert buffers.nbytes == 2 * 24
-        assert not np.shares_memory(second, third)
-        assert second.ctypes.data % 64 == third.ctypes.data % 64 == 0
-    assert empty((2, 3), dtype) is not third
-    assert buffers.nbytes == 2 * 24
 
 
 def test_attention_keeps_nothing_of_the_size_of_t_squared():
