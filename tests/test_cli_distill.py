@@ -8,7 +8,7 @@ import pytest
 
 from npgpt import GPT, Tokenizer
 from npgpt.cli import main
-from npgpt.data.teaching import NAME
+from npgpt.data.teaching import HEADER, NAME
 from npgpt.models.distilled import Distilled
 from npgpt.models.gpt2_shrunk import shrunk
 from npgpt.models.registry import new_generator, open_model
@@ -110,6 +110,11 @@ def test_answers_are_kept_and_used_again(capsys, here, monkeypatch):
     assert code == 0
     assert f"s/{NAME} has what the teacher thinks" in out
     data = bytearray((here / "s" / NAME).read_bytes())
+    header = [*HEADER.unpack(bytes(data[: HEADER.size]))]
+    header[2], header[3] = header[3], header[2]  # of as many bytes, but not of these positions
+    (here / "s" / NAME).write_bytes(HEADER.pack(*header) + data[HEADER.size :])
+    with pytest.raises(ZeroDivisionError):  # so it is asked
+        command(capsys, "distill", "t", "--resume", "--out", "s", "--max-steps", 8)
     data[-1] ^= 1
     (here / "s" / NAME).write_bytes(data)
     code, _, err = command(capsys, "distill", "t", "--resume", "--out", "s", "--max-steps", 8)

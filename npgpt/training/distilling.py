@@ -155,8 +155,9 @@ class Distilling:
         if taught is None:
             return 0
         if self.file.exists():
-            taught.top = open_top(self.file, self.key)
-            if taught.top is not None:
+            found = open_top(self.file, self.key)
+            if found is not None and found.shape == (taught.n_rows, config.n_positions, k):
+                taught.top = found
                 return 0
             notice(f"{self.file} is of another teacher, another temperature or other rows: it is made again")
         size = file_size(taught.n_rows, config.n_positions, k, top_dtype(config.vocab_size))
