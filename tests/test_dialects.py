@@ -351,7 +351,8 @@ def test_a_generators_text_begins_after_its_prompt(tokenizer):
     assert first_prompt(tokenizer, "嗨", known) == [end, *enc("嗨"), end]
     assert first_prompt(tokenizer, "嗨", known._replace(template=AS_GIVEN)) == [end, *enc("嗨")]
     framing = Framing(tokenizer, after_end=True, template=FOR_GENERATORS)
-    assert framing.text("Hi") == ([end, end, *enc("Hi")], 2)
+    with pytest.raises(ValueError, match="JSON lines with prompt and completion"):
+        framing.text("Hi")
     assert framing.completion("嗨", "Hi", 99) == ([end, *enc("嗨"), end, *enc("Hi")], 2 + len(enc("嗨")))
 
 

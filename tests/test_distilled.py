@@ -299,3 +299,12 @@ def test_taught_rows_are_as_many_as_there_are(rng):
     packed = pack([rng.integers(0, V, 6) for _ in range(3)], 7, 0)
     assert Taught(packed, 99).n_rows == 3
     assert Taught(packed, 2).size == packed.size * 2 // 3
+
+
+def test_answers_beyond_their_precision_are_finite(rng):
+    """log 0 would make the loss NaN."""
+    model = distilled(rng, lesson=Teaching(1e-6, 0.4, 0.8, 0.0))
+    batch = Batch(rng.integers(0, 5, (2, 3)), rng.integers(0, 5, (2, 3)))
+    found = model.answers(batch, 3, top_dtype(5))["logp"]
+    assert np.isfinite(found).all()
+    assert found.min() == np.finfo(np.float16).min
