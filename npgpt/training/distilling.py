@@ -19,17 +19,10 @@ from npgpt.data.teaching import NAME, Taught, file_size, open_top, taught_rows, 
 from npgpt.data.text import require_text
 from npgpt.hub.folders import find_folder, recorded
 from npgpt.hub.tensors import require_run
+from npgpt.models import registry
 from npgpt.models.base import Model
 from npgpt.models.lora import checksum_of
-from npgpt.models.registry import (
-    Distilled,
-    Teaching,
-    new_student,
-    open_model,
-    refuse_generator,
-    require_trainable,
-    with_teacher,
-)
+from npgpt.models.registry import Distilled, Teaching, new_student, open_model, require_trainable, with_teacher
 from npgpt.support.fields import split_fields
 from npgpt.support.files import begin, remove_parts
 from npgpt.support.lock import locked
@@ -344,7 +337,7 @@ def open_teacher(plan: DistillingPlan) -> tuple[Model, Tokenizer]:
     folder = find_folder(plan.teacher)
     model = open_model(folder, plan.config.dtype, plan.config.ops)
     require_trainable(model, plan.teacher)
-    refuse_generator(model, plan.teacher, "give the GPT that its encoder was made from")
+    registry.refuse_generator(model, plan.teacher, "give the GPT that its encoder was made from")
     if not isinstance(model.config, GPTConfig):
         raise ValueError(f"{plan.teacher} cannot be distilled, because it is no GPT: {model.describe()}")
     tokenizer = open_tokenizer(folder, model)
