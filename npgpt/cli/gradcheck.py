@@ -19,7 +19,7 @@ EXAMPLES = (
     "npgpt gradcheck rmsnorm:forward,backward --wrt x --html report.html",
 )
 Reports = dict[tuple[str, str], "Report | Answer"]  # by the table of ops and the name of the check
-LINE = "{:<10} {:<29}{:<14}{:<11} {:<7} {:<9} {}"
+LINE = "{:<10} {:<32} {:<14}{:<11} {:<7} {:<9} {}"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
