@@ -10,6 +10,7 @@ from npgpt import GPT, Tokenizer
 from npgpt.cli import main
 from npgpt.data.teaching import HEADER, NAME
 from npgpt.models.distilled import Distilled
+from npgpt.models.gpt2_parameters import init_parameters
 from npgpt.models.gpt2_shrunk import shrunk
 from npgpt.models.registry import new_generator, open_model
 from npgpt.support.files import read_sealed_json, write_sealed_json
@@ -69,6 +70,24 @@ def test_a_student_is_a_plain_gpt_of_half_the_blocks(capsys, here):
     assert settings["data"]["sha256"] == read_sealed_json(here / "t" / "train.json")["data"]["sha256"]
     for line in "sample s --max-new-tokens 5", "eval s --data a.txt", "eval s --data a.txt --last", "info s --no-speed":
         assert command(capsys, *line.split())[0] == 0
+
+
+def test_a_student_begins_with_new_weights_where_init_is_given(capsys, here):
+    """Learning at a rate of 1e-12 moves no weight of float32 by more than a few units in the last place."""
+    flags = "--data", here / "a.txt", "--init", "copy", "--max-steps", "1", "--learning-rate", "1e-12", "--min-lr", "0"
+    code, out, err = distill(capsys, *flags)
+    assert (code, err) == (0, "")
+    assert "all weights are new (--init copy)" in out
+    student = GPT.from_pretrained("s")
+    new = init_parameters(student.config, 1337, "float32", "copy")
+    np.testing.assert_allclose(student.params.flat, new.flat, rtol=0, atol=1e-9)
+    assert np.abs(new["wte.weight"] - GPT.from_pretrained("t").params["wte.weight"]).max() > 1e-3
+    code, _, err = command(capsys, "distill", "t", "--resume", "--out", "s", "--init", "shift", "--max-steps", 2)
+    assert (code, err) == (
+        2,
+        "npgpt distill: error: s: --init cannot change with --resume; start a new run: npgpt "
+        "distill TEACHER --out NEW\n",
+    )
 
 
 @pytest.mark.parametrize("flags", [(), ("--n-embd", 6), ("--cache-logits", 3)], ids=["plain", "narrow", "answers"])
@@ -140,7 +159,6 @@ def test_answers_are_kept_and_used_again(capsys, here, monkeypatch):
         ("t --data a.txt --cache-logits 0", "--cache-logits 0 must be at least 1"),
         ("t --data a.txt --cache-logits 2 --cosine 1", "--cosine 1 compares hidden states"),
         ("t --data a.txt --cache-logits 2 --windows random", "--windows random"),
-        ("t --data a.txt --init copy", "leave --init out"),
         ("chars --data other.txt", "the text has 1 character ('é') that the tokenizer of chars lacks"),
         ("t --data short.txt", "too short"),
         ("t --data a.txt --out t", "t already holds a run"),

@@ -23,7 +23,7 @@ EXAMPLES = (
 # fields of TrainConfig that have no effect here
 NOT_HERE = ("tokenizer", "pretrain", "end_token")
 OF_THE_TEACHER = "the teacher's own"
-HELPS = {"init": "initial weights of a student of another width than its teacher"}
+HELPS = {"init": "have all weights of the student be new, and of this kind (train --help names them)"}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -69,9 +69,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_text_flags(parser)
     fields = [field.name for field in dataclasses.fields(TrainConfig)]
     own = dict.fromkeys((name for name in fields if name not in ("minutes", "threads", "ops")), OF_THE_TEACHER)
-    add_fields(
-        parser.add_argument_group("training"), TrainConfig, DEFAULTS | own | {"minutes": "none"}, NOT_HERE, HELPS
-    )
+    own |= {"minutes": "none", "init": "the teacher's weights, where the widths are equal"}
+    add_fields(parser.add_argument_group("training"), TrainConfig, DEFAULTS | own, NOT_HERE, HELPS)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -60,9 +60,10 @@ def new_generator(encoder: Model, seed: int = 0, **fields: Any) -> Seq2Seq:
     return Seq2Seq.of(encoder, seed, **fields)
 
 
-def new_student(teacher: Model, seed: int, init: str, **sizes: Any) -> tuple[Model, str]:
-    """Return a student that begins with what it can use of a teacher's weights, and in words what that is.
+def new_student(teacher: Model, seed: int, init: str, fresh: bool, **sizes: Any) -> tuple[Model, str]:
+    """Return a student and in words what it begins with: what it can use of its teacher's weights, or new ones.
 
+    fresh  whether all weights are new
     sizes  n_layer, n_embd, n_head and dropout, where they are not the teacher's (gpt2_shrunk.py)
 
     Raises ValueError for a model that is no GPT, and for sizes that are not possible.
@@ -70,6 +71,8 @@ def new_student(teacher: Model, seed: int, init: str, **sizes: Any) -> tuple[Mod
     if not isinstance(teacher, GPT):
         raise ValueError(f"only a GPT can be distilled, which this is not: {teacher.describe()}")
     config = student_config(teacher.config, **sizes)
+    if fresh:
+        return new_model(config, seed, teacher.dtype.name, teacher.ops, init), f"all weights are new (--init {init})"
     return shrunk(teacher, config, seed, init), say_shrunk(teacher.config, config)
 
 

@@ -66,6 +66,7 @@ FIXED = (
     ("distill", "cosine", "--cosine cannot change with --resume"),
     ("distill", "top", "--cache-logits cannot change with --resume"),
     ("train", "dtype", "--dtype cannot change with --resume"),
+    ("train", "init", "--init cannot change with --resume"),
     ("train", "optimizer", "--optimizer cannot change with --resume"),
     ("train", "trainable", "--trainable cannot change with --resume"),
     ("train", "pack", "--pack cannot change with --resume"),
@@ -301,7 +302,7 @@ def _start(plan: DistillingPlan, lock: ExitStack) -> Distilling:
     tokenizer = fitting_tokenizer(plan, teacher, tokenizer, source)
     if plan.saved is None:
         refuse_existing(folder)
-        student, begins = new_student(teacher, config.seed, config.init, **plan.sizes)
+        student, begins = new_student(teacher, config.seed, config.init, "init" in plan.given, **plan.sizes)
     else:
         student, begins = reopened(plan), "it goes on"
     model = with_teacher(student, teacher, plan.teaching, config.seed)
@@ -344,8 +345,6 @@ def open_teacher(plan: DistillingPlan) -> tuple[Model, Tokenizer]:
     say_if_unevaluated(folder)
     if plan.top is not None and plan.top > model.config.vocab_size:
         raise ValueError(f"--cache-logits {plan.top} is more than the {model.config.vocab_size:,} tokens there are")
-    if "init" in plan.given and plan.sizes.get("n_embd", model.config.n_embd) == model.config.n_embd:
-        raise ValueError(f"--init {plan.config.init}: the student begins with the teacher's weights; leave --init out")
     return model, tokenizer
 
 
