@@ -8,6 +8,7 @@ table can be made in pieces, on the way with `--only` and fewer `--minutes`.
 
 python -m benchmarks generators --base runs/base --measure
 python -m benchmarks generators --base runs/base --minutes 3 --tasks translate --only gpt gru-attention-whole-ce
+python -m benchmarks generators --base runs/english --langs en --minutes 15 --only scratch-1 taught-1 teacher
 python -m benchmarks generators --table
 """
 
@@ -21,10 +22,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.timing import machine, milliseconds, table
-from npgpt.cli.demo import COURSES, Part, call, write_course
+from npgpt.cli.demo import Part, call, write_course
 from npgpt.config import LANGS, TASKS
 from npgpt.models.seq_config import BRIDGES, DECODERS, LOSSES
 from npgpt.support.files import remove_parts
@@ -43,15 +44,17 @@ GENERATORS = (
     "gru-attention-frozen-ce+cosine",
     "transformer-attention-whole-ce+cosine",
 )
-STUDENTS = ("teacher", "scratch-1", "distilled-1")
+STUDENTS = ("teacher", "scratch-1", "distilled-1", "taught-1")
 CONTESTANTS = ("gpt", *GENERATORS, *STUDENTS)
 # Questions come first: they teach where in a tale to look. A generator reads one prompt an example, so no contestant
-# has further questions about a tale
+# has further questions about a tale. "" is for the tasks to learn
 MIXTURE = (
     Part(0.1, "answer", 1.0),
-    Part(0.25, ",".join(TASKS), 1.0, words=8),
-    Part(0.65, ",".join(TASKS), 0.2, words=4),
+    Part(0.25, "", 1.0, words=8),
+    Part(0.65, "", 0.2, words=4),
 )
+# What a student of new weights learns best by (docs/light.md)
+TAUGHT = ["--init", "copy", "--cosine", "1"]
 # the settings of all
 TUNE = ["--in-order", "--skip-long", "--optimizer", "muon", "--weight-decay", "0.2", "--eval-batches", "5"]
 RATE = "2.5e-3"
@@ -60,7 +63,20 @@ TIMED, NOT_TIMED = 30, 5  # steps, the first of which compile
 SAMPLES = 200  # tales that students write
 NAMES = {"en": "English", "zh": "Chinese"}
 SEED = 1337  # of the tales
+KINDS = ("scratch", "distilled", "taught")  # of students
 Row = dict[str, Any]
+
+
+class Setting(NamedTuple):
+    """What all contestants have in common: the base, the tasks, and the languages."""
+
+    base: str
+    tasks: tuple[str, ...]
+    langs: tuple[str, ...]
+
+    def key(self, name: str) -> str:
+        """Return what the time of a contestant's step depends on, in words."""
+        return " ".join((name, *(() if is_student(name) else (",".join(self.tasks),)), ",".join(self.langs)))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -74,11 +90,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=contestant,
         default=list(CONTESTANTS),
         metavar="NAME",
-        help="gpt, DECODER-BRIDGE-ENCODER-LOSS, teacher, scratch-LAYERS[xCHANNELS] or distilled-LAYERS[xCHANNELS] "
+        help="gpt, DECODER-BRIDGE-ENCODER-LOSS, teacher (the base), or, each with LAYERS[xCHANNELS], scratch- (learns "
+        "from the text alone), distilled- (begins with the teacher's weights) and taught- (a student of new weights) "
         f"(default: {' '.join(CONTESTANTS)})",
     )
+    parser.add_argument("--langs", default=",".join(LANGS), metavar="LANG,...", help="of the tales (default: all)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each contestant (default: 1)")
     parser.add_argument("--tests", type=int, default=100, metavar="N", help="per task and language (default: 100)")
+    parser.add_argument("--threads", metavar="N", help="of each run; the minutes are those of all cores all the same")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--measure", action="store_true", help="time steps, and do nothing else")
     what.add_argument("--table", action="store_true", help="print the tables of what is finished")
@@ -89,7 +108,7 @@ def contestant(name: str) -> str:
     kind, _, size = name.partition("-")
     if name in ("gpt", "teacher"):
         return name
-    if kind in ("scratch", "distilled") and all(part.isdecimal() for part in size.split("x", 1)):
+    if kind in KINDS and all(part.isdecimal() for part in size.split("x", 1)):
         return name
     parts = name.split("-")
     known = DECODERS, BRIDGES, ENCODERS, LOSSES
@@ -108,15 +127,17 @@ def run(options: argparse.Namespace) -> int:
         return 2
     out.mkdir(parents=True, exist_ok=True)
     tasks = tuple(task for task in TASKS if task in options.tasks.split(","))
+    langs = tuple(lang for lang in LANGS if lang in options.langs.split(","))
+    setting = Setting(options.base, tasks, langs)
     print(machine(["numba"]), flush=True)
     timed = [name for name in options.only if name != "teacher"]
     for name in timed:
-        seconds_a_step(name, tasks, options.base, out, again=options.measure)
+        seconds_a_step(name, setting, out, again=options.measure)
     failed = []
     if not options.measure:
         for seed, name in itertools.product(range(SEED, SEED + options.seeds), options.only):
             try:
-                compete(name, tasks, seed, options)
+                compete(name, setting, seed, options)
             except SystemExit as error:  # the command has said why
                 print(f"{name} failed: {error}", flush=True)
                 failed.append(name)
@@ -131,20 +152,22 @@ def read(out: Path) -> list[Row]:
 
 
 def is_student(name: str) -> bool:
-    return name.partition("-")[0] in ("teacher", "scratch", "distilled")
+    return name.partition("-")[0] in ("teacher", *KINDS)
 
 
-def command_of(name: str, base: str, data: Path) -> list[str]:
+def command_of(name: str, setting: Setting, data: Path) -> list[str]:
     """Return the command that trains a contestant, without its steps, its seed and its folder."""
+    base = setting.base
     if name == "gpt":
         return ["finetune", base, "--data", str(data), *TUNE, "--learning-rate", RATE]
     if is_student(name):
         kind, _, size = name.partition("-")
         sizes = dict(zip(("--n-layer", "--n-embd"), size.split("x"), strict=False))
         flags = [part for flag in sizes.items() for part in flag]
-        if kind == "distilled":
-            return ["distill", base, *flags]
-        return ["train", "--data", "tales", "--tokenizer", base, "--sample-tokens", "0", *flags]
+        tales = f"tales:{'+'.join(setting.langs)}"
+        if kind != "scratch":
+            return ["distill", base, "--data", tales, *flags, *(TAUGHT if kind == "taught" else [])]
+        return ["train", "--data", tales, "--tokenizer", base, "--sample-tokens", "0", *flags]
     decoder, bridge, encoder, loss = name.split("-")
     words = [
         "--decoder",
@@ -160,21 +183,21 @@ def command_of(name: str, base: str, data: Path) -> list[str]:
     return ["train-generator", base, "--data", str(data), *words, *TUNE, "--learning-rate", RATE]
 
 
-def seconds_a_step(name: str, tasks: Sequence[str], base: str, out: Path, again: bool = False) -> float:
+def seconds_a_step(name: str, setting: Setting, out: Path, again: bool = False) -> float:
     """Return how long a contestant's step takes: what was measured before, or a measurement, which is kept.
 
     The examples are those of the last part of the course, in random order.
     """
     path = out / "steps.json"
     known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    key = name if is_student(name) else f"{name} {','.join(tasks)}"
+    key = setting.key(name)
     if again or key not in known:
         with tempfile.TemporaryDirectory() as folder, timing_steps() as took:
             lines = Path(folder) / "examples.jsonl"
             if not is_student(name):
-                (part,) = (Part(1.0, *part[1:]) for part in course_of(tasks)[-1:])
-                write_course(lines, tasks[0], Path(base), TIMED, SEED, (part,))
-            words = [word for word in command_of(name, base, lines) if word != "--in-order"]
+                last = course_of(setting.tasks)[-1]._replace(share=1.0)
+                write_course(lines, Path(setting.base), TIMED, SEED, (last,), setting.langs)
+            words = [word for word in command_of(name, setting, lines) if word != "--in-order"]
             call([*words, "--eval-every", str(TIMED)], Path(folder) / "run", TIMED, SEED)
         known[key] = median(took[NOT_TIMED:])
         path.write_text(json.dumps(known, indent=1), "utf-8")
@@ -204,17 +227,15 @@ def timing_steps() -> Iterator[list[float]]:
 
 
 def course_of(tasks: Sequence[str]) -> tuple[Part, ...]:
-    """Return the course of a task, or that of several at once, without further questions about a tale."""
-    course = COURSES[tasks[0]] if len(tasks) == 1 else MIXTURE
-    return tuple(
-        part._replace(questions=0, task=part.task if part.task in TASKS else ",".join(tasks)) for part in course
-    )
+    """Return the course of a task, or of several at once."""
+    return tuple(part._replace(task=part.task or ",".join(tasks)) for part in MIXTURE)
 
 
-def compete(name: str, tasks: Sequence[str], seed: int, options: argparse.Namespace) -> None:
+def compete(name: str, setting: Setting, seed: int, options: argparse.Namespace) -> None:
     """Train a contestant and store its scores, unless they are stored already. Raises SystemExit if training fails."""
     out: Path = options.out
-    about = {"name": name, "minutes": options.minutes, "seed": seed, "tests": options.tests}
+    tasks, langs = setting.tasks, setting.langs
+    about = {"name": name, "minutes": options.minutes, "seed": seed, "tests": options.tests, "langs": list(langs)}
     about |= {} if is_student(name) else {"tasks": list(tasks)}
     if name == "teacher":
         about |= {"minutes": None}
@@ -222,25 +243,27 @@ def compete(name: str, tasks: Sequence[str], seed: int, options: argparse.Namesp
         return
     folder = Path(options.base)
     if name != "teacher":
-        each = seconds_a_step(name, tasks, options.base, out)
+        each = seconds_a_step(name, setting, out)
         steps = max(1, round(60 * options.minutes / each))
         about |= {"steps": steps, "seconds_a_step": each}
-        folder = out / "-".join([name, *([] if is_student(name) else tasks), f"{options.minutes:g}min", str(seed)])
-        lines = out / f"{'-'.join(tasks)}-{steps}-{seed}.jsonl"
+        words = [name, *([] if is_student(name) else tasks), *langs, f"{options.minutes:g}min", str(seed)]
+        folder = out / "-".join(words)
+        lines = out / f"{folder.name}.jsonl"
         remove_parts(out, [lines.name])
         if not is_student(name) and not lines.exists():
-            write_course(lines, tasks[0], Path(options.base), steps, seed, course_of(tasks))
+            write_course(lines, Path(options.base), steps, seed, course_of(tasks), langs)
         often = str(max(1, steps // 4))
-        words = [*command_of(name, options.base, lines), "--eval-every", often, "--save-every", often]
+        words = [*command_of(name, setting, lines), "--eval-every", often, "--save-every", often]
+        words += ["--threads", options.threads] if options.threads else []
         call(words, folder, steps, seed)
         lines.unlink(missing_ok=True)
-    found = of_student(folder, seed) if is_student(name) else of_tasks(folder, tasks, options.tests)
+    found = of_student(folder, langs, seed) if is_student(name) else of_tasks(folder, setting, options.tests)
     with (out / "results.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(about | found) + "\n")
     print(f"{name}: {found}\n", flush=True)
 
 
-def of_tasks(folder: Path, tasks: Sequence[str], tests: int) -> Row:
+def of_tasks(folder: Path, setting: Setting, tests: int) -> Row:
     """Return the parameters of a run, and the shares of its completions that are right on tales that no run has seen.
 
     A prompt that is too long counts as wrong.
@@ -249,15 +272,15 @@ def of_tasks(folder: Path, tasks: Sequence[str], tests: int) -> Row:
     from npgpt.generation.opening import open_run
 
     scores: Row = {}
-    for task in tasks:
-        for lang, found in scores_of(folder, task, tests, SEED).items():
+    for task in setting.tasks:
+        for lang, found in scores_of(folder, task, tests, SEED, setting.langs).items():
             scores[f"{task} {lang}"] = sum(score.right for score in found) / tests
             if task == "summary":
                 scores[f"recall {lang}"] = sum(score.recall for score in found) / tests
     return {"parameters": open_run(folder)[0].size, "scores": scores}
 
 
-def of_student(folder: Path, seed: int) -> Row:
+def of_student(folder: Path, langs: tuple[str, ...], seed: int) -> Row:
     """Return the parameters of a model of tales, its loss on other tales, the floor, and the share of right tales."""
     from npgpt.cli.evaluate import evaluate_with_progress
     from npgpt.cli.tales_report import sample_texts, what_is_wrong
@@ -265,7 +288,7 @@ def of_student(folder: Path, seed: int) -> Row:
     from npgpt.generation.opening import open_run
 
     model, tokenizer = open_run(folder)
-    corpus = TalesCorpus(LANGS, SEED)
+    corpus = TalesCorpus(langs, SEED)
     packed = corpus.packed(tokenizer, VALIDATION_TALES, TEST, model.config.n_positions)
     loss = evaluate_with_progress(model, packed, packed.size, 0).loss
     texts = sample_texts(model, tokenizer, SAMPLES, seed)
@@ -273,7 +296,7 @@ def of_student(folder: Path, seed: int) -> Row:
         "parameters": model.size,
         "loss": loss,
         "floor": corpus.floor(VALIDATION_TALES, TEST).nats / packed.size,
-        "right": sum(not what_is_wrong(text, LANGS) for text in texts) / len(texts),
+        "right": sum(not what_is_wrong(text, langs) for text in texts) / len(texts),
     }
 
 
@@ -284,8 +307,9 @@ def tables(rows: Sequence[Row]) -> list[str]:
     """
     lines = []
     runs = [row for row in rows if not is_student(row["name"])]
-    for minutes, tasks in sorted({(row["minutes"], tuple(row["tasks"])) for row in runs}):
-        its = [row for row in runs if (row["minutes"], tuple(row["tasks"])) == (minutes, tasks)]
+    for key in sorted({kind_of(row) for row in runs}):
+        minutes, tasks, _ = key
+        its = [row for row in runs if kind_of(row) == key]
         columns = list(dict.fromkeys(name for row in its for name in row["scores"]))
         header = ["", "bridge", "encoder", "loss", "parameters", "a step", "steps", *map(column, columns), "runs"]
         found = [generator_line(its, name, columns) for name in in_their_order(its)]
@@ -293,8 +317,21 @@ def tables(rows: Sequence[Row]) -> list[str]:
         lines += table(header, found)
     students = [row for row in rows if is_student(row["name"])]
     header = ["", "minutes", "parameters", "a step", "steps", "loss above the floor", "right tales", "runs"]
-    keys = sorted({(row["minutes"] or 0, row["name"]) for row in students})
-    return lines + (["", *table(header, [student_line(students, *key) for key in keys])] if students else [])
+    for langs in sorted({tuple(row["langs"]) for row in students}):
+        its = [row for row in students if tuple(row["langs"]) == langs]
+        keys = sorted({(row["minutes"] or 0, row["name"]) for row in its})
+        lines += [
+            "",
+            f"{' and '.join(NAMES[lang] for lang in langs)} tales:",
+            "",
+            *table(header, [student_line(its, *key) for key in keys]),
+        ]
+    return lines
+
+
+def kind_of(row: Row) -> tuple[float, tuple[str, ...], tuple[str, ...]]:
+    """Return the minutes, the tasks and the languages of a run."""
+    return row["minutes"], tuple(row["tasks"]), tuple(row["langs"])
 
 
 def in_their_order(rows: Sequence[Row]) -> list[str]:

@@ -14,14 +14,14 @@ from npgpt.config import LANGS, TASKS
 from tests.test_cli_examples import small
 
 RESULTS = Path("o/results.jsonl")
-COURSE = {"translate": [("answer", 1.0), ("answer", 0.3), ("translate", 1.0), ("translate", 0.3)]}
+SETTING = generators.Setting("base", ("translate",), LANGS)
 
 
 @pytest.mark.parametrize("name", generators.CONTESTANTS)
 def test_the_command_of_every_contestant_exists(name, tmp_path):
     if name == "teacher":
         return
-    command = generators.command_of(name, "base", tmp_path / "a.jsonl")
+    command = generators.command_of(name, SETTING, tmp_path / "a.jsonl")
     assert command[0] in COMMANDS
     _, args = parse(command)
     assert generators.contestant(name) == name
@@ -33,8 +33,10 @@ def test_the_command_of_every_contestant_exists(name, tmp_path):
 
 
 def test_a_student_may_have_another_width(tmp_path):
-    command = generators.command_of("distilled-2x64", "base", tmp_path)
-    assert command == ["distill", "base", "--n-layer", "2", "--n-embd", "64"]
+    command = generators.command_of("distilled-2x64", SETTING, tmp_path)
+    assert command == ["distill", "base", "--data", "tales:en+zh", "--n-layer", "2", "--n-embd", "64"]
+    taught = generators.command_of("taught-2x64", SETTING._replace(langs=("zh",)), tmp_path)
+    assert taught == ["distill", "base", "--data", "tales:zh", "--n-layer", "2", "--n-embd", "64", *generators.TAUGHT]
 
 
 @pytest.mark.parametrize(
@@ -45,10 +47,10 @@ def test_a_contestant_that_nobody_can_be_is_refused(name):
         generators.contestant(name)
 
 
-def test_a_course_has_no_further_questions():
-    assert [(p.task, p.excerpts) for p in generators.course_of(("translate",))] == COURSE["translate"]
+def test_a_course_begins_with_questions_and_has_no_further_ones_about_a_tale():
+    assert [part.task for part in generators.course_of(("translate",))] == ["answer", "translate", "translate"]
     mixed = generators.course_of(("answer", "write"))
-    assert [p.task for p in mixed] == ["answer", "answer,write", "answer,write"]
+    assert [part.task for part in mixed] == ["answer", "answer,write", "answer,write"]
     for course in (mixed, *(generators.course_of((task,)) for task in TASKS)):
         assert sum(part.share for part in course) == pytest.approx(1)
         assert not any(part.questions for part in course)
@@ -92,16 +94,16 @@ def test_minutes_are_a_number_of_steps_whatever_the_machine_does(stubs, capsys):
     words = ("--tasks", "translate", "--only", "gpt", "scratch-1", "teacher", "--minutes", "2", "--seeds", "2")
     assert bench("--measure", *words) == 0
     assert stubs == [("finetune", "run", generators.TIMED, generators.SEED), ("train", "run", generators.TIMED, 1337)]
-    assert json.loads(Path("o/steps.json").read_text()) == {"gpt translate": 1.0, "scratch-1": 1.0}
-    Path("o/steps.json").write_text('{"gpt translate": 9.0}')
+    assert json.loads(Path("o/steps.json").read_text()) == {"gpt translate en,zh": 1.0, "scratch-1 en,zh": 1.0}
+    Path("o/steps.json").write_text('{"gpt translate en,zh": 9.0}')
     assert bench("--measure", *words) == 0, "which measures again what is known"
-    assert json.loads(Path("o/steps.json").read_text()) == {"gpt translate": 1.0, "scratch-1": 1.0}
+    assert json.loads(Path("o/steps.json").read_text()) == {"gpt translate en,zh": 1.0, "scratch-1 en,zh": 1.0}
     stubs.clear()
-    times = {"gpt translate": 0.25, "scratch-1": 0.5}
+    times = {"gpt translate en,zh": 0.25, "scratch-1 en,zh": 0.5}
     Path("o/steps.json").write_text(json.dumps(times))
     assert bench(*words) == 0
     assert stubs == [
-        (command, f"{name}-2min-{seed}", steps, seed)
+        (command, f"{name}-en-zh-2min-{seed}", steps, seed)
         for seed in (1337, 1338)
         for command, name, steps in (("finetune", "gpt-translate", 480), ("train", "scratch-1", 240))
     ]
@@ -150,21 +152,20 @@ def test_without_a_base_it_says_what_to_give(capsys):
 
 
 def test_all_of_it_runs(tmp_path, monkeypatch, capsys):
-    """With one step for each of four contestants, two tests, and a mixture of tasks."""
+    """With one step for each of contestants of each kind, a mixture of tasks, and one language."""
     monkeypatch.chdir(tmp_path)
     for name, value in {"TIMED": 2, "NOT_TIMED": 1, "SAMPLES": 2}.items():
         monkeypatch.setattr(generators, name, value)
     monkeypatch.setattr("npgpt.data.tales.corpus.VALIDATION_TALES", 3)
-    names = ["gpt", "gru-attention-frozen-ce+cosine", "teacher", "scratch-1", "distilled-1x4"]
-    names = [n for n in names if generators.command_of(n, "", tmp_path)[0] in COMMANDS or n == "teacher"]
+    names = ["gpt", "gru-attention-frozen-ce+cosine", "teacher", "scratch-1", "taught-1x4"]
     with small():
         shape = "--n-layer 1 --n-embd 8 --n-head 1 --max-steps 1 --batch-size 2 --eval-batches 1 --threads 1"
         assert npgpt(f"train --out base {shape} --data tales".split()) == 0
-        words = ("--tasks", "answer,translate", "--tests", "1", "--minutes", "1e-9", "--only", *names)
-        assert bench(*words) == 0
+        words = ("--tasks", "answer,translate", "--langs", "zh", "--tests", "1", "--minutes", "1e-9", "--threads", "1")
+        assert bench(*words, "--only", *names) == 0
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
     assert [line["name"] for line in lines] == names
-    assert {*lines[0]["scores"]} == {f"{task} {lang}" for task in ("answer", "translate") for lang in LANGS}
+    assert {*lines[0]["scores"]} == {"answer zh", "translate zh"}
     assert all(line["steps"] == 1 for line in lines if line["name"] != "teacher")
     assert all(line["loss"] > line["floor"] for line in lines if "loss" in line)
-    assert not [*(tmp_path / "o").glob("answer*.jsonl")], "examples are made again, and not kept"
+    assert not [*(tmp_path / "o").glob("*-*.jsonl")], "examples are made again, and not kept"

@@ -109,7 +109,7 @@ def train(folder: Path, tasks: list[str], args: argparse.Namespace) -> None:
         if not (
             lines.exists() and (folder / task / STATE).exists()
         ):  # a file without its run may have been written for another number of steps
-            write_course(lines, task, base, args.tune_steps, args.seed)
+            write_course(lines, base, args.tune_steps, args.seed, COURSES[task])
         call(["finetune", str(base), "--data", str(lines), *TUNE], folder / task, args.tune_steps, args.seed)
 
 
@@ -153,10 +153,9 @@ def is_whole(out: Path) -> bool:
 
 
 def write_course(
-    path: Path, task: str, base: Path, steps: int, seed: int, course: tuple[Part, ...] | None = None
+    path: Path, base: Path, steps: int, seed: int, course: tuple[Part, ...], langs: tuple[str, ...] = LANGS
 ) -> None:
-    """Write the examples of a task's course, or of another one, about as many as the steps will use, and then those for
-    validation.
+    """Write the examples of a course, about as many as the steps will use, and then those for validation.
 
     Raises ValueError if no example fits into the base's context.
     """
@@ -167,10 +166,9 @@ def write_course(
     from npgpt.training.recipes import FINETUNE
 
     lines: list[str] = []
-    course = course or COURSES[task]
     for number, part in enumerate(course):
         options = part.excerpts, part.questions, part.words
-        found = examples(seed + number, tuple(part.task.split(",")), LANGS, LEARN, *options)
+        found = examples(seed + number, tuple(part.task.split(",")), langs, LEARN, *options)
         groups, wanted = fitting(found, base), part.share * steps * FINETUNE["batch_size"]
         while wanted > 0:
             group, rows = next(groups)
@@ -224,7 +222,7 @@ def print_scores(folder: Path, tasks: list[str], n: int, seed: int) -> None:
         print("\none mistake per task and language:\n" + "\n".join(wrong))
 
 
-def scores_of(run: Path, task: str, n: int, seed: int) -> "dict[str, list[Score]]":
+def scores_of(run: Path, task: str, n: int, seed: int, langs: tuple[str, ...] = LANGS) -> "dict[str, list[Score]]":
     """Return the scores of n completions per language. A prompt that is too long for the model has no score."""
     from npgpt.data.tales.corpus import TEST
     from npgpt.data.tales.score import score
@@ -235,11 +233,11 @@ def scores_of(run: Path, task: str, n: int, seed: int) -> "dict[str, list[Score]
 
     model, tokenizer = open_run(str(run))
     template = learned(run).template or AS_GIVEN
-    tests = list(itertools.islice(examples(seed, (task,), part=TEST), n * len(LANGS)))
+    tests = list(itertools.islice(examples(seed, (task,), langs, TEST), n * len(langs)))
     fits = [test for test in tests if len(tokenizer.encode(test.prompt)) + 2 < model.config.n_positions]
     temperature, top_p = DRAWN.get(task, (0.0, None))
     found = answers(model, tokenizer, (test.prompt for test in fits), temperature, top_p, seed, template)
-    scores: dict[str, list[Score]] = {lang: [] for lang in LANGS}
+    scores: dict[str, list[Score]] = {lang: [] for lang in langs}
     for test, text in zip(fits, found, strict=True):
         scores[test.lang].append(score(test, text))
     return scores

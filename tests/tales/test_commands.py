@@ -351,7 +351,7 @@ def base(here, monkeypatch):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_course_is_learned_to_its_end_and_no_further(base, task):
     path = base / "course.jsonl"
-    write_course(path, task, base, 40, seed=1)
+    write_course(path, base, 40, 1, COURSES[task])
     learned, kept = ExamplesSource([path]).split(seed=0, in_order=True)
     rows = pack_examples(learned, Tokenizer.from_pretrained(base), 500, in_order=True).ids
     # at most a row each: up to 49 lines of the last group, and up to 30 lines after it that do not validate
@@ -372,21 +372,21 @@ def test_a_course_is_made_of_tales_that_judge_nothing(base, monkeypatch):
         return examples(seed, tasks, langs, part, *options)
 
     monkeypatch.setattr("npgpt.data.tales.tasks.examples", note)
-    write_course(base / "course.jsonl", "summary", base, 10, seed=1)
+    write_course(base / "course.jsonl", base, 10, 1, COURSES["summary"])
     assert len(parts) == 1
     assert not parts & {TRAIN, VALIDATE, TEST}
 
 
 def test_a_short_course_reaches_its_task(base):
     path = base / "course.jsonl"
-    write_course(path, "summary", base, 10, seed=1)
+    write_course(path, base, 10, 1, COURSES["summary"])
     learned, _ = ExamplesSource([path]).split(seed=0, in_order=True)
     n = next(i for i, example in enumerate(learned) if example.prompt.endswith(("Summary:", "摘要：")))
     assert len(pack_examples(learned[:n], Tokenizer.from_pretrained(base), 500, in_order=True).ids) < 20 < 4 * 10
 
 
 def test_a_course_of_answers_begins_with_excerpts(base):
-    write_course(base / "course.jsonl", "answer", base, 40, seed=1)
+    write_course(base / "course.jsonl", base, 40, 1, COURSES["answer"])
     lines = [json.loads(line) for line in (base / "course.jsonl").read_text("utf-8").splitlines()]
     sizes = [len(line["prompt"][0]) for line in lines if line["lang"] == "en"]
     assert 1.5 * np.mean(sizes[: len(sizes) // 10]) < np.mean(sizes[len(sizes) // 2 :])
@@ -395,13 +395,13 @@ def test_a_course_of_answers_begins_with_excerpts(base):
 
 
 def test_a_course_of_summaries_begins_with_questions(base):
-    write_course(base / "course.jsonl", "summary", base, 40, seed=1)
+    write_course(base / "course.jsonl", base, 40, 1, COURSES["summary"])
     lines = [json.loads(line) for line in (base / "course.jsonl").read_text("utf-8").splitlines()]
     assert [task for task, _ in itertools.groupby(line["task"] for line in lines)] == ["answer", "summary"]
 
 
 def test_a_course_of_orders_begins_with_excerpts_and_many_words(base):
-    write_course(base / "course.jsonl", "write", base, 40, seed=1)
+    write_course(base / "course.jsonl", base, 40, 1, COURSES["write"])
     lines = [json.loads(line) for line in (base / "course.jsonl").read_text("utf-8").splitlines()]
     made = [line for line in lines if line["lang"] == "en"]
     sizes = [len(line["completion"]) for line in made]
@@ -417,7 +417,7 @@ def test_a_context_that_is_too_short_for_a_course_is_told(base):
     config = GPTConfig(Tokenizer.from_pretrained(base).vocab_size, 20, 8, 1, 1)
     GPT(config).save_pretrained(base)
     with pytest.raises(ValueError, match="examples of 'answer' do not fit into its context of 20"):
-        write_course(base / "course.jsonl", "answer", base, 40, seed=1)
+        write_course(base / "course.jsonl", base, 40, 1, COURSES["answer"])
 
 
 @pytest.mark.parametrize(
