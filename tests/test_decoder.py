@@ -50,6 +50,22 @@ def test_a_copy_goes_its_own_way():
     np.testing.assert_allclose(got[1], gpt.logits([[1, 2, 3, 4]])[0, -1], rtol=1e-11)
 
 
+def test_a_copy_of_all_of_a_text_is_not_read_again(monkeypatch):
+    gpt, lengths = model(), []
+    decoder = PlainDecoder(gpt, slots=3)
+    read(decoder, [(0, 1), (0, 2), (0, 3)], [2])
+    forward = gpt.forward
+    monkeypatch.setattr(gpt, "forward", lambda ids, *args: lengths.append(ids.shape[1]) or forward(ids, *args))
+    decoder.copy(0, 1, 3)
+    got = read(decoder, [(0, 4), (1, 5)], [0, 1])
+    decoder.copy(0, 2, 3)  # what it had before its last token, which is read again
+    got = np.concatenate([got, read(decoder, [(2, 6), (1, 7)], [0, 1])])
+    assert lengths == [1, 1, 4, 1]
+    monkeypatch.undo()
+    for row, ids in zip(got, [[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 3, 6], [1, 2, 3, 5, 7]], strict=True):
+        np.testing.assert_allclose(row, gpt.logits([ids])[0, -1], rtol=1e-11)
+
+
 def test_hidden_states_are_those_of_the_wanted_rows():
     gpt = model()
     decoder = PlainDecoder(gpt, slots=2)

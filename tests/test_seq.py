@@ -213,6 +213,26 @@ def test_a_forward_with_a_past_equals_one_without(decoder, bridge, ops):
     np.testing.assert_allclose(model.forward(ids, last=True), whole[:, -1:], atol=1e-12)
 
 
+@pytest.mark.parametrize("ops", ["reference", "fast"])
+@pytest.mark.parametrize("bridge", BRIDGES)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_fork_of_a_past_goes_its_own_way(decoder, bridge, ops):
+    """In the prompt, at its end, and after it, and each to the same bits as if there were no other."""
+    model = model_of(decoder=decoder, bridge=bridge, ops=ops)
+    for begun in ([E, 5], [E, 5, 6, E], [E, 5, 6, E, 7, 8]):
+        past = model.new_past()
+        model.forward(np.array([begun]), past)
+        fork = past.fork()
+        for ids, one in (([7, E, 2], past), ([8, E, 4, 6], fork), ([3], past), ([3], fork)):
+            model.forward(np.array([ids]), one)
+        for ids, one in (([*begun, 7, E, 2, 3], past), ([*begun, 8, E, 4, 6, 3], fork)):
+            alone = model.new_past()
+            for part in np.split(np.array([ids]), [len(begun), len(ids) - 1], axis=1):
+                model.forward(part, alone)
+            assert one.length == alone.length == len(ids)
+            np.testing.assert_array_equal(model.forward(np.array([[4]]), one), model.forward(np.array([[4]]), alone))
+
+
 def test_a_row_without_a_completion_has_no_logits():
     model = model_of()
     ids = np.array([[E, 5, 6]])

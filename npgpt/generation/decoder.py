@@ -81,7 +81,12 @@ class PlainDecoder:
         return logits
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Let a slot hold the first `length` tokens of another; they are read again with the next ones."""
+        """Let a slot hold the first `length` tokens of another.
+
+        They are read again with the next ones, unless they are all of its past and it can fork.
+        """
+        past, fork = self._pasts[source], getattr(self._pasts[source], "fork", None)
+        whole = past.length == length == self.lengths[source]
         self._ids[target] = self._ids[source][:length]
-        self._pasts[target] = self.model.new_past()
+        self._pasts[target] = fork() if fork is not None and whole else self.model.new_past()
         self.lengths[target] = length

@@ -20,7 +20,10 @@ Rng = np.random.Generator | None
 
 
 class Past(Protocol):
-    """What a model keeps of the tokens that it has read, such as keys and values, to continue from them."""
+    """What a model keeps of the tokens that it has read, such as keys and values, to continue from them.
+
+    A past may have a method `fork()`, which returns another of the same tokens that goes on by itself.
+    """
 
     @property
     def length(self) -> int:

@@ -1,5 +1,7 @@
 """The keys and values of the tokens read so far, so that a new token costs one position, not all."""
 
+import copy
+
 import numpy as np
 
 from npgpt.config import GPTConfig
@@ -23,3 +25,13 @@ class KVCache:
         self.keys[layer, :, :, self.length : stop] = k
         self.values[layer, :, :, self.length : stop] = v
         return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
+
+    def fork(self) -> "KVCache":
+        """Return another past of the same tokens."""
+        other = copy.copy(self)
+        for name in ("keys", "values"):
+            array = getattr(self, name)
+            own = np.empty_like(array)
+            own[:, :, :, : self.length] = array[:, :, :, : self.length]
+            setattr(other, name, own)
+        return other

@@ -5,6 +5,7 @@ state, made of the pooled features, or attention to all of them, after each laye
 next layer reads what was attended to, so that it knows what has been written already.
 """
 
+import copy
 import math
 from typing import Any, NamedTuple
 
@@ -32,6 +33,10 @@ class RecurrentPast:
     def __init__(self) -> None:
         self.states: list[tuple[np.ndarray, ...]] = []
         self.kv: list[np.ndarray] = []
+
+    def fork(self) -> "RecurrentPast":
+        """Return another past of the same tokens. They share arrays: a step replaces states, and writes none."""
+        return copy.copy(self)
 
 
 class AttendCache(NamedTuple):

@@ -4,6 +4,7 @@ Blocks of GPT-2 that attend to the source's features between their attention and
 pooled to one vector, a linear layer of it is added to every position instead, and the blocks have no cross-attention.
 """
 
+import copy
 import dataclasses
 import functools
 import math
@@ -34,6 +35,12 @@ class TransformerPast:
         self.own: KVCache | None = None
         self.source: Source | None = None
         self.vector: np.ndarray | None = None
+
+    def fork(self) -> "TransformerPast":
+        """Return another past of the same tokens. They share what is of the source, which does not change."""
+        other = copy.copy(self)
+        other.own = None if self.own is None else self.own.fork()
+        return other
 
 
 class TransformerCache(NamedTuple):
