@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("default", max_examples=10, deadline=None, derandomize=True)
 settings.register_profile("fuzz", max_examples=300, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
@@ -36,16 +36,25 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True, scope="session")
-def quick_info():
-    """`npgpt info` measures a speed for a few tokens only."""
-    from npgpt.inspection import speed
+def quick_measurements():
+    """`npgpt info` measures a speed for a few tokens only, and `npgpt profile` the machine with small arrays."""
+    from npgpt.inspection import peaks, speed
 
-    speed.SECONDS = 0
+    speed.SECONDS = peaks.SECONDS = 0
+    peaks.SIDE = peaks.COPIED = peaks.COPIED_BY_EACH = 64
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def few_tales(monkeypatch):
+    """Where a training tells tales, there are few to learn from, to learn a vocabulary from, and for validation."""
+    monkeypatch.setattr("npgpt.training.warmstart.TALES", 200)
+    monkeypatch.setattr("npgpt.data.source.TOKENIZER_TALES", 300)
+    monkeypatch.setattr("npgpt.data.source.VALIDATION_TALES", 20)
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
 def serving(repositories: dict[str, Path]) -> Iterator[Hub]:
     """Serve folders as repositories of a hub on this machine."""
     hub = Hub(repositories)
-    thread = threading.Thread(target=hub.serve_forever, daemon=True)
+    thread = threading.Thread(target=hub.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield hub

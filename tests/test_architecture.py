@@ -69,20 +69,20 @@ def parsed(path):
 tree_of = functools.cache(ast.parse)
 
 
+@functools.cache
+def nodes_of(text):
+    """Return all nodes of a source text."""
+    return [*ast.walk(tree_of(text))]
+
+
 def imports(path, types=True):
     """Return the modules that a file imports, wherever in it: outside the standard library, and inside npgpt.
 
     types  whether imports for type checkers alone count
     """
-    tree = parsed(path)
-    left_out = set()
-    if not types:
-        blocks = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
-        left_out = {node for block in blocks for part in block.body for node in ast.walk(part)}
+    every, for_types = import_nodes(path.read_text(encoding="utf-8"))
     outside, inside = set(), set()
-    for node in ast.walk(tree):
-        if node in left_out:
-            continue
+    for node in every if types else every - for_types:
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -98,6 +98,15 @@ def imports(path, types=True):
             elif top not in sys.stdlib_module_names:
                 outside.add(top)
     return outside, inside
+
+
+@functools.cache
+def import_nodes(text):
+    """Return the import statements of a source text, and those of them that are for type checkers alone."""
+    nodes = nodes_of(text)
+    blocks = [n for n in nodes if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    for_types = {node for block in blocks for part in block.body for node in ast.walk(part)}
+    return {node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)}, for_types
 
 
 def rooms(root=ROOT):
@@ -260,7 +269,7 @@ def test_functions_do_one_thing():
     """No function is longer than 60 lines or has more than 15 branches, unless its docstring says why."""
     found = {}
     for path in ROOT.rglob("*.py"):
-        for node in ast.walk(parsed(path)):
+        for node in nodes_of(path.read_text(encoding="utf-8")):
             if isinstance(node, ast.FunctionDef):
                 lines, n = node.end_lineno - node.lineno + 1, branches(node)
                 if (lines > 60 or n > 15) and "one long function" not in (ast.get_docstring(node) or ""):
@@ -350,7 +359,7 @@ def test_nothing_is_ever_unpickled():
     for path in set(ROOT.rglob("*.py")) - {ROOT / "support" / "compiled.py"}:
         outside_names = {
             alias.name
-            for node in ast.walk(parsed(path))
+            for node in nodes_of(path.read_text(encoding="utf-8"))
             if isinstance(node, ast.Import | ast.ImportFrom)
             for alias in node.names
         }

@@ -90,9 +90,6 @@ def small():
         for name in "TALES", "TALES_IN_TWO":
             patch.setattr(recipes, name, getattr(recipes, name) | TALES)
         patch.setitem(recipes.PRESETS, "tiny", SMALL)
-        for name in "SIDE", "COPIED", "COPIED_BY_EACH":
-            patch.setattr(f"npgpt.inspection.peaks.{name}", 64)
-        patch.setattr("npgpt.inspection.peaks.SECONDS", 0)
         yield
 
 

@@ -30,7 +30,7 @@ TRAIN = ["train", "--data", "text", "--max-steps", "3", *SMALL, "--out", "run"]
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-import npgpt.training.pretraining, npgpt.training.finetuning, npgpt.data
+import npgpt.training.pretraining, npgpt.training.finetuning, npgpt.data, npgpt.tokenizer.fast
 from npgpt.cli import main
 from npgpt.support import files
 
@@ -88,13 +88,14 @@ RUN += ["tokenizer_config.json", "train.json", STATE]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_new_run_takes_the_folder_of_a_start_that_was_killed(here):
-    found = killed(TRAIN, "run", list(range(7)), here)
+@pytest.mark.parametrize("counts", [pytest.param([*range(7)], marks=pytest.mark.big), [0, 3, 6]], ids=str)
+def test_a_new_run_takes_the_folder_of_a_start_that_was_killed(here, counts):
+    found = killed(TRAIN, "run", counts, here)
     for left, code, after in found:
         assert BEGUN in left
         assert code == 0
         assert after == RUN
-    assert len({tuple(left) for left, _, _ in found}) == 7
+    assert len({tuple(left) for left, _, _ in found}) == len(counts)
     assert "model.safetensors" in found[-1][0]
     assert STATE not in found[-1][0]
 

@@ -1,5 +1,6 @@
 """What README and docs show is what happens: snippets, scripts, the tree, the links, the commands."""
 
+import functools
 import importlib.util
 import json
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import mostly_big
 from tests.test_architecture import ALLOWED
 
 ROOT = Path(__file__).parents[1]
@@ -51,9 +53,21 @@ def test_the_first_snippet_is_ten_lines():
     assert SNIPPETS[0][1]
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_script(script, tmp_path):
-    printed = run(script, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def printed_by(tmp_path_factory):
+    """Return a function that runs a script, once for all tests, and returns what it prints."""
+    return functools.cache(lambda script: run(script, cwd=tmp_path_factory.mktemp(script.stem)))
+
+
+# the generators differ by the name of an encoder
+SIMILAR = {"generate_with_gru.py", "generate_with_lstm.py"}
+
+
+@pytest.mark.parametrize(
+    "script", mostly_big(SCRIPTS, lambda path: path.name not in SIMILAR), ids=lambda path: path.name
+)
+def test_script(script, printed_by):
+    printed = printed_by(script)
     assert printed
     page = script.with_suffix(".md")
     if page.exists():  # it quotes the numbers
@@ -65,13 +79,13 @@ def test_examples_are_short(script):
     assert len(script.read_text(encoding="utf-8").splitlines()) <= 60
 
 
-def test_the_trained_example_knows_its_text(tmp_path):
-    printed = run(ROOT / "examples" / "train_on_a_string.py", cwd=tmp_path)
+def test_the_trained_example_knows_its_text(printed_by):
+    printed = printed_by(ROOT / "examples" / "train_on_a_string.py")
     assert "红豆生南国，春来发几枝。" in printed
 
 
-def test_the_example_with_a_slip_finds_it(tmp_path):
-    slip, right = run(ROOT / "examples" / "check_a_gradient.py", cwd=tmp_path).split("rmsnorm_backward:")
+def test_the_example_with_a_slip_finds_it(printed_by):
+    slip, right = printed_by(ROOT / "examples" / "check_a_gradient.py").split("rmsnorm_backward:")
     assert re.search(r"^x +4x3 +fail ", slip, re.MULTILINE)
     assert re.search(r"^weight +3 +pass ", slip, re.MULTILINE)
     assert re.search(r"^x +4x3 +pass ", right, re.MULTILINE)

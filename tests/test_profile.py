@@ -24,10 +24,7 @@ TRAIN = TrainConfig(batch_size=4, threads=2)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Peaks of small matrices and arrays, and few steps."""
-    for name in "SIDE", "COPIED", "COPIED_BY_EACH":
-        monkeypatch.setattr(peaks, name, 64)
-    monkeypatch.setattr(peaks, "SECONDS", 0)
+    """Few steps."""
     monkeypatch.setattr(profiles, "WARM", 1)
     monkeypatch.setattr(profiles, "SECONDS", 0)
 

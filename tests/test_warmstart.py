@@ -29,7 +29,7 @@ SMALL = {
 
 
 @pytest.fixture
-def text(tmp_path):
+def text(tmp_path, few_tales):
     path = tmp_path / "book.txt"
     path.write_text(TEXT, "utf-8")
     return str(path)
