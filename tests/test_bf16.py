@@ -1,7 +1,6 @@
 """Products of bfloat16 operands: the rounding, the layers that are defined by it, and the compiled product."""
 
 import copy
-import itertools
 import math
 
 import numpy as np
@@ -13,7 +12,7 @@ from npgpt.kernels.products import FOUND as BLAS_FOUND
 from npgpt.layers.bf16 import rounded
 from npgpt.ops import REFERENCE, bf16_ops
 from npgpt.support.jit import jit
-from tests.test_products import laid_out
+from tests.test_products import LAYOUTS, laid_out
 from tests.test_twins import COMPILED
 
 ROUNDED = bf16_ops(REFERENCE)
@@ -117,11 +116,11 @@ SIZES = [(1, 1, 1), (1, 9, 1), (3, 1, 5), (1, 2, 40), (7, 3, 1), (8, 32, 32), (9
 SIZES += [(24, 5, 49), (40, 2 * PAIRS + 1, 34), (BLOCK + 9, 3, 17), (2, 4 * PAIRS + 7, 3), (31, 130, 97)]
 
 
+@LAYOUTS
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_products_of_every_layout(rng, sizes):
+def test_products_of_every_layout(rng, sizes, a_layout, b_layout):
     M, K, N = sizes
-    layouts = ("rows", "columns", "part")
-    for a_layout, b_layout, add in itertools.product(layouts, layouts, (False, True)):
+    for add in (False, True):
         a, b = laid_out(rng, M, K, np.float32, a_layout), laid_out(rng, K, N, np.float32, b_layout)
         assert_is_the_product(a, b, rng.standard_normal((M, N)).astype(np.float32), add)
         whole = rng.standard_normal((M + 2, N + 3)).astype(np.float32)
@@ -168,8 +167,7 @@ def test_no_rows_and_no_terms(K):
     compiled(np.ones((0, K), np.float32), np.ones((K, 3), np.float32), out[:0], False, scratch())
 
 
-@pytest.mark.parametrize("a_layout", ["rows", "columns"])
-@pytest.mark.parametrize("b_layout", ["rows", "columns"])
+@LAYOUTS
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3.4e38])
 def test_nan_and_infinity_come_out_in_their_row_and_column_only(rng, value, a_layout, b_layout):
     a, b = laid_out(rng, 19, 37, np.float32, a_layout), laid_out(rng, 37, 41, np.float32, b_layout)

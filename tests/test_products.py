@@ -1,5 +1,6 @@
 """Products inside compiled code: those of NumPy, for every layout, size and precision."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from npgpt.kernels.products import numpy_gemm, product
 from npgpt.support.jit import jit
+from tests.conftest import mostly_big
 
 COMPILED = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 
@@ -27,28 +29,33 @@ def laid_out(rng, rows, columns, dtype, layout):
     return rng.standard_normal((rows, columns)).astype(dtype)
 
 
+# Each is compiled by itself. Kernels multiply weights as they are and transposed, transposed inputs, and views of
+# larger arrays.
+USUAL = {("rows", "rows"), ("rows", "columns"), ("columns", "rows"), ("part", "part")}
+EVERY = [*itertools.product(("rows", "columns", "part"), repeat=2)]
+LAYOUTS = pytest.mark.parametrize(("a_layout", "b_layout"), mostly_big(EVERY, USUAL.__contains__))
+
+
 # in float64 the gradients of all layers check the same products
+@LAYOUTS
 @pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.big)])
 @pytest.mark.parametrize(
     "sizes", [(3, 4, 5), (1, 4, 5), (3, 1, 5), (3, 4, 1), (1, 1, 1), (7, 1, 1), (40, 30, 50)], ids=str
 )
-def test_products_of_every_layout(rng, sizes, dtype):
+def test_products_of_every_layout(rng, sizes, dtype, a_layout, b_layout):
     M, K, N = sizes
-    layouts = ("rows", "columns", "part")
-    for a_layout in layouts:
-        for b_layout in layouts:
-            a, b = laid_out(rng, M, K, dtype, a_layout), laid_out(rng, K, N, dtype, b_layout)
-            whole = rng.standard_normal((M, N + 3)).astype(dtype)
-            for out in (np.ones((M, N), dtype), whole[:, 1 : N + 1]):
-                before, margins = out.copy(), whole[:, [0, N + 1, N + 2]].copy()
-                # sums of up to 30 products of order one, in BLAS's order: some roundings each
-                exact, tolerance = a.astype(float) @ b.astype(float), 100 * np.finfo(dtype).eps
-                compiled(a, b, out, False)
-                np.testing.assert_allclose(out, exact, rtol=tolerance, atol=tolerance)
-                out[...] = before
-                compiled(a, b, out, True)
-                np.testing.assert_allclose(out, before + exact, rtol=tolerance, atol=tolerance)
-                np.testing.assert_array_equal(whole[:, [0, N + 1, N + 2]], margins)
+    a, b = laid_out(rng, M, K, dtype, a_layout), laid_out(rng, K, N, dtype, b_layout)
+    whole = rng.standard_normal((M, N + 3)).astype(dtype)
+    for out in (np.ones((M, N), dtype), whole[:, 1 : N + 1]):
+        before, margins = out.copy(), whole[:, [0, N + 1, N + 2]].copy()
+        # sums of up to 30 products of order one, in BLAS's order: some roundings each
+        exact, tolerance = a.astype(float) @ b.astype(float), 100 * np.finfo(dtype).eps
+        compiled(a, b, out, False)
+        np.testing.assert_allclose(out, exact, rtol=tolerance, atol=tolerance)
+        out[...] = before
+        compiled(a, b, out, True)
+        np.testing.assert_allclose(out, before + exact, rtol=tolerance, atol=tolerance)
+        np.testing.assert_array_equal(whole[:, [0, N + 1, N + 2]], margins)
 
 
 def test_a_product_that_is_not_added_does_not_read_what_was_there(rng):
