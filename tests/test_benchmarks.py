@@ -125,6 +125,7 @@ def test_scaling_compares_with_peers_fewer_threads_and_the_best():
     assert ["12 threads", "ran", "150 ms (150 ms)", "1.50 (1.50)"] in rows
 
 
+@pytest.mark.big
 def test_contestants_in_processes_take_turns_and_agree(monkeypatch):
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")  # nothing to compile
     config = GPTConfig(vocab_size=7, n_positions=4, n_embd=6, n_layer=1, n_head=2)

@@ -22,6 +22,7 @@ from npgpt.models.gpt2_parameters import flops_per_token
 from npgpt.ops import REFERENCE
 from npgpt.tokenizer import ByteTokenizer, CharTokenizer
 from npgpt.training.checkpoint import save_state
+from tests.conftest import mostly_big
 
 TEXT = "白日依山盡，\n黃河入海流。\ne\u0301🙂"
 SLIDE = "--context", "slide"  # as `greedy` does
@@ -79,6 +80,9 @@ def make_run(folder, tokenizer, **changes) -> tuple[GPT, GPT]:
     save_state(folder, last, AdamW(last.params), {"step": 1, "best_step": 0, "best_val_loss": 1.0})
     tokenizer.save_pretrained(folder)
     return best, last
+
+
+ONE_KIND = pytest.mark.parametrize("run", mostly_big(["chars", "bytes"], "bytes".__eq__), indirect=True)
 
 
 @pytest.fixture(params=["chars", "bytes"])
@@ -199,6 +203,7 @@ def test_sample_shows_each_token_before_the_next_is_computed(run, monkeypatch):
     assert out.flushed == "日黃河\n"
 
 
+@ONE_KIND
 def test_sample_into_a_pipe_that_closes_ends_quietly(run):
     """As in `npgpt sample RUN | head -c 5`."""
     with start("sample", run.folder, "--max-new-tokens", 1_000_000) as process:
@@ -208,6 +213,7 @@ def test_sample_into_a_pipe_that_closes_ends_quietly(run):
         assert process.wait(timeout=60) == 141, "as a shell says it, with `set -o pipefail`, of a program cut short"
 
 
+@ONE_KIND
 def test_sample_into_a_pipe_is_utf8_where_the_terminal_is_not(run):
     argv = "sample", run.folder, "--prompt", "白日", "--max-new-tokens", 3
     with start(*argv, env={"PYTHONIOENCODING": "ascii"}) as process:
@@ -392,8 +398,13 @@ def here(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("path", ["mine.py", "package/inner/mine.py"])
-@pytest.mark.parametrize(("backward", "expected"), [("backward", 0), ("wrong", 1)])
+@pytest.mark.parametrize(
+    ("path", "backward", "expected"),
+    mostly_big(
+        [(path, *case) for path in ("mine.py", "package/inner/mine.py") for case in (("backward", 0), ("wrong", 1))],
+        {("mine.py", "wrong", 1), ("package/inner/mine.py", "backward", 0)}.__contains__,
+    ),
+)
 def test_gradcheck_of_ones_own_pair(capsys, here, path, backward, expected):
     (here / path).parent.mkdir(parents=True, exist_ok=True)
     (here / path).write_text(PAIR)

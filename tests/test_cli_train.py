@@ -1,6 +1,7 @@
 """`npgpt train`: flags, files and presets, what it writes, Ctrl-C, and --resume."""
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from npgpt.hub.tensors import read_tensors
 from npgpt.support.fields import split_fields
 from npgpt.training.checkpoint import STATE, load_last, load_state
 from npgpt.training.recipes import merge
+from tests.conftest import mostly_big
 from tests.test_cli import command, start
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 20
@@ -187,7 +189,7 @@ def test_every_field_is_a_flag_with_help_and_default(capsys, field):
     "way",
     [pytest.param("flags", marks=pytest.mark.big), "file with _", pytest.param("file with -", marks=pytest.mark.big)],
 )
-def test_every_field_can_be_set(capsys, text, way):
+def test_every_field_can_be_set(capsys, text, few_tales, way):
     flags = [word for name, value in TOGETHER.items() for word in as_flag(name, value)]
     if way != "flags":
         (text / "c.toml").write_text(as_toml(TOGETHER, dashed="-" in way))
@@ -256,8 +258,12 @@ WRITINGS = {
 }
 
 
-@pytest.mark.parametrize("tokenizer", ["chars", "bytes"])
-@pytest.mark.parametrize("writing", WRITINGS)
+LEARNED = {("Chinese", "chars"), ("emoji and combining marks", "bytes"), ("one character", "chars")}
+
+
+@pytest.mark.parametrize(
+    ("writing", "tokenizer"), mostly_big([*itertools.product(WRITINGS, ["chars", "bytes"])], LEARNED.__contains__)
+)
 def test_any_writing_is_learned_by_heart(capsys, text, writing, tokenizer):
     """A text repeated over and over comes back from its first characters, character for character."""
     line = WRITINGS[writing]
@@ -348,7 +354,7 @@ def test_output_that_nobody_reads_does_not_end_the_training_as_if_it_were_done(t
     assert load_state(text / "r", GPT.from_pretrained("r"))["step"] == done < 1_000_000
 
 
-@pytest.mark.parametrize("every", [1, 100])
+@pytest.mark.parametrize("every", mostly_big([1, 100], {1}.__contains__))
 def test_a_run_that_diverges_ends_with_one_line(text, every):
     """In a process of its own: NumPy's warnings would be lines too."""
     flags = ("--learning-rate", 1e30, "--warmup-steps", 0, "--eval-every", every, "--save-every", every)

@@ -37,7 +37,7 @@ def run(*argv, env=None, stdin=b"") -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-@pytest.mark.parametrize("name", mostly_big(ENVIRONMENTS, {"C", "cp1252"}.__contains__))
+@pytest.mark.parametrize("name", mostly_big(ENVIRONMENTS, "cp1252".__eq__))
 def test_what_is_piped_in_and_out_is_utf8_in_every_locale(name):
     code, out, err = run("tales", "--check", "-", "--lang", "zh", env=ENVIRONMENTS[name], stdin=tale().encode())
     assert (code, err) == (0, "")
@@ -47,7 +47,7 @@ def test_what_is_piped_in_and_out_is_utf8_in_every_locale(name):
 
 
 @posix
-@pytest.mark.parametrize("name", mostly_big(ENVIRONMENTS, {"C", "cp1252"}.__contains__))
+@pytest.mark.parametrize("name", mostly_big(ENVIRONMENTS, "C".__eq__))
 def test_arguments_and_messages_are_utf8_in_every_locale(tmp_path, name):
     """The ids of 学 are those of its bytes, and the file that is missing has the name that was given."""
     ByteTokenizer().save_pretrained(tmp_path)

@@ -151,6 +151,7 @@ def test_without_a_base_it_says_what_to_give(capsys):
     assert "give --base RUN" in capsys.readouterr().err
 
 
+@pytest.mark.big
 def test_all_of_it_runs(tmp_path, monkeypatch, capsys):
     """With one step for each of contestants of each kind, a mixture of tasks, and one language."""
     monkeypatch.chdir(tmp_path)

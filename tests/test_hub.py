@@ -81,6 +81,16 @@ def downloads(hub, name):
     return [line.rpartition("/")[2] for line in hub.asked if line.startswith(f"GET /{name}/resolve/")]
 
 
+def test_a_name_is_the_model_that_it_stands_for(hub, run, models):
+    wrote = "--max-new-tokens 5 --temperature 0 --prompt ab"
+    names = "some/model", models["some/model"], "in/shards@v1", "an/adapter"
+    found = run(*(f"sample {name} {wrote}" for name in names))
+    assert [code for code, *_ in found] == [0] * len(found), found
+    assert found[0][1] == found[1][1] == found[2][1] != found[3][1]
+    assert len(downloads(hub, "some/model")) == 7  # each of them once
+
+
+@pytest.mark.big
 def test_every_command_opens_a_name_with_its_tokenizer(hub, run, models, tmp_path):
     (tmp_path / "a.txt").write_text("床前明月光 ab\n" * 20)
     (tmp_path / "a.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 4)
@@ -160,6 +170,7 @@ def test_a_hub_that_is_gone_is_said_and_a_download_goes_on(hub, run):
     )
 
 
+@pytest.mark.big
 def test_a_hub_that_accepts_and_never_answers_is_given_up(run):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"

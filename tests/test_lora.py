@@ -83,11 +83,19 @@ def test_merging_again_gives_the_same_bits(dtype):
     np.testing.assert_array_equal(other.params.flat, once)
 
 
-@pytest.mark.parametrize("ops", ["reference", "fast"])
+ONE = ("mlp.c_proj",), {"bias": False, "tie_word_embeddings": False}
+
+
 @pytest.mark.parametrize(
-    ("targets", "changes"),
-    [(TARGETS, {}), (("mlp.c_proj",), {"bias": False, "tie_word_embeddings": False}), (("c_attn", "c_fc"), {})],
-    ids=["all", "one", "two"],
+    ("targets", "changes", "ops"),
+    [
+        pytest.param(TARGETS, {}, "reference", id="all-reference", marks=pytest.mark.big),
+        pytest.param(TARGETS, {}, "fast", id="all-fast"),
+        pytest.param(*ONE, "reference", id="one-reference"),
+        pytest.param(*ONE, "fast", id="one-fast"),
+        pytest.param(("c_attn", "c_fc"), {}, "reference", id="two-reference", marks=pytest.mark.big),
+        pytest.param(("c_attn", "c_fc"), {}, "fast", id="two-fast", marks=pytest.mark.big),
+    ],
 )
 def test_gradients_against_finite_differences_of_the_whole_model(targets, changes, ops):
     model = make_model(**changes)

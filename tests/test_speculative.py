@@ -92,7 +92,10 @@ def test_a_draft_of_the_same_weights_is_kept_whole():
 
 @pytest.mark.parametrize(
     ("sampling", "lookahead"),
-    [(Sampling(), 2), (Sampling(temperature=0.8, top_k=3, repetition_penalty=1.2), None)],
+    [
+        (Sampling(), 2),
+        pytest.param(Sampling(temperature=0.8, top_k=3, repetition_penalty=1.2), None, marks=pytest.mark.big),
+    ],
 )
 def test_draws_of_three_tokens_have_the_joint_distribution_of_the_large_model(sampling, lookahead):
     chi, cells = statistic(sampling, lookahead, keep_or_draw)

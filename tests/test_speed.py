@@ -15,6 +15,7 @@ from npgpt.inspection import speed
 from npgpt.models.gpt2_int8 import Int8GPT
 from npgpt.models.registry import open_model, sizes_to_sample
 from npgpt.tokenizer import Tokenizer
+from tests.conftest import mostly_big
 from tests.test_cli import command
 
 CONFIG = GPTConfig(vocab_size=11, n_positions=5, n_embd=8, n_layer=2, n_head=2)
@@ -130,7 +131,7 @@ def test_info_says_why_a_speed_is_not_measured(monkeypatch, capsys):
 STEPS = {"nano": 60, "micro": 40, "tiny": 40, "small": 60}
 
 
-@pytest.mark.parametrize("name", ["nano", "micro", "tiny", pytest.param("small", marks=pytest.mark.big)])
+@pytest.mark.parametrize("name", mostly_big(STEPS, "nano".__eq__))
 def test_a_preset_trains_and_its_weights_of_8_bits_decode(name, tmp_path, monkeypatch, capsys):
     """The loss is that of the floats, to a hundredth. In a text, one token that differs changes all that follow, so the
     likeliest tokens after each of a given text are compared."""

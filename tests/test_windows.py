@@ -42,16 +42,21 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_DISABLE_JIT": "1", "PYTHONUTF8": "1"}
 
 
-def test_a_life_of_runs_needs_nothing_that_windows_forbids(tmp_path):
+# what writes and replaces the most files
+SOME = [COMMANDS[0], COMMANDS[1], COMMANDS[2], COMMANDS[8]]
+
+
+@pytest.mark.parametrize("commands", [pytest.param(COMMANDS, marks=pytest.mark.big), SOME], ids=["all", "some"])
+def test_a_life_of_runs_needs_nothing_that_windows_forbids(tmp_path, commands):
     (tmp_path / "text 诗.txt").write_text("The quick brown fox 学而时习之. " * 30, encoding="utf-8")
     (tmp_path / "lines.jsonl").write_text('{"prompt": "fox", "completion": " 学"}\n' * 20, encoding="utf-8")
-    (tmp_path / "commands.json").write_text(json.dumps(COMMANDS), encoding="utf-8")
+    (tmp_path / "commands.json").write_text(json.dumps(commands), encoding="utf-8")
     command = [sys.executable, windows.__file__, "commands.json"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
     ended = [line for line in done.stdout.splitlines() if line.startswith("$ ")]
     assert not [line for line in ended if not line.endswith("-> 0")], done.stderr
-    assert len(ended) >= len(COMMANDS) - 1  # plot needs matplotlib
+    assert len(ended) >= len(commands) - 1  # plot needs matplotlib
     assert not [path for path in tmp_path.rglob(".*") if path.name != ".."]
 
 

@@ -9,17 +9,14 @@ from tests.gradcheck import bugs, nasty, truth
 from tests.gradcheck.bugs import BUGS
 from tests.gradcheck.example import Example
 from tests.gradcheck.nasty import NASTY
+from tests.gradcheck.test_catch import named  # what is big there is big here
 
 needs_long_double = pytest.mark.skipif(not truth.HAS_LONG, reason="long double is no longer than double here")
 
 
-def named(examples):
-    return [pytest.param(example, id=example.name) for example in examples]
-
-
 def rights() -> list[Example]:
     """Give each right backward once: many bugs share a forward, its right backward and its arguments."""
-    once = {(id(e.forward), id(e.right), id(e.args)): e for e in BUGS if e.right is not None}
+    once = {(id(e.forward), id(e.right), id(e.args)): e for e in reversed(BUGS) if e.right is not None}
     return list(once.values())
 
 

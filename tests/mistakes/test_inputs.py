@@ -1,6 +1,7 @@
 """Every place where a command reads something, given what a user might give it by mistake."""
 
 import io
+import itertools
 import os
 import sys
 
@@ -101,8 +102,12 @@ def test_a_file_that_is_no_text_is_refused_by_name(capsys, there, place, name):
     refused(capsys, there, TEXTS[place].format(name).split(), name)
 
 
-@pytest.mark.parametrize("name", ["nosuch", "folder", "empty", "binary", "a.txt"])
-@pytest.mark.parametrize("place", RUNS)
+NO_RUNS = [*itertools.product(RUNS, ["nosuch", "folder", "empty", "binary", "a.txt"])]
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), mostly_big(NO_RUNS, lambda pair: pair[0] in ("sample", "finetune") or pair[1] == "a.txt")
+)
 def test_what_is_no_run_is_refused_by_name(capsys, there, place, name):
     refused(capsys, there, RUNS[place].format(name).split(), name)
 

@@ -1,6 +1,7 @@
 """Ctrl-C at five moments of every command: one line, exit code 130, and nothing half-written."""
 
 import contextlib
+import itertools
 import json
 import shutil
 import signal
@@ -47,6 +48,15 @@ LINES = {
     "profile": "profile r --steps 1",
 }
 QUICK = [name for name in LINES if name != "demo"]
+# Commands that use what a command has written
+USES = {
+    "train": ["sample new"],
+    "distill": ["sample new"],
+    "finetune": ["ask new --prompt the"],
+    "train-generator": ["ask new --prompt the"],
+    "prepare": ["tokenizer show new the", f"train --data new --out newer {TINY}"],
+    "learn": ["tokenizer show new the"],
+}
 
 
 def test_the_lines_name_every_command():
@@ -94,8 +104,11 @@ def require_whole(folder) -> None:
             assert [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("moment", mostly_big(range(5), {1, 4}.__contains__))
-@pytest.mark.parametrize("name", QUICK)
+# always: early in each command, and late in those whose files are used afterwards
+ALWAYS = {*itertools.product(QUICK, [1]), *itertools.product(USES, [4])}
+
+
+@pytest.mark.parametrize(("name", "moment"), mostly_big([*itertools.product(QUICK, range(5))], ALWAYS.__contains__))
 def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(capsys, here, name, moment):
     if name == "plot":
         pytest.importorskip("matplotlib")
@@ -120,17 +133,6 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_half_written(capsys, here, 
     assert before.keys() <= after.keys()
     if name in USES:
         require_usable(here, name, moments.where)
-
-
-# commands that use what a command has written
-USES = {
-    "train": ["sample new"],
-    "distill": ["sample new"],
-    "finetune": ["ask new --prompt the"],
-    "train-generator": ["ask new --prompt the"],
-    "prepare": ["tokenizer show new the", f"train --data new --out newer {TINY}"],
-    "learn": ["tokenizer show new the"],
-}
 
 
 def require_usable(folder, name: str, where: str) -> None:

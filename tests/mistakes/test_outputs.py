@@ -56,8 +56,8 @@ PRINT = {
     "help of a command": "train --help",
     "version": "--version",
 }
-# each is a process of its own: one that streams, one that prints a table, a verdict, and argparse's help
-PRINTED = mostly_big(PRINT, {"sample", "info", "not a tale", "help"}.__contains__)
+# each is a process of its own: one that streams, a verdict, and argparse's help
+PRINTED = mostly_big(PRINT, {"sample", "not a tale", "help"}.__contains__)
 JUDGED = {"gradcheck": 0, "wrong": 1, "not a tale": 1}  # they end with their verdict, whoever reads what they print
 
 

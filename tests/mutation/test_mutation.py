@@ -200,6 +200,7 @@ def test_a_crash_is_a_death(tmp_path):
     assert "crash (exit code 9)" in printed
 
 
+@pytest.mark.big
 def test_a_loop_without_end_is_a_death(tmp_path):
     (tmp_path / "toy.py").write_text("def f_backward(n, cache):\n    while n > 0:\n        n -= 1\n    return n\n")
     (tmp_path / "test_toy.py").write_text("import toy\n\n\ndef test_it():\n    assert toy.f_backward(3, ()) == 0\n")
@@ -215,6 +216,7 @@ print(*evaluate(project, endless, timeout=1))
     assert "outcome='killed', by='timeout'" in done.stdout, done.stderr
 
 
+@pytest.mark.big
 def test_what_numba_would_compile_runs_as_plain_python(tmp_path):
     # numba is there already when the trials begin, and keeps compiled code beside the source if nobody tells it not to
     toy = "import sys\n\nimport numba\n" + TOY.replace("def double_b", "@numba.njit(cache=True)\ndef double_b")
