@@ -241,6 +241,8 @@ class GPTCase:
             params |= dict(zip(params, arrays, strict=True))
             rng = np.random.default_rng(7)
             if self.step and ops.step is not None:
+                if np.iscomplexobj(params.flat):  # numba would find it out after seconds, in each process again
+                    raise TypeError("the compiled step takes real numbers")
                 model = GPT(self.config, ops=ops, params=params)
                 loss, _ = model.loss_and_grads(ids, targets, rng, starts=starts)
                 return params.flat.dtype.type(loss), (model,)

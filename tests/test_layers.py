@@ -66,6 +66,16 @@ def test_gradient(case, ops):
     assert report, report
 
 
+@pytest.mark.skipif(FAST.step is None, reason="there is no compiled step here")
+def test_the_compiled_step_is_not_compiled_for_complex_numbers(rng, monkeypatch):
+    """check_backward tries them."""
+    monkeypatch.setattr(FAST.step, "features_forward", None)
+    for case in CASES:
+        if case.layer == "gpt" and case.step:
+            with pytest.raises(TypeError, match="takes real numbers"):
+                case.pair(FAST)[0](*(array.astype(complex) for array in case.args(rng)))
+
+
 @pytest.mark.parametrize("case", LAYERS, ids=ids_of(LAYERS))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_dtype_and_shape_of_results(case, dtype):
