@@ -58,6 +58,14 @@ def few_tales(monkeypatch):
 
 
 @pytest.fixture
+def known_machine(monkeypatch):
+    """A run of some minutes measures nothing: this machine is as fast as the one of test_choosing."""
+    from tests.test_choosing import ZEN
+
+    monkeypatch.setattr("npgpt.training.minutes.measure", lambda config, computes: ZEN)
+
+
+@pytest.fixture
 def shared_text():
     """Return a function that reads one of the real texts, or skips the test where they are absent."""
 

@@ -189,7 +189,7 @@ def test_every_field_is_a_flag_with_help_and_default(capsys, field):
     "way",
     [pytest.param("flags", marks=pytest.mark.big), "file with _", pytest.param("file with -", marks=pytest.mark.big)],
 )
-def test_every_field_can_be_set(capsys, text, few_tales, way):
+def test_every_field_can_be_set(capsys, text, few_tales, known_machine, way):
     flags = [word for name, value in TOGETHER.items() for word in as_flag(name, value)]
     if way != "flags":
         (text / "c.toml").write_text(as_toml(TOGETHER, dashed="-" in way))

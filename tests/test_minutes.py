@@ -9,17 +9,11 @@ from npgpt.training.checkpoint import read_progress
 from npgpt.training.pretraining import plan_training, start_training
 from npgpt.training.recipes import DEFAULT_MINUTES, recipe_of
 from tests.test_averaging import losses
-from tests.test_choosing import ZEN
 from tests.test_cli import command
 from tests.test_cli_train import DOCUMENTS, TINY, interrupt_after, settings, steps
 
 SMALL = tuple(word for pair in zip(TINY[::2], TINY[1::2], strict=True) if pair[0] != "--max-steps" for word in pair)
-
-
-@pytest.fixture(autouse=True)
-def _measured(monkeypatch):
-    """Nothing is measured: this machine is as fast as the one of test_choosing."""
-    monkeypatch.setattr("npgpt.training.minutes.measure", lambda config, computes: ZEN)
+pytestmark = pytest.mark.usefixtures("known_machine")
 
 
 @pytest.fixture

@@ -236,7 +236,7 @@ def test_a_cell_that_is_run_again_says_how_to_go_on(text):
     assert saved(text / "r") == before
 
 
-def test_every_flag_is_a_setting_and_reaches_the_run(text, few_tales):
+def test_every_flag_is_a_setting_and_reaches_the_run(text, few_tales, known_machine):
     from tests.test_cli_train import DOCUMENTS, TOGETHER, settings
 
     (text / "a.txt").write_text(DOCUMENTS)
