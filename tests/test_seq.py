@@ -282,6 +282,28 @@ def test_gradient_through_the_critic(kind, decoder, blocks):
     require_gradients(model, batch_of())
 
 
+@pytest.mark.big
+@pytest.mark.parametrize(
+    ("kind", "decoder", "bridge"),
+    [("ce+cosine", "gru", "attention"), ("cosine", "lstm", "mean"), ("cosine", "transformer", "attention")],
+)
+def test_check_backward_passes_for_every_parameter_by_its_name(kind, decoder, bridge):
+    model, batch = model_of(decoder=decoder, bridge=bridge), batch_of(EXAMPLES[:2])
+    model.objective, model.critic = Objective(kind, 0.7, tau=0.8), critic_of()
+
+    def forward(*params):
+        for name, value in zip(model.params, params, strict=True):
+            model.params[name] = value
+        return model.loss(batch), params
+
+    def backward(dout, params):
+        forward(*params)
+        return tuple(model.loss_and_grads(batch, dloss=dout)[1].values())
+
+    report = check_backward(forward, backward, *(value.copy() for value in model.params.values()), mode="directions")
+    assert report, report
+
+
 def test_the_objective_is_the_sum_of_its_parts():
     model, batch = model_of(), batch_of()
     model.critic = critic_of()

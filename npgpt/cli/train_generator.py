@@ -59,7 +59,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--loss",
         metavar="LOSS",
         help="ce, the cross-entropy; cosine, 1 - the cosine of the features of what is written and of what is wanted, "
-        "as RUN has them; or ce+cosine:WEIGHT (default: ce)",
+        "as RUN has them; or ce+cosine:WEIGHT, a weight of 1 if it is left out (default: ce)",
     )
     group.add_argument(
         "--loss-temperature",
