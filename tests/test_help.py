@@ -2,13 +2,12 @@
 
 import argparse
 import dataclasses
-import importlib
 import re
 
 import pytest
 
 from npgpt import TrainConfig
-from npgpt.cli import COMMANDS, MODULES
+from npgpt.cli import COMMANDS, module_of
 from npgpt.cli.finetune import OF_THE_MODEL
 from npgpt.cli.options import DEFAULTS, in_words
 from npgpt.cli.parser import Parser
@@ -76,7 +75,7 @@ def actions(parser, name):
 def every_action():
     for name in COMMANDS:
         parser = Parser(prog=name)
-        importlib.import_module(f"npgpt.cli.{MODULES.get(name, name)}").add_flags(parser)
+        module_of(name).add_flags(parser)
         yield from actions(parser, name)
 
 

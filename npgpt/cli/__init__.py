@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from npgpt import __version__
 from npgpt.cli import console
@@ -89,14 +90,21 @@ def parse(argv: list[str]) -> tuple[Callable[[argparse.Namespace], int], argpars
     parser = Parser(prog="npgpt", description="A small GPT that you can read, check and use.")
     parser.add_argument("--version", action="version", version=f"npgpt {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
-    commands = {}
+    named = next((word for word in argv if not word.startswith("-")), None)
     for name, help in COMMANDS.items():
-        module = importlib.import_module(f"npgpt.cli.{MODULES.get(name, name)}")
-        sub = subparsers.add_parser(name, help=help, description=module.__doc__, examples=module.EXAMPLES)
-        module.add_flags(sub)
-        commands[name] = module.run
+        if name == named:  # those of all commands would take most of a short command's time
+            module = module_of(name)
+            sub = subparsers.add_parser(name, help=help, description=module.__doc__, examples=module.EXAMPLES)
+            module.add_flags(sub)
+        else:
+            subparsers.add_parser(name, help=help)
     args = parser.parse_args(argv)
-    return commands[args.command], args
+    return module_of(args.command).run, args
+
+
+def module_of(command: str) -> Any:
+    """Return the module of a command."""
+    return importlib.import_module(f"npgpt.cli.{MODULES.get(command, command)}")
 
 
 def one_line(error: BaseException) -> str:
