@@ -158,7 +158,7 @@ def test_an_interrupt_that_python_has_to_ignore_comes_again(capsys, monkeypatch)
     assert command(capsys, "tales") == (130, "", "interrupted\n")
 
 
-@pytest.mark.parametrize("module", ["argparse", "npgpt.cli.parser", "npgpt.cli.train"])
+@pytest.mark.parametrize("module", ["argparse", "npgpt.cli.parser", "npgpt.cli.tales"])
 def test_ctrl_c_while_modules_are_imported_is_one_line(tmp_path, module):
     """From the first of npgpt's own imports on. sitecustomize, which Python imports before, waits for this module."""
     (tmp_path / "sitecustomize.py").write_text(
