@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-settings.register_profile("default", max_examples=10, deadline=None, derandomize=True)
+settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
 settings.register_profile("fuzz", max_examples=300, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

@@ -149,9 +149,9 @@ def every_text(grammar, lang):
 
 @pytest.mark.parametrize("lang", LANGS)
 def test_entropy_is_the_mean_of_the_tales_nats(lang):
-    found = np.array([nats(tale, lang) for tale in itertools.islice(tales(8), 6000)])
+    found = np.array([nats(tale, lang) for tale in itertools.islice(tales(8), 20_000)])
     assert abs(found.mean() - entropy(lang)) < 3 * found.std() / math.sqrt(len(found))
-    lengths = np.array([len(text.encode()) for text in itertools.islice(texts(8, lang), 6000)])
+    lengths = np.array([len(text.encode()) for text in itertools.islice(texts(8, lang), 20_000)])
     assert abs(lengths.mean() - mean_bytes(lang)) < 3 * lengths.std() / math.sqrt(len(lengths))
     assert math.isclose(floor(lang), entropy(lang) / mean_bytes(lang))
 
