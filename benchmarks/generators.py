@@ -18,7 +18,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, median
@@ -76,14 +76,17 @@ class Setting(NamedTuple):
 
     def key(self, name: str) -> str:
         """Return what the time of a contestant's step depends on, in words."""
-        return " ".join((name, *(() if is_student(name) else (",".join(self.tasks),)), ",".join(self.langs)))
+        tasks = [] if is_student(name) else [",".join(self.tasks)]
+        return " ".join([name, *tasks, ",".join(self.langs)])
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", metavar="RUN", help="a run of npgpt train --data tales: encoder, and teacher")
     parser.add_argument("--out", type=Path, default=Path("runs/generators"), metavar="FOLDER", help="of all runs")
     parser.add_argument("--minutes", type=float, default=3.0, metavar="X", help="of training on two cores (default: 3)")
-    parser.add_argument("--tasks", default=",".join(TASKS), metavar="TASK,...", help="to learn at once (default: all)")
+    parser.add_argument(
+        "--tasks", type=some_of(TASKS), default=TASKS, metavar="TASK,...", help="to learn at once (default: all)"
+    )
     parser.add_argument(
         "--only",
         nargs="+",
@@ -94,13 +97,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "from the text alone), distilled- (begins with the teacher's weights) and taught- (a student of new weights) "
         f"(default: {' '.join(CONTESTANTS)})",
     )
-    parser.add_argument("--langs", default=",".join(LANGS), metavar="LANG,...", help="of the tales (default: all)")
+    parser.add_argument(
+        "--langs", type=some_of(LANGS), default=LANGS, metavar="LANG,...", help="of the tales (default: all)"
+    )
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each contestant (default: 1)")
     parser.add_argument("--tests", type=int, default=100, metavar="N", help="per task and language (default: 100)")
     parser.add_argument("--threads", metavar="N", help="of each run; the minutes are those of all cores all the same")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--measure", action="store_true", help="time steps, and do nothing else")
     what.add_argument("--table", action="store_true", help="print the tables of what is finished")
+
+
+def some_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    """Return a function that reads words between commas, and raises ArgumentTypeError for one that is not known."""
+
+    def read(flag: str) -> tuple[str, ...]:
+        given = flag.split(",")
+        if unknown := [word for word in given if word not in known]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+        return tuple(word for word in known if word in given)
+
+    return read
 
 
 def contestant(name: str) -> str:
@@ -126,9 +143,7 @@ def run(options: argparse.Namespace) -> int:
         print("benchmarks generators: error: give --base RUN, a run of npgpt train --data tales", file=sys.stderr)
         return 2
     out.mkdir(parents=True, exist_ok=True)
-    tasks = tuple(task for task in TASKS if task in options.tasks.split(","))
-    langs = tuple(lang for lang in LANGS if lang in options.langs.split(","))
-    setting = Setting(options.base, tasks, langs)
+    setting = Setting(options.base, options.tasks, options.langs)
     print(machine(["numba"]), flush=True)
     timed = [name for name in options.only if name != "teacher"]
     for name in timed:

@@ -47,6 +47,14 @@ def test_a_contestant_that_nobody_can_be_is_refused(name):
         generators.contestant(name)
 
 
+@pytest.mark.parametrize("flags", [("--langs", "en,fr"), ("--tasks", "translate,sing"), ("--langs", "")])
+def test_a_language_or_task_that_does_not_exist_is_refused(flags, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["generators", "--base", "base", *flags])
+    assert stop.value.code == 2
+    assert f"argument {flags[0]}: {flags[1].split(',')[-1]!r} is none of" in capsys.readouterr().err
+
+
 def test_a_course_begins_with_questions_and_has_no_further_ones_about_a_tale():
     assert [part.task for part in generators.course_of(("translate",))] == ["answer", "translate", "translate"]
     mixed = generators.course_of(("answer", "write"))
