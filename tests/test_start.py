@@ -49,3 +49,10 @@ def test_reference_ops_and_pages_of_help_compile_nothing(tmp_path):
     assert "compiling" not in npgpt(tmp_path, *TRAIN, *where, "--ops", "reference").stderr
     assert "compiling" not in npgpt(tmp_path, "info", "--no-speed", str(tmp_path / "run")).stderr
     assert not list((tmp_path / "cache").rglob("*.nbc"))
+
+
+def test_a_command_imports_no_other_command():
+    code = "import sys; from npgpt.cli import parse; parse(['tales']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "npgpt.cli.tales" in done.stdout.split()
+    assert "npgpt.cli.train" not in done.stdout.split()
