@@ -77,7 +77,7 @@ def test_a_student_begins_with_new_weights_where_init_is_given(capsys, here):
     flags = "--data", here / "a.txt", "--init", "copy", "--max-steps", "1", "--learning-rate", "1e-12", "--min-lr", "0"
     code, out, err = distill(capsys, *flags)
     assert (code, err) == (0, "")
-    assert "all weights are new (--init copy)" in out
+    assert "all weights are new, by init copy" in out
     student = GPT.from_pretrained("s")
     new = init_parameters(student.config, 1337, "float32", "copy")
     np.testing.assert_allclose(student.params.flat, new.flat, rtol=0, atol=1e-9)

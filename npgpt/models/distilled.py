@@ -279,10 +279,8 @@ class Distilled:
         found = np.empty((*batch.ids.shape, k), dtype)
         ids, logp = likeliest(self.teacher, batch, k, self.teaching.temperature)
         least = float(np.finfo(dtype["logp"]).min)  # log 0 would make a loss of NaN
-        found["id"], found["logp"] = (
-            ids.reshape(found.shape),
-            np.maximum(logp.astype(np.float64), least).reshape(found.shape),
-        )
+        found["id"] = ids.reshape(found.shape)
+        found["logp"] = np.maximum(logp.astype(np.float64), least).reshape(found.shape)
         return found
 
     def save_pretrained(self, folder: Path) -> None:

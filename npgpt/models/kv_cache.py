@@ -29,9 +29,7 @@ class KVCache:
     def fork(self) -> "KVCache":
         """Return another past of the same tokens."""
         other = copy.copy(self)
-        for name in ("keys", "values"):
-            array = getattr(self, name)
-            own = np.empty_like(array)
-            own[:, :, :, : self.length] = array[:, :, :, : self.length]
-            setattr(other, name, own)
+        other.keys, other.values = np.empty_like(self.keys), np.empty_like(self.values)
+        other.keys[..., : self.length, :] = self.keys[..., : self.length, :]
+        other.values[..., : self.length, :] = self.values[..., : self.length, :]
         return other

@@ -72,7 +72,7 @@ def new_student(teacher: Model, seed: int, init: str, fresh: bool, **sizes: Any)
         raise ValueError(f"only a GPT can be distilled, which this is not: {teacher.describe()}")
     config = student_config(teacher.config, **sizes)
     if fresh:
-        return new_model(config, seed, teacher.dtype.name, teacher.ops, init), f"all weights are new (--init {init})"
+        return new_model(config, seed, teacher.dtype.name, teacher.ops, init), f"all weights are new, by init {init}"
     return shrunk(teacher, config, seed, init), say_shrunk(teacher.config, config)
 
 
