@@ -85,8 +85,6 @@ class PlainDecoder:
 
         They are read again with the next ones, unless they are all of its past and it can fork.
         """
-        past, fork = self._pasts[source], getattr(self._pasts[source], "fork", None)
-        whole = past.length == length == self.lengths[source]
-        self._ids[target] = self._ids[source][:length]
-        self._pasts[target] = fork() if fork is not None and whole else self.model.new_past()
+        fork = getattr(self._pasts[source], "fork", self.model.new_past)
+        self._ids[target], self._pasts[target] = self._ids[source][:length], fork()
         self.lengths[target] = length
