@@ -14,7 +14,8 @@ from npgpt.cli import console, main
 from npgpt.data.tales import texts
 from npgpt.tokenizer import ByteTokenizer
 from tests.conftest import mostly_big
-from tests.test_cli import PAIR, command, start
+from tests.test_cli import command, start
+from tests.test_cli_gradcheck import PAIR
 
 ENVIRONMENTS = {
     "C": {"LC_ALL": "C"},
